@@ -1,0 +1,218 @@
+"""The agent: one `TrainState` and four pure functions over it, `init`, `train_step`, `policy` and `report`.
+
+One training step does, in this order: (1) gradient and update of the world model, harmonizers included; (2) imagination
+with the updated world model from the posterior states of (1), and the actor's update; (3) the critic's update on the
+same imagination; (4) the slow critic's. Randomness is folded from (rng, step, index in the batch): the same state and
+batch always give the same result.
+"""
+
+import dataclasses
+from typing import Any, Mapping, NamedTuple, Optional
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from harmony_jax import harmony
+from harmony_jax.behavior import Behavior
+from harmony_jax.returns import Percentiles
+from harmony_jax.rssm import State
+from harmony_jax.world_model import WorldModel
+
+SUBTREES = ('world_model', 'actor', 'critic')
+
+
+class Carry(NamedTuple):
+  """What is carried between steps: latent state, leaves [B, ...], and the last action [B, A]."""
+  latent: State
+  action: jax.Array
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that training changes. `params` and `opt_state` have the keys world_model, actor, critic."""
+  params: dict
+  opt_state: dict
+  targets: dict      # slow critic
+  variables: dict    # statistics of networks that keep some; empty here
+  weighting: Any     # state of the weighting rule; empty for harmony
+  normalizer: Percentiles
+  carry: Carry
+  step: jax.Array    # updates done
+  rng: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+  """A world model and a behaviour with their optimisers. `deterministic` replaces every draw by its mode."""
+  world_model: WorldModel
+  behavior: Behavior
+  optimizers: Mapping[str, optax.GradientTransformation]
+  actions: int
+  discrete: bool
+  batch_size: int
+  slow_fraction: float = 0.02
+  slow_every: int = 1
+  deterministic: bool = False
+
+  @classmethod
+  def from_config(cls, config, shapes: Mapping[str, tuple], actions: int, discrete: bool,
+                  deterministic: bool = False) -> 'Agent':
+    """`config` as in configs/dreamerv3.py, observation shapes by name, number of actions."""
+    dtype = jnp.dtype(config.compute_dtype)
+    model = WorldModel.from_config(config, shapes, actions, dtype)
+    behavior = Behavior.from_config(config, model.rssm.feature_size, actions, discrete, dtype)
+    optimizers = {'world_model': optimizer(config.model_opt, config.weighting.rate),
+                  'actor': optimizer(config.actor_opt), 'critic': optimizer(config.critic_opt)}
+    return cls(model, behavior, optimizers, actions, discrete, config.batch_size, config.critic.slow_fraction,
+               config.critic.slow_every, deterministic)
+
+  # -------------------------------------------------------------------------------------------------------------------
+
+  def init(self, key) -> TrainState:
+    """A fresh state; the slow critic starts as zeros and takes the critic's values after the first update."""
+    model_key, behavior_key, rng = jax.random.split(key, 3)
+    model, weighting = self.world_model.init(model_key)
+    actor, critic = self.behavior.init(behavior_key)
+    params = {'world_model': model, 'actor': actor, 'critic': critic}
+    opt_state = {k: self.optimizers[k].init(params[k]) for k in SUBTREES}
+    return TrainState(params, opt_state, {'critic': jax.tree.map(jnp.copy, critic)}, {}, weighting,
+                      Percentiles.zeros(), self.initial_carry(params, self.batch_size), jnp.zeros((), jnp.int32), rng)
+
+  def initial_carry(self, params, batch: int) -> Carry:
+    """The learned initial latent state and a zero action, for `batch` sequences or environments."""
+    latent = self.world_model.rssm.initial(params['world_model']['rssm'], batch)
+    return Carry(latent, jnp.zeros((batch, self.actions), jnp.float32))
+
+  # -------------------------------------------------------------------------------------------------------------------
+
+  def train_step(self, state: TrainState, batch) -> tuple[TrainState, dict]:
+    """One update of everything.
+
+    Args:
+      batch: observations [B, T, ...], `action` [B, T, A] (one-hot if discrete) taken *after* the observation of its
+        row, `reward`, `is_first`, `is_terminal` [B, T].
+
+    Returns: the next state and scalar metrics.
+    """
+    params, optimizers = dict(state.params), dict(state.opt_state)
+    noise = self._train_noise(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
+    carry = jax.lax.stop_gradient(state.carry)
+    previous_action = shift_actions(batch['action'], carry.action)
+    metrics = {}
+
+    def update(name, loss, *args):
+      """Gradient and update of one subtree; returns what the loss returns beside its value."""
+      (_, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params[name], *args)
+      metrics[f'grad_norm/{name}'] = optax.global_norm(gradient)
+      updates, optimizers[name] = self.optimizers[name].update(gradient, optimizers[name], params[name])
+      params[name] = optax.apply_updates(params[name], updates)
+      return aux
+
+    weighting, outputs, model_metrics = update(
+        'world_model', self.world_model.loss, state.weighting, carry.latent, batch, previous_action,
+        noise['posterior'])
+    start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs.posterior)
+    not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
+    trajectory, returns, normalizer, actor_metrics = update(
+        'actor', self.behavior.actor_loss, self.world_model, params['world_model'], params['critic'], start,
+        not_terminal, noise['imagination'], state.normalizer)
+    critic_metrics = update('critic', self.behavior.critic_loss, state.targets['critic'], trajectory, returns)
+    metrics |= model_metrics | actor_metrics | critic_metrics
+    targets = {'critic': self._slow_update(state.targets['critic'], params['critic'], state.step)}
+    last = jax.tree.map(lambda x: x[:, -1], outputs.posterior)
+    state = state.replace(
+        params=params, opt_state=optimizers, targets=targets, weighting=weighting, normalizer=normalizer,
+        carry=jax.lax.stop_gradient(Carry(last, batch['action'][:, -1])), step=state.step + 1)
+    return state, metrics
+
+  def _slow_update(self, slow, fast, step):
+    """slow + f (fast - slow) every `slow_every` updates; the first one copies."""
+    mix = jnp.where(step == 0, 1.0, jnp.where(step % self.slow_every == 0, self.slow_fraction, 0.0))
+    return jax.tree.map(lambda s, f: (1 - mix) * s + mix * f, slow, fast)
+
+  def _train_noise(self, key, batch: int, length: int) -> dict:
+    """All draws of one update, keyed by the row in the batch: posterior [B, T, S], imagination [H, B·T, …]."""
+    if self.deterministic:
+      return {'posterior': None, 'imagination': (None, None)}
+    horizon, groups, actor = self.behavior.horizon, self.world_model.rssm.stoch, self.behavior.actor
+
+    def row(index):
+      keys = jax.random.split(jax.random.fold_in(key, index), 3)
+      return (jax.random.uniform(keys[0], (length, groups)), jax.random.uniform(keys[1], (horizon, length, groups)),
+              actor.noise(keys[2], (horizon + 1, length)))
+
+    posterior, latent, action = jax.vmap(row, out_axes=(0, 1, 1))(jnp.arange(batch))
+    merge = lambda x: x.reshape(x.shape[0], batch * length, *x.shape[3:])
+    return {'posterior': posterior, 'imagination': (merge(latent), merge(action))}
+
+  # -------------------------------------------------------------------------------------------------------------------
+
+  def policy(self, params, carry: Carry, observation, is_first, key: Optional[jax.Array],
+             mode: bool = False) -> tuple[jax.Array, Carry]:
+    """Chooses actions for N environments.
+
+    Args:
+      params: `TrainState.params`. carry: from `initial_carry` or the previous call.
+      observation: {name: [N, ...]}. is_first: [N] bool; those environments start from the initial state.
+      key: randomness of this step, or None for modes everywhere. mode: take the most likely action, with the latent
+        still sampled.
+
+    Returns: actions [N, A] (one-hot if discrete), and the next carry.
+    """
+    count = is_first.shape[0]
+    model, rssm = params['world_model'], self.world_model.rssm
+    uniform = action_noise = None
+    if key is not None and not self.deterministic:
+      latent_key, action_key = jax.random.split(key)
+      rows = jnp.arange(count)
+      uniform = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(latent_key, i), (1, rssm.stoch)))(rows)
+      action_noise = jax.vmap(lambda i: self.behavior.actor.noise(jax.random.fold_in(action_key, i), ()))(rows)
+    embed = self.world_model.encode(model, observation)
+    posterior, _ = rssm.observe(model['rssm'], carry.latent, embed[:, None], carry.action[:, None], is_first[:, None],
+                                uniform)
+    latent = jax.tree.map(lambda x: x[:, 0], posterior)
+    distribution = self.behavior.actor(params['actor'], latent.feature())
+    action = self.behavior.actor.sample(distribution, None if mode else action_noise)
+    return action, Carry(latent, action)
+
+  def report(self, state: TrainState, batch, context: int = 5):
+    """Open-loop predictions for a batch (observations, rewards) [B, T, ...], the first `context` steps filtered."""
+    key = jax.random.fold_in(state.rng, state.step)
+    uniform = self._train_noise(key, *batch['is_first'].shape)['posterior']
+    previous_action = shift_actions(batch['action'], jnp.zeros_like(batch['action'][:, 0]))
+    return self.world_model.open_loop(state.params['world_model'], batch, previous_action, context, uniform)
+
+  def calibrate(self, state: TrainState, batches, scale=None) -> TrainState:
+    """Sets every harmonizer to the closed form (eq. 12) for its mean loss over some batches, without training."""
+    total = None
+    for index, batch in enumerate(batches):
+      key = jax.random.fold_in(jax.random.fold_in(state.rng, 2 ** 31 - 1), index)
+      carry = self.initial_carry(state.params, batch['is_first'].shape[0])
+      losses, _ = self.world_model.losses(
+          state.params['world_model'], carry.latent, batch, shift_actions(batch['action'], carry.action),
+          self._train_noise(key, *batch['is_first'].shape)['posterior'])
+      total = losses if total is None else jax.tree.map(jnp.add, total, losses)
+    current = state.params['world_model']['harmony']
+    start = harmony.from_losses({k: total[k] / len(batches) for k in current})
+    return state.replace(params={**state.params, 'world_model': {**state.params['world_model'], 'harmony': start}})
+
+
+def shift_actions(action, before):
+  """[B, T, A] taken after each row -> taken before each row, with `before` [B, A] for the first."""
+  return jnp.concatenate([before[:, None], action[:, :-1]], 1)
+
+
+def optimizer(config, harmony_rate: float = 1.0) -> optax.GradientTransformation:
+  """clip by global norm -> Adam -> -lr, with the harmonizers' updates multiplied by `harmony_rate` (1 in the paper)."""
+  chain = [optax.clip_by_global_norm(config.clip), optax.scale_by_adam(eps=config.eps), optax.scale(-config.lr)]
+  if harmony_rate != 1.0:
+    chain.append(optax.stateless(lambda updates, _: {
+        **updates, 'harmony': jax.tree.map(lambda u: harmony_rate * u, updates['harmony'])}))
+  return optax.chain(*chain)
+
+
+def parameter_count(params) -> int:
+  """Number of trainable scalars in a tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,127 @@
+"""Small probability: symlog, two-hot, straight-through one-hots, Gaussians. Everything here is float32.
+
+Draws take their noise as an argument instead of a key, so that the caller prepares all of it before a loop. `None` in
+place of the noise means the distribution's mode (mean for a Gaussian): that is how the algorithm is made deterministic
+for comparisons with other implementations.
+"""
+
+from typing import Optional
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def symlog(x):
+  """sign(x) log(1 + |x|), elementwise."""
+  return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def symexp(x):
+  """sign(x) (exp|x| - 1), the inverse of symlog."""
+  return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+def two_hot_bins(count: int = 255, limit: float = 20.0) -> np.ndarray:
+  """`count` bins, evenly spaced in symlog space over [-limit, limit]. Shape [count]."""
+  return np.linspace(-limit, limit, count).astype(np.float32)
+
+
+def two_hot(x, bins):
+  """The weights of the two bins around x, so that Σ weightᵢ binᵢ = x; x outside the bins takes the end bin.
+
+  Args:
+    x: [...] values in the space of the bins (symlog already taken).
+    bins: [K] ascending.
+
+  Returns: [..., K] non-negative, summing to 1.
+  """
+  bins = jnp.asarray(bins)
+  count = bins.shape[-1]
+  below = jnp.clip((bins <= x[..., None]).sum(-1) - 1, 0, count - 1)
+  above = jnp.clip(count - (bins > x[..., None]).sum(-1), 0, count - 1)
+  same = below == above
+  to_below = jnp.where(same, 1, jnp.abs(bins[below] - x))
+  to_above = jnp.where(same, 1, jnp.abs(bins[above] - x))
+  span = to_below + to_above
+  return (jax.nn.one_hot(below, count) * (to_above / span)[..., None]
+          + jax.nn.one_hot(above, count) * (to_below / span)[..., None])
+
+
+def two_hot_loss(logits, target):
+  """-Σ twohot(symlog(target)) log softmax(logits): cross entropy over symlog bins. logits [..., K], target [...]."""
+  logits = logits.astype(jnp.float32)
+  chex.assert_shape(target, logits.shape[:-1])
+  weights = two_hot(symlog(target.astype(jnp.float32)), two_hot_bins(logits.shape[-1]))
+  return -(jax.lax.stop_gradient(weights) * jax.nn.log_softmax(logits)).sum(-1)
+
+
+def two_hot_mean(logits):
+  """symexp(Σ softmax(logits) bins): the expectation is taken in symlog space. [..., K] -> [...]."""
+  logits = logits.astype(jnp.float32)
+  return symexp((jax.nn.softmax(logits) * two_hot_bins(logits.shape[-1])).sum(-1))
+
+
+def unimix(logits, fraction: float):
+  """Log-probabilities of (1-fraction) softmax(logits) + fraction uniform, over the last axis; float32."""
+  logits = logits.astype(jnp.float32)
+  if not fraction:
+    return jax.nn.log_softmax(logits)
+  probs = (1 - fraction) * jax.nn.softmax(logits) + fraction / logits.shape[-1]
+  return jnp.log(probs)
+
+
+def draw_one_hot(logits, uniform: Optional[jax.Array]):
+  """A one-hot sample of softmax(logits) by the inverse of its cumulative distribution, without gradient.
+
+  Args:
+    logits: [..., K] log-probabilities up to a constant.
+    uniform: [...] in [0, 1), or None for the mode.
+
+  Returns: [..., K] float32 one-hots.
+  """
+  classes = logits.shape[-1]
+  if uniform is None:
+    index = jnp.argmax(logits, -1)
+  else:
+    probs = jax.nn.softmax(logits.astype(jnp.float32))
+    # A triangular matrix product: a cumulative sum that every backend runs fast.
+    cumulative = probs @ np.triu(np.ones((classes, classes), np.float32))
+    index = (cumulative <= uniform[..., None] * cumulative[..., -1:]).sum(-1)
+    index = jnp.minimum(index, classes - 1)
+  return jax.lax.stop_gradient(jax.nn.one_hot(index, classes, dtype=jnp.float32))
+
+
+def straight_through(sample, logits):
+  """sample + probs - sg(probs): the sample's value with the probabilities' gradient. Both [..., K]."""
+  probs = jax.nn.softmax(logits.astype(jnp.float32))
+  return sample + (probs - jax.lax.stop_gradient(probs))
+
+
+def categorical_kl(logits, other):
+  """KL[p || q] of categoricals given by logits [..., K], summed over K. Result [...]."""
+  log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other)
+  return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def categorical_entropy(logits):
+  """-Σ p log p over the last axis."""
+  log_p = jax.nn.log_softmax(logits)
+  return -(jnp.exp(log_p) * log_p).sum(-1)
+
+
+def bernoulli_loss(logit, target):
+  """-[t log σ(x) + (1-t) log(1-σ(x))], numerically safe. Both [...]."""
+  logit, target = logit.astype(jnp.float32), target.astype(jnp.float32)
+  return -(target * jax.nn.log_sigmoid(logit) + (1 - target) * jax.nn.log_sigmoid(-logit))
+
+
+def normal_log_prob(x, mean, std):
+  """log N(x; mean, std), elementwise."""
+  return -0.5 * jnp.square((x - mean) / std) - jnp.log(std) - 0.5 * np.log(2 * np.pi).astype(np.float32)
+
+
+def normal_entropy(std):
+  """½ log(2πe) + log std, elementwise."""
+  return jnp.log(std) + 0.5 * np.log(2 * np.pi * np.e).astype(np.float32)

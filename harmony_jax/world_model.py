@@ -1,0 +1,216 @@
+"""The world model: encoder, RSSM, decoder, reward and continue heads, and its losses by name.
+
+    observation   -log p(oₜ | zₜ)   squared error of images, summed over pixels
+    reward        -log p(rₜ | zₜ)   cross entropy over two-hot symlog bins
+    dynamics      α max(1, KL[sg(q) ‖ p]) + (1-α) max(1, KL[q ‖ sg(p)])                     (eq. 14, 15)
+    continue      -log p(not terminalₜ | zₜ), weight 1, never harmonized (as in the authors' code)
+    vector        squared error of vector observations in symlog space (as in the authors' code, weight 1 unless
+                  `harmonize_vector` makes it part of `observation`)
+
+A weighting rule (`harmony.py`) makes one scalar of them. The harmonizers are leaves of this model's parameters.
+"""
+
+import dataclasses
+from typing import Mapping, NamedTuple, Optional
+
+import jax
+import jax.numpy as jnp
+
+from harmony_jax import distributions as dists
+from harmony_jax import harmony
+from harmony_jax.networks import Decoder, Encoder, Head, predictions, reconstruction_losses
+from harmony_jax.rssm import RSSM, State
+
+TASKS = ('observation', 'reward', 'dynamics')
+
+
+class Outputs(NamedTuple):
+  """One forward pass over a batch: leaves [B, T, ...]."""
+  embed: jax.Array
+  posterior: State
+  prior_logit: jax.Array
+  decoded: Mapping[str, jax.Array]
+  reward_logits: jax.Array
+  continue_logit: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModel:
+  """The parts and how their losses are put together. Build one with `from_config`."""
+  encoder: Encoder
+  rssm: RSSM
+  decoder: Decoder
+  reward_head: Head
+  continue_head: Head
+  weighting: harmony.Weighting
+  tasks: tuple[str, ...]
+  free_nats: float = 1.0
+  dynamics_balance: float = 0.5 / 0.6
+  harmonize_vector: bool = False
+
+  @classmethod
+  def from_config(cls, config, shapes: Mapping[str, tuple], actions: int, dtype) -> 'WorldModel':
+    """`config` as in configs/dreamerv3.py, `shapes` {name: shape} of the observations, `actions` A."""
+    shapes = dict(shapes)
+    encoder = Encoder(shapes, dtype=dtype, **config.encoder)
+    rssm = RSSM(actions, encoder.size(), dtype=dtype, **config.rssm)
+    features = rssm.feature_size
+    weighting, tasks = make_weighting(config, shapes)
+    return cls(
+        encoder, rssm,
+        Decoder(features, shapes, dtype=dtype, **config.decoder),
+        Head(features, config.reward_head.layers, config.reward_head.units, (config.reward_head.bins,), 0.0,
+             dtype=dtype),
+        Head(features, config.continue_head.layers, config.continue_head.units, (1,), dtype=dtype),
+        weighting, tasks, config.losses.free_nats, _balance(config), config.weighting.harmonize_vector)
+
+  def init(self, key) -> tuple[dict, object]:
+    """(parameters, state of the weighting rule)."""
+    keys = jax.random.split(key, 5)
+    features = jnp.zeros((1, self.rssm.feature_size))
+    observation = {k: jnp.zeros((1, *shape)) for k, shape in self.encoder.shapes.items()}
+    harmonizers, weighting_state = self.weighting.init(self.tasks)
+    return {
+        'encoder': self.encoder.init(keys[0], observation)['params'],
+        'rssm': self.rssm.init(keys[1]),
+        'decoder': self.decoder.init(keys[2], features)['params'],
+        'reward': self.reward_head.init(keys[3], features)['params'],
+        'continue': self.continue_head.init(keys[4], features)['params'],
+        'harmony': harmonizers,
+    }, weighting_state
+
+  # -------------------------------------------------------------------------------------------------------------------
+
+  def encode(self, params, observation):
+    """Observations with any leading axes [..., *shape] -> embedding [..., E]."""
+    lead = _lead(observation, self.encoder.shapes)
+    flat = {k: observation[k].reshape(-1, *shape) for k, shape in self.encoder.shapes.items()}
+    return self.encoder.apply({'params': params['encoder']}, flat).reshape(*lead, -1)
+
+  def decode(self, params, feature):
+    """Features [..., F] -> decoder outputs {name: [..., *shape]}."""
+    lead = feature.shape[:-1]
+    out = self.decoder.apply({'params': params['decoder']}, feature.reshape(-1, feature.shape[-1]))
+    return {k: v.reshape(*lead, *v.shape[1:]) for k, v in out.items()}
+
+  def reward_logits(self, params, feature):
+    """[..., F] -> [..., bins]."""
+    return self.reward_head.apply({'params': params['reward']}, feature)
+
+  def continue_logit(self, params, feature):
+    """[..., F] -> [...]."""
+    return self.continue_head.apply({'params': params['continue']}, feature)[..., 0]
+
+  def forward(self, params, state: State, batch, previous_action, uniform) -> Outputs:
+    """All outputs for a batch.
+
+    Args:
+      state: latent state before the batch, leaves [B, ...]; a constant.
+      batch: observations and `is_first` [B, T].
+      previous_action: [B, T, A], the action taken before each observation.
+      uniform: [B, T, S] noise of the posterior, or None for modes.
+    """
+    embed = self.encode(params, batch)
+    posterior, prior_logit = self.rssm.observe(params['rssm'], state, embed, previous_action, batch['is_first'],
+                                               uniform)
+    feature = posterior.feature()
+    return Outputs(embed, posterior, prior_logit, self.decode(params, feature), self.reward_logits(params, feature),
+                   self.continue_logit(params, feature))
+
+  def step_losses(self, outputs: Outputs, batch) -> dict:
+    """Every loss per step, {name: [B, T]}; `dyn` and `rep` are the two halves of the dynamics."""
+    lead = outputs.reward_logits.shape[:2]
+    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in outputs.decoded.items()}
+    target = {k: batch[k].reshape(-1, *batch[k].shape[2:]) for k in flat}
+    parts = {k: v.reshape(lead) for k, v in reconstruction_losses(flat, target).items()}
+    images = [v for k, v in parts.items() if k in self.decoder_images()]
+    vectors = [v for k, v in parts.items() if k not in self.decoder_images()]
+    losses = {}
+    if self.harmonize_vector or not vectors:
+      losses['observation'] = sum(images + vectors)
+    else:
+      losses |= {'observation': sum(images)} if images else {}
+      losses['vector'] = sum(vectors)
+    stop = jax.lax.stop_gradient
+    post, prior = outputs.posterior.logit, outputs.prior_logit
+    losses['reward'] = dists.two_hot_loss(outputs.reward_logits, batch['reward'])
+    losses['continue'] = dists.bernoulli_loss(outputs.continue_logit, 1 - batch['is_terminal'].astype(jnp.float32))
+    losses['dyn'] = jnp.maximum(self.free_nats, dists.categorical_kl(stop(post), prior).sum(-1))
+    losses['rep'] = jnp.maximum(self.free_nats, dists.categorical_kl(post, stop(prior)).sum(-1))
+    return losses
+
+  def losses(self, params, state: State, batch, previous_action, uniform) -> tuple[dict, Outputs]:
+    """The tasks' scalar losses by name (means over B, T), and the outputs."""
+    outputs = self.forward(params, state, batch, previous_action, uniform)
+    means = {k: v.mean() for k, v in self.step_losses(outputs, batch).items()}
+    dyn, rep = means.pop('dyn'), means.pop('rep')
+    return {**means, 'dynamics': self.dynamics_balance * dyn + (1 - self.dynamics_balance) * rep}, outputs
+
+  def loss(self, params, weighting_state, state: State, batch, previous_action, uniform):
+    """(total, (weighting state, outputs, metrics)): the scalar to differentiate."""
+    losses, outputs = self.losses(params, state, batch, previous_action, uniform)
+    total, weighting_state, weights = self.weighting.weigh(losses, params['harmony'], weighting_state)
+    metrics = {f'loss/{k}': v for k, v in losses.items()} | {f'harmony/{k}': v for k, v in weights.items()}
+    metrics['loss/world_model'] = total
+    return total, (weighting_state, outputs, metrics)
+
+  def open_loop(self, params, batch, previous_action, context: int, uniform: Optional[jax.Array]):
+    """Predicted images and rewards [B, T, ...]: posterior for the first `context` steps, imagination afterwards."""
+    rssm, size = params['rssm'], batch['is_first'].shape[0]
+    embed = self.encode(params, {k: v[:, :context] for k, v in batch.items()})
+    posterior, _ = self.rssm.observe(rssm, self.rssm.initial(rssm, size), embed, previous_action[:, :context],
+                                     batch['is_first'][:, :context], None if uniform is None else uniform[:, :context])
+    start = jax.tree.map(lambda x: x[:, -1], posterior)
+    actions = previous_action[:, context:].swapaxes(0, 1)
+    draws = None if uniform is None else uniform[:, context:].swapaxes(0, 1)
+
+    def step(state, inputs):
+      state = self.rssm.imagine(rssm, state, inputs[0], inputs[1] if len(inputs) > 1 else None)
+      return state, state
+
+    _, future = jax.lax.scan(step, start, (actions,) if draws is None else (actions, draws))
+    feature = jnp.concatenate([posterior.feature(), future.feature().swapaxes(0, 1)], 1)
+    return predictions(self.decode(params, feature)), dists.two_hot_mean(self.reward_logits(params, feature))
+
+  def decoder_images(self):
+    """Names of the image observations."""
+    return tuple(k for k, shape in self.encoder.shapes.items() if len(shape) == 3)
+
+
+def make_weighting(config, shapes) -> tuple[harmony.Weighting, tuple[str, ...]]:
+  """The rule that `config.weighting.rule` names, and its tasks for these observations.
+
+  `none` is DreamerV3 itself: the reconstruction, reward and continue losses with weight 1, and the dynamics with
+  0.5 + 0.1. `config.weighting.tasks` says which tasks have a harmonizer; the others keep the weights of `none`.
+  """
+  weighting, losses = config.weighting, config.losses
+  has_observation = weighting.harmonize_vector or any(len(shape) == 3 for shape in shapes.values())
+  tasks = tuple(t for t in weighting.tasks if t != 'observation' or has_observation)
+  plain = {'dynamics': losses.dyn + losses.rep}
+  if weighting.rule == 'none':
+    return harmony.fixed(plain), ()
+  if weighting.rule == 'fixed':
+    weights = {'observation': weighting.w_o, 'reward': weighting.w_r, 'dynamics': weighting.w_d}
+    return harmony.fixed(weights if has_observation else {k: weights[k] for k in ('reward', 'dynamics')}), ()
+  if weighting.rule == 'reciprocal':
+    rule = harmony.reciprocal()
+  else:
+    regularizer = {'dynamics': _balance(config)} if weighting.dynamics_regularizer == 'code' else {}
+    rule = harmony.RULES[weighting.rule](regularizer)
+  return (rule if 'dynamics' in tasks else _scaled(rule, plain)), tasks
+
+
+def _scaled(rule, scales):
+  """`rule` on losses that are multiplied by constants first: for tasks without a harmonizer."""
+  def weigh(losses, params, state):
+    return rule.weigh({k: v * scales.get(k, 1.0) for k, v in losses.items()}, params, state)
+  return rule._replace(weigh=weigh)
+
+
+def _balance(config):
+  return config.losses.dyn / (config.losses.dyn + config.losses.rep)
+
+
+def _lead(observation, shapes):
+  name, shape = next(iter(shapes.items()))
+  return observation[name].shape[:observation[name].ndim - len(shape)]
