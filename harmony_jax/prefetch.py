@@ -1,0 +1,65 @@
+"""Batches prepared in the background, while the device is busy with the last one."""
+
+import collections
+import concurrent.futures
+
+
+class Prefetcher:
+  """Prepares batches in a background thread, each as it was at its request.
+
+      prefetcher.request(update)       # right after the appends before it
+      batch = prefetcher.get()         # the oldest request
+
+  `request` chooses the windows at once; only the copying and `put` run in the
+  background. What comes out therefore does not depend on the thread's timing.
+
+  Args:
+    replay: a `Replay`; its margin covers the steps appended while `depth`
+      requests wait.
+    put: called with each batch, such as `jax.device_put`; its result is given.
+    depth: requests that may be outstanding.
+  """
+
+  def __init__(self, replay, put, depth=2):
+    self._replay = replay
+    self._put = put
+    self._depth = depth
+    self._waiting = collections.deque()  # (draw, future)
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'prefetch')
+
+  def __len__(self):
+    """Requests outstanding."""
+    return len(self._waiting)
+
+  def request(self, update):
+    """Chooses the windows of an update now and has them copied.
+
+    Raises:
+      RuntimeError: `depth` requests are outstanding already.
+    """
+    if len(self._waiting) >= self._depth:
+      raise RuntimeError(f'{self._depth} batches are requested already: get one first')
+    draw = self._replay.draw(update)
+    self._waiting.append((draw, self._thread.submit(lambda: self._put(self._replay.gather(draw)))))
+
+  def get(self):
+    """The batch of the oldest request; waits for it.
+
+    Raises:
+      RuntimeError: nothing was requested, or more than the replay's margin of
+        steps were appended since (whether or not the copy was quick enough).
+      Exception: whatever the thread raised.
+    """
+    if not self._waiting:
+      raise RuntimeError('no batch was requested')
+    draw, future = self._waiting.popleft()
+    batch = future.result()
+    if not self._replay.intact(draw):
+      raise RuntimeError(f'more than {self._replay.margin} steps were appended since the batch of '
+                         f'update {draw.update} was requested')
+    return batch
+
+  def close(self):
+    """Ends the thread; batches not got are dropped."""
+    self._thread.shutdown(wait=True, cancel_futures=True)
+    self._waiting.clear()

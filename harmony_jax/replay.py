@@ -1,0 +1,263 @@
+"""Sequence replay on the host: the last steps of every environment, in NumPy.
+
+One sampling rule: uniform, with replacement, over all windows of `length`
+contiguous steps of one environment. A window may cross the end of an episode
+(`is_first` tells the model) and never the end of the stored stream. What is
+drawn for an update depends on the seed, the update and the stored steps alone,
+so a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from harmony_jax.prefetch import Prefetcher  # a part of replay to its users
+
+__all__ = ['Draw', 'Prefetcher', 'Replay']
+
+_STEPS = '_steps'  # in a chunk file, beside the arrays: the steps that they hold
+
+
+class Draw(NamedTuple):
+  """The windows chosen for one update: plain numbers, no data."""
+  update: int
+  envs: np.ndarray  # [B] environment of each window
+  starts: np.ndarray  # [B] its first step, counted since the run began
+  steps: int  # steps per environment that were stored when it was drawn
+
+
+class Replay:
+  """A ring of steps per environment, first in first out, all preallocated.
+
+  Args:
+    specs: `{name: (shape of one step, dtype)}`; `is_first` is among them.
+    num_envs: N, environments that step together.
+    capacity: steps kept, over all environments.
+    batch_size: B, windows in a batch.
+    length: T, steps in a window.
+    seed: of the sampling.
+    margin: steps per environment that may be appended between `draw` and the
+      end of its `gather`. They are stored besides the capacity, so that the
+      distribution does not depend on it.
+
+  Raises:
+    ValueError: no `is_first`, or a capacity that holds no window.
+  """
+
+  def __init__(self, specs, num_envs, capacity, batch_size, length, seed, margin=256):
+    self.specs = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
+    self.num_envs = num_envs
+    self.kept = capacity // num_envs  # steps per environment
+    self.batch_size = batch_size
+    self.length = length
+    self.seed = seed
+    self.margin = margin
+    if 'is_first' not in self.specs:
+      raise ValueError(f'replay needs is_first among its specs; got {sorted(self.specs)}')
+    if self.kept < length:
+      raise ValueError(f'capacity {capacity} over {num_envs} environments holds '
+                       f'{self.kept} steps each; a window has {length}')
+    self._rows = self.kept + margin
+    self._data = {name: np.zeros((num_envs, self._rows, *shape), dtype)
+                  for name, (shape, dtype) in self.specs.items()}
+    self._steps = 0  # per environment, appended since the run began
+    self._saved = 0  # of these, on disk
+
+  @property
+  def steps(self):
+    """Steps appended per environment since the run began; a checkpoint records it."""
+    return self._steps
+
+  @property
+  def windows(self):
+    """Number of windows that a sample chooses from."""
+    return self.num_envs * max(0, min(self._steps, self.kept) - self.length + 1)
+
+  @property
+  def nbytes(self):
+    """Bytes of memory, all taken from the start."""
+    return sum(array.nbytes for array in self._data.values())
+
+  def describe(self):
+    """`'replay: 100,000 steps, 1.23 GB'` (of 10⁹ bytes)."""
+    return f'replay: {self.kept * self.num_envs:,} steps, {self.nbytes / 1e9:.2f} GB'
+
+  def append(self, step):
+    """Adds one step of every environment; overwrites the oldest where it is full.
+
+    Args:
+      step: `{name: [N, ...]}`, exactly the names of the specs.
+
+    Raises:
+      ValueError: other names or shapes.
+      TypeError: a dtype that the stored one cannot hold (float into uint8).
+    """
+    if step.keys() != self.specs.keys():
+      raise ValueError(f'replay stores {sorted(self.specs)}; got {sorted(step)}')
+    arrays = {name: np.asarray(value) for name, value in step.items()}
+    for name, array in arrays.items():
+      shape, dtype = self.specs[name]
+      if array.shape != (self.num_envs, *shape):
+        raise ValueError(f'{name} has shape {array.shape}; replay stores {(self.num_envs, *shape)}')
+      if not np.can_cast(array.dtype, dtype, 'same_kind'):
+        raise TypeError(f'{name} is {array.dtype}; replay stores {dtype}')
+    row = self._steps % self._rows
+    # Counted before it is written: a gather in another thread then knows that
+    # the row is going.
+    self._steps += 1
+    for name, array in arrays.items():
+      self._data[name][:, row] = array
+
+  def draw(self, update):
+    """Chooses the windows of an update. Cheap; copies no data.
+
+    Raises:
+      ValueError: nothing to choose from yet.
+    """
+    if not self.windows:
+      raise ValueError(f'replay holds {self._steps} steps per environment; '
+                       f'a window has {self.length}')
+    key = np.array([self.seed % 2**64, update], np.uint64)
+    chosen = np.random.Generator(np.random.Philox(key=key)).integers(
+        self.windows, size=self.batch_size)
+    envs, offsets = np.divmod(chosen, self.windows // self.num_envs)
+    return Draw(update, envs, max(0, self._steps - self.kept) + offsets, self._steps)
+
+  def intact(self, draw):
+    """Whether the steps that `draw` was made of are all still stored."""
+    return self._steps - draw.steps <= self.margin
+
+  def gather(self, draw):
+    """Copies the windows of a draw. May run in another thread than `append`.
+
+    Returns:
+      `{name: [B, T, ...]}`, contiguous and the caller's own. `is_first[:, 0]`
+      is True: a window begins without a memory of what came before it.
+
+    Raises:
+      RuntimeError: more than `margin` steps were appended since the draw.
+    """
+    rows = (draw.starts[:, None] + np.arange(self.length)) % self._rows  # [B, T]
+    rows += draw.envs[:, None] * self._rows
+    batch = {name: array.reshape(-1, *array.shape[2:]).take(rows, axis=0)
+             for name, array in self._data.items()}
+    batch['is_first'][:, 0] = True
+    if not self.intact(draw):
+      raise RuntimeError(f'{self._steps - draw.steps} steps were appended since the batch of update '
+                         f'{draw.update} was drawn; replay has a margin of {self.margin}')
+    return batch
+
+  def sample(self, update):
+    """The batch of an update, `{name: [B, T, ...]}`: `gather(draw(update))`.
+
+    A pure function of the seed, the update and the stored steps.
+    """
+    return self.gather(self.draw(update))
+
+  # Saving: chunk files of steps, and a manifest that says how many count.
+
+  def save(self, folder):
+    """Writes what is new since the last save; call it before the checkpoint.
+
+    Every file is replaced whole and the manifest comes last, so a crash leaves
+    the earlier save intact. `load` can then go back to any recorded count that
+    is not more than `capacity` steps old.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    size = self._chunk
+    for first in range(self._saved // size * size, self._steps, size):
+      steps = np.arange(max(first, self._steps - self._rows), min(first + size, self._steps))
+      if len(steps):
+        chunk = {name: array[:, steps % self._rows] for name, array in self._data.items()}
+        path = folder / _chunk_name(first)
+        if first < min(self._saved, steps[0]):  # an earlier count may need what the ring has lost
+          steps, chunk = _prepend(_read_chunk(path), min(self._saved, steps[0]), steps, chunk)
+        _replace(path, lambda file: np.savez(file, **{_STEPS: steps}, **chunk))
+    manifest = json.dumps(self._layout() | {
+        'steps': self._steps, 'cursor': self._steps % self._rows}, indent=2)
+    _replace(folder / 'manifest.json', lambda file: file.write(manifest.encode()))
+    self._saved = self._steps
+    for path in folder.glob('chunk-*.npz'):
+      first = int(path.stem.removeprefix('chunk-'))
+      # Too old for any checkpoint, or of a future that a resume went back from.
+      if first + size <= self._steps - 2 * self.kept or first >= self._steps:
+        path.unlink()
+
+  def load(self, folder, steps=None):
+    """Restores what was stored when `steps` were appended (default: last save).
+
+    Raises:
+      ValueError: no replay there, another layout, or steps that are not in it.
+    """
+    folder = pathlib.Path(folder)
+    try:
+      manifest = json.loads((folder / 'manifest.json').read_text())
+    except (OSError, ValueError):
+      raise ValueError(f'no replay can be read in {folder}') from None
+    for name, ours in self._layout().items():
+      if manifest.get(name) != ours:
+        raise ValueError(f'the replay in {folder} has {name} {manifest.get(name)}; '
+                         f'this run has {ours}')
+    steps = manifest['steps'] if steps is None else steps
+    if not 0 <= steps <= manifest['steps']:
+      raise ValueError(f'the replay in {folder} has {manifest["steps"]} steps; {steps} were asked for')
+    oldest = max(0, steps - self.kept)
+    for first in range(oldest // self._chunk * self._chunk, steps, self._chunk):
+      self._load_chunk(folder / _chunk_name(first), max(first, oldest), min(first + self._chunk, steps))
+    self._steps = self._saved = steps
+
+  def _load_chunk(self, path, low, high):
+    """Reads steps `low` … `high` of a chunk into their rows."""
+    steps, chunk = _read_chunk(path)
+    wanted = np.arange(low, high)
+    columns = np.flatnonzero((low <= steps) & (steps < high))
+    if not np.array_equal(steps[columns], wanted):
+      raise ValueError(f'steps {low}–{high} of the replay are not all in {path}')
+    for name, array in self._data.items():
+      array[:, wanted % self._rows] = chunk[name][:, columns]
+
+  @property
+  def _chunk(self):
+    """Steps per environment in a file: the unfinished chunk always fits the ring."""
+    return max(1, min(4096 // self.num_envs, self.kept))
+
+  def _layout(self):
+    """What two runs must have in common to read each other's replay."""
+    specs = {name: [list(shape), dtype.str] for name, (shape, dtype) in self.specs.items()}
+    return {'num_envs': self.num_envs, 'steps_kept': self.kept, 'specs': specs}
+
+
+def _chunk_name(first):
+  return f'chunk-{first:012d}.npz'
+
+
+def _read_chunk(path):
+  """`(steps [C], {name: [N, C, ...]})` of a chunk file."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      chunk = dict(file)
+    return chunk.pop(_STEPS), chunk
+  except Exception as error:  # zipfile, NumPy and the system each have their own
+    raise ValueError(f'{path} cannot be read: {error}') from None
+
+
+def _prepend(earlier, before, steps, chunk):
+  """Puts the steps < `before` of an earlier chunk in front of a newer one."""
+  old_steps, old = earlier
+  kept = old_steps < before
+  return (np.concatenate([old_steps[kept], steps]),
+          {name: np.concatenate([old[name][:, kept], chunk[name]], axis=1) for name in chunk})
+
+
+def _replace(path, write):
+  """Puts a file in place whole: `write(file)` to a temporary name, then rename."""
+  temporary = path.with_name(path.name + '.tmp')
+  with open(temporary, 'wb') as file:
+    write(file)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)

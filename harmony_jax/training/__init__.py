@@ -1,0 +1,1 @@
+"""Everything with side effects: the training loop, run folders, checkpoints, logs, videos."""

@@ -1,0 +1,223 @@
+"""Checkpoints of a training state, with orbax underneath.
+
+Every checkpoint is a folder named by its step. It appears under that name when
+it is whole; orbax writes it in the background. Beside the arrays it holds a
+small JSON dict (`meta`), the name, shape and dtype of every array, so that a
+state of another configuration is told from a damaged file, and a checksum of
+its contents, for orbax does not see a flipped bit in them.
+"""
+
+import logging
+import pathlib
+import zlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from harmony_jax.training.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+  """The checkpoints in a folder, the newest few of them.
+
+  Args:
+    folder: where they are; made where it does not exist.
+    keep: how many to keep; None for all.
+    read_only: for those who look into a run that may be going on: nothing is
+      created, tidied up or saved.
+  """
+
+  def __init__(self, folder, keep=2, read_only=False):
+    _quieten()
+    self._folder = pathlib.Path(folder).expanduser().absolute()
+    self._damaged = []  # steps that could not be restored
+    if read_only and not self._folder.is_dir():
+      raise UserError(f'no checkpoints: {self._folder} does not exist')
+    self._manager = ocp.CheckpointManager(
+        self._folder,
+        # Named here, for a manager that has not saved yet to read them.
+        item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only,
+            read_only=read_only))
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused):
+    self.close()
+
+  def save(self, step, state, meta):
+    """Saves a state; returns as soon as its arrays are copied to the host.
+
+    Args:
+      step: the name of the checkpoint, larger than those there.
+      state: a pytree of arrays, typed PRNG keys among them; the caller may
+        donate it right after.
+      meta: a dict that JSON can hold.
+
+    Raises:
+      ValueError: `step` is not larger than the newest one.
+    """
+    self._set_damaged_aside()
+    newest = self._manager.latest_step()
+    if newest is not None and step <= newest:
+      raise ValueError(f'checkpoint {step} is not newer than {newest} in {self._folder}')
+    self._manager.save(step, args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        meta=ocp.args.JsonSave({
+            'meta': meta, 'structure': _structure(state), 'checksums': _checksums(state)})))
+
+  def latest(self):
+    """The step of the newest checkpoint, or None. Leaves out those found damaged."""
+    return max(self._usable(), default=None)
+
+  def restore(self, like_state, step=None):
+    """Reads a checkpoint.
+
+    Where `step` is None and the newest checkpoint is damaged, a warning names
+    it and the one before it is read. The damaged one is moved to the folder
+    `damaged` by the next `save`.
+
+    Args:
+      like_state: a state of the same structure: arrays, or what
+        `jax.eval_shape` returns. Arrays say on which devices to restore.
+      step: which checkpoint; None for the newest that is intact.
+
+    Returns:
+      `(state, meta)`.
+
+    Raises:
+      UserError: there is none, none can be read, or it is of another structure
+        (names the first array that differs).
+    """
+    self.wait()
+    steps = self._usable() if step is None else [step]
+    if not steps or (step is not None and step not in self._manager.all_steps()):
+      raise UserError(f'no checkpoint{"" if step is None else f" {step}"} in {self._folder}')
+    failures = {}
+    for candidate in sorted(steps, reverse=True):
+      try:
+        restored = self._restore(like_state, candidate)
+      except UserError:  # whole, but of something else: an older one is no help
+        raise
+      except Exception as error:  # whatever orbax and the system have for damage
+        failures[candidate] = _first_line(error)
+        continue
+      for damaged, reason in failures.items():
+        _log.warning('checkpoint %d in %s is damaged (%s): going on from checkpoint %d',
+                     damaged, self._folder, reason, candidate)
+      self._damaged += failures
+      return restored
+    reasons = '; '.join(f'{bad}: {reason}' for bad, reason in failures.items())
+    raise UserError(f'no checkpoint in {self._folder} can be read ({reasons})')
+
+  def wait(self):
+    """Waits until what was saved is on disk; raises what went wrong in it."""
+    self._manager.wait_until_finished()
+
+  def close(self):
+    """Waits, and frees orbax's threads."""
+    self.wait()
+    self._manager.close()
+
+  def _usable(self):
+    return [step for step in self._manager.all_steps() if step not in self._damaged]
+
+  def _restore(self, like_state, step):
+    """One checkpoint, or whatever exception its damage causes."""
+    saved = self._manager.restore(
+        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    difference = _difference(saved['structure'], _structure(like_state))
+    if difference:
+      raise UserError(f'checkpoint {step} in {self._folder} is of another configuration: {difference}')
+    state = self._manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(jax.tree.map(_target, like_state)))).state
+    for name, checksum in _checksums(state).items():
+      if checksum != saved['checksums'][name]:
+        raise ValueError(f'{name} is not what was saved')
+    return state, saved['meta']
+
+  def _set_damaged_aside(self):
+    """Moves damaged checkpoints away, for their steps are about to be saved again.
+
+    Done by `save` and not by `restore`: a reader of the folder changes nothing.
+    """
+    if not self._damaged:
+      return
+    aside = self._folder / 'damaged'
+    aside.mkdir(exist_ok=True)
+    for step in self._damaged:
+      target, count = aside / str(step), 1
+      while target.exists():
+        target, count = aside / f'{step}.{count}', count + 1
+      (self._folder / str(step)).rename(target)
+    self._damaged.clear()
+    self._manager.reload()
+
+
+def _named_leaves(state):
+  leaves, _ = jax.tree.flatten_with_path(state)
+  return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in leaves]
+
+
+def _structure(state):
+  """`{name of a leaf: 'float32[512,1024]'}`; works on arrays and their shapes."""
+  return {name: _describe(leaf) for name, leaf in _named_leaves(state)}
+
+
+def _checksums(state):
+  """`{name of a leaf: CRC-32 of its bytes}`, for arrays."""
+  return {name: _checksum(leaf) for name, leaf in _named_leaves(state) if hasattr(leaf, 'dtype')}
+
+
+def _checksum(leaf):
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.random.key_data(leaf)
+  return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+
+
+def _describe(leaf):
+  if not hasattr(leaf, 'dtype'):
+    return type(leaf).__name__
+  return f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+
+
+def _difference(saved, wanted):
+  """What the first leaf is that differs, in words; None where all are equal."""
+  for name in [*wanted, *saved]:
+    there, here = saved.get(name, 'nothing'), wanted.get(name, 'nothing')
+    if there != here:
+      return f'{name} is {there} there, {here} here'
+  return None
+
+
+def _target(leaf):
+  """What to restore a leaf as: its shape and dtype, on its device.
+
+  Without a device orbax would look for the one it was saved from, and a
+  checkpoint from an accelerator could not be opened on a CPU.
+  """
+  if isinstance(leaf, np.ndarray) or not hasattr(leaf, 'dtype'):
+    return leaf
+  sharding = getattr(leaf, 'sharding', None)
+  sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _first_line(error):
+  text = str(error).strip() or type(error).__name__
+  return text.splitlines()[0][:200]
+
+
+def _from_orbax(record):
+  """Whether a log record may pass: orbax reports each of its steps through absl."""
+  return record.levelno >= logging.ERROR or 'orbax' not in record.pathname
+
+
+def _quieten():
+  """Keeps orbax's reports out of the log; adding a filter twice changes nothing."""
+  logging.getLogger('absl').addFilter(_from_orbax)

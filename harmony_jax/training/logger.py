@@ -1,0 +1,171 @@
+"""What a run writes down: metrics and scores, one JSON object per line.
+
+`metrics.jsonl` and `scores.jsonl` are the record that reports are made from;
+TensorBoard and Weights & Biases show the same numbers while the run goes on.
+"""
+
+import json
+import logging
+import math
+import pathlib
+import uuid
+
+import numpy as np
+
+from harmony_jax.training.errors import UserError
+from harmony_jax.training.run_folder import atomic_write
+
+_log = logging.getLogger(__name__)
+
+
+class MetricsWriter:
+  """Appends metrics and scores to the files of a run folder.
+
+  Args:
+    folder: the run folder; it exists.
+    tensorboard: whether to write event files to `folder/tensorboard` too.
+    wandb: whether to send the metrics to Weights & Biases too. The run's id is
+      kept in `folder/wandb_id.txt`, so that a resumed run goes on in its place.
+    project: the Weights & Biases project.
+    config: what Weights & Biases shows as the run's configuration.
+
+  Raises:
+    UserError: `wandb` is asked for and not installed.
+  """
+
+  def __init__(self, folder, tensorboard=True, wandb=False, project='harmony-jax', config=None):
+    self._folder = pathlib.Path(folder)
+    self._metrics = self._folder / 'metrics.jsonl'
+    self._scores = self._folder / 'scores.jsonl'
+    self._tensorboard = tensorboard
+    self._events = None  # made with the first metric, after `truncate_after`
+    self._purge_step = None
+    self._wandb = _start_wandb(self._folder, project, config) if wandb else None
+
+  def write(self, step, frame, update, metrics):
+    """Writes one line of metrics.
+
+    A number that is not finite is written as null, for JSON has no NaN, and its
+    name is added to the line's list `nonfinite`.
+
+    Args:
+      step, frame, update: the counts at which the metrics were measured.
+      metrics: `{name: number}`; Python, NumPy or JAX scalars.
+
+    Returns:
+      The names of the metrics that are not finite.
+
+    Raises:
+      ValueError: a metric that is no scalar; names it.
+    """
+    values = {name: _number(name, value) for name, value in metrics.items()}
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    nonfinite = [name for name in values if name not in finite]
+    line = {'step': int(step), 'frame': int(frame), 'update': int(update)}
+    line |= {name: finite.get(name) for name in values}
+    if nonfinite:
+      line['nonfinite'] = nonfinite
+    _append(self._metrics, line)
+    self._show(step, finite)
+    return nonfinite
+
+  def write_score(self, score):
+    """Writes one line of scores: a dict with `step`; arrays become lists.
+
+    Raises:
+      ValueError: no `step` in it, without which a resumed run would double it.
+    """
+    if 'step' not in score:
+      raise ValueError(f'a score needs its step; got {sorted(score)}')
+    _append(self._scores, _plain(score))
+
+  def truncate_after(self, step):
+    """Drops the lines of steps > `step`: those a resumed run will write again.
+
+    A last line that a crash left unfinished is dropped too. Each file is
+    replaced whole, so a crash in here loses nothing. Call it before `write`.
+    """
+    for path in (self._metrics, self._scores):
+      if not path.exists():
+        continue
+      kept = [line for line in path.read_text(encoding='utf-8').splitlines()
+              if _step_of(line) <= step]
+      with atomic_write(path) as file:
+        file.writelines(line + '\n' for line in kept)
+    self._purge_step = step + 1  # TensorBoard hides the older events itself
+
+  def close(self):
+    """Ends the event file and the Weights & Biases run."""
+    if self._events is not None:
+      self._events.close()
+    if self._wandb is not None:
+      self._wandb.finish()
+
+  def _show(self, step, values):
+    """Sends finite values to TensorBoard and Weights & Biases."""
+    if self._tensorboard and self._events is None:
+      try:
+        import tensorboardX
+      except ImportError:
+        _log.warning('no TensorBoard events: tensorboardX is not installed')
+        self._tensorboard = False
+      else:
+        self._events = tensorboardX.SummaryWriter(
+            str(self._folder / 'tensorboard'), purge_step=self._purge_step)
+    if self._events is not None:
+      for name, value in values.items():
+        self._events.add_scalar(name, value, int(step))
+      self._events.flush()
+    if self._wandb is not None:
+      self._wandb.log(values, step=int(step))
+
+
+def _start_wandb(folder, project, config):
+  """Starts the Weights & Biases run of a folder, or goes on with it."""
+  try:
+    import wandb
+  except ImportError:
+    raise UserError('Weights & Biases is not installed: pip install wandb') from None
+  path = folder / 'wandb_id.txt'
+  if not path.exists():
+    with atomic_write(path) as file:
+      file.write(uuid.uuid4().hex)
+  return wandb.init(project=project, id=path.read_text(encoding='utf-8').strip(),
+                    name=folder.name, dir=str(folder), resume='allow', config=config)
+
+
+def _append(path, line):
+  """One line, written in one call and closed: a crash can only cut the last one."""
+  with open(path, 'a', encoding='utf-8') as file:
+    file.write(json.dumps(line, allow_nan=False) + '\n')
+
+
+def _step_of(line):
+  """The step of a line; infinity for a line that is not whole."""
+  try:
+    return json.loads(line)['step']
+  except (ValueError, TypeError, KeyError):
+    return math.inf
+
+
+def _number(name, value):
+  array = np.asarray(value)
+  if array.size != 1:
+    raise ValueError(f'metric {name} has shape {array.shape}; a metric is one number')
+  return float(array.reshape(()))
+
+
+def _plain(value):
+  """The JSON form of scores: arrays become lists, what is not finite null."""
+  if isinstance(value, dict):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  if value is None or isinstance(value, (str, bool, int)):
+    return value
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  array = np.asarray(value)
+  if array.dtype == object:
+    raise TypeError(f'a score holds a {type(value).__name__}, which JSON cannot hold')
+  return _plain(array.tolist())

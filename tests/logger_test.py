@@ -1,0 +1,151 @@
+"""Metrics, scores and progress: every line readable, none doubled after a resume."""
+
+import io
+import json
+import sys
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmony_jax.training import progress
+from harmony_jax.training.errors import UserError
+from harmony_jax.training.logger import MetricsWriter
+
+
+def lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_metrics_take_every_kind_of_scalar(tmp_path):
+  writer = MetricsWriter(tmp_path, tensorboard=False)
+  assert writer.write(10, 40, 3, {'loss/reward': jnp.float32(0.5), 'a': np.ones(1), 'b': 2}) == []
+  assert lines(tmp_path / 'metrics.jsonl') == [
+      {'step': 10, 'frame': 40, 'update': 3, 'loss/reward': 0.5, 'a': 1.0, 'b': 2.0}]
+
+
+def test_what_is_not_finite_is_null_and_named(tmp_path):
+  writer = MetricsWriter(tmp_path, tensorboard=False)
+  bad = writer.write(1, 4, 0, {'x': np.nan, 'y': jnp.inf, 'z': 1.0})
+  assert bad == ['x', 'y']
+  assert lines(tmp_path / 'metrics.jsonl') == [
+      {'step': 1, 'frame': 4, 'update': 0, 'x': None, 'y': None, 'z': 1.0, 'nonfinite': ['x', 'y']}]
+
+
+def test_a_metric_that_is_no_scalar_is_named(tmp_path):
+  writer = MetricsWriter(tmp_path, tensorboard=False)
+  with pytest.raises(ValueError, match='loss/image has shape'):
+    writer.write(1, 4, 0, {'loss/image': np.zeros(3)})
+  assert not (tmp_path / 'metrics.jsonl').exists()
+
+
+def test_scores_keep_their_lists(tmp_path):
+  writer = MetricsWriter(tmp_path, tensorboard=False)
+  writer.write_score({'step': 5, 'scores': np.array([1.5, np.nan]), 'task': 'pong', 'n': np.int64(2)})
+  assert lines(tmp_path / 'scores.jsonl') == [
+      {'step': 5, 'scores': [1.5, None], 'task': 'pong', 'n': 2}]
+  with pytest.raises(ValueError, match='step'):
+    writer.write_score({'score': 1.0})
+  with pytest.raises(TypeError, match='object'):
+    writer.write_score({'step': 6, 'x': object()})
+
+
+def test_truncate_drops_later_and_unfinished_lines(tmp_path):
+  writer = MetricsWriter(tmp_path, tensorboard=False)
+  for step in (10, 20, 30):
+    writer.write(step, 4 * step, step, {'x': step})
+    writer.write_score({'step': step, 'score': 1.0})
+  with open(tmp_path / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 15, "fra')  # a crash in the middle of a line
+  resumed = MetricsWriter(tmp_path, tensorboard=False)
+  resumed.truncate_after(20)
+  assert [line['step'] for line in lines(tmp_path / 'metrics.jsonl')] == [10, 20]
+  assert [line['step'] for line in lines(tmp_path / 'scores.jsonl')] == [10, 20]
+  resumed.write(30, 120, 30, {'x': 0})
+  assert [line['step'] for line in lines(tmp_path / 'metrics.jsonl')] == [10, 20, 30]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['metrics.jsonl', 'scores.jsonl']
+
+
+def read_events(folder):
+  """`[(tag, step, value)]` of all event files, as TensorBoard's own format holds them."""
+  from tensorboardX.event_file_writer import EventsWriter  # noqa: F401  (the format's writer)
+  from tensorboardX.proto import event_pb2
+  found, purges = [], []
+  for path in sorted(folder.glob('events*')):
+    data = path.read_bytes()
+    while data:  # a record: 8 bytes of length, 4 of checksum, the event, 4 of checksum
+      size = int.from_bytes(data[:8], 'little')
+      event = event_pb2.Event.FromString(data[12:12 + size])
+      data = data[16 + size:]
+      found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+      if event.HasField('session_log'):
+        purges.append(event.step)
+  return found, purges
+
+
+def test_tensorboard_shows_finite_values_and_hides_doubled_steps(tmp_path):
+  writer = MetricsWriter(tmp_path)
+  writer.write(10, 40, 3, {'loss/reward': 0.5, 'broken': np.nan})
+  writer.close()
+  assert read_events(tmp_path / 'tensorboard') == ([('loss/reward', 10, 0.5)], [])
+  resumed = MetricsWriter(tmp_path)
+  resumed.truncate_after(5)
+  resumed.write(6, 24, 3, {'loss/reward': 0.25})
+  resumed.close()
+  assert read_events(tmp_path / 'tensorboard')[1] == [6]
+
+
+def test_wandb_is_one_line_where_it_is_missing(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'wandb', None)
+  with pytest.raises(UserError, match='pip install wandb'):
+    MetricsWriter(tmp_path, tensorboard=False, wandb=True)
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
+  started, logged = [], []
+  fake = types.SimpleNamespace(init=lambda **settings: started.append(settings) or types.SimpleNamespace(
+      log=lambda values, step: logged.append((values, step)), finish=lambda: None))
+  monkeypatch.setitem(sys.modules, 'wandb', fake)
+  for _ in range(2):
+    writer = MetricsWriter(tmp_path, tensorboard=False, wandb=True)
+    writer.write(1, 4, 0, {'x': 1.0, 'y': np.inf})
+    writer.close()
+  assert started[0]['id'] == started[1]['id'] and started[0]['resume'] == 'allow'
+  assert logged == [({'x': 1.0}, 1)] * 2
+
+
+INFO = {'score': 21.0, 'harmony/reward/sigma': 0.25, 'harmony/reward/weight': 4.0}
+
+
+def test_progress_prints_plain_lines_at_its_interval():
+  file = io.StringIO()
+  with progress.Progress(1000, interval=3600, file=file) as shown:
+    for step in range(1, 11):
+      shown.update(step, INFO)
+    shown.line('evaluation: 21.0')
+  first, second = file.getvalue().splitlines()
+  assert first.startswith('step 1/1,000 (0.1%)')
+  assert 'score 21' in first and 'reward σ=0.25 w=4' in first
+  assert second == 'evaluation: 21.0'
+
+
+def test_progress_panel_shows_the_weights():
+  file = io.StringIO()
+  with progress.Progress(1000, live=True, file=file) as shown:
+    shown.update(500, INFO)
+    shown.line('evaluation: [21.0]')
+  text = file.getvalue()
+  assert 'evaluation: [21.0]' in text
+  assert 'step 500/1,000 (50.0%)' in text and 'reward' in text and '0.25' in text
+
+
+def test_speed_leaves_out_the_steps_of_an_earlier_start(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+  file = io.StringIO()
+  shown = progress.Progress(1000, start=400, interval=0, file=file)
+  now[0] = 110.0
+  shown.update(600)
+  assert shown.speed() == 20.0
+  assert '20.0 steps/s  0:00:20 left' in file.getvalue()

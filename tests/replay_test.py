@@ -1,0 +1,291 @@
+"""Replay: windows are true stretches of one environment's past, drawn uniformly and repeatably."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from harmony_jax.replay import Prefetcher
+from harmony_jax.replay import Replay
+
+SPECS = {'image': ((2, 2, 3), np.uint8), 'action': ((4,), np.float32), 'env': ((), np.int32),
+         'count': ((), np.int32), 'is_first': ((), bool)}
+
+
+def make(num_envs=2, capacity=40, batch_size=8, length=4, seed=0, margin=3, specs=None):
+  return Replay(specs or SPECS, num_envs, capacity, batch_size, length, seed, margin)
+
+
+def step_of(count, num_envs):
+  """A step that says where it belongs: environment and count, in every key."""
+  envs = np.arange(num_envs)
+  return {'image': np.broadcast_to(((7 * count + envs) % 256).astype(np.uint8)[:, None, None, None],
+                                   (num_envs, 2, 2, 3)),
+          'action': np.stack([np.full(4, count + 1000 * env, np.float32) for env in envs]),
+          'env': envs, 'count': np.full(num_envs, count),
+          'is_first': np.full(num_envs, count % 5 == 0)}
+
+
+def fill(replay, first, last):
+  for count in range(first, last):
+    replay.append(step_of(count, replay.num_envs))
+
+
+def assert_equal(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_envs=st.integers(1, 3), per_env=st.integers(1, 20), length=st.integers(1, 6),
+       steps=st.integers(1, 70), margin=st.integers(0, 5), update=st.integers(0, 10**9))
+def test_windows_are_contiguous_in_order_of_one_env_and_not_older_than_capacity(
+    num_envs, per_env, length, steps, margin, update):
+  per_env = max(per_env, length)
+  replay = make(num_envs, per_env * num_envs, 16, length, 0, margin)
+  fill(replay, 0, steps)
+  stored = min(steps, per_env)
+  assert replay.windows == num_envs * max(0, stored - length + 1)
+  if not replay.windows:
+    with pytest.raises(ValueError, match='a window has'):
+      replay.sample(update)
+    return
+  batch = replay.sample(update)
+  first = batch['count'][:, 0]
+  assert (first >= steps - stored).all() and (first + length <= steps).all()
+  np.testing.assert_array_equal(batch['count'], first[:, None] + np.arange(length))
+  assert (batch['env'] == batch['env'][:, :1]).all()
+  # The other keys come from the same rows.
+  np.testing.assert_array_equal(
+      batch['image'][..., 1, 1, 2], (7 * batch['count'] + batch['env']) % 256)
+  np.testing.assert_array_equal(batch['action'][..., 3], batch['count'] + 1000 * batch['env'])
+  assert batch['is_first'][:, 0].all()
+  np.testing.assert_array_equal(batch['is_first'][:, 1:], batch['count'][:, 1:] % 5 == 0)
+
+
+def test_every_window_is_drawn_equally_often():
+  replay = make(num_envs=2, capacity=40, batch_size=50, length=4)
+  fill(replay, 0, 33)  # the ring has wrapped
+  batches = [replay.sample(update) for update in range(400)]
+  env = np.concatenate([batch['env'][:, 0] for batch in batches])
+  start = np.concatenate([batch['count'][:, 0] for batch in batches]) - 13
+  counts = np.bincount(env * 17 + start, minlength=34)
+  assert len(counts) == 34 == replay.windows
+  expected = 400 * 50 / 34
+  chi_square = ((counts - expected)**2 / expected).sum()
+  assert chi_square < 63.9  # 33 degrees of freedom: exceeded with probability 0.001
+
+
+def test_sample_depends_on_seed_update_and_contents_alone():
+  one, other = make(), make()
+  fill(one, 0, 30)
+  one.sample(3)  # what was sampled before leaves no trace
+  fill(other, 0, 30)
+  assert_equal(one.sample(7), other.sample(7))
+  assert_equal(one.sample(7), one.sample(7))
+  assert (one.sample(7)['count'] != one.sample(8)['count']).any()
+  reseeded = make(seed=1)
+  fill(reseeded, 0, 30)
+  assert (one.sample(7)['count'] != reseeded.sample(7)['count']).any()
+  wide = make(margin=100)  # the margin is storage and no part of the distribution
+  fill(wide, 0, 30)
+  assert_equal(one.sample(7), wide.sample(7))
+
+
+def test_a_batch_is_contiguous_and_the_callers_own():
+  replay = make()
+  fill(replay, 0, 20)
+  batch = replay.sample(0)
+  for name, (shape, dtype) in SPECS.items():
+    assert batch[name].shape == (8, 4, *shape) and batch[name].dtype == dtype
+    assert batch[name].flags.c_contiguous
+  expected = {name: array.copy() for name, array in batch.items()}
+  for array in batch.values():
+    array[...] = 0
+  assert_equal(replay.sample(0), expected)
+
+
+def test_append_refuses_what_it_cannot_store():
+  replay = make()
+  good = step_of(0, 2)
+  with pytest.raises(ValueError, match='replay stores'):
+    replay.append({**good, 'extra': np.zeros(2)})
+  with pytest.raises(ValueError, match='action has shape'):
+    replay.append({**good, 'action': np.zeros((2, 5), np.float32)})
+  with pytest.raises(TypeError, match='image is float32'):
+    replay.append({**good, 'image': good['image'].astype(np.float32)})
+  assert replay.steps == 0
+  with pytest.raises(ValueError, match='a window has 4'):
+    make(capacity=7)
+  with pytest.raises(ValueError, match='is_first'):
+    make(specs={'reward': ((), np.float32)})
+
+
+def test_memory_is_what_it_says():
+  replay = Replay({'image': ((64, 64, 3), np.uint8), 'is_first': ((), bool)}, 1, 100_000, 16, 64, 0)
+  assert replay.nbytes == 100_256 * (64 * 64 * 3 + 1)
+  assert replay.describe() == 'replay: 100,000 steps, 1.23 GB'
+
+
+@pytest.mark.parametrize('num_envs, capacity', [(1, 20), (2, 40), (2, 20000)])
+def test_saved_and_loaded_it_draws_the_same_and_goes_on_the_same(tmp_path, num_envs, capacity):
+  original, copy = make(num_envs, capacity), make(num_envs, capacity)
+  fill(original, 0, 5)
+  original.save(tmp_path)  # several saves, within a chunk and across chunks
+  for first, last in [(5, 6), (6, 30), (30, 47)]:
+    fill(original, first, last)
+    original.save(tmp_path)
+  copy.load(tmp_path)
+  assert copy.steps == original.steps == 47
+  for replay in (original, copy):
+    fill(replay, 47, 61)
+  for update in range(5):
+    assert_equal(original.sample(update), copy.sample(update))
+
+
+def test_load_goes_back_to_a_recorded_count(tmp_path):
+  replay, at_30 = make(), make()
+  fill(replay, 0, 30)
+  replay.save(tmp_path)
+  expected = replay.sample(1)
+  fill(replay, 30, 44)
+  replay.save(tmp_path)
+  at_30.load(tmp_path, steps=30)
+  assert_equal(at_30.sample(1), expected)
+  # Saved from there, the future that was left behind is gone.
+  fill(at_30, 30, 32)
+  at_30.save(tmp_path)
+  assert not (tmp_path / 'chunk-000000000040.npz').exists()
+  again = make()
+  with pytest.raises(ValueError, match='has 32 steps; 44 were asked for'):
+    again.load(tmp_path, steps=44)
+  again.load(tmp_path)
+  assert_equal(again.sample(1), at_30.sample(1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(saves=st.lists(st.integers(1, 60), min_size=2, max_size=6), margin=st.integers(0, 5))
+def test_every_save_that_is_recent_enough_can_be_gone_back_to(tmp_path_factory, saves, margin):
+  """However far apart the saves are: also further than the ring is long."""
+  folder = tmp_path_factory.mktemp('replay')
+  replay, seen = make(margin=margin), {}
+  for more in saves:
+    fill(replay, replay.steps, replay.steps + more)
+    replay.save(folder)
+    seen[replay.steps] = replay.sample(0) if replay.windows else None
+  for steps, expected in seen.items():
+    if expected is not None and steps > replay.steps - replay.kept:
+      copy = make(margin=margin)
+      copy.load(folder, steps)
+      assert copy.steps == steps
+      assert_equal(copy.sample(0), expected)
+
+
+def test_a_save_writes_only_what_is_new_and_drops_what_is_old(tmp_path):
+  replay = make(num_envs=1, capacity=10, length=4)  # chunks of 10 steps
+  for first in range(0, 100, 5):
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('chunk-*')}
+    fill(replay, first, first + 5)
+    replay.save(tmp_path)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('chunk-*')}
+    current = f'chunk-{first // 10 * 10:012d}.npz'
+    assert [name for name in after if after[name] != before.get(name)] == [current]
+  assert sorted(after) == [f'chunk-{first:012d}.npz' for first in (80, 90)]
+  assert not list(tmp_path.glob('*.tmp'))
+
+
+def test_a_save_that_was_cut_off_leaves_the_earlier_one(tmp_path, monkeypatch):
+  replay, copy = make(), make()
+  fill(replay, 0, 15)
+  replay.save(tmp_path)
+  expected = replay.sample(0)
+  fill(replay, 15, 30)
+  monkeypatch.setattr(json, 'dumps', lambda *a, **k: (_ for _ in ()).throw(OSError('disk full')))
+  with pytest.raises(OSError):
+    replay.save(tmp_path)
+  monkeypatch.undo()
+  copy.load(tmp_path)
+  assert copy.steps == 15
+  assert_equal(copy.sample(0), expected)
+
+
+def test_load_refuses_another_layout_and_damage(tmp_path):
+  replay = make()
+  with pytest.raises(ValueError, match='no replay can be read'):
+    replay.load(tmp_path)
+  fill(replay, 0, 30)
+  replay.save(tmp_path)
+  with pytest.raises(ValueError, match='specs'):
+    make(specs=SPECS | {'image': ((8, 8, 3), np.uint8)}).load(tmp_path)
+  with pytest.raises(ValueError, match='num_envs 2; this run has 1'):
+    make(num_envs=1, capacity=20).load(tmp_path)
+  with pytest.raises(ValueError, match='steps_kept'):
+    make(capacity=80).load(tmp_path)
+  chunk = sorted(tmp_path.glob('chunk-*'))[-1]
+  chunk.write_bytes(chunk.read_bytes()[:100])
+  with pytest.raises(ValueError, match='cannot be read') as caught:
+    make().load(tmp_path)
+  assert '\n' not in str(caught.value)
+
+
+def test_prefetched_batches_are_those_of_their_request():
+  """While steps are appended and the thread is late, each batch is as at its request."""
+  replay, plain = make(margin=6), make(margin=6)
+  prefetcher = Prefetcher(replay, lambda batch: time.sleep(0.001) or batch, depth=2)
+  fill(replay, 0, 20)
+  fill(plain, 0, 20)
+  expected = []
+  try:
+    for update in range(60):
+      count = 20 + 2 * update
+      fill(replay, count, count + 2)
+      fill(plain, count, count + 2)
+      expected.append(plain.sample(update))
+      prefetcher.request(update)
+      if update >= 1:
+        assert_equal(prefetcher.get(), expected[update - 1])
+    assert len(prefetcher) == 1
+  finally:
+    prefetcher.close()
+
+
+def test_prefetching_names_an_overwritten_window_whatever_the_timing():
+  for late in (False, True):
+    replay = make(margin=3)
+    gate = threading.Event()
+    prefetcher = Prefetcher(replay, lambda batch: gate.wait(10) and batch, depth=1)
+    fill(replay, 0, 30)
+    prefetcher.request(0)
+    if not late:
+      gate.set()
+      time.sleep(0.02)
+    fill(replay, 30, 34)
+    gate.set()
+    with pytest.raises(RuntimeError, match='margin|more than 3'):
+      prefetcher.get()
+    prefetcher.close()
+
+
+def test_prefetcher_raises_what_its_thread_raised():
+  replay = make()
+  fill(replay, 0, 20)
+
+  def put(batch):
+    raise OverflowError('no room on the device')
+
+  prefetcher = Prefetcher(replay, put, depth=1)
+  with pytest.raises(RuntimeError, match='no batch was requested'):
+    prefetcher.get()
+  prefetcher.request(0)
+  with pytest.raises(RuntimeError, match='requested already'):
+    prefetcher.request(1)
+  with pytest.raises(OverflowError, match='no room'):
+    prefetcher.get()
+  prefetcher.request(1)
+  prefetcher.close()

@@ -1,0 +1,96 @@
+"""Run folders: one configuration, one process, nothing overwritten."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from harmony_jax.training import run_folder
+from harmony_jax.training.errors import UserError
+
+CONFIG = {'seed': 0, 'world_model': {'deter': 512, 'units': (64, 64)}}
+IDENTITY = {'task': 'pong', 'method': 'harmony'}
+
+
+def test_a_new_folder_says_what_the_run_is(tmp_path):
+  with run_folder.prepare(tmp_path / 'a' / 'b', CONFIG, IDENTITY) as folder:
+    assert not folder.resumed and folder.path == tmp_path / 'a' / 'b'
+    assert folder / 'x' == folder.path / 'x'
+  assert json.loads((folder / 'config.json').read_text()) == {
+      'config': {'seed': 0, 'world_model': {'deter': 512, 'units': [64, 64]}}, 'identity': IDENTITY}
+  text = (folder / 'environment.txt').read_text()
+  for word in ('command: ', 'commit: ', 'python: ', 'devices: ', 'jax==', 'numpy=='):
+    assert word in text
+
+
+def test_the_same_run_goes_on_in_its_folder(tmp_path):
+  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
+  before = (tmp_path / 'config.json').read_bytes()
+  with run_folder.prepare(tmp_path, CONFIG, IDENTITY) as folder:
+    assert folder.resumed
+  assert (tmp_path / 'config.json').read_bytes() == before
+  assert (tmp_path / 'environment.txt').read_text().count('command: ') == 2  # a section a start
+
+
+def test_another_run_is_refused_with_each_key_that_differs(tmp_path):
+  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
+  before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != '.lock'}
+  other = {'seed': 1, 'world_model': {'deter': 512}, 'new': True}
+  with pytest.raises(UserError) as caught:
+    run_folder.prepare(tmp_path, other, IDENTITY | {'task': 'breakout'})
+  text = str(caught.value)
+  assert 'config.seed: folder has 0, command has 1' in text
+  assert "config.new: folder has 'nothing', command has True" in text
+  assert "config.world_model.units: folder has [64, 64], command has 'nothing'" in text
+  assert "identity.task: folder has 'pong', command has 'breakout'" in text
+  assert 'deter' not in text and '\n' not in text
+  assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != '.lock'} == before
+  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()  # the refused start left no lock
+
+
+def test_a_config_that_is_no_json_is_not_overwritten(tmp_path):
+  (tmp_path / 'config.json').write_text('{"config": ')
+  with pytest.raises(UserError, match='nothing was overwritten'):
+    run_folder.prepare(tmp_path, CONFIG, IDENTITY)
+  assert (tmp_path / 'config.json').read_text() == '{"config": '
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+  with run_folder.prepare(tmp_path, CONFIG, IDENTITY):
+    with pytest.raises(UserError, match='in use by process'):
+      run_folder.prepare(tmp_path, CONFIG, IDENTITY)
+  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
+
+
+def test_a_process_that_died_leaves_no_lock(tmp_path):
+  code = ('import os, sys; from harmony_jax.training import run_folder as r; '
+          'r.describe_environment = lambda: ""; f = r.prepare(sys.argv[1], {}, {}); os._exit(9)')
+  done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=False)
+  assert done.returncode == 9 and (tmp_path / 'config.json').exists()
+  run_folder.prepare(tmp_path, {}, {}).close()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='cannot write to the run folder') as caught:
+    run_folder.prepare(tmp_path / 'file' / 'run', CONFIG, IDENTITY)
+  assert '\n' not in str(caught.value)
+
+
+def test_the_marker_of_completion(tmp_path):
+  with run_folder.prepare(tmp_path, CONFIG, IDENTITY) as folder:
+    assert not folder.is_complete() and not run_folder.is_complete(tmp_path)
+    folder.mark_complete({'score': 21.0, 'steps': 100})
+    assert folder.is_complete() and run_folder.is_complete(tmp_path)
+  assert json.loads((tmp_path / '.complete').read_text()) == {'score': 21.0, 'steps': 100}
+
+
+def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
+  path = tmp_path / 'file'
+  path.write_text('old')
+  with pytest.raises(ZeroDivisionError):
+    with run_folder.atomic_write(path) as file:
+      file.write('new')
+      raise ZeroDivisionError
+  assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
