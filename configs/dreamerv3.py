@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
       compute_dtype='float32',       # or bfloat16; losses, norms, harmonizers and optimisers stay float32
       batch_size=16,
       batch_length=64,
-      encoder=dict(depth=32, minres=4, mlp_layers=2, mlp_units=512),
-      decoder=dict(depth=32, minres=4, mlp_layers=2, mlp_units=512),
+      encoder=dict(depth=32, minres=4, patch=1, mlp_layers=2, mlp_units=512),
+      decoder=dict(depth=32, minres=4, patch=1, mlp_layers=2, mlp_units=512),
       rssm=dict(deter=512, units=512, stoch=32, classes=32, unimix=0.01, action_clip=1.0),
       reward_head=dict(layers=2, units=512, bins=255),
       continue_head=dict(layers=2, units=512),

@@ -184,19 +184,18 @@ class Agent:
     previous_action = shift_actions(batch['action'], jnp.zeros_like(batch['action'][:, 0]))
     return self.world_model.open_loop(state.params['world_model'], batch, previous_action, context, uniform)
 
-  def calibrate(self, state: TrainState, batches, scale=None) -> TrainState:
-    """Sets every harmonizer to the closed form (eq. 12) for its mean loss over some batches, without training."""
-    total = None
-    for index, batch in enumerate(batches):
-      key = jax.random.fold_in(jax.random.fold_in(state.rng, 2 ** 31 - 1), index)
-      carry = self.initial_carry(state.params, batch['is_first'].shape[0])
-      losses, _ = self.world_model.losses(
-          state.params['world_model'], carry.latent, batch, shift_actions(batch['action'], carry.action),
-          self._train_noise(key, *batch['is_first'].shape)['posterior'])
-      total = losses if total is None else jax.tree.map(jnp.add, total, losses)
-    current = state.params['world_model']['harmony']
-    start = harmony.from_losses({k: total[k] / len(batches) for k in current})
-    return state.replace(params={**state.params, 'world_model': {**state.params['world_model'], 'harmony': start}})
+  def task_losses(self, state: TrainState, batch) -> dict:
+    """The world model's losses by name on one batch, without training."""
+    carry = self.initial_carry(state.params, batch['is_first'].shape[0])
+    noise = self._train_noise(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
+    return self.world_model.losses(state.params['world_model'], carry.latent, batch,
+                                   shift_actions(batch['action'], carry.action), noise['posterior'])[0]
+
+  def with_harmonizers(self, state: TrainState, losses) -> TrainState:
+    """The state with every harmonizer at its closed form (eq. 12) for the given losses {name: scalar}."""
+    model = state.params['world_model']
+    start = harmony.from_losses({k: jnp.asarray(losses[k]) for k in model['harmony']})
+    return state.replace(params={**state.params, 'world_model': {**model, 'harmony': start}})
 
 
 def shift_actions(action, before):

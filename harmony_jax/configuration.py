@@ -11,7 +11,7 @@ import difflib
 import ml_collections
 from ml_collections.config_dict import FieldReference
 
-from harmony_jax.training.errors import UserError
+from harmony_jax.errors import UserError
 
 ABSENT = 'nothing'  # how `difference` shows a key that one side lacks
 _FLAG = 'config.'

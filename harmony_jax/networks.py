@@ -129,28 +129,44 @@ def split_keys(shapes: Mapping[str, tuple]) -> tuple[list, list]:
   return images, vectors
 
 
-def _image_plan(shapes, minres):
-  """(resolution, number of halvings, channels) of all images together; they must share one square resolution."""
+def _image_plan(shapes, minres, patch):
+  """(number of halvings, channels) of all images together; they must share one square resolution."""
   images, _ = split_keys(shapes)
   sides = {shapes[k][:2] for k in images}
   if len(sides) != 1 or len(set(*sides)) != 1:
     raise ValueError(f'images must be square and of one size, got {sorted(sides)}')
   side = shapes[images[0]][0]
-  stages = round(math.log2(side / minres))
-  if minres * 2 ** stages != side or stages < 1:
-    raise ValueError(f'image side {side} must be {minres} times a power of two')
-  return side, stages, sum(shapes[k][2] for k in images)
+  stages = round(math.log2(side / patch / minres))
+  if patch * minres * 2 ** stages != side or stages < 1:
+    raise ValueError(f'image side {side} must be {patch * minres} times a power of two')
+  return stages, sum(shapes[k][2] for k in images)
+
+
+def to_patches(x, patch: int):
+  """[N, H, W, C] -> [N, H/patch, W/patch, patch² C]."""
+  n, height, width, channels = x.shape
+  x = x.reshape(n, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
+  return x.reshape(n, height // patch, width // patch, -1)
+
+
+def from_patches(x, patch: int):
+  """The inverse of `to_patches`."""
+  n, height, width, _ = x.shape
+  x = x.reshape(n, height, width, patch, patch, -1).swapaxes(2, 3)
+  return x.reshape(n, height * patch, width * patch, -1)
 
 
 class Encoder(nn.Module):
   """Observations {name: [N, ...]} -> embedding [N, E].
 
   uint8 images are scaled to [-0.5, 0.5], then halved down to `minres` with doubling depth; vectors pass symlog and an
-  MLP. Where there are both, the image's part comes first.
+  MLP. Where there are both, the image's part comes first. With `patch` > 1 the first layer maps each patch×patch block
+  to `depth` channels in one product, which spares a CPU the large strided layers; 1 is DreamerV3.
   """
   shapes: Mapping[str, tuple]
   depth: int = 32
   minres: int = 4
+  patch: int = 1
   mlp_layers: int = 5
   mlp_units: int = 1024
   dtype: jnp.dtype = jnp.float32
@@ -158,8 +174,12 @@ class Encoder(nn.Module):
   def setup(self):
     self.images, self.vectors = split_keys(self.shapes)
     if self.images:
-      _, stages, channels = _image_plan(self.shapes, self.minres)
-      depths = [channels] + [self.depth * 2 ** i for i in range(stages)]
+      stages, channels = _image_plan(self.shapes, self.minres, self.patch)
+      if self.patch > 1:
+        self.stem = Dense(channels * self.patch ** 2, self.depth, dtype=self.dtype)
+        depths = [self.depth * 2 ** i for i in range(stages + 1)]
+      else:
+        depths = [channels] + [self.depth * 2 ** i for i in range(stages)]
       self.down = [Strided(a, b, 'down', dtype=self.dtype) for a, b in zip(depths[:-1], depths[1:])]
     if self.vectors:
       widths = [_vector_size(self.shapes)] + [self.mlp_units] * self.mlp_layers
@@ -170,8 +190,8 @@ class Encoder(nn.Module):
     images, vectors = split_keys(self.shapes)
     size = 0
     if images:
-      _, stages, _ = _image_plan(self.shapes, self.minres)
-      size += self.minres ** 2 * self.depth * 2 ** (stages - 1)
+      stages, _ = _image_plan(self.shapes, self.minres, self.patch)
+      size += self.minres ** 2 * self.depth * 2 ** (stages if self.patch > 1 else stages - 1)
     if vectors:
       size += self.mlp_units if self.mlp_layers else _vector_size(self.shapes)
     return size
@@ -180,6 +200,8 @@ class Encoder(nn.Module):
     parts = []
     if self.images:
       x = jnp.concatenate([scale_image(observation[k]) for k in self.images], -1) - 0.5
+      if self.patch > 1:
+        x = self.stem(to_patches(x, self.patch))
       for layer in self.down:
         x = layer(x)
       parts.append(x.reshape(x.shape[0], -1))
@@ -192,11 +214,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Features [N, F] -> {name: float32 [N, ...]}: images in [0, 1], vectors in symlog space."""
+  """Features [N, F] -> {name: float32 [N, ...]}: images in [0, 1], vectors in symlog space. Mirrors the encoder."""
   inputs: int
   shapes: Mapping[str, tuple]
   depth: int = 32
   minres: int = 4
+  patch: int = 1
   mlp_layers: int = 5
   mlp_units: int = 1024
   dtype: jnp.dtype = jnp.float32
@@ -204,11 +227,14 @@ class Decoder(nn.Module):
   def setup(self):
     self.images, self.vectors = split_keys(self.shapes)
     if self.images:
-      _, stages, channels = _image_plan(self.shapes, self.minres)
-      depths = [self.depth * 2 ** i for i in reversed(range(stages))]
+      stages, channels = _image_plan(self.shapes, self.minres, self.patch)
+      depths = [self.depth * 2 ** i for i in reversed(range(stages + (self.patch > 1)))]
       self.start = Dense(self.inputs, self.minres ** 2 * depths[0], 'none', 'none', 'uniform', dtype=self.dtype)
       self.up = [Strided(a, b, 'up', dtype=self.dtype) for a, b in zip(depths[:-1], depths[1:])]
-      self.last = Strided(depths[-1], channels, 'up', 'none', 'none', 'uniform', self.dtype)
+      if self.patch > 1:
+        self.last = Dense(depths[-1], channels * self.patch ** 2, 'none', 'none', 'uniform', dtype=self.dtype)
+      else:
+        self.last = Strided(depths[-1], channels, 'up', 'none', 'none', 'uniform', self.dtype)
     if self.vectors:
       widths = [self.inputs] + [self.mlp_units] * self.mlp_layers
       self.h = [Dense(a, b, dtype=self.dtype) for a, b in zip(widths[:-1], widths[1:])]
@@ -221,7 +247,8 @@ class Decoder(nn.Module):
       x = self.start(features).reshape(features.shape[0], self.minres, self.minres, -1)
       for layer in self.up:
         x = layer(x)
-      x = self.last(x).astype(jnp.float32) + 0.5
+      x = from_patches(self.last(x), self.patch) if self.patch > 1 else self.last(x)
+      x = x.astype(jnp.float32) + 0.5
       at = 0
       for k in self.images:
         outputs[k] = x[..., at:at + self.shapes[k][2]]

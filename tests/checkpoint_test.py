@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from harmony_jax.training.checkpoint import Checkpoints
-from harmony_jax.training.errors import UserError
+from harmony_jax.errors import UserError
 
 # orbax's reader threads complain of their closed event loop when a file is damaged.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')

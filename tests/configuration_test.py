@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ml_collections.config_dict import placeholder
 
 from harmony_jax import configuration
-from harmony_jax.training.errors import UserError
+from harmony_jax.errors import UserError
 
 
 def make():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harmony_jax.training import progress
-from harmony_jax.training.errors import UserError
+from harmony_jax.errors import UserError
 from harmony_jax.training.logger import MetricsWriter
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from harmony_jax.training import run_folder
-from harmony_jax.training.errors import UserError
+from harmony_jax.errors import UserError
 
 CONFIG = {'seed': 0, 'world_model': {'deter': 512, 'units': (64, 64)}}
 IDENTITY = {'task': 'pong', 'method': 'harmony'}

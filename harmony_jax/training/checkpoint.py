@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from harmony_jax.training.errors import UserError
+from harmony_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 

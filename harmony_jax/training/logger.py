@@ -12,7 +12,7 @@ import uuid
 
 import numpy as np
 
-from harmony_jax.training.errors import UserError
+from harmony_jax.errors import UserError
 from harmony_jax.training.run_folder import atomic_write
 
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ import subprocess
 import sys
 
 from harmony_jax import configuration
-from harmony_jax.training.errors import UserError
+from harmony_jax.errors import UserError
 
 
 def prepare(logdir, config, identity):

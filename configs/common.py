@@ -1,0 +1,49 @@
+"""What the benchmarks' configurations share: the settings of a run, and how presets change them."""
+
+from ml_collections import ConfigDict
+
+from configs import dreamerv3
+
+METHODS = {'dreamerv3': dreamerv3.get_config}
+PRESETS = ('auto', 'paper', 'cpu', 'debug', 'tiny')
+WEIGHTINGS = ('harmony', 'none', 'harmony_unrectified', 'fixed', 'reciprocal')
+
+# The smaller model of the presets for CPUs: 1.6 million parameters in place of 18.
+SMALL = {
+    'encoder.depth': 32, 'encoder.patch': 8, 'decoder.depth': 32, 'decoder.patch': 8,
+    'rssm.deter': 256, 'rssm.units': 128, 'rssm.stoch': 16, 'rssm.classes': 16,
+    'reward_head.units': 128, 'continue_head.units': 128, 'actor.units': 128, 'critic.units': 128,
+    'batch_size': 8, 'batch_length': 16, 'behavior.horizon': 8,
+    'model_opt.lr': 1e-3, 'actor_opt.lr': 3e-4, 'critic_opt.lr': 5e-4, 'behavior.entropy': 2e-2,
+}
+# Smaller still, for a look at whether everything works.
+TOY = {**SMALL, 'rssm.deter': 64, 'rssm.units': 32, 'rssm.stoch': 8, 'rssm.classes': 8, 'encoder.depth': 16,
+       'decoder.depth': 16, 'reward_head.units': 32, 'continue_head.units': 32, 'actor.units': 32,
+       'critic.units': 32, 'batch_size': 4, 'batch_length': 16, 'behavior.horizon': 5}
+
+
+def run_settings() -> dict:
+  """Settings of a run that are not the method's. Steps are agent steps (frames / action_repeat)."""
+  return dict(
+      suite='', task='', preset='paper', seed=0, steps=100_000, num_envs=1, env={},
+      replay_capacity=1_000_000,  # steps; a 100K run never fills more than 100,000
+      train_ratio=1024.0,       # replayed steps per environment step: 1024 / (16 · 64) = 1 update per step
+      prefill=0,                # random steps before training, beside what the first batch needs
+      prefill_chunk=100,        # they are taken in chunks of so many
+      eval_every=5_000, eval_episodes=100, final_eval_episodes=100, eval_envs=16,
+      log_every=250, checkpoint_every=5_000, video_every=10_000)
+
+
+def build(method: str, **settings) -> ConfigDict:
+  """The configuration of a method with a benchmark's settings."""
+  config = METHODS[method]()
+  with config.unlocked():
+    config.update({**run_settings(), **settings})
+  return config
+
+
+def apply_preset(config: ConfigDict, preset: str, changes: dict) -> ConfigDict:
+  """Applies {'some.field': value} and names the preset in the configuration."""
+  config.update_from_flattened_dict(changes)
+  config.preset = preset
+  return config

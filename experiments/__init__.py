@@ -1,0 +1,1 @@
+"""Entry points: one command per benchmark, over one shared launcher."""

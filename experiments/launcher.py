@@ -1,0 +1,111 @@
+"""The launcher that all experiments share: flags → configuration → run folder → training.
+
+The only place with flags, and the only one that turns errors into an exit code: what the user can mend is told in one
+line, with exit code 2.
+"""
+
+import os
+import sys
+
+from absl import app, flags
+
+from harmony_jax.errors import UserError
+
+
+def run(benchmark):
+  """Runs a benchmark: a module of configs/ with SUITE, TASK_FLAG, DEFAULT_TASK, HOURS and get_config."""
+  from configs import common
+  from harmony_jax.configuration import split_config_flags
+  flags.DEFINE_string(benchmark.TASK_FLAG, benchmark.DEFAULT_TASK, f'The {benchmark.TASK_FLAG} to train on.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
+  flags.DEFINE_enum('method', 'dreamerv3', sorted(common.METHODS), 'Base method.')
+  flags.DEFINE_enum('weighting', 'harmony', common.WEIGHTINGS, 'How the tasks of the world model are weighed.')
+  flags.DEFINE_enum('preset', 'auto', common.PRESETS, "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
+                    "takes 'paper' on an accelerator and 'cpu' otherwise.")
+  flags.DEFINE_string('logdir', None, 'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
+                      'seed<seed>. The same command continues the run that is there.')
+  flags.DEFINE_bool('wandb', False, 'Also log to Weights & Biases.')
+  try:
+    argv, overrides = split_config_flags(sys.argv)
+  except UserError as error:
+    sys.exit(_fail(error))
+  app.run(lambda rest: _main(benchmark, rest, overrides), argv=argv, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+  """absl's parsing, with one line in place of its page of usage."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    sys.exit(_fail(str(error).replace('\n', ' ').strip()))
+
+
+def _main(benchmark, rest, overrides):
+  if len(rest) > 1:
+    return _fail(f'unexpected argument {rest[1]!r}: options look like --{benchmark.TASK_FLAG}=…')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  try:
+    return _train(benchmark, flags.FLAGS, overrides)
+  except UserError as error:
+    return _fail(error)
+  except KeyboardInterrupt:
+    return _fail('interrupted; the same command continues from the last checkpoint', 130)
+
+
+def _train(benchmark, options, overrides):
+  from harmony_jax import parallel
+  from harmony_jax.training import run_folder
+  from harmony_jax.training.loop import Trainer
+  parallel.use_compilation_cache()
+  config, reason = make_config(benchmark, options, overrides, parallel.has_accelerator())
+  logdir = options.logdir or default_logdir(config)
+  identity = {'suite': config.suite, 'task': config.task, 'method': config.method}
+  with run_folder.prepare(logdir, config, identity) as folder:
+    if folder.is_complete():
+      print(f'this run is complete: {folder.path}')
+      return 0
+    print(f"preset '{config.preset}'{reason}; expected duration: {benchmark.HOURS[config.preset]}")
+    for line in deviations(benchmark, config):
+      print(line)
+    print(f'run folder: {folder.path}', flush=True)
+    Trainer(config, folder, options.wandb).run()
+  return 0
+
+
+def make_config(benchmark, options, overrides, accelerator):
+  """(configuration, why the preset was chosen). Raises UserError for an unknown task or a bad override."""
+  from harmony_jax import envs
+  from harmony_jax.configuration import apply_overrides
+  preset, reason = options.preset, ''
+  if preset == 'auto':
+    preset = 'paper' if accelerator else 'cpu'
+    reason = " (auto: there is an accelerator)" if accelerator else " (auto: there is no accelerator)"
+  config = benchmark.get_config(options.method, preset)
+  config.seed, config.weighting.rule = options.seed, options.weighting
+  apply_overrides(config, overrides)
+  try:
+    config.task = envs.canonical(config.suite, options[benchmark.TASK_FLAG].value)
+  except ValueError as error:
+    raise UserError(str(error)) from None
+  return config, reason
+
+
+def default_logdir(config):
+  """runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>."""
+  name = f'{config.method}-{config.weighting.rule}-{config.preset}'
+  return os.path.join('runs', config.suite, config.task.lower(), name, f'seed{config.seed}')
+
+
+def deviations(benchmark, config):
+  """Lines that say where the method differs from the `paper` preset."""
+  from harmony_jax.configuration import difference
+  paper = benchmark.get_config(config.method, 'paper')
+  changed = {k: v for k, v in difference(paper, config).items()
+             if k not in ('task', 'seed', 'preset', 'weighting.rule')}
+  if changed:
+    yield 'differs from the paper: ' + ', '.join(f'{k}={ours} ({paper})' for k, (paper, ours) in changed.items())
+
+
+def _fail(message, code=2):
+  print(f'error: {message}', file=sys.stderr)
+  return code

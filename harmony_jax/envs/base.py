@@ -1,0 +1,102 @@
+"""The one time-step convention of all suites: N environments that step together, NumPy outside.
+
+A suite environment is any class with
+
+    spec        a `Spec`
+    num_envs    N
+    step(actions, restart, seeds, idle=None) -> TimeStep
+    close()
+
+where `actions` is [N] int32 (discrete) or [N, A] float32 in [-1, 1], and
+`restart` [N] bool, `seeds` [N] int, `idle` [N] bool:
+
+- an environment under `restart` begins the episode that belongs to its seed:
+  its action is ignored, `is_first` is True and the reward is 0;
+- one under `idle` is not stepped and repeats its row of the last time step
+  (zeros if it has not begun yet). Idle wins over restart;
+- the others take their action. After `is_last` comes a restart or idling.
+
+`check.check(env)` verifies all this for an environment of your own.
+"""
+
+import dataclasses
+import difflib
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+  """Shape and dtype of one observation of one environment (no N)."""
+  shape: tuple[int, ...]
+  dtype: type
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """What an agent must know of an environment.
+
+  Attributes:
+    observation: `{name: ArraySpec}`. Images are uint8 `[height, width, 3]`.
+    discrete: actions are int32 [N], else float32 [N, A] in [-1, 1].
+    num_actions: number of choices, or A.
+    action_repeat: simulator frames per step (frames = steps x action_repeat).
+  """
+  observation: dict[str, ArraySpec]
+  discrete: bool
+  num_actions: int
+  action_repeat: int
+
+
+class TimeStep(NamedTuple):
+  """What N environments show after a step; the arrays belong to the caller.
+
+  Attributes:
+    observation: `{name: [N, ...]}`.
+    reward: [N] float32, of the step that led here; 0 where `is_first`.
+    is_first: [N] bool, the first time step of an episode.
+    is_last: [N] bool, the last one, for whatever reason.
+    is_terminal: [N] bool, the last one, with no future reward to expect.
+  """
+  observation: dict[str, np.ndarray]
+  reward: np.ndarray
+  is_first: np.ndarray
+  is_last: np.ndarray
+  is_terminal: np.ndarray
+
+
+def empty_timestep(spec, num_envs):
+  """A time step of zeros: the buffer that an environment fills row by row."""
+  observation = {name: np.zeros((num_envs, *array.shape), array.dtype)
+                 for name, array in spec.observation.items()}
+  flags = [np.zeros(num_envs, bool) for _ in range(3)]
+  return TimeStep(observation, np.zeros(num_envs, np.float32), *flags)
+
+
+def copy_timestep(timestep):
+  """A time step that shares no memory with the given one."""
+  observation = {name: array.copy() for name, array in timestep.observation.items()}
+  return TimeStep(observation, *(array.copy() for array in timestep[1:]))
+
+
+def zero_actions(spec, num_envs):
+  """Actions [N] or [N, A] that say nothing: for calls that only restart."""
+  if spec.discrete:
+    return np.zeros(num_envs, np.int32)
+  return np.zeros((num_envs, spec.num_actions), np.float32)
+
+
+def unknown(kind, name, choices, listing=None):
+  """A `ValueError` of one line for an unknown name, with the nearest of the valid ones.
+
+  Args:
+    kind: what the name should have been, e.g. 'Atari game'.
+    name: what was given.
+    choices: valid names.
+    listing: text in parentheses; by default all choices.
+  """
+  folded = {choice.lower(): choice for choice in choices}
+  nearest = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.0)[0]
+  listing = listing or 'known: ' + ', '.join(choices)
+  return ValueError(f'unknown {kind} {name!r}: did you mean {folded[nearest]!r}? ({listing})')

@@ -1,0 +1,173 @@
+"""Catch: a pixel game in pure JAX that a world model learns in minutes, with things that distract.
+
+A ball falls one cell a step from a random column of the top row; a paddle of
+one cell in the bottom row moves left, stays or moves right. The last step pays
++1 if the paddle is under the ball, else -1. Soft coloured blobs drift behind:
+they matter to the picture and not to the task, which is where the balance of
+observation and reward losses shows.
+
+`reset`, `step` and `render` are pure functions for jit, vmap and scan:
+
+    state = reset(jax.random.key(0))
+    state, reward, done = step(state, 1)
+    image = render(state)
+
+`Catch` batches them behind the convention of `base`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from harmony_jax.envs import base
+from harmony_jax.envs import episodes
+
+PIXELS = 64
+LEFT, STAY, RIGHT = 0, 1, 2
+BALL_COLOR = (255, 255, 255)
+PADDLE_COLOR = (255, 255, 0)
+BLOB_LIMIT = 200  # the brightest a blob gets: ball and paddle stay visible before it
+
+
+class State(NamedTuple):
+  """One game; lengths are in cells for ball and paddle, in pixels for the M blobs."""
+  ball: jax.Array  # [2] int32 row, column
+  paddle: jax.Array  # [] int32 column, in the last row
+  position: jax.Array  # [M, 2] row, column of each blob's centre
+  velocity: jax.Array  # [M, 2] pixels per step
+  radius: jax.Array  # [M]
+  color: jax.Array  # [M, 3] in [0, BLOB_LIMIT]
+
+
+def reset(key, size=8, distractors=4):
+  """A new game on `size` x `size` cells, with M = `distractors` blobs."""
+  task, scene = jax.random.split(key)  # apart, so that the scene cannot change the task
+  columns = jax.random.randint(task, (2,), 0, size)
+  uniform = lambda index, shape, low, high: jax.random.uniform(
+      jax.random.fold_in(scene, index), shape, minval=low, maxval=high)
+  return State(
+      ball=jnp.stack([0, columns[0]]),
+      paddle=columns[1],
+      position=uniform(0, (distractors, 2), 0, PIXELS),
+      velocity=uniform(1, (distractors, 2), -4, 4),
+      radius=uniform(2, (distractors,), 6, 14),
+      color=uniform(3, (distractors, 3), 0, BLOB_LIMIT))
+
+
+def step(state, action, size=8):
+  """Moves the paddle, then lets the ball fall by one cell.
+
+  Args:
+    state: a game that is not over.
+    action: [] int, LEFT, STAY or RIGHT; the paddle stops at the border.
+    size: as in `reset`.
+
+  Returns:
+    The next state, the reward (float32; +1, -1, or 0 before the end) and
+    whether the game is over: always after size - 1 steps.
+  """
+  paddle = jnp.clip(state.paddle + action - STAY, 0, size - 1)
+  ball = state.ball.at[0].add(1)
+  done = ball[0] >= size - 1
+  reward = jnp.where(done, jnp.where(ball[1] == paddle, 1.0, -1.0), 0.0)
+  position = state.position + state.velocity
+  outside = (position < 0) | (position > PIXELS)
+  bounced = jnp.where(position < 0, -position, 2 * PIXELS - position)
+  return state._replace(
+      ball=ball,
+      paddle=paddle,
+      position=jnp.where(outside, bounced, position),
+      velocity=jnp.where(outside, -state.velocity, state.velocity)), reward, done
+
+
+def render(state, size=8):
+  """The picture of a game: uint8 [64, 64, 3], blobs beneath, ball and paddle above."""
+  pixels = jnp.arange(PIXELS)
+  # A blob is a product of a row and a column profile, so all of them are one matrix product.
+  profile = jnp.exp(-0.5 * ((pixels - state.position[..., None]) / state.radius[:, None, None]) ** 2)
+  image = jnp.einsum('mr,mc,mk->rck', profile[:, 0], profile[:, 1], state.color,
+                     precision='highest')  # the same picture on any device, to rounding
+  image = jnp.minimum(image, BLOB_LIMIT)
+  row, column = jnp.meshgrid(pixels * size // PIXELS, pixels * size // PIXELS, indexing='ij')
+  paint = lambda image, at, color: jnp.where(at[..., None], jnp.array(color, image.dtype), image)
+  image = paint(image, (row == size - 1) & (column == state.paddle), PADDLE_COLOR)
+  image = paint(image, (row == state.ball[0]) & (column == state.ball[1]), BALL_COLOR)
+  return image.astype(jnp.uint8)
+
+
+class Catch:
+  """N games of Catch.
+
+  Args:
+    task: 'catch', the only one.
+    num_envs: N.
+    size: cells per side, a divisor of 64, from 2 to 64.
+    distractors: M, blobs in the background; 0 for a black one.
+
+  Raises:
+    ValueError: an unknown task, or a size that does not divide the picture.
+  """
+
+  def __init__(self, task='catch', num_envs=1, *, size=8, distractors=4):
+    self.canonical(task)
+    if size < 2 or PIXELS % size:
+      raise ValueError(f'size {size} does not divide {PIXELS} pixels into two cells or more')
+    self.num_envs = num_envs
+    self.spec = base.Spec(
+        observation={'image': base.ArraySpec((PIXELS, PIXELS, 3), np.uint8)}, discrete=True,
+        num_actions=3, action_repeat=1)
+
+    def new(seed):
+      return reset(jax.random.key(seed), size, distractors)
+
+    def advance(state, last, action, restart, seed, idle):
+      """One environment; `last` is (image, reward, is_first, done)."""
+      stepped, reward, done = step(state, action, size)
+      begun_or_stepped = _where(restart, new(seed), stepped)
+      shown = (render(begun_or_stepped, size), jnp.where(restart, 0.0, reward), restart,
+               done & ~restart)
+      return _where(idle, (state, last), (begun_or_stepped, shown))
+
+    self._advance = jax.jit(jax.vmap(advance))
+    self._state = jax.jit(jax.vmap(new))(jnp.zeros(num_envs, jnp.int32))
+    zeros = base.empty_timestep(self.spec, num_envs)
+    self._last = (zeros.observation['image'], zeros.reward, zeros.is_first, zeros.is_last)
+
+  @staticmethod
+  def canonical(task):
+    """'catch', the only task."""
+    if task != 'catch':
+      raise base.unknown('Catch task', task, ['catch'])
+    return task
+
+  def step(self, actions, restart, seeds, idle=None):
+    """See `base`."""
+    idle = np.zeros(self.num_envs, bool) if idle is None else idle
+    self._state, self._last = self._advance(
+        self._state, self._last, np.asarray(actions, np.int32), restart,
+        np.asarray(seeds, np.int32), idle)
+    image, reward, first, last = (np.array(array) for array in self._last)
+    return base.TimeStep({'image': image}, reward, first, last, last.copy())
+
+  def close(self):
+    pass
+
+
+def _where(flag, yes, no):
+  return jax.tree.map(lambda a, b: jnp.where(flag, a, b), yes, no)
+
+
+def reference_scores(num_episodes=1000, size=8, seed=0):
+  """Mean scores of a random and of a motionless player, to set an agent's beside.
+
+  Both expect 2 / size - 1 (-0.75 for size 8): the ball's column is uniform and
+  independent of where the paddle ends.
+  """
+  env = Catch(num_envs=min(num_episodes, 100), size=size, distractors=0)
+  seeds = [episodes.episode_seed(seed, 'eval', 0, index) for index in range(num_episodes)]
+  players = {'random': episodes.random_policy(env.spec, seed),
+             'motionless': lambda timestep: np.full(env.num_envs, STAY, np.int32)}
+  return {name: float(np.mean([result.score for result in episodes.run_episodes(env, seeds, player)]))
+          for name, player in players.items()}

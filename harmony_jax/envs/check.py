@@ -1,0 +1,114 @@
+"""A test of the environment convention, for environments of your own.
+
+    from harmony_jax.envs.check import check
+    check(MyEnv(num_envs=2))
+"""
+
+import numpy as np
+
+from harmony_jax.envs import base
+from harmony_jax.envs.episodes import random_policy
+
+
+def check(env, steps=50, deterministic=True):
+  """Plays a little and verifies what `base` promises.
+
+  Args:
+    env: at least one environment; best with two or more.
+    steps: random steps to take.
+    deterministic: an episode is a function of its seed and the actions. Give
+      False for simulators that cannot keep this; then it is not verified.
+
+  Raises:
+    AssertionError: says in one line what is wrong.
+  """
+  _check_spec(env)
+  seeds = np.arange(env.num_envs) + 7
+  played = _play(env, seeds, steps)
+  if deterministic:
+    for index, (old, new) in enumerate(zip(played, _play(env, seeds, steps))):
+      _assert_same(old, new, slice(None), f'same seeds and actions, but step {index} differs')
+  _check_restart(env, seeds)
+  _check_idle(env, seeds)
+
+
+def _check_spec(env):
+  spec = env.spec
+  assert isinstance(spec, base.Spec), f'env.spec is a {type(spec).__name__}, not a Spec'
+  assert isinstance(env.num_envs, int) and env.num_envs > 0, f'num_envs is {env.num_envs!r}'
+  assert spec.observation, 'spec.observation is empty'
+  assert spec.num_actions >= 1 and spec.action_repeat >= 1, f'impossible counts in {spec}'
+
+
+def _play(env, seeds, steps):
+  """The time steps of `steps` random steps; ended environments begin their episode anew."""
+  policy = random_policy(env.spec, seed=0)
+  none, everyone = np.zeros(env.num_envs, bool), np.ones(env.num_envs, bool)
+  timestep = env.step(base.zero_actions(env.spec, env.num_envs), everyone, seeds)
+  _check_timestep(env, timestep, everyone)
+  played = [timestep]
+  for _ in range(steps):
+    before = base.copy_timestep(timestep)
+    restart = timestep.is_last.copy() | none
+    following = env.step(policy(timestep), restart, seeds)
+    _assert_same(timestep, before, slice(None), 'a step changed the arrays of the time step before')
+    _check_timestep(env, following, restart)
+    timestep = following
+    played.append(timestep)
+  return played
+
+
+def _check_timestep(env, timestep, restart):
+  """Keys, shapes and dtypes; flags that agree with each other and with `restart` [N]."""
+  assert isinstance(timestep, base.TimeStep), f'step returned a {type(timestep).__name__}'
+  specs = env.spec.observation
+  assert timestep.observation.keys() == specs.keys(), (
+      f'observation has {sorted(timestep.observation)}, the spec {sorted(specs)}')
+  for name, spec in specs.items():
+    _check_array(f'observation {name!r}', timestep.observation[name],
+                 (env.num_envs, *spec.shape), spec.dtype)
+  _check_array('reward', timestep.reward, (env.num_envs,), np.float32)
+  for name in ('is_first', 'is_last', 'is_terminal'):
+    _check_array(name, getattr(timestep, name), (env.num_envs,), bool)
+  first, last = timestep.is_first, timestep.is_last
+  assert np.isfinite(timestep.reward).all(), f'reward is {timestep.reward}'
+  assert (first == restart).all(), f'restart was {restart}, is_first is {first}'
+  assert not (first & last).any(), 'is_first and is_last at once: an episode without a step'
+  assert (timestep.reward[first] == 0).all(), f'reward {timestep.reward} where is_first is {first}'
+  assert (last | ~timestep.is_terminal).all(), 'is_terminal without is_last'
+
+
+def _check_array(name, array, shape, dtype):
+  assert isinstance(array, np.ndarray), f'{name} is a {type(array).__name__}, not a NumPy array'
+  assert array.shape == shape, f'{name} has shape {array.shape}, not {shape}'
+  assert array.dtype == dtype, f'{name} has dtype {array.dtype}, not {np.dtype(dtype)}'
+
+
+def _check_restart(env, seeds):
+  """One environment restarts in the middle of its episode."""
+  everyone, only = np.ones(env.num_envs, bool), np.arange(env.num_envs) == 0
+  actions = base.zero_actions(env.spec, env.num_envs)
+  timestep = env.step(actions, everyone, seeds)
+  timestep = env.step(actions, timestep.is_last, seeds)
+  restart = only | timestep.is_last
+  _check_timestep(env, env.step(actions, restart, seeds), restart)
+
+
+def _check_idle(env, seeds):
+  """An idle environment repeats its time step, whatever its action, and then goes on."""
+  everyone, only = np.ones(env.num_envs, bool), np.arange(env.num_envs) == 0
+  actions = base.zero_actions(env.spec, env.num_envs)
+  before = env.step(actions, everyone, seeds)
+  for restart in (before.is_last, before.is_last | only):
+    after = env.step(actions, restart, seeds, idle=only)
+    _assert_same(before, after, only, 'an idle environment did not repeat its time step')
+  after = env.step(actions, after.is_last, seeds)
+  assert not after.is_first[0], 'an environment began anew after it was idle'
+
+
+def _assert_same(a, b, rows, message):
+  for name in a.observation:
+    same = np.array_equal(a.observation[name][rows], b.observation[name][rows])
+    assert same, f'{message} (observation {name!r})'
+  for name in ('reward', 'is_first', 'is_last', 'is_terminal'):
+    assert np.array_equal(getattr(a, name)[rows], getattr(b, name)[rows]), f'{message} ({name})'

@@ -1,0 +1,187 @@
+"""Episodes and their seeds: every episode of a run has its own seed, known before it begins.
+
+So a training run resumes exactly, although few simulators can save their
+state: the running episodes are played again from their seeds. And an
+evaluation plays the same starts whatever the number of environments.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from harmony_jax.envs.base import zero_actions
+
+STREAMS = ('train', 'eval')
+
+
+def episode_seed(run_seed, stream, environment, episode):
+  """The seed of one episode: a hash of its place in the run, in [0, 2^31).
+
+  The last bit tells the stream, so training and evaluation share no seed.
+
+  Args:
+    run_seed: of the run, >= 0.
+    stream: 'train' or 'eval'.
+    environment: its index among the N.
+    episode: its number in that environment, from 0.
+  """
+  if stream not in STREAMS:
+    raise ValueError(f'unknown stream {stream!r}: one of {STREAMS}')
+  bit = STREAMS.index(stream)
+  word = np.random.SeedSequence((run_seed, bit, environment, episode)).generate_state(1)[0]
+  return int(word >> 2) << 1 | bit
+
+
+class Episodes:
+  """Steps N environments through endless episodes, each with its own seed.
+
+  Args:
+    env: as in `base`.
+    run_seed: >= 0.
+    stream: 'train' or 'eval'.
+  """
+
+  def __init__(self, env, run_seed, stream):
+    self.env = env
+    self.run_seed = run_seed
+    self.stream = stream
+    self._episode = np.full(env.num_envs, -1)  # [N] number of the current episode
+    self._restart = np.ones(env.num_envs, bool)
+    self._actions = [[] for _ in range(env.num_envs)]  # of the current episode
+
+  def step(self, actions):
+    """Takes actions [N] or [N, A] (None on the first call, which begins all episodes).
+
+    Where the last time step was `is_last`, the action is ignored and the next
+    episode begins.
+    """
+    if actions is None:
+      if not self._restart.all():
+        raise ValueError('actions are None, but some episodes are running')
+      actions = zero_actions(self.env.spec, self.env.num_envs)
+    actions = np.asarray(actions)
+    restart = self._restart
+    self._episode = self._episode + restart
+    for index in range(self.env.num_envs):
+      if restart[index]:
+        self._actions[index] = []
+      else:
+        self._actions[index].append(actions[index].tolist())
+    timestep = self.env.step(actions, restart, self._seeds())
+    self._restart = timestep.is_last.copy()
+    return timestep
+
+  def state(self):
+    """Everything a resumed run needs, as plain lists for JSON.
+
+    The actions are those of the running episodes only: 27,000 integers per
+    environment for the longest Atari episode.
+    """
+    return {'episode': self._episode.tolist(), 'restart': self._restart.tolist(),
+            'actions': [list(actions) for actions in self._actions]}
+
+  def restore(self, state, replay=True):
+    """Takes up the episodes of `state()`.
+
+    Args:
+      state: of another `Episodes` with as many environments.
+      replay: play the recorded actions again, from the same seeds, so that
+        every environment is where it was. Exact for simulators that are a
+        function of seed and actions (Atari, Catch, dm_control are). If False,
+        the interrupted episodes begin anew, with their seeds, on the next step.
+
+    Returns:
+      The last `TimeStep` before `state()` was called, or None where there was
+      none or it was not replayed.
+    """
+    if len(state['episode']) != self.env.num_envs:
+      raise ValueError(f"the state has {len(state['episode'])} environments; "
+                       f'here are {self.env.num_envs}')
+    self._episode = np.array(state['episode'])
+    self._restart = np.array(state['restart'], bool)
+    self._actions = [list(actions) for actions in state['actions']]
+    if (self._episode < 0).all():
+      return None
+    if replay:
+      return self._replay()
+    self._episode = self._episode - ~self._restart  # interrupted: the same number again
+    self._restart[:] = True
+    return None
+
+  def _replay(self):
+    lengths = np.array([len(actions) for actions in self._actions])
+    seeds = self._seeds()
+    for time in range(lengths.max() + 1):
+      actions = zero_actions(self.env.spec, self.env.num_envs)
+      for index in np.flatnonzero((time > 0) & (time <= lengths)):
+        actions[index] = self._actions[index][time - 1]
+      restart = np.full(self.env.num_envs, time == 0)
+      # An environment that has arrived idles, and thereby repeats its last step.
+      timestep = self.env.step(actions, restart, seeds, idle=time > lengths)
+    return timestep
+
+  def _seeds(self):
+    return np.array([episode_seed(self.run_seed, self.stream, index, episode)
+                     for index, episode in enumerate(self._episode)])
+
+
+class EpisodeResult(NamedTuple):
+  """One complete episode: its seed, its sum of rewards and its number of steps."""
+  seed: int
+  score: float
+  length: int
+
+
+def run_episodes(env, seeds, policy, on_step=None):
+  """Plays exactly one complete episode for each seed, over N environments.
+
+  An environment whose episode ends takes the next seed; when none is left it
+  idles. What is played does not depend on how long episodes last, so short
+  ones are not favoured, as they are where one stops at the first episodes that
+  happen to finish.
+
+  Args:
+    env: as in `base`; its current episodes are abandoned.
+    seeds: one per episode.
+    policy: `TimeStep` -> actions [N] or [N, A]; called once a step with the
+      whole batch. Rows of idle environments are ignored.
+    on_step: called with each time step and the actions chosen there. After the
+      end of an idle environment's last episode its row repeats, `is_last` True.
+
+  Returns:
+    One `EpisodeResult` per seed, in the order of the seeds.
+  """
+  seeds = [int(seed) for seed in seeds]
+  num_envs = env.num_envs
+  scores, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), int)
+  playing = np.arange(num_envs)  # [N] index of the seed that each environment plays
+  begun = num_envs  # seeds given out
+  restart = np.ones(num_envs, bool)
+  actions = zero_actions(env.spec, num_envs)
+  while (playing < len(seeds)).any():
+    idle = playing >= len(seeds)
+    now = np.array([0 if idle[i] else seeds[playing[i]] for i in range(num_envs)])
+    timestep = env.step(actions, restart & ~idle, now, idle=idle)
+    restart = np.zeros(num_envs, bool)
+    for index in np.flatnonzero(~idle):
+      scores[playing[index]] += timestep.reward[index]
+      lengths[playing[index]] += not timestep.is_first[index]
+      if timestep.is_last[index]:
+        playing[index], begun, restart[index] = begun, begun + 1, True
+    actions = np.asarray(policy(timestep))
+    if on_step:
+      on_step(timestep, actions)
+  return [EpisodeResult(*row) for row in zip(seeds, scores.tolist(), lengths.tolist())]
+
+
+def random_policy(spec, seed):
+  """A policy for `run_episodes`: uniform over the actions, whatever it sees."""
+  rng = np.random.default_rng(seed)
+
+  def policy(timestep):
+    num_envs = len(timestep.reward)
+    if spec.discrete:
+      return rng.integers(spec.num_actions, size=num_envs, dtype=np.int32)
+    return rng.uniform(-1, 1, (num_envs, spec.num_actions)).astype(np.float32)
+
+  return policy

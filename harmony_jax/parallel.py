@@ -1,0 +1,27 @@
+"""The only file that places the pure functions of an agent on devices."""
+
+import os
+import pathlib
+
+import jax
+
+from harmony_jax.agent import Agent
+
+
+def compile_agent(agent: Agent) -> dict:
+  """The agent's functions compiled for one device: init, train_step (its state is donated), policy, report, task_losses."""
+  return {'init': jax.jit(agent.init), 'train_step': jax.jit(agent.train_step, donate_argnums=0),
+          'policy': jax.jit(agent.policy, static_argnames='mode'),
+          'report': jax.jit(agent.report, static_argnames='context'), 'task_losses': jax.jit(agent.task_losses)}
+
+
+def use_compilation_cache():
+  """Keeps compiled programs on disk, so that the second run starts at once. JAX's own settings take precedence."""
+  if not jax.config.jax_compilation_cache_dir:
+    root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+    jax.config.update('jax_compilation_cache_dir', str(root / 'harmony_jax' / 'xla'))
+
+
+def has_accelerator() -> bool:
+  """Whether JAX found anything but a CPU."""
+  return jax.default_backend() != 'cpu'

@@ -1,0 +1,55 @@
+"""Playing with a policy: complete episodes for evaluation, actions for training."""
+
+import itertools
+
+import jax
+import numpy as np
+
+from harmony_jax.envs import episode_seed, run_episodes
+
+
+class Player:
+  """Chooses actions for N environments with a compiled policy; `carry` is its latent state between calls.
+
+  Args:
+    agent: an `Agent`.
+    policy: its compiled `policy`.
+    params: `TrainState.params`, for the first latent state.
+    num_envs: N.
+    key: randomness; call number t draws from fold_in(key, t).
+  """
+
+  def __init__(self, agent, policy, params, num_envs, key):
+    self._agent, self._policy, self._key = agent, policy, key
+    self.carry = agent.initial_carry(params, num_envs)
+
+  def act(self, params, timestep, call):
+    """(actions for the environments, the same as vectors [N, A]) for a `TimeStep`; `call` numbers the draws."""
+    key = jax.random.fold_in(self._key, call)
+    action, self.carry = self._policy(params, self.carry, timestep.observation, timestep.is_first, key)
+    vector = np.asarray(action)
+    return to_environment(vector, self._agent.discrete), vector
+
+
+def to_environment(vector, discrete):
+  """Action vectors [N, A] as an environment takes them: int32 [N] if discrete, else clipped to [-1, 1]."""
+  return vector.argmax(-1).astype(np.int32) if discrete else np.clip(vector, -1, 1).astype(np.float32)
+
+
+def evaluate(agent, policy, params, env, run_seed, step, episodes):
+  """Plays exactly `episodes` complete episodes with sampled actions; their seeds belong to (run seed, step).
+
+  Returns: a list of `EpisodeResult`, one per episode.
+  """
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
+  player = Player(agent, policy, params, env.num_envs, key)
+  calls = itertools.count()
+  seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)]
+  return run_episodes(env, seeds, lambda timestep: player.act(params, timestep, next(calls))[0])
+
+
+def summary(results):
+  """{'mean', 'std', 'scores', 'lengths'} of a list of `EpisodeResult`."""
+  scores = [result.score for result in results]
+  return {'mean': float(np.mean(scores)), 'std': float(np.std(scores)), 'scores': scores,
+          'lengths': [result.length for result in results]}

@@ -1,0 +1,277 @@
+"""The training loop: environment → replay → update → policy → environment, with evaluation and saving on the way.
+
+Counting: a step is one time step of one environment, the one that begins an episode included (as the authors count);
+a frame is `step × action_repeat`; an update is one call of `train_step`.
+"""
+
+import time
+
+import jax
+import numpy as np
+
+from harmony_jax import envs
+from harmony_jax.agent import Agent, parameter_count
+from harmony_jax.errors import UserError
+from harmony_jax.parallel import compile_agent
+from harmony_jax.prefetch import Prefetcher
+from harmony_jax.replay import Replay
+from harmony_jax.training import evaluation, video
+from harmony_jax.training.checkpoint import Checkpoints
+from harmony_jax.training.logger import MetricsWriter
+from harmony_jax.training.progress import Progress, format_seconds
+
+
+class Trainer:
+  """One run in one folder. `run()` continues from the newest checkpoint and trains to the end."""
+
+  def __init__(self, config, folder, wandb=False):
+    """`config` as of configs/, `folder` an open `RunFolder`."""
+    self.config, self.folder = config, folder
+    self.env = envs.make(config.suite, config.task, config.num_envs, **config.env)
+    self.eval_env = None
+    spec = self.env.spec
+    shapes = {name: array.shape for name, array in spec.observation.items()}
+    self.agent = Agent.from_config(config, shapes, spec.num_actions, spec.discrete)
+    self.compiled = compile_agent(self.agent)
+    self.replay = self._make_replay(spec)
+    self.prefetcher = Prefetcher(self.replay, jax.device_put)
+    self.writer = MetricsWriter(folder.path, wandb=wandb, config=config.to_dict())
+    self.checkpoints = Checkpoints(folder / 'checkpoints')
+    self.progress = None
+
+    seed_key = jax.random.key(config.seed)
+    self.state = self.compiled['init'](jax.random.fold_in(seed_key, 0))
+    self.player = evaluation.Player(self.agent, self.compiled['policy'], self.state.params, config.num_envs,
+                                    jax.random.fold_in(seed_key, 2))
+    self.episodes = envs.Episodes(self.env, config.seed, 'train')
+    self.timestep = None
+    self.step = self.update = 0
+    self.trained_at = None      # step up to which updates have been paid for; None before the first
+    self.returns = np.zeros(config.num_envs)
+    self.recent = []            # scores of training episodes since the last evaluation
+    self.hours = 0.0
+    self.metrics = None         # of the last update, still on the device
+    self.last_score = None
+
+  def _make_replay(self, spec):
+    config = self.config
+    specs = {name: (array.shape, array.dtype) for name, array in spec.observation.items()}
+    specs |= {'action': ((spec.num_actions,), np.float32), 'reward': ((), np.float32)}
+    specs |= {name: ((), bool) for name in ('is_first', 'is_last', 'is_terminal')}
+    return Replay(specs, config.num_envs, config.replay_capacity, config.batch_size, config.batch_length, config.seed)
+
+  # -------------------------------------------------------------------------------------------------------------------
+
+  def run(self):
+    """Trains to `config.steps`; returns the last score."""
+    try:
+      self._resume()
+      self.progress = Progress(self.config.steps, self.step)
+      self._introduce()
+      self._loop()
+      self.checkpoints.wait()
+      self.folder.mark_complete({'step': self.step, 'update': self.update, 'hours': self.hours,
+                                 'score': self.last_score})
+      self.progress.line(f'complete: {self.step:,} steps, {self.update:,} updates, {self.hours:.2f} h, '
+                         f'final score {self.last_score:.2f}; results in {self.folder.path}')
+      return self.last_score
+    finally:
+      self._close()
+
+  def _loop(self):
+    config, started, hours_before = self.config, time.monotonic(), self.hours
+    if self.timestep is None:
+      self.timestep = self.episodes.step(None)
+    while self.step < config.steps:
+      learning = self._filled()
+      self._interact(random=not learning)
+      ends = {name: self._crossed(every) for name, every in (
+          ('log', config.log_every), ('eval', config.eval_every), ('save', config.checkpoint_every),
+          ('video', config.video_every))}
+      if learning:
+        self._train(self._due(), prefetch=not ends['save'])
+      self.hours = hours_before + (time.monotonic() - started) / 3600
+      if ends['log']:
+        self._log()
+      if ends['video'] and self.update:
+        self._open_loop_video()
+      if ends['eval']:
+        self._evaluate()
+      self.hours = hours_before + (time.monotonic() - started) / 3600
+      if ends['save']:
+        self._save()
+      self.progress.update(self.step)
+
+  def _crossed(self, every):
+    """Whether this step of N environments passed a multiple of `every`, or the end."""
+    if not every:
+      return False
+    before = self.step - self.config.num_envs
+    return self.step // every > before // every or self.step >= self.config.steps
+
+  def _filled(self):
+    """Whether there is enough to learn from; looked at after every `prefill_chunk` steps, as the authors do."""
+    if self.trained_at is None and self._crossed(self.config.prefill_chunk):
+      needed = max(self.config.batch_size * self.config.batch_length, self.config.prefill)
+      if self.replay.windows >= needed:
+        self.trained_at = float(self.step)
+    return self.trained_at is not None
+
+  def _interact(self, random):
+    """Stores the present time step with the action chosen there, and takes it."""
+    config, spec, timestep = self.config, self.env.spec, self.timestep
+    if random:
+      rng = np.random.Generator(np.random.Philox(key=[config.seed, self.step]))
+      if spec.discrete:
+        vector = np.eye(spec.num_actions, dtype=np.float32)[rng.integers(spec.num_actions, size=config.num_envs)]
+      else:
+        vector = rng.uniform(-1, 1, (config.num_envs, spec.num_actions)).astype(np.float32)
+      action = evaluation.to_environment(vector, spec.discrete)
+    else:
+      action, vector = self.player.act(self.state.params, timestep, self.step)
+    self.replay.append({
+        **timestep.observation, 'action': np.where(timestep.is_last[:, None], 0, vector).astype(np.float32),
+        'reward': timestep.reward, 'is_first': timestep.is_first, 'is_last': timestep.is_last,
+        'is_terminal': timestep.is_terminal})
+    self.returns = np.where(timestep.is_first, 0, self.returns) + timestep.reward
+    self.recent += self.returns[timestep.is_last].tolist()
+    self.step += config.num_envs
+    self.timestep = self.episodes.step(action)
+
+  def _due(self):
+    """Updates to do now: train_ratio replayed steps per environment step, the first one at once."""
+    ratio = self.config.train_ratio / (self.config.batch_size * self.config.batch_length)
+    if self.update == 0:
+      self.trained_at = float(self.step)
+      return 1
+    due = int((self.step - self.trained_at) * ratio)
+    self.trained_at += due / ratio
+    return due
+
+  def _train(self, due, prefetch):
+    """`due` updates. The next batch is chosen and copied while the device works on the present one."""
+    if self.update == 0 and due and self.config.weighting.calibrate:
+      self._calibrate()
+    for number in range(due):
+      if not len(self.prefetcher):
+        self.prefetcher.request(self.update)
+      batch = self.prefetcher.get()
+      if prefetch or number < due - 1:
+        self.prefetcher.request(self.update + 1)
+      self.state, self.metrics = self.compiled['train_step'](self.state, batch)
+      self.update += 1
+    if due and self.update == due:
+      self.progress.line(f'first update after {self.step:,} steps')
+
+  def _calibrate(self):
+    """Starts the harmonizers at the closed form for the losses of the first batches."""
+    count = self.config.weighting.calibrate
+    batches = [self.replay.sample(2 ** 31 + index) for index in range(count)]
+    losses = [jax.device_get(self.compiled['task_losses'](self.state, batch)) for batch in batches]
+    self.state = self.agent.with_harmonizers(self.state, {k: np.mean([x[k] for x in losses]) for k in losses[0]})
+
+  # -------------------------------------------------------------------------------------------------------------------
+
+  def _log(self):
+    metrics = {} if self.metrics is None else {k: float(v) for k, v in jax.device_get(self.metrics).items()}
+    metrics |= {'speed/env_steps_per_second': self.progress.speed() or 0.0, 'time/hours': self.hours,
+                'replay/windows': self.replay.windows}
+    if self.recent:
+      metrics['return/train'] = float(np.mean(self.recent))
+    bad = self.writer.write(self.step, self.step * self.env.spec.action_repeat, self.update, metrics)
+    if bad:
+      raise UserError(f'{bad[0]} is not finite at step {self.step} (update {self.update}); the last checkpoint is '
+                      f'{self.checkpoints.latest()} in {self.folder.path}')
+    shown = {k: v for k, v in metrics.items() if k.startswith('harmony/') or k in ('loss/world_model', 'return/train')}
+    self.progress.update(self.step, shown)
+
+  def _evaluate(self):
+    config = self.config
+    last = self.step >= config.steps
+    episodes = config.final_eval_episodes if last else config.eval_episodes
+    if not episodes:
+      return
+    if self.eval_env is None:
+      self.eval_env = envs.make(config.suite, config.task, min(config.eval_envs, episodes), **config.env)
+    started = time.monotonic()
+    results = evaluation.summary(evaluation.evaluate(
+        self.agent, self.compiled['policy'], self.state.params, self.eval_env, config.seed, self.step, episodes))
+    seconds = time.monotonic() - started
+    train = {'train_mean': float(np.mean(self.recent)) if self.recent else None, 'train_scores': self.recent}
+    self.writer.write_score({
+        'step': self.step, 'frame': self.step * self.env.spec.action_repeat, 'update': self.update,
+        **{f'eval_{k}': v for k, v in results.items()}, **train, 'time/hours': self.hours,
+        'time/eval_seconds': seconds})
+    self.writer.write(self.step, self.step * self.env.spec.action_repeat, self.update,
+                      {'return/eval': results['mean'], 'return/eval_std': results['std'],
+                       'time/eval_seconds': seconds})
+    self.recent, self.last_score = [], results['mean']
+    shown = 'none finished' if train['train_mean'] is None else f"{train['train_mean']:.2f}"
+    self.progress.update(self.step, {'return/eval': results['mean']})
+    self.progress.line(f'step {self.step:,} (frame {self.step * self.env.spec.action_repeat:,}): evaluation '
+                       f"{results['mean']:.2f} ± {results['std']:.2f} over {episodes} episodes in {seconds:.0f} s; "
+                       f'training episodes {shown}')
+
+  def _open_loop_video(self):
+    """A sequence of the replay beside its open-loop prediction, 5 frames of context."""
+    batch = self.replay.sample(2 ** 32 + self.update)
+    batch = {k: v[:6] for k, v in batch.items()}
+    predicted, _ = self.compiled['report'](self.state, batch)
+    for name, images in predicted.items():
+      if images.ndim == 5:
+        grid = video.open_loop_grid(batch[name], np.asarray(images), 5)
+        video.save_video(self.folder / 'videos' / f'open_loop_{name}_{self.step:08d}', grid)
+
+  # -------------------------------------------------------------------------------------------------------------------
+
+  def _save(self):
+    """Replay first, then the checkpoint that refers to it. A batch that waits is dropped, as a resumed run has none."""
+    if len(self.prefetcher):
+      self.prefetcher.get()
+    self.replay.save(self.folder / 'replay')
+    self.checkpoints.save(self.step, self._saved(), {
+        'step': self.step, 'update': self.update, 'trained_at': self.trained_at, 'hours': self.hours,
+        'replay_steps': self.replay.steps, 'episodes': self.episodes.state(), 'returns': self.returns.tolist(),
+        'recent': self.recent, 'last_score': self.last_score})
+
+  def _saved(self):
+    """The arrays of a checkpoint: what training changes, and the latent state of the running episodes."""
+    return {'train': self.state, 'player': self.player.carry}
+
+  def _resume(self):
+    """Takes everything up from the newest checkpoint, if there is one; else drops lines of a run that saved none."""
+    if self.checkpoints.latest() is None:
+      self.writer.truncate_after(-1)
+      return
+    saved, meta = self.checkpoints.restore(self._saved())
+    self.state, self.player.carry = saved['train'], saved['player']
+    self.replay.load(self.folder / 'replay', meta['replay_steps'])
+    for name in ('step', 'update', 'trained_at', 'hours', 'recent', 'last_score'):
+      setattr(self, name, meta[name])
+    self.returns = np.array(meta['returns'])
+    self.timestep = self.episodes.restore(meta['episodes'])
+    self.writer.truncate_after(self.step)
+
+  def _introduce(self):
+    config, count = self.config, parameter_count(self.state.params)
+    say = self.progress.line
+    say(f'{config.suite} {config.task}, {config.method}, weighting {config.weighting.rule}, seed {config.seed}: '
+        f'{config.steps:,} steps, {self._updates_planned():,} updates, {count:,} parameters, '
+        f'{config.compute_dtype} on {jax.devices()[0].device_kind}')
+    say(self.replay.describe())
+    if self.step:
+      say(f'continues from step {self.step:,} (update {self.update:,}, {format_seconds(self.hours * 3600)} so far)')
+
+  def _updates_planned(self):
+    config = self.config
+    return int(config.steps * config.train_ratio / (config.batch_size * config.batch_length))
+
+  def _close(self):
+    if self.progress:
+      self.progress.close()
+    self.prefetcher.close()
+    self.writer.close()
+    self.checkpoints.close()
+    self.env.close()
+    if self.eval_env is not None:
+      self.eval_env.close()
