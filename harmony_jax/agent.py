@@ -105,7 +105,7 @@ class Agent:
     def update(name, loss, *args):
       """Gradient and update of one subtree; returns what the loss returns beside its value."""
       (_, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params[name], *args)
-      metrics[f'grad_norm/{name}'] = optax.global_norm(gradient)
+      metrics[f'grad_norm/{name}'] = optax.tree.norm(gradient)
       updates, optimizers[name] = self.optimizers[name].update(gradient, optimizers[name], params[name])
       params[name] = optax.apply_updates(params[name], updates)
       return aux

@@ -164,7 +164,7 @@ class Behavior:
     else:
       objective = advantage
     loss = (-(objective + self.entropy * entropy[:-1]) * trajectory.weight[:-1]).mean()
-    metrics = {'loss/actor': loss, 'actor/entropy': entropy.mean(), 'actor/advantage': advantage.mean(),
+    metrics = {'loss/actor': loss, 'actor/entropy': entropy[:-1].mean(), 'actor/advantage': advantage.mean(),
                'return/imagined': returns.mean(), 'return/scale': scale, 'return/imagined_reward': reward.mean(),
                'critic/value': value.mean()}
     return loss, (sg(trajectory), sg(returns), normalizer, metrics)

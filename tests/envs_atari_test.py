@@ -95,7 +95,8 @@ def test_the_pong_paddle_moves():
   heights = {}
   for action in (2, 3):
     image = stack(play(env, 0, 20, action))[-1].astype(int)
-    green = (image[..., 1] > 150) & (image[..., 0] < 120) & (np.arange(64) > 48)
+    green = image[..., 1] > image[..., 0] + 20  # the right paddle is, and the score above
+    green &= (np.arange(64) > 48) & (np.arange(64)[:, None] >= 10)
     assert green.any()
     heights[action] = np.nonzero(green)[0].mean()
   assert abs(heights[2] - heights[3]) > 20
@@ -106,7 +107,7 @@ def test_an_episode_is_a_function_of_its_seed():
   first = play(env, 1, 100)
   differs = play(env, 2, 100)
   chex.assert_trees_all_equal(play(env, 1, 100), first)  # after another episode
-  chex.assert_trees_all_equal(play(other, 1, 100), first)  # in another process's place
+  chex.assert_trees_all_equal(play(other, 1, 100), first)  # in another environment
   assert (stack(first) != stack(differs)).any()
 
 
@@ -125,7 +126,8 @@ def reference(rom, seed, no_ops, actions):
   ale.setFloat('repeat_action_probability', 0.0)
   ale.loadROM(ale_py.roms.get_rom_path(rom))
   ale.reset_game()
-  resize = lambda screen: np.einsum('ij,jkc,lk->ilc', area(210, 64), screen.astype(float), area(160, 64))
+  resize = lambda screen: np.einsum(
+      'ij,jkc,lk->ilc', area(210, 64), screen.astype(float), area(160, 64), optimize=True)
   choices = ale.getMinimalActionSet()
   for _ in range(no_ops):
     ale.act(0)
@@ -191,12 +193,12 @@ def test_the_frame_cap_ends_the_episode_exactly(cap, steps):
 def test_no_ops_are_0_to_29_frames():
   env = make('atari', 'Pong', 1)
   seeded = []
-  for seed in range(40):
+  for seed in range(20):
     play(env, seed, 0)
     seeded.append(int(env.frames[0]))
   # Without a seed ale-py does not load the game anew, which makes the full range affordable.
-  drawn = [int(env._slots[0].reset()[1]['episode_frame_number'][0]) for _ in range(600)]
-  assert set(seeded) <= set(drawn) == set(range(30)) and len(set(seeded)) > 15
+  drawn = [int(env._slots[0].reset()[1]['episode_frame_number'][0]) for _ in range(500)]
+  assert set(seeded) <= set(drawn) == set(range(30)) and len(set(seeded)) > 10
 
 
 def test_restarting_and_idling_leave_the_others_untouched():
@@ -241,4 +243,4 @@ def test_steps_run_beside_python():
       spans.append(time.perf_counter() - start)
     return np.median(spans)
 
-  assert waited(0.01) < waited(0) / 2
+  assert waited(0.02) < waited(0) / 2

@@ -129,8 +129,9 @@ def test_starts_are_uniform():
 
 def test_a_seed_is_the_key_of_the_pure_game():
   env = make('catch', 'catch', 2)
-  image = env.step(None, np.ones(2, bool), np.array([3, 2 ** 31 - 1])).observation['image']
-  for row, seed in zip(image, (3, 2 ** 31 - 1)):
+  seeds = np.array([3, 2 ** 31 - 1])
+  image = env.step(np.zeros(2, np.int32), np.ones(2, bool), seeds).observation['image']
+  for row, seed in zip(image, seeds.tolist()):
     expected = np.asarray(catch.render(catch.reset(jax.random.key(seed)))).astype(int)
     np.testing.assert_allclose(row.astype(int), expected, atol=1)  # jit may round differently
   assert (image[0] != image[1]).any()

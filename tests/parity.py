@@ -31,6 +31,7 @@ class Fixture:
     shape = self.data['batch/image'].shape[2:]
     self.agent = Agent.from_config(self.config, {'image': shape}, self.meta['actions'], self.meta['discrete'],
                                    deterministic=True)
+    self.history = {}  # three training steps by form of the convolutions, for the tests to share
 
   def group(self, prefix) -> dict:
     """Everything below `prefix/`, keys without it."""

@@ -45,15 +45,14 @@ def reset(key, size=8, distractors=4):
   """A new game on `size` x `size` cells, with M = `distractors` blobs."""
   task, scene = jax.random.split(key)  # apart, so that the scene cannot change the task
   columns = jax.random.randint(task, (2,), 0, size)
-  uniform = lambda index, shape, low, high: jax.random.uniform(
-      jax.random.fold_in(scene, index), shape, minval=low, maxval=high)
+  uniform = jax.random.uniform(scene, (8, distractors)).T  # one draw, quick to compile
   return State(
       ball=jnp.stack([0, columns[0]]),
       paddle=columns[1],
-      position=uniform(0, (distractors, 2), 0, PIXELS),
-      velocity=uniform(1, (distractors, 2), -4, 4),
-      radius=uniform(2, (distractors,), 6, 14),
-      color=uniform(3, (distractors, 3), 0, BLOB_LIMIT))
+      position=PIXELS * uniform[:, 0:2],
+      velocity=8 * uniform[:, 2:4] - 4,
+      radius=6 + 8 * uniform[:, 4],
+      color=BLOB_LIMIT * uniform[:, 5:8])
 
 
 def step(state, action, size=8):
@@ -131,7 +130,8 @@ class Catch:
       return _where(idle, (state, last), (begun_or_stepped, shown))
 
     self._advance = jax.jit(jax.vmap(advance))
-    self._state = jax.jit(jax.vmap(new))(jnp.zeros(num_envs, jnp.int32))
+    self._state = jax.tree.map(lambda array: np.zeros((num_envs, *array.shape), array.dtype),
+                               jax.eval_shape(new, 0))
     zeros = base.empty_timestep(self.spec, num_envs)
     self._last = (zeros.observation['image'], zeros.reward, zeros.is_first, zeros.is_last)
 

@@ -161,7 +161,7 @@ def run_episodes(env, seeds, policy, on_step=None):
   while (playing < len(seeds)).any():
     idle = playing >= len(seeds)
     now = np.array([0 if idle[i] else seeds[playing[i]] for i in range(num_envs)])
-    timestep = env.step(actions, restart & ~idle, now, idle=idle)
+    timestep = env.step(actions, restart, now, idle=idle)
     restart = np.zeros(num_envs, bool)
     for index in np.flatnonzero(~idle):
       scores[playing[index]] += timestep.reward[index]
