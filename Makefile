@@ -1,0 +1,48 @@
+# make setup      a virtual environment in .venv with pinned versions
+# make train      one Atari 100K run: make train GAME=Breakout ARGS="--seed=1"
+# make test       the default tests; make test-all adds those marked slow;
+#                 WORKERS=4 spreads the test files over processes
+# make doctor     what this machine can run, and what to mend
+# make clean      remove .venv and caches; runs/ stays
+
+PYTHON ?= python3
+GAME ?= Pong
+WORKERS ?= 0
+ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# A Python newer than the newest constraints file uses that file.
+CONSTRAINTS := $(or $(wildcard constraints/python$(VERSION).txt),constraints/python3.12.txt)
+STAMP := $(VENV)/installed-$(VERSION)
+
+.PHONY: setup train test test-all doctor clean
+
+setup: $(STAMP)
+
+$(STAMP): setup.py $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo 'Needs Python 3.11 or newer; $(PYTHON) is "$(VERSION)". Name another: make setup PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo '$(PYTHON) lacks the venv module. On Debian or Ubuntu: sudo apt-get install python3-venv'; exit 1; }
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --upgrade pip
+	$(RUN) -m pip install -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+train: setup
+	$(RUN) -m experiments.atari100k --game=$(GAME) $(ARGS)
+
+test: setup
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-all: setup
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m '' $(ARGS)
+
+doctor: setup
+	$(RUN) -m experiments.doctor
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

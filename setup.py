@@ -1,0 +1,58 @@
+"""Packaging of Harmony-JAX.
+
+The ranges below are sets of versions that work together, which is narrower
+than what the packages declare themselves: every dm_control needs exactly its
+own MuJoCo, and Meta-World 3.0.0 breaks from MuJoCo 3.17 on, although pip would
+accept both. `constraints/` pins one complete, tested set per Python version.
+"""
+
+from setuptools import find_packages
+from setuptools import setup
+
+INSTALL_REQUIRES = [
+  # JAX 0.10 is the last for Python 3.11; 0.12 is untested here.
+  'jax>=0.10.2,<0.12',
+  'flax>=0.12.8,<0.13',
+  'optax>=0.2.8,<0.3',
+  'chex>=0.1.92,<0.2',
+  'dm-haiku>=0.0.17,<0.1',
+  'numpy>=2.1,<3',
+  'ml_collections>=1.1,<2',
+  'absl-py>=2.3,<3',
+  'orbax-checkpoint>=0.12.8,<0.13',
+  # Simulators. ale-py 0.10.0 and 0.10.1 ignore paddle actions (Pong).
+  'ale-py>=0.12,<0.13',
+  'gymnasium[atari]>=1.4,<1.5',
+  # Move these two together, and look at [metaworld] when you do. dm_control
+  # needs labmaze, which has no wheel for Python 3.13: no DMC there.
+  'dm_control>=1.0.49,<1.0.50; python_version < "3.13"',
+  'mujoco>=3.16,<3.17',
+  # Logs, videos and figures.
+  'tensorboardX>=2.6.5,<3',
+  'pillow>=12,<14',
+  'imageio>=2.38,<3',
+  'imageio-ffmpeg>=0.6,<1',
+  'matplotlib>=3.10,<4',
+  'rich>=14,<16',
+]
+
+EXTRAS_REQUIRE = {
+  'cuda13': ['jax[cuda13]>=0.10.2,<0.12'],
+  'tpu': ['jax[tpu]>=0.10.2,<0.12'],
+  # Meta-World imports packaging without declaring it.
+  'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
+  'wandb': ['wandb>=0.31,<1'],
+  'dev': ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7'],
+}
+
+setup(
+  name='harmony-jax',
+  version='0.1.0',
+  description='World models whose tasks are kept in harmony, in JAX.',
+  license='Apache-2.0',
+  license_files=['LICENSE'],
+  packages=find_packages(include=['harmony_jax*', 'experiments*', 'configs*']),
+  python_requires='>=3.11',
+  install_requires=INSTALL_REQUIRES,
+  extras_require=EXTRAS_REQUIRE,
+)
