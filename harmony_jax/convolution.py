@@ -33,7 +33,7 @@ def downsample(x, kernel, form: str = ''):
   x = x.reshape(batch, height // 2 + 1, width // 2 + 1, 4 * channels)
   patches = _neighbours(x)  # [B, H/2, W/2, 16 C] as (block row, block column, row, column, channel)
   kernel = kernel.reshape(2, 2, 2, 2, channels, -1).swapaxes(1, 2).reshape(16 * channels, -1)
-  return patches @ kernel
+  return product(patches, kernel)
 
 
 def upsample(x, kernel, form: str = ''):
@@ -54,10 +54,19 @@ def upsample(x, kernel, form: str = ''):
   # y[2n] = x[n-1] k[0] + x[n] k[2]. So each 2×2 patch of the input padded by one gives four outputs, the odd ones first.
   kernel = kernel.reshape(2, 2, 2, 2, depth, channels)[:, ::-1, :, ::-1]  # row tap, row phase, column tap, phase, D, C
   kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(4 * channels, 4 * depth)
-  y = _neighbours(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))) @ kernel          # [B, H+1, W+1, 4 D]
+  y = product(_neighbours(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), kernel)  # [B, H+1, W+1, 4 D]
   y = y.reshape(batch, height + 1, width + 1, 2, 2, depth).swapaxes(2, 3)
   y = y.reshape(batch, 2 * height + 2, 2 * width + 2, depth)
   return y[:, 1:-1, 1:-1]
+
+
+def product(x, matrix):
+  """x @ matrix with the leading axes of x flattened: [..., C] × [C, D] -> [..., D].
+
+  The same sums, but the gradient of `matrix` is then one plain matrix product; over several leading axes XLA's CPU
+  backend runs it in a slow loop (measured: 8.8 against 2.0 ms for [128, 8, 8, 32] × [32, 192]).
+  """
+  return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def _neighbours(x):

@@ -67,7 +67,7 @@ class Dense(_Finish):
   def part(self, x, start: int = 0):
     """x W[start : start + x.shape[-1]]."""
     rows = self.kernel if x.shape[-1] == self.inputs else self.kernel[start:start + x.shape[-1]]
-    return x.astype(self.dtype) @ rows.astype(self.dtype)
+    return convolution.product(x.astype(self.dtype), rows.astype(self.dtype))
 
 
 class Strided(_Finish):
