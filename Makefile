@@ -1,13 +1,13 @@
 # make setup      a virtual environment in .venv with pinned versions
 # make train      one Atari 100K run: make train GAME=Breakout ARGS="--seed=1"
 # make test       the default tests; make test-all adds those marked slow;
-#                 WORKERS=4 spreads the test files over processes
+#                 WORKERS=1 runs it in fewer processes
 # make doctor     what this machine can run, and what to mend
 # make clean      remove .venv and caches; runs/ stays
 
 PYTHON ?= python3
 GAME ?= Pong
-WORKERS ?= 0
+WORKERS ?= 2
 ARGS ?=
 
 VENV := .venv

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
           harmonize_vector=False,    # vector observations: weight 1 as the authors ran it, or part of `observation`
           w_o=1.0, w_r=1.0, w_d=1.0,  # for rule='fixed' (eq. 3)
           rate=1.0,                  # learning rate of the harmonizers over that of the model; 1 in the paper
+          beta2=0.999,               # Adam's memory of the harmonizers' squared gradients; 0.999 in the paper
           calibrate=0,               # batches from whose losses σ starts (eq. 12); 0: σ starts at 1, as in the paper
       ),
       behavior=dict(horizon=15, discount_horizon=333, lam=0.95, entropy=3e-4, return_decay=0.99, return_low=5.0,

@@ -1,8 +1,8 @@
 """Catch: a pixel game in pure JAX that a world model learns in minutes, with things that distract.
 
 A ball falls one cell a step from a random column of the top row; a paddle of
-one cell in the bottom row moves left, stays or moves right. The last step pays
-+1 if the paddle is under the ball, else -1. Soft coloured blobs drift behind:
+one cell, in the middle of the bottom row at first, moves left, stays or moves
+right. The last step pays +1 if the paddle is under the ball, else -1. Soft coloured blobs drift behind:
 they matter to the picture and not to the task, which is where the balance of
 observation and reward losses shows.
 
@@ -44,11 +44,10 @@ class State(NamedTuple):
 def reset(key, size=8, distractors=4):
   """A new game on `size` x `size` cells, with M = `distractors` blobs."""
   task, scene = jax.random.split(key)  # apart, so that the scene cannot change the task
-  columns = jax.random.randint(task, (2,), 0, size)
   uniform = jax.random.uniform(scene, (8, distractors)).T  # one draw, quick to compile
   return State(
-      ball=jnp.stack([0, columns[0]]),
-      paddle=columns[1],
+      ball=jnp.stack([0, jax.random.randint(task, (), 0, size)]),
+      paddle=jnp.int32(size // 2),
       position=PIXELS * uniform[:, 0:2],
       velocity=8 * uniform[:, 2:4] - 4,
       radius=6 + 8 * uniform[:, 4],

@@ -27,7 +27,7 @@ class Trainer:
   def __init__(self, config, folder, wandb=False):
     """`config` as of configs/, `folder` an open `RunFolder`."""
     self.config, self.folder = config, folder
-    self.env = envs.make(config.suite, config.task, config.num_envs, **config.env)
+    self.env = self._make_env(config.num_envs)
     self.eval_env = None
     spec = self.env.spec
     shapes = {name: array.shape for name, array in spec.observation.items()}
@@ -52,6 +52,12 @@ class Trainer:
     self.hours = 0.0
     self.metrics = None         # of the last update, still on the device
     self.last_score = None
+
+  def _make_env(self, num_envs):
+    try:
+      return envs.make(self.config.suite, self.config.task, num_envs, **self.config.env)
+    except (ValueError, RuntimeError) as error:  # a bad option, or a simulator that is not there: the text says which
+      raise UserError(str(error)) from None
 
   def _make_replay(self, spec):
     config = self.config
@@ -192,7 +198,7 @@ class Trainer:
     if not episodes:
       return
     if self.eval_env is None:
-      self.eval_env = envs.make(config.suite, config.task, min(config.eval_envs, episodes), **config.env)
+      self.eval_env = self._make_env(min(config.eval_envs, episodes))
     started = time.monotonic()
     results = evaluation.summary(evaluation.evaluate(
         self.agent, self.compiled['policy'], self.state.params, self.eval_env, config.seed, self.step, episodes))

@@ -1,0 +1,93 @@
+"""Run folders as plain data, and as the files under results/."""
+
+import csv
+import json
+import pathlib
+
+from harmony_jax.errors import UserError
+
+
+def read(folder) -> dict:
+  """One run folder: {'folder', 'config', 'scores': [lines], 'metrics': [lines], 'environment', 'complete'}.
+
+  A last line that a crash or a running process left unfinished is dropped.
+
+  Raises:
+    UserError: `folder` holds no run.
+  """
+  folder = pathlib.Path(folder)
+  try:
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['config']
+  except (OSError, ValueError, KeyError) as error:
+    raise UserError(f'{folder} holds no run: its config.json cannot be read ({error})') from None
+  environment = folder / 'environment.txt'
+  return {'folder': folder, 'config': config, 'scores': _lines(folder / 'scores.jsonl'),
+          'metrics': _lines(folder / 'metrics.jsonl'),
+          'environment': environment.read_text(encoding='utf-8') if environment.exists() else '',
+          'complete': (folder / '.complete').exists()}
+
+
+def label(run) -> str:
+  """What tells a group of seeds from another: suite, task, method, weighting, preset."""
+  config = run['config']
+  return '-'.join((config['suite'], config['task'].lower(), config['method'], config['weighting']['rule'],
+                   config['preset']))
+
+
+def summary(run) -> dict:
+  """One run for results/: per evaluation the step, the mean and training episodes' mean; all scores of the last."""
+  scores, environment = run['scores'], _environment(run['environment'])
+  last = scores[-1] if scores else {}
+  return {
+      'seed': run['config']['seed'], 'complete': run['complete'],
+      'steps': [s['step'] for s in scores], 'frames': [s['frame'] for s in scores],
+      'updates': [s['update'] for s in scores], 'eval_return_mean': [s['eval_mean'] for s in scores],
+      'train_return_mean': [s['train_mean'] for s in scores], 'eval_episodes': [len(s['eval_scores']) for s in scores],
+      'final_eval_returns': last.get('eval_scores', []), 'hours': last.get('time/hours'), **environment}
+
+
+def write(runs, folder):
+  """Writes <label>.json for each group of seeds, and scores.csv (method,task,seed,step,return) over all of them."""
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  groups = {}
+  for run in runs:
+    groups.setdefault(label(run), []).append(run)
+  rows = []
+  for name, group in sorted(groups.items()):
+    group.sort(key=lambda run: run['config']['seed'])
+    config = {k: v for k, v in group[0]['config'].items() if k != 'seed'}
+    record = {'config': config, 'runs': [summary(run) for run in group]}
+    (folder / f'{name}.json').write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
+    for run in group:
+      method = f"{config['method']}-{config['weighting']['rule']}-{config['preset']}"
+      rows += [(method, config['task'], run['config']['seed'], s['step'], s['eval_mean']) for s in run['scores']]
+  with open(folder / 'scores.csv', 'w', newline='', encoding='utf-8') as file:
+    csv.writer(file).writerows([('method', 'task', 'seed', 'step', 'return'), *rows])
+
+
+def _lines(path):
+  if not path.exists():
+    return []
+  lines = []
+  for text in path.read_text(encoding='utf-8').splitlines():
+    try:
+      lines.append(json.loads(text))
+    except ValueError:
+      break
+  return lines
+
+
+def _environment(text):
+  """The first section's facts that belong beside a score: command, commit, Python, devices, versions."""
+  found, versions = {}, {}
+  for line in text.splitlines():
+    key, colon, value = line.partition(':')
+    if colon and key in ('command', 'commit', 'python', 'devices'):
+      found.setdefault(key, value.strip())
+    name, equals, version = line.partition('==')
+    if equals and name in ('jax', 'flax', 'optax', 'ale-py', 'numpy'):
+      versions.setdefault(name, version.strip())
+  if 'command' in found:  # without the path of the interpreter
+    found['command'] = ' '.join(['python', *found['command'].split()[1:]])
+  return {**found, 'versions': versions}

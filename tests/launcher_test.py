@@ -1,0 +1,104 @@
+"""The commands as users type them: complete tiny runs, going on, and bad input."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def command(module, *arguments, timeout=400):
+  """Runs `python -m experiments.<module>` from the project's root."""
+  return subprocess.run([sys.executable, '-m', f'experiments.{module}', *arguments], cwd=ROOT, timeout=timeout,
+                        capture_output=True, text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
+
+
+BAD = {
+    'game': (['--game=Pogn'], 'Pong'),
+    'key': (['--config.batch_sise=8'], 'batch_size'),
+    'nested_key': (['--config.rssm.detr=8'], 'rssm.deter'),
+    'type': (['--config.batch_size=many'], 'int'),
+    'preset': (['--preset=large'], 'paper'),
+    'weighting': (['--weighting=harmonie'], 'harmony'),
+    'flag': (['--gmae=Pong'], 'game'),
+    'seed': (['--seed=-1'], 'seed'),
+    'word': (['Pong'], '--game'),
+    'folder': (['--logdir=/proc/nowhere'], '/proc/nowhere'),
+    'missing_value': (['--config.batch_size'], 'needs a value'),
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_bad_input_is_one_line(case):
+  """One line that names the nearest valid choice, a non-zero exit, no traceback."""
+  arguments, expected = BAD[case]
+  result = command('atari100k', '--preset=tiny', *arguments)
+  assert result.returncode == 2, result
+  lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+  assert len(lines) == 1 and expected in lines[0], result.stderr
+  assert 'Traceback' not in result.stderr
+
+
+def test_missing_rom_is_one_line(tmp_path):
+  result = subprocess.run(
+      [sys.executable, '-m', 'experiments.atari100k', '--preset=tiny', f'--logdir={tmp_path}/run'], cwd=ROOT,
+      capture_output=True, text=True, timeout=200, env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'ALE_ROMS_DIR': str(tmp_path)})
+  assert result.returncode == 2, result
+  assert 'ROM' in result.stderr and 'Traceback' not in result.stderr
+
+
+@pytest.fixture(scope='module')
+def atari_run(tmp_path_factory):
+  """A finished tiny run of Pong."""
+  folder = tmp_path_factory.mktemp('run') / 'pong'
+  result = command('atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  assert result.returncode == 0, result.stderr
+  return folder, result.stdout
+
+
+def test_run_folder_is_complete(atari_run):
+  folder, output = atari_run
+  assert "preset 'tiny'" in output and 'differs from the paper' in output and 'GB' in output
+  config = json.loads((folder / 'config.json').read_text())
+  assert config['identity']['task'] == 'Pong' and config['config']['weighting']['rule'] == 'harmony'
+  metrics = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+  trained = [line for line in metrics if 'loss/reward' in line][-1]
+  for task in ('observation', 'reward', 'dynamics'):
+    assert trained[f'harmony/{task}/sigma'] > 0 and trained[f'harmony/{task}/weight'] > 0
+    assert trained[f'loss/{task}'] > 0
+  scores = [json.loads(line) for line in (folder / 'scores.jsonl').read_text().splitlines()]
+  assert [score['step'] for score in scores] == [100, 200]
+  assert all(len(score['eval_scores']) == 2 and score['frame'] == 4 * score['step'] for score in scores)
+  assert len(list((folder / 'checkpoints').glob('[0-9]*'))) == 2
+  assert list((folder / 'videos').glob('open_loop_image_*')) and list((folder / 'tensorboard').iterdir())
+  assert 'commit' in (folder / 'environment.txt').read_text()
+
+
+def test_second_time_it_says_complete(atari_run):
+  folder, _ = atari_run
+  before = (folder / 'scores.jsonl').read_bytes()
+  result = command('atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  assert result.returncode == 0 and 'complete' in result.stdout
+  assert (folder / 'scores.jsonl').read_bytes() == before
+
+
+def test_another_configuration_is_refused(atari_run):
+  folder, _ = atari_run
+  result = command('atari100k', '--game=pong', '--preset=tiny', '--seed=1', f'--logdir={folder}')
+  assert result.returncode == 2 and 'seed' in result.stderr and 'Traceback' not in result.stderr
+  assert json.loads((folder / 'config.json').read_text())['config']['seed'] == 0
+
+
+def test_results_are_drawn(atari_run, tmp_path):
+  folder, _ = atari_run
+  result = command('results', str(folder), f'--output={tmp_path}')
+  assert result.returncode == 0, result.stderr
+  record = json.loads(next(tmp_path.glob('*.json')).read_text())
+  assert record['runs'][0]['steps'] == [100, 200] and len(record['runs'][0]['final_eval_returns']) == 2
+  assert (tmp_path / 'curves.png').stat().st_size > 10_000
+  assert (tmp_path / 'scores.csv').read_text().splitlines()[0] == 'method,task,seed,step,return'
+  assert command('results', str(tmp_path)).returncode == 2

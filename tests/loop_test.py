@@ -1,0 +1,114 @@
+"""The training loop on the catch game: schedules, and going on where a run stopped."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import atari100k, catch
+from harmony_jax.training import loop, run_folder
+
+TINY = {'steps': 160, 'num_envs': 4, 'eval_envs': 4, 'eval_every': 80, 'checkpoint_every': 80, 'video_every': 0,
+        'eval_episodes': 4, 'final_eval_episodes': 4, 'log_every': 16, 'batch_length': 8, 'replay_capacity': 1000}
+
+
+def config_of(**changes):
+  config = catch.get_config('dreamerv3', 'tiny')
+  config.task = 'catch'
+  config.update_from_flattened_dict({**TINY, **{k.replace('__', '.'): v for k, v in changes.items()}})
+  return config
+
+
+def run(folder, config, until=None):
+  """A whole run, or one that dies right after the iteration that reaches step `until`."""
+  with run_folder.prepare(folder, config, {}) as opened:
+    trainer = loop.Trainer(config, opened)
+    if until:
+      interact = trainer._interact
+
+      def dying(**kwargs):
+        if trainer.step >= until:
+          raise RuntimeError('killed')
+        interact(**kwargs)
+
+      trainer._interact = dying
+      with pytest.raises(RuntimeError, match='killed'):
+        trainer.run()
+    else:
+      trainer.run()
+  return trainer
+
+
+def lines(folder, name):
+  """The lines of a file, without what depends on the clock."""
+  return [{k: v for k, v in json.loads(line).items() if not k.startswith(('time/', 'speed/'))}
+          for line in (folder / name).read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('whole')
+  return folder, run(folder, config_of())
+
+
+def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
+  """Killed between two checkpoints and started again: same parameters, replay, metrics and scores."""
+  undisturbed, one = whole
+  run(tmp_path, config_of(), until=120)
+  other = run(tmp_path, config_of())
+  for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(other.state.params)):
+    np.testing.assert_array_equal(a, b)
+  assert lines(undisturbed, 'scores.jsonl') == lines(tmp_path, 'scores.jsonl')
+  assert lines(undisturbed, 'metrics.jsonl') == lines(tmp_path, 'metrics.jsonl')
+  for update in (0, 7):
+    for key, value in one.replay.sample(update).items():
+      np.testing.assert_array_equal(value, other.replay.sample(update)[key])
+
+
+def test_updates_follow_the_train_ratio(whole):
+  """One update at the first step after prefill, then train_ratio / (B·T) per environment step."""
+  _, trainer = whole
+  config = trainer.config
+  needed = config.batch_size * config.batch_length
+  steps = 0
+  while True:  # prefill: until there are enough windows, looked at every prefill_chunk steps
+    steps += config.num_envs
+    windows = config.num_envs * (steps // config.num_envs - config.batch_length + 1)
+    if steps % config.prefill_chunk == 0 and windows >= needed:
+      break
+  ratio = config.train_ratio / needed
+  assert trainer.update == 1 + int((config.steps - steps - config.num_envs) * ratio)
+
+
+def test_the_papers_prefill():
+  """1,087 steps make 1,024 windows of 64; looked at every 100 steps, training begins after 1,100."""
+  config = atari100k.get_config('dreamerv3', 'paper')
+  assert config.train_ratio / (config.batch_size * config.batch_length) == 1.0
+  trainer = loop.Trainer.__new__(loop.Trainer)
+  trainer.config, trainer.trained_at = config, None
+  for step in range(1, 1200):
+    trainer.step = step
+    trainer.replay = type('Replay', (), {'windows': max(0, step - 63)})
+    if trainer._filled():
+      break
+  assert step == 1100
+
+
+def test_rewards_and_ends_are_stored_beside_their_observation(whole):
+  """The replay's rows: action zero on is_last, the next row is_first, rewards ±1 only where the episode ends."""
+  _, trainer = whole
+  batch = trainer.replay.sample(3)
+  last = batch['is_last']
+  assert last.any()
+  assert not batch['action'][last].any()
+  assert (batch['action'][~last].sum(-1) == 1).all()
+  assert batch['is_first'][:, 1:][last[:, :-1]].all()
+  assert (np.abs(batch['reward'][last]) == 1).all() and not batch['reward'][~last].any()
+
+
+def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
+  trainer = run(tmp_path, config_of(weighting__calibrate=2, weighting__rate=1e-9, steps=80))
+  sigma = np.exp(float(trainer.state.params['world_model']['harmony']['observation']))
+  first = [line for line in lines(tmp_path, 'metrics.jsonl') if 'loss/observation' in line][0]
+  assert 0.3 < sigma / first['loss/observation'] < 3 and sigma > 100
