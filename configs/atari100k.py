@@ -15,8 +15,8 @@ HOURS = {'paper': 'not measured here; about 250 hours on 2 CPU cores, hours on a
          'debug': 'two minutes', 'tiny': '20 seconds'}
 
 # A smaller model and train ratio that 2 cores can train for all 100,000 steps, and fewer evaluations.
-CPU = {**common.SMALL, 'train_ratio': 32.0, 'eval_every': 10_000, 'eval_episodes': 10, 'checkpoint_every': 5_000,
-       'eval_envs': 8, 'weighting.rate': 1.0}
+CPU = {**common.SMALL, **common.SHORT_HARMONY, 'train_ratio': 32.0, 'eval_episodes': 10,
+       'checkpoint_every': 5_000, 'eval_envs': 8}
 SHORT = {'eval_envs': 2, 'env.frame_cap': 400, 'log_every': 50}
 PRESETS = {
     'paper': {},

@@ -249,8 +249,7 @@ def check_folder(folder: pathlib.Path) -> list[Finding]:
 def check_cache(folder: str | None) -> list[Finding]:
   """JAX's persistent compilation cache, which shortens every start but the first."""
   if not folder:
-    remedy = 'To compile only once, export it: a folder of your own, shared with nobody, since its content is run'
-    return [Finding('note', 'JAX_COMPILATION_CACHE_DIR is not set', remedy)]
+    return [Finding('ok', 'Compilation cache: JAX_COMPILATION_CACHE_DIR is not set, so runs use ~/.cache/harmony_jax/xla')]
   path = pathlib.Path(folder)
   if not path.is_dir():
     return [Finding('ok', f'Compilation cache {folder}, not there yet')]
