@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import dreamerv3
+from harmony_jax.errors import UserError
 
 METHODS = {'dreamerv3': dreamerv3.get_config}
 PRESETS = ('auto', 'paper', 'cpu', 'debug', 'tiny')
@@ -52,3 +53,34 @@ def apply_preset(config: ConfigDict, preset: str, changes: dict) -> ConfigDict:
   config.update_from_flattened_dict(changes)
   config.preset = preset
   return config
+
+
+def check(config: ConfigDict):
+  """Refuses values that no run can have.
+
+  Raises:
+    UserError: names the field, its value and what it must be.
+  """
+  def refuse(name, value, wanted):
+    raise UserError(f'config.{name} is {value!r}: it must be {wanted}')
+
+  for name in ('steps', 'num_envs', 'batch_size', 'replay_capacity', 'eval_every', 'final_eval_episodes', 'eval_envs',
+               'log_every', 'checkpoint_every', 'prefill_chunk'):
+    if config[name] < 1:
+      refuse(name, config[name], 'at least 1')
+  if config.batch_length < 2:
+    refuse('batch_length', config.batch_length, 'at least 2')
+  if not config.train_ratio > 0:
+    refuse('train_ratio', config.train_ratio, 'above 0')
+  if config.compute_dtype not in ('float32', 'bfloat16'):
+    refuse('compute_dtype', config.compute_dtype, 'float32 or bfloat16')
+  if config.weighting.rule not in WEIGHTINGS:
+    refuse('weighting.rule', config.weighting.rule, f"one of {', '.join(WEIGHTINGS)}")
+  if config.weighting.dynamics_regularizer not in ('code', 'paper'):
+    refuse('weighting.dynamics_regularizer', config.weighting.dynamics_regularizer, "'code' or 'paper'")
+  unknown = sorted(set(config.weighting.tasks) - {'observation', 'reward', 'dynamics'})
+  if unknown:
+    refuse('weighting.tasks', unknown[0], 'a list of observation, reward, dynamics')
+  needed = config.batch_size * config.batch_length // config.num_envs + config.batch_length
+  if config.replay_capacity // config.num_envs < needed:
+    refuse('replay_capacity', config.replay_capacity, f'at least {needed * config.num_envs} to hold a first batch')

@@ -7,7 +7,7 @@ line, with exit code 2.
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from harmony_jax.errors import UserError
 
@@ -44,6 +44,7 @@ def _main(benchmark, rest, overrides):
   if len(rest) > 1:
     return _fail(f'unexpected argument {rest[1]!r}: options look like --{benchmark.TASK_FLAG}=…')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
   try:
     return _train(benchmark, flags.FLAGS, overrides)
   except UserError as error:
@@ -74,6 +75,7 @@ def _train(benchmark, options, overrides):
 
 def make_config(benchmark, options, overrides, accelerator):
   """(configuration, why the preset was chosen). Raises UserError for an unknown task or a bad override."""
+  from configs import common
   from harmony_jax import envs
   from harmony_jax.configuration import apply_overrides
   preset, reason = options.preset, ''
@@ -82,7 +84,7 @@ def make_config(benchmark, options, overrides, accelerator):
     reason = " (auto: there is an accelerator)" if accelerator else " (auto: there is no accelerator)"
   config = benchmark.get_config(options.method, preset)
   config.seed, config.weighting.rule = options.seed, options.weighting
-  apply_overrides(config, overrides)
+  common.check(apply_overrides(config, overrides))
   try:
     config.task = envs.canonical(config.suite, options[benchmark.TASK_FLAG].value)
   except ValueError as error:

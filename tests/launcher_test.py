@@ -28,14 +28,19 @@ BAD = {
     'seed': (['--seed=-1'], 'seed'),
     'word': (['Pong'], '--game'),
     'folder': (['--logdir=/proc/nowhere'], '/proc/nowhere'),
+    'value': (['--config.train_ratio=0'], 'above 0'),
+    'rule': (['--config.weighting.rule=harmoni'], 'reciprocal'),
+    'sizes': (['--config.encoder.patch=7'], 'power of two'),
     'missing_value': (['--config.batch_size'], 'needs a value'),
 }
 
 
 @pytest.mark.parametrize('case', BAD)
-def test_bad_input_is_one_line(case):
+def test_bad_input_is_one_line(case, tmp_path):
   """One line that names the nearest valid choice, a non-zero exit, no traceback."""
   arguments, expected = BAD[case]
+  if case != 'folder':
+    arguments = [f'--logdir={tmp_path}/run', *arguments]
   result = command('atari100k', '--preset=tiny', *arguments)
   assert result.returncode == 2, result
   lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]

@@ -31,7 +31,10 @@ class Trainer:
     self.eval_env = None
     spec = self.env.spec
     shapes = {name: array.shape for name, array in spec.observation.items()}
-    self.agent = Agent.from_config(config, shapes, spec.num_actions, spec.discrete)
+    try:
+      self.agent = Agent.from_config(config, shapes, spec.num_actions, spec.discrete)
+    except ValueError as error:  # sizes that do not fit the observations
+      raise UserError(str(error)) from None
     self.compiled = compile_agent(self.agent)
     self.replay = self._make_replay(spec)
     self.prefetcher = Prefetcher(self.replay, jax.device_put)
@@ -144,6 +147,11 @@ class Trainer:
     self.step += config.num_envs
     self.timestep = self.episodes.step(action)
 
+  def _steps_per_update(self):
+    """Steps of each environment between two updates; a batch chosen too far ahead would be overwritten."""
+    config = self.config
+    return config.batch_size * config.batch_length / (config.train_ratio * config.num_envs)
+
   def _due(self):
     """Updates to do now: train_ratio replayed steps per environment step, the first one at once."""
     ratio = self.config.train_ratio / (self.config.batch_size * self.config.batch_length)
@@ -162,7 +170,7 @@ class Trainer:
       if not len(self.prefetcher):
         self.prefetcher.request(self.update)
       batch = self.prefetcher.get()
-      if prefetch or number < due - 1:
+      if number < due - 1 or (prefetch and self._steps_per_update() < self.replay.margin / 2):
         self.prefetcher.request(self.update + 1)
       self.state, self.metrics = self.compiled['train_step'](self.state, batch)
       self.update += 1
@@ -188,7 +196,8 @@ class Trainer:
     if bad:
       raise UserError(f'{bad[0]} is not finite at step {self.step} (update {self.update}); the last checkpoint is '
                       f'{self.checkpoints.latest()} in {self.folder.path}')
-    shown = {k: v for k, v in metrics.items() if k.startswith('harmony/') or k in ('loss/world_model', 'return/train')}
+    shown = {k: v for k, v in metrics.items()
+             if k.endswith(('/sigma', '/weight')) or k in ('loss/world_model', 'return/train')}
     self.progress.update(self.step, shown)
 
   def _evaluate(self):
