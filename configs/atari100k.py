@@ -31,7 +31,8 @@ PRESETS = {
 
 def get_config(method: str, preset: str):
   """Configuration of a preset; `paper` is the authors'."""
-  config = common.build(
-      method, suite=SUITE, replay_capacity=100_000, env=dict(frame_cap=0,  # emulator frames per episode; 0: 108,000, Chopper Command 5,400
-                                    truncation_is_terminal=True, sticky=0.0))
+  config = common.build(method, suite=SUITE, replay_capacity=100_000, env=dict(
+      frame_cap=0,                  # emulator frames per episode; 0 is 108,000, for Chopper Command 5,400
+      truncation_is_terminal=True,  # as the authors label an episode that the cap ends
+      sticky=0.0))
   return common.apply_preset(config, preset, PRESETS[preset])

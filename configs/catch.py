@@ -13,8 +13,9 @@ HOURS = {'paper': 'not measured', 'cpu': 'about 10 minutes', 'debug': 'two minut
 
 RUN = {'num_envs': 8, 'eval_envs': 64, 'eval_episodes': 200, 'final_eval_episodes': 1000}
 # The harmonizers' own optimiser: see configs/common.py: SHORT_HARMONY.
-CPU = {**common.SMALL, **common.SHORT_HARMONY, **RUN, 'actor_opt.lr': 1e-3, 'critic_opt.lr': 1e-3, 'steps': 44_000, 'train_ratio': 16.0, 'replay_capacity': 100_000, 'eval_every': 4_000,
-       'checkpoint_every': 16_000, 'video_every': 32_000, 'log_every': 800}
+CPU = {**common.SMALL, **common.SHORT_HARMONY, **RUN, 'actor_opt.lr': 1e-3, 'critic_opt.lr': 1e-3, 'steps': 44_000,
+       'train_ratio': 16.0, 'replay_capacity': 100_000, 'eval_every': 4_000, 'checkpoint_every': 16_000,
+       'video_every': 32_000, 'log_every': 800}
 PRESETS = {
     'paper': RUN,
     'cpu': CPU,

@@ -4,6 +4,7 @@ A suite environment is any class with
 
     spec        a `Spec`
     num_envs    N
+    canonical(task) -> str           static: the task's one true name, or ValueError
     step(actions, restart, seeds, idle=None) -> TimeStep
     close()
 
