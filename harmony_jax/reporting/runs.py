@@ -88,6 +88,7 @@ def _environment(text):
     name, equals, version = line.partition('==')
     if equals and name in ('jax', 'flax', 'optax', 'ale-py', 'numpy'):
       versions.setdefault(name, version.strip())
-  if 'command' in found:  # without the path of the interpreter
-    found['command'] = ' '.join(['python', *found['command'].split()[1:]])
+  if 'command' in found:  # without the paths of that machine
+    words = [word for word in found['command'].split()[1:] if not word.startswith('--logdir')]
+    found['command'] = ' '.join(['python', *words])
   return {**found, 'versions': versions}
