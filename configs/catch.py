@@ -2,14 +2,15 @@
 
 Command:   python -m experiments.catch [--seed=0] [--preset=cpu]
 Hardware:  2 CPU cores
-Score:     1 is perfect, a random and a motionless player get about -0.75; measured curves are in results/catch/.
+Score:     1 is perfect, a random and a motionless player get about -0.75. Measured with `cpu`, three seeds, 1,000
+           episodes each: 0.952, 0.966, 0.958 with harmony, 0.574, 0.960, 0.958 without (results/catch/).
 """
 
 from configs import common
 
 SUITE, TASK_FLAG, DEFAULT_TASK = 'catch', 'task', 'catch'
 
-HOURS = {'paper': 'not measured', 'cpu': 'about 10 minutes', 'debug': 'two minutes', 'tiny': '20 seconds'}
+HOURS = {'paper': 'not measured', 'cpu': 'about 10 minutes (15 were measured on one core)', 'debug': 'two minutes', 'tiny': '20 seconds'}
 
 RUN = {'num_envs': 8, 'eval_envs': 64, 'eval_episodes': 200, 'final_eval_episodes': 1000}
 # The harmonizers' own optimiser: see configs/common.py: SHORT_HARMONY.

@@ -21,6 +21,8 @@ def draw(runs, path, references=None, title=''):
   curves(axes[0], runs, references or {})
   harmonizers(axes[1], runs)
   losses(axes[2], runs)
+  for axis in axes:
+    axis.xaxis.set_major_locator(plt.MaxNLocator(6))
   figure.suptitle(title)
   figure.savefig(path, dpi=110)
   plt.close(figure)
