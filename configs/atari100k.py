@@ -12,7 +12,7 @@ SUITE, TASK_FLAG, DEFAULT_TASK = 'atari', 'game', 'Pong'
 
 # Hours of a whole run, for the first lines of output. Measured where the comment says so.
 HOURS = {'paper': 'not measured', 'cpu': 'about 2 hours on 2 cores, extrapolated from 14 % of a run',
-         'debug': 'two minutes', 'tiny': '20 seconds'}
+         'debug': 'about two minutes', 'tiny': 'about half a minute'}
 
 # A smaller model and train ratio that 2 cores can train for all 100,000 steps, and fewer evaluations.
 CPU = {**common.SMALL, **common.SHORT_HARMONY, 'train_ratio': 32.0, 'eval_episodes': 10,

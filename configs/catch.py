@@ -10,7 +10,8 @@ from configs import common
 
 SUITE, TASK_FLAG, DEFAULT_TASK = 'catch', 'task', 'catch'
 
-HOURS = {'paper': 'not measured', 'cpu': 'about 10 minutes (15 were measured on one core)', 'debug': 'two minutes', 'tiny': '20 seconds'}
+HOURS = {'paper': 'not measured', 'cpu': '15 minutes on one core, less on two', 'debug': 'about two minutes',
+         'tiny': 'about half a minute'}
 
 RUN = {'num_envs': 8, 'eval_envs': 64, 'eval_episodes': 200, 'final_eval_episodes': 1000}
 # The harmonizers' own optimiser: see configs/common.py: SHORT_HARMONY.

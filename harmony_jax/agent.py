@@ -192,9 +192,10 @@ class Agent:
                                    shift_actions(batch['action'], carry.action), noise['posterior'])[0]
 
   def with_harmonizers(self, state: TrainState, losses) -> TrainState:
-    """The state with every harmonizer at its closed form (eq. 12) for the given losses {name: scalar}."""
+    """The state with every harmonizer at its rule's closed form (eq. 12) for the given losses {name: scalar}."""
     model = state.params['world_model']
-    start = harmony.from_losses({k: jnp.asarray(losses[k]) for k in model['harmony']})
+    chosen = {k: jnp.asarray(losses[k]) for k in model['harmony']}
+    start = harmony.from_losses(chosen, self.world_model.weighting.optimum)
     return state.replace(params={**state.params, 'world_model': {**model, 'harmony': start}})
 
 

@@ -33,10 +33,12 @@ class Weighting(NamedTuple):
       task of the rule are added with weight 1.
     combine: for rules that need each task's gradient of the shared parameters (GradNorm, NashMTL):
       `combine(task_gradients, state) -> (gradient, state)`. None where the gradient of `total` is all that is needed.
+    optimum: the σ that the rule's harmonizers approach for a constant loss; None where it has none.
   """
   init: Callable[[Sequence[str]], tuple[dict, Any]]
   weigh: Callable[[Losses, dict, Any], tuple[jax.Array, Any, dict]]
   combine: Optional[Callable] = None
+  optimum: Optional[Callable] = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -75,12 +77,12 @@ def rectified(regularizer: Optional[Mapping[str, float]] = None) -> Weighting:
     regularizer: cᵢ per task where it is not 1. The authors' DreamerV3 code has the dynamics' regulariser inside its
       KL-balance bracket, where it is multiplied by 0.5/0.6: `{'dynamics': 5/6}`. The paper's form is 1 for all.
   """
-  return _harmony(jax.nn.softplus, regularizer)  # log(1 + exp(s))
+  return _harmony(jax.nn.softplus, regularizer, optimal_sigma)  # log(1 + exp(s))
 
 
 def unrectified(regularizer: Optional[Mapping[str, float]] = None) -> Weighting:
   """The harmonious loss without rectification, Σᵢ Lᵢ/σᵢ + cᵢ log σᵢ (eq. 4): weights grow without bound as L → 0."""
-  return _harmony(lambda s: s, regularizer)
+  return _harmony(lambda s: s, regularizer, optimal_sigma_unrectified)
 
 
 def fixed(weights: Optional[Mapping[str, float]] = None) -> Weighting:
@@ -119,7 +121,7 @@ def reciprocal(epsilon: float = 1e-8) -> Weighting:
 RULES = {'harmony': rectified, 'harmony_unrectified': unrectified, 'fixed': fixed, 'reciprocal': reciprocal}
 
 
-def _harmony(log_term, regularizer):
+def _harmony(log_term, regularizer, optimum):
   """The shared form Σᵢ Lᵢ exp(-sᵢ) + cᵢ log_term(sᵢ)."""
   regularizer = dict(regularizer or {})
 
@@ -139,18 +141,17 @@ def _harmony(log_term, regularizer):
       metrics |= {f'{name}/sigma': jnp.exp(s), f'{name}/weight': jnp.exp(-s), f'{name}/scaled': loss * jnp.exp(-s)}
     return total, state, metrics
 
-  return Weighting(init, weigh)
+  return Weighting(init, weigh, optimum=optimum)
 
 
 _default = rectified()
 init, weigh = _default.init, _default.weigh
 
 
-def from_losses(losses: Losses, unrectified: bool = False) -> dict:
-  """Harmonizer parameters sᵢ = log σ*(Lᵢ) at the closed form for given losses: a start that is already balanced."""
+def from_losses(losses: Losses, optimum: Callable = optimal_sigma) -> dict:
+  """Harmonizer parameters sᵢ = log σ*(Lᵢ) for given losses: a start that is already balanced. `optimum` is a rule's."""
   _check(losses)
-  sigma = optimal_sigma_unrectified if unrectified else optimal_sigma
-  return {name: jnp.log(sigma(jnp.maximum(loss, 1e-8))) for name, loss in losses.items()}
+  return {name: jnp.log(optimum(jnp.maximum(loss, 1e-8))) for name, loss in losses.items()}
 
 
 def _check(losses):
