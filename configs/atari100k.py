@@ -14,6 +14,8 @@ SUITE, TASK_FLAG, DEFAULT_TASK = 'atari', 'game', 'Pong'
 HOURS = {'paper': 'not measured', 'cpu': 'about 2 hours on 2 cores, extrapolated from 14 % of a run',
          'debug': 'about two minutes', 'tiny': 'about half a minute'}
 
+BY_METHOD = {'dreamerv3': {}, 'dreamerv2': common.ENDING}
+
 # A smaller model and train ratio that 2 cores can train for all 100,000 steps, and fewer evaluations.
 CPU = {**common.SMALL, **common.SHORT_HARMONY, 'train_ratio': 32.0, 'eval_episodes': 10,
        'checkpoint_every': 5_000, 'eval_envs': 8}
@@ -31,8 +33,8 @@ PRESETS = {
 
 def get_config(method: str, preset: str):
   """Configuration of a preset; `paper` is the authors'."""
-  config = common.build(method, suite=SUITE, replay_capacity=100_000, env=dict(
+  settings = dict(replay_capacity=100_000, env=dict(
       frame_cap=0,                  # emulator frames per episode; 0 is 108,000, for Chopper Command 5,400
       truncation_is_terminal=True,  # as the authors label an episode that the cap ends
       sticky=0.0))
-  return common.apply_preset(config, preset, PRESETS[preset])
+  return common.suite_config(method, preset, SUITE, settings, BY_METHOD, PRESETS)

@@ -31,5 +31,5 @@ PRESETS = {
 
 def get_config(method: str, preset: str):
   """Configuration of a preset. `paper` is the authors' Atari model on this game."""
-  config = common.build(method, suite=SUITE, env=dict(distractors=4, size=8))
-  return common.apply_preset(config, preset, PRESETS[preset])
+  settings = dict(env=dict(distractors=4, size=8))
+  return common.suite_config(method, preset, SUITE, settings, {'dreamerv3': {}, 'dreamerv2': common.ENDING}, PRESETS)

@@ -2,10 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from configs import dreamerv3
+from configs import dreamerv2, dreamerv3
 from harmony_jax.errors import UserError
 
-METHODS = {'dreamerv3': dreamerv3.get_config}
+METHODS = {'dreamerv3': dreamerv3.get_config, 'dreamerv2': dreamerv2.get_config}
 PRESETS = ('auto', 'paper', 'cpu', 'debug', 'tiny')
 WEIGHTINGS = ('harmony', 'none', 'harmony_unrectified', 'fixed', 'reciprocal')
 
@@ -15,7 +15,7 @@ SMALL = {
     'rssm.deter': 256, 'rssm.units': 128, 'rssm.stoch': 16, 'rssm.classes': 16,
     'reward_head.units': 128, 'continue_head.units': 128, 'actor.units': 128, 'critic.units': 128,
     'batch_size': 8, 'batch_length': 16, 'behavior.horizon': 8,
-    'model_opt.lr': 1e-3, 'actor_opt.lr': 3e-4, 'critic_opt.lr': 5e-4, 'behavior.entropy': 2e-2,
+    'model_opt.lr': 1e-3, 'actor_opt.lr': 3e-4, 'critic_opt.lr': 5e-4,
 }
 # A rule for the harmonizers of short runs. At the paper's rate (1e-4) s = log σ moves by at most 0.1 in 1,000 updates,
 # and with Adam's usual memory (β₂ = 0.999) by 0.5 in the long run whatever the rate, so that in the 5,500 updates of the
@@ -28,13 +28,25 @@ TOY = {**SMALL, 'rssm.deter': 64, 'rssm.units': 32, 'rssm.stoch': 8, 'rssm.class
        'critic.units': 32, 'batch_size': 4, 'batch_length': 16, 'behavior.horizon': 5}
 
 
+# What every preset but `paper` changes first, by method: the patches of SMALL need the strided layers of DreamerV3, and
+# the entropy bonus is relative to returns that DreamerV3 normalises and DreamerV2 does not.
+SMALL_BY_METHOD = {
+    'dreamerv3': {'behavior.entropy': 2e-2},
+    'dreamerv2': {'encoder.padding': 'same', 'decoder.padding': 'same', 'reward_head.layers': 2, 'prefill': 0,
+                  'pretrain': 1,
+                  'continue_head.layers': 2, 'actor.layers': 2, 'critic.layers': 2}}
+# DreamerV2 where episodes can end early and actions are discrete (not among the paper's runs of it).
+ENDING = {'continue_head.enabled': True, 'behavior.entropy': 1e-3}
+
+
 def run_settings() -> dict:
   """Settings of a run that are not the method's. Steps are agent steps (frames / action_repeat)."""
   return dict(
-      suite='', task='', preset='paper', seed=0, steps=100_000, num_envs=1, env={},
+      suite='', task='', preset='paper', seed=0, steps=100_000, num_envs=1,
+      env={}, eval_env={},      # options of the environment; those of evaluation where they differ
+      score='return',           # what is reported: the return of an episode, or a measure like 'success'
+      env_processes=False,      # each environment in a process of its own
       replay_capacity=1_000_000,  # steps; a 100K run never fills more than 100,000
-      train_ratio=1024.0,       # replayed steps per environment step: 1024 / (16 · 64) = 1 update per step
-      prefill=0,                # random steps before training, beside what the first batch needs
       prefill_chunk=100,        # they are taken in chunks of so many
       eval_every=5_000, eval_episodes=100, final_eval_episodes=100, eval_envs=16,
       log_every=250, checkpoint_every=5_000, video_every=10_000)
@@ -49,10 +61,25 @@ def build(method: str, **settings) -> ConfigDict:
 
 
 def apply_preset(config: ConfigDict, preset: str, changes: dict) -> ConfigDict:
-  """Applies {'some.field': value} and names the preset in the configuration."""
+  """Applies what the method needs at smaller sizes, then {'some.field': value}, and names the preset."""
+  if preset != 'paper':
+    config.update_from_flattened_dict(SMALL_BY_METHOD[config.method])
   config.update_from_flattened_dict(changes)
   config.preset = preset
   return config
+
+
+def suite_config(method: str, preset: str, suite: str, settings: dict, by_method: dict, presets: dict) -> ConfigDict:
+  """A suite's configuration: the method's, with the suite's `settings`, its settings for the method, and the preset's.
+
+  Args:
+    settings: of the run, as of `run_settings`.
+    by_method: {method: {'some.field': value}}: what the paper's authors changed for this suite.
+    presets: {name: {'some.field': value}}.
+  """
+  config = build(method, suite=suite, **settings)
+  config.update_from_flattened_dict(by_method[method])
+  return apply_preset(config, preset, presets[preset])
 
 
 def check(config: ConfigDict):
@@ -65,13 +92,17 @@ def check(config: ConfigDict):
     raise UserError(f'config.{name} is {value!r}: it must be {wanted}')
 
   for name in ('steps', 'num_envs', 'batch_size', 'replay_capacity', 'eval_every', 'final_eval_episodes', 'eval_envs',
-               'log_every', 'checkpoint_every', 'prefill_chunk'):
+               'log_every', 'checkpoint_every', 'prefill_chunk', 'pretrain'):
     if config[name] < 1:
       refuse(name, config[name], 'at least 1')
   if config.batch_length < 2:
     refuse('batch_length', config.batch_length, 'at least 2')
   if not config.train_ratio > 0:
     refuse('train_ratio', config.train_ratio, 'above 0')
+  if config.replay.sampling not in ('windows', 'episodes'):
+    refuse('replay.sampling', config.replay.sampling, 'windows or episodes')
+  if config.eval_policy not in ('sample', 'mode'):
+    refuse('eval_policy', config.eval_policy, 'sample or mode')
   if config.compute_dtype not in ('float32', 'bfloat16'):
     refuse('compute_dtype', config.compute_dtype, 'float32 or bfloat16')
   if config.weighting.rule not in WEIGHTINGS:

@@ -18,7 +18,7 @@ from harmony_jax import harmony
 from harmony_jax.behavior import Behavior
 from harmony_jax.returns import Percentiles
 from harmony_jax.rssm import State
-from harmony_jax.world_model import WorldModel
+from harmony_jax.world_model import WorldModel, with_statistics
 
 SUBTREES = ('world_model', 'actor', 'critic')
 
@@ -35,12 +35,17 @@ class TrainState:
   params: dict
   opt_state: dict
   targets: dict      # slow critic
-  variables: dict    # statistics of networks that keep some; empty here
+  statistics: dict   # running statistics of the networks that keep some (residual ones)
   weighting: Any     # state of the weighting rule; empty for harmony
   normalizer: Percentiles
   carry: Carry
   step: jax.Array    # updates done
   rng: jax.Array
+
+  @property
+  def weights(self) -> dict:
+    """What acting and predicting need: `params`, the world model's with its statistics."""
+    return {**self.params, 'world_model': with_statistics(self.params['world_model'], self.statistics)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +78,11 @@ class Agent:
   def init(self, key) -> TrainState:
     """A fresh state; the slow critic starts as zeros and takes the critic's values after the first update."""
     model_key, behavior_key, rng = jax.random.split(key, 3)
-    model, weighting = self.world_model.init(model_key)
+    model, statistics, weighting = self.world_model.init(model_key)
     actor, critic = self.behavior.init(behavior_key)
     params = {'world_model': model, 'actor': actor, 'critic': critic}
     opt_state = {k: self.optimizers[k].init(params[k]) for k in SUBTREES}
-    return TrainState(params, opt_state, {'critic': jax.tree.map(jnp.copy, critic)}, {}, weighting,
+    return TrainState(params, opt_state, {'critic': jax.tree.map(jnp.copy, critic)}, statistics, weighting,
                       Percentiles.zeros(), self.initial_carry(params, self.batch_size), jnp.zeros((), jnp.int32), rng)
 
   def initial_carry(self, params, batch: int) -> Carry:
@@ -110,21 +115,23 @@ class Agent:
       params[name] = optax.apply_updates(params[name], updates)
       return aux
 
+    model_loss = lambda params, *args: self.world_model.loss(with_statistics(params, state.statistics), *args)
     weighting, outputs, model_metrics = update(
-        'world_model', self.world_model.loss, state.weighting, carry.latent, batch, previous_action,
+        'world_model', model_loss, state.weighting, carry.latent, batch, previous_action,
         noise['posterior'])
     start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs.posterior)
     not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
     trajectory, returns, normalizer, actor_metrics = update(
-        'actor', self.behavior.actor_loss, self.world_model, params['world_model'], params['critic'], start,
-        not_terminal, noise['imagination'], state.normalizer)
+        'actor', self.behavior.actor_loss, self.world_model, params['world_model'],
+        {'fast': params['critic'], 'slow': state.targets['critic']}, start, not_terminal, noise['imagination'],
+        state.normalizer)
     critic_metrics = update('critic', self.behavior.critic_loss, state.targets['critic'], trajectory, returns)
     metrics |= model_metrics | actor_metrics | critic_metrics
     targets = {'critic': self._slow_update(state.targets['critic'], params['critic'], state.step)}
     last = jax.tree.map(lambda x: x[:, -1], outputs.posterior)
     state = state.replace(
-        params=params, opt_state=optimizers, targets=targets, weighting=weighting, normalizer=normalizer,
-        carry=jax.lax.stop_gradient(Carry(last, batch['action'][:, -1])), step=state.step + 1)
+        params=params, opt_state=optimizers, targets=targets, statistics=outputs.statistics, weighting=weighting,
+        normalizer=normalizer, carry=jax.lax.stop_gradient(Carry(last, batch['action'][:, -1])), step=state.step + 1)
     return state, metrics
 
   def _slow_update(self, slow, fast, step):
@@ -154,7 +161,7 @@ class Agent:
     """Chooses actions for N environments.
 
     Args:
-      params: `TrainState.params`. carry: from `initial_carry` or the previous call.
+      params: `TrainState.weights`. carry: from `initial_carry` or the previous call.
       observation: {name: [N, ...]}. is_first: [N] bool; those environments start from the initial state.
       key: randomness of this step, or None for modes everywhere. mode: take the most likely action, with the latent
         still sampled.
@@ -174,7 +181,8 @@ class Agent:
                                 uniform)
     latent = jax.tree.map(lambda x: x[:, 0], posterior)
     distribution = self.behavior.actor(params['actor'], latent.feature())
-    action = self.behavior.actor.sample(distribution, None if mode else action_noise)
+    actor = self.behavior.actor
+    action = actor.mode(distribution) if mode else actor.sample(distribution, action_noise)
     return action, Carry(latent, action)
 
   def report(self, state: TrainState, batch, context: int = 5):
@@ -182,13 +190,13 @@ class Agent:
     key = jax.random.fold_in(state.rng, state.step)
     uniform = self._train_noise(key, *batch['is_first'].shape)['posterior']
     previous_action = shift_actions(batch['action'], jnp.zeros_like(batch['action'][:, 0]))
-    return self.world_model.open_loop(state.params['world_model'], batch, previous_action, context, uniform)
+    return self.world_model.open_loop(state.weights['world_model'], batch, previous_action, context, uniform)
 
   def task_losses(self, state: TrainState, batch) -> dict:
     """The world model's losses by name on one batch, without training."""
     carry = self.initial_carry(state.params, batch['is_first'].shape[0])
     noise = self._train_noise(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
-    return self.world_model.losses(state.params['world_model'], carry.latent, batch,
+    return self.world_model.losses(state.weights['world_model'], carry.latent, batch,
                                    shift_actions(batch['action'], carry.action), noise['posterior'])[0]
 
   def with_harmonizers(self, state: TrainState, losses) -> TrainState:
@@ -205,19 +213,21 @@ def shift_actions(action, before):
 
 
 def optimizer(config, harmony_rate: float = 1.0, harmony_beta2: float = 0.999) -> optax.GradientTransformation:
-  """clip by global norm -> Adam -> -lr, for one subtree.
+  """clip by global norm -> weight decay -> Adam -> -lr, for one subtree.
 
   The harmonizers are leaves like any other. For short runs they may have a learning rate of their own (times
   `harmony_rate`) and a shorter memory of squared gradients: a harmonizer's gradient -L/σ shrinks as σ grows, and Adam
   divides by its root mean square over 1/(1-β₂) steps, so that s = log σ rises by at most (1-β₂)/2 per update in the
   long run, whatever the rate: 0.5 in 1,000 updates with 0.999. That never binds at the paper's rate of 1e-4.
   """
+  # The decay is coupled (L2): it joins the gradient before Adam, on every parameter, as DreamerV2's authors have it.
+  decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
   scale = optax.scale_by_adam(eps=config.eps)
   if (harmony_rate, harmony_beta2) != (1.0, 0.999):
     own = optax.chain(optax.scale_by_adam(b2=harmony_beta2, eps=config.eps), optax.scale(harmony_rate))
     scale = optax.partition({'model': scale, 'harmony': own}, lambda params: {
         name: 'harmony' if name == 'harmony' else 'model' for name in params})
-  return optax.chain(optax.clip_by_global_norm(config.clip), scale, optax.scale(-config.lr))
+  return optax.chain(optax.clip_by_global_norm(config.clip), *decay, scale, optax.scale(-config.lr))
 
 
 def parameter_count(params) -> int:

@@ -1,7 +1,10 @@
 """Behaviour learned in imagination: the rollout, the actor's loss and the critic's.
 
-Time runs over states 0 … H. `action[t]` is taken in state t, `reward[t]` for t = 0 … H-1 belongs to state t+1, returns
-and values cover states 0 … H-1. N = B·T rollouts start from every posterior state of the batch.
+Time runs over states 0 … H; `action[t]` is taken in state t. N = B·T rollouts start from every posterior state of the
+batch. Returns and values cover states 0 … H-1, under one of two conventions for whose reward a value begins with:
+
+    reward_of='next'     V(zₜ) ≈ rₜ₊₁ + γ rₜ₊₂ + …   an action is judged by the return of its own state    (DreamerV3)
+    reward_of='present'  V(zₜ) ≈ rₜ + γ rₜ₊₁ + …     an action is judged by the return of the next state   (DreamerV2)
 """
 
 import dataclasses
@@ -11,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax import distributions as dists
-from harmony_jax.networks import Head
+from harmony_jax.networks import Head, Style
 from harmony_jax.returns import Percentiles, lambda_returns
 from harmony_jax.rssm import State
 from harmony_jax.world_model import WorldModel
@@ -20,19 +23,29 @@ sg = jax.lax.stop_gradient
 
 
 class Trajectory(NamedTuple):
-  """One imagination: feature [H+1, N, F], action [H+1, N, A], keep [H+1, N] (0 or 1), weight [H+1, N]."""
+  """One imagination. feature [H+1, N, F], action [H+1, N, A]; the rest [H+1, N].
+
+  keep: probability (or its mode, 0 or 1) that the episode goes on in a state. discount: γ keep. weight: the discounted
+  probability to get to a state, by which losses are weighed.
+  """
   feature: jax.Array
   action: jax.Array
   keep: jax.Array
+  discount: jax.Array
   weight: jax.Array
   states: State
 
 
 @dataclasses.dataclass(frozen=True)
 class Actor:
-  """π(a | z): one-hot categorical with unimix, or independent Gaussians with mean tanh and bounded deviation."""
+  """π(a | z). Discrete: one-hot categorical with unimix. Continuous, per action:
+
+  'normal': mean tanh(x), deviation from min_std to max_std (DreamerV3). 'trunc_normal': cut to [-1, 1], mean tanh(x),
+  deviation 2 sigmoid(y/2) + min_std (DreamerV2).
+  """
   head: Head
   discrete: bool
+  distribution: str = 'normal'
   unimix: float = 0.01
   min_std: float = 0.1
   max_std: float = 1.0
@@ -43,42 +56,66 @@ class Actor:
     if self.discrete:
       return dists.unimix(out, self.unimix)
     mean, spread = out
+    if self.distribution == 'trunc_normal':
+      return dists.TruncatedNormal(jnp.tanh(mean), 2 * jax.nn.sigmoid(spread / 2) + self.min_std)
     return jnp.tanh(mean), (self.max_std - self.min_std) * jax.nn.sigmoid(spread + 2) + self.min_std
 
   def sample(self, policy, noise: Optional[jax.Array]):
-    """Action [..., A]. noise: [...] uniform (discrete) or [..., A] standard normal; None takes mode or mean."""
+    """Action [..., A] for noise as of `noise()`; None takes the mode, the mean, or the median of a truncated normal."""
     if self.discrete:
       return dists.straight_through(dists.draw_one_hot(policy, noise), policy)
+    if self.distribution == 'trunc_normal':
+      return policy.sample(0.5 if noise is None else noise)
     mean, std = policy
     return mean if noise is None else mean + std * noise
+
+  def mode(self, policy):
+    """The most likely action [..., A]."""
+    if not self.discrete and self.distribution == 'trunc_normal':
+      return policy.mode()
+    return self.sample(policy, None)
 
   def log_prob(self, policy, action):
     """log π(action), [...]."""
     if self.discrete:
       return (action * policy).sum(-1)
+    if self.distribution == 'trunc_normal':
+      return policy.log_prob(action).sum(-1)
     return dists.normal_log_prob(action, *policy).sum(-1)
 
   def entropy(self, policy):
     """Entropy, [...]."""
-    return dists.categorical_entropy(policy) if self.discrete else dists.normal_entropy(policy[1]).sum(-1)
+    if self.discrete:
+      return dists.categorical_entropy(policy)
+    if self.distribution == 'trunc_normal':
+      return policy.entropy().sum(-1)
+    return dists.normal_entropy(policy[1]).sum(-1)
 
   def noise(self, key, shape):
-    """Noise for `sample`, for leading axes `shape`."""
+    """Noise for `sample`, for leading axes `shape`: uniform, or standard normal [..., A] for normal actions."""
     if self.discrete:
       return jax.random.uniform(key, shape)
-    return jax.random.normal(key, (*shape, self.head.outputs[0]))
+    draw = jax.random.uniform if self.distribution == 'trunc_normal' else jax.random.normal
+    return draw(key, (*shape, self.head.outputs[0]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Behavior:
-  """Actor, critic and their losses."""
+  """Actor, critic and their losses; the fields are those of configs/dreamerv3.py: behavior."""
   actor: Actor
   critic: Head
+  scalar: dists.Scalar            # how the critic's outputs describe a value
+  slow_regularizer: float = 1.0
   horizon: int = 15
   discount: float = 1 - 1 / 333
   lam: float = 0.95
   entropy: float = 3e-4
-  slow_regularizer: float = 1.0
+  reward_of: str = 'next'
+  value: str = 'fast'             # the critic that returns bootstrap from, and baselines come from: fast or slow
+  baseline: bool = True           # subtract the value where the gradient goes through the dynamics, too
+  normalize: bool = True          # divide by the range of returns
+  keep: str = 'mode'              # of the continue head: mode or mean
+  critic_entropy: bool = False    # the critic's targets contain the actor's entropy bonus
   return_decay: float = 0.99
   return_low: float = 5.0
   return_high: float = 95.0
@@ -86,14 +123,16 @@ class Behavior:
   @classmethod
   def from_config(cls, config, features: int, actions: int, discrete: bool, dtype) -> 'Behavior':
     """`config` as in configs/dreamerv3.py; features F, actions A."""
-    actor, critic, behavior = config.actor, config.critic, config.behavior
+    actor, critic = config.actor, config.critic
+    shared = dict(style=Style(**config.network), dtype=dtype)
     outputs = (actions,) if discrete else (actions, actions)
+    scalar = dists.scalar(critic.distribution, critic.bins)
+    out_scale = 0.0 if critic.distribution == 'two_hot' else 1.0
     return cls(
-        Actor(Head(features, actor.layers, actor.units, outputs, dtype=dtype), discrete, actor.unimix, actor.min_std,
-              actor.max_std),
-        Head(features, critic.layers, critic.units, (critic.bins,), 0.0, dtype=dtype),
-        behavior.horizon, 1 - 1 / behavior.discount_horizon, behavior.lam, behavior.entropy,
-        critic.slow_regularizer, behavior.return_decay, behavior.return_low, behavior.return_high)
+        Actor(Head(features, actor.layers, actor.units, outputs, **shared), discrete, actor.distribution, actor.unimix,
+              actor.min_std, actor.max_std),
+        Head(features, critic.layers, critic.units, (scalar.size,), out_scale, **shared), scalar,
+        critic.slow_regularizer, **config.behavior)
 
   def init(self, key) -> tuple[dict, dict]:
     """(actor parameters, critic parameters)."""
@@ -101,9 +140,9 @@ class Behavior:
     feature = jnp.zeros((1, self.critic.inputs))
     return self.actor.head.init(actor_key, feature)['params'], self.critic.init(critic_key, feature)['params']
 
-  def value(self, params, feature):
+  def critic_value(self, params, feature):
     """Critic's mean, [...]."""
-    return dists.two_hot_mean(self.critic.apply({'params': params}, feature))
+    return self.scalar.mean(self.critic.apply({'params': params}, feature))
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -131,49 +170,72 @@ class Behavior:
     _, (states, actions) = jax.lax.scan(step, (start, first), draws, length=self.horizon)
     states, action = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b], 0), (start, first), (states, actions))
     feature = states.feature()
-    keep = (model.continue_logit(params, feature) > 0).astype(jnp.float32).at[0].set(not_terminal)
-    weight = sg(jnp.cumprod(self.discount * keep, 0) / self.discount)
-    return Trajectory(feature, action, keep, weight, states)
+    keep, discount = self._continuation(model, params, feature, not_terminal)
+    if self.reward_of == 'next':
+      weight = jnp.cumprod(discount, 0) / self.discount
+    else:
+      weight = jnp.cumprod(jnp.concatenate([jnp.ones_like(discount[:1]), discount[:-1]]), 0)
+    return Trajectory(feature, action, keep, discount, sg(weight), states)
+
+  def _continuation(self, model, params, feature, not_terminal):
+    """(keep, γ keep), [H+1, N]; the first state's is known. Without a head an episode always goes on."""
+    logit = model.continue_logit(params, feature)
+    if logit is None:
+      keep = jnp.ones(feature.shape[:-1], jnp.float32)
+    elif self.keep == 'mode':
+      keep = (logit > 0).astype(jnp.float32).at[0].set(not_terminal)
+    else:
+      keep = (jax.nn.sigmoid(logit) / model.continue_target).at[0].set(not_terminal)
+    return keep, self.discount * keep
 
   def evaluate(self, model: WorldModel, params, critic_params, trajectory: Trajectory):
-    """(returns, values, rewards), [H, N] each, by the fast critic."""
-    reward = dists.two_hot_mean(model.reward_logits(params, trajectory.feature[1:]))
-    value = self.value(critic_params, trajectory.feature)
-    discount = self.discount * trajectory.keep[1:]
-    return lambda_returns(reward, discount, value[1:], value[-1], self.lam), value[:-1], reward
+    """(returns, values, rewards), [H, N] each, by the critic that is given."""
+    begin = 1 if self.reward_of == 'next' else 0
+    of_reward = lambda x: x[begin:begin + self.horizon]
+    reward = model.reward.mean(model.reward_logits(params, of_reward(trajectory.feature)))
+    value = self.critic_value(critic_params, trajectory.feature)
+    returns = lambda_returns(reward, of_reward(trajectory.discount), value[1:], value[-1], self.lam)
+    return returns, value[:-1], reward
 
-  def actor_loss(self, actor_params, model, params, critic_params, start, not_terminal, noise,
-                 normalizer: Percentiles, axis_name=None):
-    """(loss, (trajectory, returns, normalizer, metrics)).
+  def actor_loss(self, actor_params, model, params, critics, start, not_terminal, noise, normalizer: Percentiles,
+                 axis_name=None):
+    """(loss, (trajectory, the critic's targets, normalizer, metrics)).
 
     Discrete actions learn by REINFORCE, -log π(aₜ) sg(Aₜ), continuous ones by the gradient of -Aₜ through the
-    dynamics; Aₜ = (Rₜ - Vₜ) / max(1, percentile range). Both add -η H(π) and are weighed by the discounted
-    probability to get there.
+    dynamics; Aₜ = (Rₜ - Vₜ) / max(1, percentile range) in DreamerV3. In DreamerV2 returns are not normalised, Rₜ₊₁
+    takes the place of Rₜ, and there is no baseline under dynamics gradients. Both add -η H(π) and are weighed by the
+    discounted probability to get there. `critics` is {'fast': parameters, 'slow': parameters}.
     """
     # With REINFORCE nothing flows through the rollout, so no residuals of it need to be kept.
     acting = sg(actor_params) if self.actor.discrete else actor_params
     trajectory = self.imagine(model, params, acting, start, not_terminal, noise)
-    returns, value, reward = self.evaluate(model, params, critic_params, trajectory)
+    returns, value, reward = self.evaluate(model, params, critics[self.value], trajectory)
     normalizer = normalizer.update(returns, self.return_decay, self.return_low, self.return_high, axis_name)
-    scale = normalizer.scale()
-    advantage = (returns - value) / scale
-    policy = self.actor(actor_params, sg(trajectory.feature))
+    scale = normalizer.scale() if self.normalize else 1.0
+    lead = 0 if self.reward_of == 'next' else 1   # the return that judges an action is so many states ahead
+    count = self.horizon - lead
+    policy = self.actor(actor_params, sg(trajectory.feature[:count]))
     entropy = self.actor.entropy(policy)
+    bonus = self.entropy * entropy
+    advantage = (returns[lead:] - value[:count] * (self.baseline or self.actor.discrete)) / scale
     if self.actor.discrete:
-      objective = self.actor.log_prob(policy, sg(trajectory.action))[:-1] * sg(advantage)
+      objective = self.actor.log_prob(policy, sg(trajectory.action[:count])) * sg(advantage)
     else:
       objective = advantage
-    loss = (-(objective + self.entropy * entropy[:-1]) * trajectory.weight[:-1]).mean()
-    metrics = {'loss/actor': loss, 'actor/entropy': entropy[:-1].mean(), 'actor/advantage': advantage.mean(),
+    loss = (-(objective + bonus) * trajectory.weight[:count]).mean()
+    metrics = {'loss/actor': loss, 'actor/entropy': entropy.mean(), 'actor/advantage': advantage.mean(),
                'return/imagined': returns.mean(), 'return/scale': scale, 'return/imagined_reward': reward.mean(),
                'critic/value': value.mean()}
+    if self.critic_entropy and not self.actor.discrete:
+      returns = returns.at[lead:].add(bonus)
     return loss, (sg(trajectory), sg(returns), normalizer, metrics)
 
   def critic_loss(self, critic_params, slow_params, trajectory: Trajectory, returns):
-    """Cross entropy to the two-hot return, and to the slow critic's mean, weighed as the actor's loss."""
+    """-log p(return), and of the slow critic's mean (DreamerV3), weighed as the actor's loss."""
     feature = trajectory.feature[:-1]
-    logits = self.critic.apply({'params': critic_params}, feature)
-    slow = sg(self.value(slow_params, feature))
-    loss = dists.two_hot_loss(logits, returns) + self.slow_regularizer * dists.two_hot_loss(logits, slow)
+    out = self.critic.apply({'params': critic_params}, feature)
+    loss = self.scalar.loss(out, returns)
+    if self.slow_regularizer:
+      loss = loss + self.slow_regularizer * self.scalar.loss(out, sg(self.critic_value(slow_params, feature)))
     loss = (loss * trajectory.weight[:-1]).mean()
     return loss, {'loss/critic': loss}

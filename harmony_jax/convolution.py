@@ -1,4 +1,4 @@
-"""Strided convolutions with kernel 4, stride 2 and SAME padding, down and up, each in two equal forms.
+"""Convolutions with stride 2, down (kernel 4) and transposed up, each in two equal forms.
 
 `conv` is what cuDNN and the TPU compiler like. `matmul` writes the same sums as one matrix product over gathered
 patches: XLA's CPU backend runs its convolutions (and, worse, their gradients) far below the matrix-product rate, and
@@ -14,40 +14,49 @@ def default_form() -> str:
   return 'matmul' if jax.default_backend() == 'cpu' else 'conv'
 
 
-def downsample(x, kernel, form: str = ''):
-  """Cross-correlation y[i, j] = Σ x[2i-1+a, 2j-1+b] kernel[a, b] with zero padding.
+def downsample(x, kernel, padding: str = 'same', form: str = ''):
+  """Cross-correlation y[i, j] = Σ x[2i-p+a, 2j-p+b] kernel[a, b], p = 1 with zeros around x ('same') or 0 ('valid').
 
   Args:
-    x: [B, H, W, C], H and W even.
+    x: [B, H, W, C]; H and W even for 'same'.
     kernel: [4, 4, C, D].
+    padding: 'same' halves the resolution, 'valid' gives (H - 4) // 2 + 1.
     form: 'conv', 'matmul' or '' for the platform's.
 
-  Returns: [B, H/2, W/2, D].
+  Returns: [B, H', W', D].
   """
   if (form or default_form()) == 'conv':
-    return jax.lax.conv_general_dilated(x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    dimensions = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), padding.upper(), dimension_numbers=dimensions)
+  if padding == 'same':
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   batch, height, width, channels = x.shape
-  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  # Space to depth: a 4×4 patch with stride 2 is a 2×2 patch of 2×2 blocks.
-  x = x.reshape(batch, height // 2 + 1, 2, width // 2 + 1, 2, channels).swapaxes(2, 3)
-  x = x.reshape(batch, height // 2 + 1, width // 2 + 1, 4 * channels)
-  patches = _neighbours(x)  # [B, H/2, W/2, 16 C] as (block row, block column, row, column, channel)
+  rows, columns = height // 2, width // 2
+  # Space to depth: a 4×4 patch with stride 2 is a 2×2 patch of 2×2 blocks. An odd last line is seen by no patch.
+  x = x[:, :2 * rows, :2 * columns].reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
+  patches = _neighbours(x.reshape(batch, rows, columns, 4 * channels))
+  # [B, H', W', 16 C] as (block row, block column, row, column, channel)
   kernel = kernel.reshape(2, 2, 2, 2, channels, -1).swapaxes(1, 2).reshape(16 * channels, -1)
   return product(patches, kernel)
 
 
-def upsample(x, kernel, form: str = ''):
-  """Transposed convolution, kernel not flipped: y = Σ dilated(x)[i+a-2, j+b-2] kernel[a, b].
+def upsample(x, kernel, padding: str = 'same', form: str = ''):
+  """Transposed convolution, kernel not flipped: y = Σ dilated(x)[i+a-p, j+b-p] kernel[a, b].
 
   Args:
     x: [B, H, W, C].
-    kernel: [4, 4, D, C] (output channels before input channels, as the reference implementation stores it).
+    kernel: [K, K, D, C] (output channels before input channels, as the reference implementation stores it).
+    padding: 'same' (K = 4, p = 2) doubles the resolution, 'valid' (any K, p = K - 1) gives 2 (H - 1) + K.
     form: 'conv', 'matmul' or '' for the platform's.
 
-  Returns: [B, 2H, 2W, D].
+  Returns: [B, H', W', D].
   """
   if (form or default_form()) == 'conv':
-    return jax.lax.conv_transpose(x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWOI', 'NHWC'))
+    return jax.lax.conv_transpose(x, kernel, (2, 2), padding.upper(), dimension_numbers=('NHWC', 'HWOI', 'NHWC'))
+  return _upsample_same(x, kernel) if padding == 'same' else _upsample_valid(x, kernel)
+
+
+def _upsample_same(x, kernel):
   batch, height, width, channels = x.shape
   depth = kernel.shape[2]
   # Between the zeros of the dilated input every output sees 2×2 real values: y[2n-1] = x[n-1] k[1] + x[n] k[3] and
@@ -58,6 +67,24 @@ def upsample(x, kernel, form: str = ''):
   y = y.reshape(batch, height + 1, width + 1, 2, 2, depth).swapaxes(2, 3)
   y = y.reshape(batch, 2 * height + 2, 2 * width + 2, depth)
   return y[:, 1:-1, 1:-1]
+
+
+def _upsample_valid(x, kernel):
+  batch, height, width, channels = x.shape
+  size, depth = kernel.shape[0], kernel.shape[2]
+  # Every input adds its value times the flipped kernel to the K×K outputs from (2i, 2j) on. With K padded to an even
+  # number that is, for each of (K/2)² offsets, one block of 2×2 outputs per input: one product, then a sum of shifts.
+  taps = (size + 1) // 2
+  blocks = product(x, kernel[::-1, ::-1].transpose(3, 0, 1, 2).reshape(channels, -1))
+  blocks = blocks.reshape(batch, height, width, size, size, depth)
+  blocks = jnp.pad(blocks, ((0, 0),) * 3 + ((0, 2 * taps - size),) * 2 + ((0, 0),))
+  blocks = blocks.reshape(batch, height, width, taps, 2, taps, 2, depth)  # …, row tap, phase, column tap, phase, D
+  blocks = blocks.swapaxes(4, 5).reshape(batch, height, width, taps, taps, 4 * depth)
+  rows, columns = height + taps - 1, width + taps - 1
+  y = sum(jnp.pad(blocks[:, :, :, i, j], ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
+          for i in range(taps) for j in range(taps))
+  y = y.reshape(batch, rows, columns, 2, 2, depth).swapaxes(2, 3).reshape(batch, 2 * rows, 2 * columns, depth)
+  return y[:, :2 * (height - 1) + size, :2 * (width - 1) + size]
 
 
 def product(x, matrix):

@@ -5,12 +5,13 @@ place of the noise means the distribution's mode (mean for a Gaussian): that is 
 for comparisons with other implementations.
 """
 
-from typing import Optional
+from typing import Callable, NamedTuple, Optional
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtr, ndtri
 
 
 def symlog(x):
@@ -63,6 +64,21 @@ def two_hot_mean(logits):
   return symexp((jax.nn.softmax(logits) * two_hot_bins(logits.shape[-1])).sum(-1))
 
 
+class Scalar(NamedTuple):
+  """How a head's outputs [..., size] describe a scalar: its -log p against a target [...], and its mean [...]."""
+  size: int
+  loss: Callable
+  mean: Callable
+
+
+def scalar(distribution: str, bins: int = 255) -> Scalar:
+  """'two_hot': symlog bins (DreamerV3). 'gaussian': unit variance, ½(x - target)² without the constant (DreamerV2)."""
+  if distribution == 'gaussian':
+    mean = lambda out: out[..., 0].astype(jnp.float32)
+    return Scalar(1, lambda out, target: 0.5 * jnp.square(mean(out) - jax.lax.stop_gradient(target)), mean)
+  return Scalar(bins, two_hot_loss, two_hot_mean)
+
+
 def unimix(logits, fraction: float):
   """Log-probabilities of (1-fraction) softmax(logits) + fraction uniform, over the last axis; float32."""
   logits = logits.astype(jnp.float32)
@@ -109,6 +125,39 @@ def categorical_entropy(logits):
   """-Σ p log p over the last axis."""
   log_p = jax.nn.log_softmax(logits)
   return -(jnp.exp(log_p) * log_p).sum(-1)
+
+
+class TruncatedNormal(NamedTuple):
+  """Normal(mean, std) cut to [-1, 1] and renormalised, elementwise: DreamerV2's actor."""
+  mean: jax.Array
+  std: jax.Array
+
+  def _bounds(self):
+    """(α, β, Φ(α), Z): the bounds in units of std, and the probability between them."""
+    low, high = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
+    below = ndtr(low)
+    return low, high, below, jnp.maximum(ndtr(high) - below, 1e-8)
+
+  def sample(self, uniform, margin: float = 1e-6):
+    """mean + std Φ⁻¹(Φ(α) + u Z) for u in (0, 1), kept `margin` away from ±1 with the gradient passed straight."""
+    _, _, below, inside = self._bounds()
+    tiny = float(np.finfo(np.float32).eps)
+    value = self.mean + self.std * ndtri(jnp.clip(below + uniform * inside, tiny, 1 - tiny))
+    return value + jax.lax.stop_gradient(jnp.clip(value, -1 + margin, 1 - margin) - value)
+
+  def mode(self):
+    """The mean of the uncut normal, inside the bounds."""
+    return jnp.clip(self.mean, -1, 1)
+
+  def log_prob(self, x):
+    """log N(x; mean, std) - log Z."""
+    return normal_log_prob(x, self.mean, self.std) - jnp.log(self._bounds()[3])
+
+  def entropy(self):
+    """log(√(2πe) std Z) + (α φ(α) - β φ(β)) / 2Z."""
+    low, high, _, inside = self._bounds()
+    density = lambda x: jnp.exp(-0.5 * jnp.square(x)) / np.sqrt(2 * np.pi).astype(np.float32)
+    return normal_entropy(self.std) + jnp.log(inside) + (low * density(low) - high * density(high)) / (2 * inside)
 
 
 def bernoulli_loss(logit, target):

@@ -1,9 +1,12 @@
 """Flax linen layers: dense, strided convolutions, MLP heads, and the encoder and decoder of observations.
 
-Layers with a norm have no bias. Parameters are float32; `dtype` is what products are computed in; norms, and everything
+A `Style` (normalization, activation, initialisation) is what the hidden layers of a method have in common: DreamerV3's
+have a layer norm in place of a bias and SiLU, DreamerV2's a bias and ELU. Output layers are linear with a bias.
+Parameters are float32; `dtype` is what products are computed in; norms, and everything
 that leaves an encoder, decoder or head, are float32. Layouts: images NHWC, dense kernels [in, out].
 """
 
+import dataclasses
 import math
 from typing import Mapping
 
@@ -11,16 +14,32 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from harmony_jax import convolution
+from harmony_jax import convolution, residual
 from harmony_jax.distributions import symexp, symlog
 
 ACTIVATIONS = {'none': lambda x: x, 'silu': jax.nn.silu, 'elu': jax.nn.elu, 'relu': jax.nn.relu, 'tanh': jnp.tanh}
 
 
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """What all hidden layers of a method share; the defaults are DreamerV3's."""
+  normalization: str = 'layer'  # or none
+  activation: str = 'silu'
+  init: str = 'normal'          # see `initializer`
+
+
+LINEAR = Style('none', 'none', 'uniform')  # output layers
+
+
 def initializer(kind: str, scale: float = 1.0):
-  """'normal': truncated normal, 'uniform': Glorot uniform; both of variance scale / average fan. Scale 0 is zeros."""
+  """'normal': truncated normal, 'uniform': Glorot uniform; both of variance scale / average fan. Scale 0 is zeros.
+
+  'fan_in': uniform within ±1/√(inputs), PyTorch's default for linear layers.
+  """
   if not scale:
     return nn.initializers.zeros
+  if kind == 'fan_in':
+    return nn.initializers.variance_scaling(scale / 3, 'fan_in', 'uniform')
   distribution = {'normal': 'truncated_normal', 'uniform': 'uniform'}[kind]
   return nn.initializers.variance_scaling(scale, 'fan_avg', distribution)
 
@@ -28,38 +47,41 @@ def initializer(kind: str, scale: float = 1.0):
 class _Finish(nn.Module):
   """What follows a product: bias or norm, then the activation. Base of the layers below."""
 
-  def _setup_finish(self, units):
-    if self.normalization == 'none':
-      self.bias = self.param('bias', nn.initializers.zeros, (units,))
-    else:
+  def _setup_finish(self, units, bias_limit: float = 0.0):
+    """`bias_limit` > 0: a bias also before a norm, drawn uniformly from ± that."""
+    if self.style.normalization != 'none':
       self.norm = nn.LayerNorm(epsilon=1e-3, dtype=jnp.float32)
+    if self.style.normalization == 'none' or bias_limit:
+      draw = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bias_limit, bias_limit)
+      self.bias = self.param('bias', draw if bias_limit else nn.initializers.zeros, (units,))
+    else:
+      self.bias = None
 
   def finish(self, x):
     """act(norm(x)) or act(x + bias), [..., units]."""
-    if self.normalization == 'none':
+    if self.bias is not None:
       x = x + self.bias.astype(x.dtype)
-    else:
+    if self.style.normalization != 'none':
       x = self.norm(x).astype(x.dtype)
-    return ACTIVATIONS[self.activation](x)
+    return ACTIVATIONS[self.style.activation](x)
 
 
 class Dense(_Finish):
-  """act(norm(x W)): [..., inputs] -> [..., units].
+  """act(norm(x W)) or act(x W + b): [..., inputs] -> [..., units].
 
   `part` gives the product with some rows of W only, so that the share of an input that is known before a loop can be
   computed before the loop; `finish(part(a, 0) + part(b, a.shape[-1]))` equals `__call__(concatenate([a, b]))`.
   """
   inputs: int
   units: int
-  normalization: str = 'layer'
-  activation: str = 'silu'
-  init_kind: str = 'normal'
+  style: Style = Style()
   scale: float = 1.0
+  norm_bias: bool = False  # a bias before the norm, drawn uniformly from ±1/√inputs
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
-    self.kernel = self.param('kernel', initializer(self.init_kind, self.scale), (self.inputs, self.units))
-    self._setup_finish(self.units)
+    self.kernel = self.param('kernel', initializer(self.style.init, self.scale), (self.inputs, self.units))
+    self._setup_finish(self.units, 1 / math.sqrt(self.inputs) if self.norm_bias else 0.0)
 
   def __call__(self, x):
     return self.finish(self.part(x))
@@ -71,23 +93,23 @@ class Dense(_Finish):
 
 
 class Strided(_Finish):
-  """Convolution with kernel 4 and stride 2, halving (`direction='down'`) or doubling ('up') the resolution."""
+  """Convolution with stride 2, down or up (`direction`); see convolution.py for sizes under both paddings."""
   inputs: int
   units: int
   direction: str
-  normalization: str = 'layer'
-  activation: str = 'silu'
-  init_kind: str = 'normal'
+  style: Style = Style()
+  kernel_size: int = 4
+  padding: str = 'same'
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
     ends = (self.inputs, self.units) if self.direction == 'down' else (self.units, self.inputs)
-    self.kernel = self.param('kernel', initializer(self.init_kind), (4, 4, *ends))
+    self.kernel = self.param('kernel', initializer(self.style.init), (self.kernel_size, self.kernel_size, *ends))
     self._setup_finish(self.units)
 
   def __call__(self, x):
     move = convolution.downsample if self.direction == 'down' else convolution.upsample
-    return self.finish(move(x.astype(self.dtype), self.kernel.astype(self.dtype)))
+    return self.finish(move(x.astype(self.dtype), self.kernel.astype(self.dtype), self.padding))
 
 
 class Head(nn.Module):
@@ -97,14 +119,13 @@ class Head(nn.Module):
   units: int
   outputs: tuple[int, ...]
   out_scale: float = 1.0
-  normalization: str = 'layer'
-  activation: str = 'silu'
+  style: Style = Style()
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
-    self.h = _mlp(self)
+    self.h = _mlp(self.inputs, self.layers, self.units, self.style, self.dtype)
     width = self.units if self.layers else self.inputs
-    self.out = [Dense(width, size, 'none', 'none', 'uniform', self.out_scale, self.dtype) for size in self.outputs]
+    self.out = [Dense(width, size, LINEAR, self.out_scale, dtype=self.dtype) for size in self.outputs]
 
   def __call__(self, x):
     for layer in self.h:
@@ -113,10 +134,9 @@ class Head(nn.Module):
     return outputs if len(outputs) > 1 else outputs[0]
 
 
-def _mlp(module):
-  widths = [module.inputs] + [module.units] * module.layers
-  return [Dense(a, b, module.normalization, module.activation, dtype=module.dtype)
-          for a, b in zip(widths[:-1], widths[1:])]
+def _mlp(inputs, layers, units, style, dtype):
+  widths = [inputs] + [units] * layers
+  return [Dense(a, b, style, dtype=dtype) for a, b in zip(widths[:-1], widths[1:])]
 
 
 def split_keys(shapes: Mapping[str, tuple]) -> tuple[list, list]:
@@ -129,17 +149,37 @@ def split_keys(shapes: Mapping[str, tuple]) -> tuple[list, list]:
   return images, vectors
 
 
-def _image_plan(shapes, minres, patch):
-  """(number of halvings, channels) of all images together; they must share one square resolution."""
-  images, _ = split_keys(shapes)
-  sides = {shapes[k][:2] for k in images}
-  if len(sides) != 1 or len(set(*sides)) != 1:
-    raise ValueError(f'images must be square and of one size, got {sorted(sides)}')
-  side = shapes[images[0]][0]
-  stages = round(math.log2(side / patch / minres))
-  if patch * minres * 2 ** stages != side or stages < 1:
-    raise ValueError(f'image side {side} must be {patch * minres} times a power of two')
-  return stages, sum(shapes[k][2] for k in images)
+@dataclasses.dataclass(frozen=True)
+class _ImagePlan:
+  """How images [side, side, channels] are taken down and up again, in `stages` strided layers."""
+  stages: int
+  channels: int   # of all images together
+  bottom: int     # resolution after the last layer of the encoder
+  start: int      # resolution and
+  width: int      # channels that the decoder starts from
+  kernels: tuple[int, ...]  # of the decoder's layers
+
+  @classmethod
+  def of(cls, net):
+    """The plan of an `Encoder` or a `Decoder`."""
+    shapes, depth, minres, patch, padding = net.shapes, net.depth, net.minres, net.patch, net.padding
+    images, _ = split_keys(shapes)
+    sides = {shapes[k][:2] for k in images}
+    if len(sides) != 1 or len(set(*sides)) != 1:
+      raise ValueError(f'images must be square and of one size, got {sorted(sides)}')
+    side, channels = shapes[images[0]][0], sum(shapes[k][2] for k in images)
+    if net.kind == 'residual':
+      if side % 16 or patch != 1:
+        raise ValueError(f'residual networks are for image sides divisible by 16, without patches, got {side}, {patch}')
+      return cls(4, channels, side // 16, side // 16, 4 * depth, ())
+    if padding == 'valid':
+      if side != 64 or patch != 1:
+        raise ValueError(f"padding 'valid' is for images of side 64 without patches, got side {side}, patch {patch}")
+      return cls(4, channels, 2, 1, 32 * depth, (5, 5, 6, 6))  # 64 → 31 → 14 → 6 → 2, and 1 → 5 → 13 → 30 → 64
+    stages = round(math.log2(side / patch / minres))
+    if patch * minres * 2 ** stages != side or stages < 1:
+      raise ValueError(f'image side {side} must be {patch * minres} times a power of two')
+    return cls(stages, channels, minres, minres, depth * 2 ** (stages - (patch == 1)), (4,) * stages)
 
 
 def to_patches(x, patch: int):
@@ -159,54 +199,69 @@ def from_patches(x, patch: int):
 class Encoder(nn.Module):
   """Observations {name: [N, ...]} -> embedding [N, E].
 
-  uint8 images are scaled to [-0.5, 0.5], then halved down to `minres` with doubling depth; vectors pass symlog and an
-  MLP. Where there are both, the image's part comes first. With `patch` > 1 the first layer maps each patch×patch block
-  to `depth` channels in one product, which spares a CPU the large strided layers; 1 is DreamerV3.
+  uint8 images are scaled to [-0.5, 0.5], then taken down by strided convolutions of doubling depth: to `minres` with
+  padding 'same' (DreamerV3), 64 → 2 with 'valid' (DreamerV2). Vectors pass an MLP, after symlog if `symlog`. Where
+  there are both, the image's part comes first. With `patch` > 1 the first layer maps each patch×patch block to `depth`
+  channels in one product, which spares a CPU the large strided layers; 1 is the published network. `kind` 'residual'
+  takes the image network of residual.py in their place.
   """
   shapes: Mapping[str, tuple]
+  kind: str = 'plain'
   depth: int = 32
   minres: int = 4
   patch: int = 1
+  padding: str = 'same'
+  symlog: bool = True
   mlp_layers: int = 5
   mlp_units: int = 1024
+  style: Style = Style()
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
     self.images, self.vectors = split_keys(self.shapes)
     if self.images:
-      stages, channels = _image_plan(self.shapes, self.minres, self.patch)
-      if self.patch > 1:
-        self.stem = Dense(channels * self.patch ** 2, self.depth, dtype=self.dtype)
-        depths = [self.depth * 2 ** i for i in range(stages + 1)]
+      plan = _ImagePlan.of(self)
+      if self.kind == 'residual':
+        self.residual = residual.Down(self.depth, dtype=self.dtype)
       else:
-        depths = [channels] + [self.depth * 2 ** i for i in range(stages)]
-      self.down = [Strided(a, b, 'down', dtype=self.dtype) for a, b in zip(depths[:-1], depths[1:])]
+        depths = [plan.channels] + [self.depth * 2 ** i for i in range(plan.stages)]
+        if self.patch > 1:
+          self.stem = Dense(plan.channels * self.patch ** 2, self.depth, self.style, dtype=self.dtype)
+          depths = [self.depth * 2 ** i for i in range(plan.stages + 1)]
+        self.down = [Strided(a, b, 'down', self.style, 4, self.padding, self.dtype)
+                     for a, b in zip(depths[:-1], depths[1:])]
     if self.vectors:
-      widths = [_vector_size(self.shapes)] + [self.mlp_units] * self.mlp_layers
-      self.h = [Dense(a, b, dtype=self.dtype) for a, b in zip(widths[:-1], widths[1:])]
+      self.h = _mlp(_vector_size(self.shapes), self.mlp_layers, self.mlp_units, self.style, self.dtype)
 
   def size(self) -> int:
     """E."""
     images, vectors = split_keys(self.shapes)
     size = 0
     if images:
-      stages, _ = _image_plan(self.shapes, self.minres, self.patch)
-      size += self.minres ** 2 * self.depth * 2 ** (stages if self.patch > 1 else stages - 1)
+      plan = _ImagePlan.of(self)
+      if self.kind == 'residual':
+        size += plan.start ** 2 * plan.width
+      else:
+        size += plan.bottom ** 2 * self.depth * 2 ** (plan.stages if self.patch > 1 else plan.stages - 1)
     if vectors:
       size += self.mlp_units if self.mlp_layers else _vector_size(self.shapes)
     return size
 
-  def __call__(self, observation):
+  def __call__(self, observation, train: bool = False):
+    """`train` matters to residual networks only: batch statistics instead of running ones."""
     parts = []
     if self.images:
       x = jnp.concatenate([scale_image(observation[k]) for k in self.images], -1) - 0.5
-      if self.patch > 1:
-        x = self.stem(to_patches(x, self.patch))
-      for layer in self.down:
-        x = layer(x)
+      if self.kind == 'residual':
+        x = self.residual(x, train)
+      else:
+        x = self.stem(to_patches(x, self.patch)) if self.patch > 1 else x
+        for layer in self.down:
+          x = layer(x)
       parts.append(x.reshape(x.shape[0], -1))
     if self.vectors:
-      x = symlog(_flatten_vectors(observation, self.vectors, self.shapes))
+      x = _flatten_vectors(observation, self.vectors, self.shapes)
+      x = symlog(x) if self.symlog else x
       for layer in self.h:
         x = layer(x)
       parts.append(x)
@@ -214,40 +269,51 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Features [N, F] -> {name: float32 [N, ...]}: images in [0, 1], vectors in symlog space. Mirrors the encoder."""
+  """Features [N, F] -> {name: float32 [N, ...]}: images in [0, 1], vectors (in symlog space under likelihood
+  symlog). Mirrors the encoder."""
   inputs: int
   shapes: Mapping[str, tuple]
+  kind: str = 'plain'
   depth: int = 32
   minres: int = 4
   patch: int = 1
+  padding: str = 'same'
   mlp_layers: int = 5
   mlp_units: int = 1024
+  style: Style = Style()
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
     self.images, self.vectors = split_keys(self.shapes)
     if self.images:
-      stages, channels = _image_plan(self.shapes, self.minres, self.patch)
-      depths = [self.depth * 2 ** i for i in reversed(range(stages + (self.patch > 1)))]
-      self.start = Dense(self.inputs, self.minres ** 2 * depths[0], 'none', 'none', 'uniform', dtype=self.dtype)
-      self.up = [Strided(a, b, 'up', dtype=self.dtype) for a, b in zip(depths[:-1], depths[1:])]
+      self.plan = plan = _ImagePlan.of(self)
+      self.start = Dense(self.inputs, plan.start ** 2 * plan.width, LINEAR, dtype=self.dtype)
+    if self.images and self.kind == 'residual':
+      self.residual = residual.Up(plan.channels, self.depth, dtype=self.dtype)
+    elif self.images:
+      depths = [plan.width] + [self.depth * 2 ** i for i in reversed(range(plan.stages - (self.patch == 1)))]
+      self.up = [Strided(a, b, 'up', self.style, size, self.padding, self.dtype)
+                 for a, b, size in zip(depths[:-1], depths[1:], plan.kernels)]
       if self.patch > 1:
-        self.last = Dense(depths[-1], channels * self.patch ** 2, 'none', 'none', 'uniform', dtype=self.dtype)
+        self.last = Dense(depths[-1], plan.channels * self.patch ** 2, LINEAR, dtype=self.dtype)
       else:
-        self.last = Strided(depths[-1], channels, 'up', 'none', 'none', 'uniform', self.dtype)
+        self.last = Strided(depths[-1], plan.channels, 'up', LINEAR, plan.kernels[-1], self.padding, self.dtype)
     if self.vectors:
-      widths = [self.inputs] + [self.mlp_units] * self.mlp_layers
-      self.h = [Dense(a, b, dtype=self.dtype) for a, b in zip(widths[:-1], widths[1:])]
-      self.out = {k: Dense(widths[-1], math.prod(self.shapes[k]), 'none', 'none', 'uniform', dtype=self.dtype)
-                  for k in self.vectors}
+      width = self.mlp_units if self.mlp_layers else self.inputs
+      self.h = _mlp(self.inputs, self.mlp_layers, self.mlp_units, self.style, self.dtype)
+      self.out = {k: Dense(width, math.prod(self.shapes[k]), LINEAR, dtype=self.dtype) for k in self.vectors}
 
-  def __call__(self, features):
+  def __call__(self, features, train: bool = False):
+    """`train` as in `Encoder`."""
     outputs = {}
     if self.images:
-      x = self.start(features).reshape(features.shape[0], self.minres, self.minres, -1)
-      for layer in self.up:
-        x = layer(x)
-      x = from_patches(self.last(x), self.patch) if self.patch > 1 else self.last(x)
+      x = self.start(features).reshape(features.shape[0], self.plan.start, self.plan.start, -1)
+      if self.kind == 'residual':
+        x = self.residual(x, train)
+      else:
+        for layer in self.up:
+          x = layer(x)
+        x = from_patches(self.last(x), self.patch) if self.patch > 1 else self.last(x)
       x = x.astype(jnp.float32) + 0.5
       at = 0
       for k in self.images:
@@ -267,22 +333,28 @@ def scale_image(image):
   return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
 
 
-def reconstruction_losses(outputs, observation):
-  """Squared error summed over each observation's own axes: {name: [N]}.
+LIKELIHOODS = ('symlog', 'gaussian')
 
-  Images are compared in [0, 1] and vectors in symlog space, without the ½ of a unit Gaussian, as in the authors' code.
+
+def reconstruction_losses(outputs, observation, likelihood: str = 'symlog'):
+  """-log p(observation) up to a constant, summed over each observation's own axes: {name: [N]}.
+
+  'symlog': squared error of images in [0, 1] and of vectors in symlog space, without the ½ of a unit Gaussian (as in
+  the authors' DreamerV3). 'gaussian': half the squared error of images and of vectors as they are (DreamerV2).
   """
   losses = {}
   for k, out in outputs.items():
-    target = scale_image(observation[k]) if out.ndim == 4 else symlog(observation[k].astype(jnp.float32))
-    error = jnp.square(out - target.reshape(out.shape))
-    losses[k] = error.reshape(error.shape[0], -1).sum(-1)
+    target = scale_image(observation[k]) if out.ndim == 4 else observation[k].astype(jnp.float32)
+    if likelihood == 'symlog' and out.ndim != 4:
+      target = symlog(target)
+    error = jnp.square(out - target.reshape(out.shape)).reshape(out.shape[0], -1).sum(-1)
+    losses[k] = error if likelihood == 'symlog' else 0.5 * error
   return losses
 
 
-def predictions(outputs):
+def predictions(outputs, likelihood: str = 'symlog'):
   """Decoder outputs as observations: images as they are, vectors back from symlog space."""
-  return {k: out if out.ndim >= 4 else symexp(out) for k, out in outputs.items()}
+  return {k: symexp(out) if out.ndim < 4 and likelihood == 'symlog' else out for k, out in outputs.items()}
 
 
 def _vector_size(shapes):

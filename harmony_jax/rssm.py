@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax import distributions as dists
-from harmony_jax.networks import Dense
+from harmony_jax.networks import LINEAR, Dense, Style
 
 
 class State(NamedTuple):
@@ -40,7 +40,10 @@ class RSSM:
   stoch: int = 32
   classes: int = 32
   unimix: float = 0.01
-  action_clip: float = 1.0
+  action_clip: float = 1.0   # 0: actions as they are
+  learned_initial: bool = True  # False: zeros
+  gru_bias: bool = False     # a bias before the GRU's norm, drawn like the kernel from ±1/√(inputs)
+  style: Style = Style()
   dtype: jnp.dtype = jnp.float32
 
   @property
@@ -51,26 +54,30 @@ class RSSM:
   def _layer(self, name) -> Dense:
     flat = self.stoch * self.classes
     if name == 'gru':  # one product and one norm for the three gates
-      return Dense(self.deter + self.units, 3 * self.deter, activation='none', dtype=self.dtype)
+      style = Style('layer', 'none', 'fan_in' if self.gru_bias else self.style.init)
+      return Dense(self.deter + self.units, 3 * self.deter, style, norm_bias=self.gru_bias, dtype=self.dtype)
     if name.endswith('stats'):
-      return Dense(self.units, flat, 'none', 'none', 'uniform', dtype=self.dtype)
+      return Dense(self.units, flat, LINEAR, dtype=self.dtype)
     inputs = {'img_in': flat + self.actions, 'img_out': self.deter, 'obs_out': self.deter + self.embed}[name]
-    return Dense(inputs, self.units, dtype=self.dtype)
+    return Dense(inputs, self.units, self.style, dtype=self.dtype)
 
   def _run(self, params, name, *args, method=None):
     return self._layer(name).apply({'params': params[name]}, *args, method=method)
 
   def init(self, key) -> dict:
-    """Parameters by layer, and `initial` [D]: the learned first deterministic state, before its tanh."""
+    """Parameters by layer, and `initial` [D]: the learned first deterministic state, before its tanh (if learned)."""
     names = ('img_in', 'gru', 'img_out', 'img_stats', 'obs_out', 'obs_stats')
     params = {}
     for name, key in zip(names, jax.random.split(key, len(names))):
       layer = self._layer(name)
       params[name] = layer.init(key, jnp.zeros((1, layer.inputs)))['params']
-    return {**params, 'initial': jnp.zeros((self.deter,), jnp.float32)}
+    return {**params, 'initial': jnp.zeros((self.deter,), jnp.float32)} if self.learned_initial else params
 
   def initial(self, params, batch: int) -> State:
-    """deter = tanh(initial), stoch = mode of the prior there, logit 0. Leaves [batch, ...]."""
+    """deter = tanh(initial), stoch = mode of the prior there, logit 0; all zeros if not learned. Leaves [batch, ...]."""
+    if not self.learned_initial:
+      stoch = jnp.zeros((batch, self.stoch, self.classes), jnp.float32)
+      return State(jnp.zeros((batch, self.deter), jnp.float32), stoch, stoch)
     deter = jnp.tanh(params['initial'].astype(jnp.float32))[None]
     stoch = dists.draw_one_hot(self.prior(params, deter), None)
     state = State(deter, stoch, jnp.zeros_like(stoch))

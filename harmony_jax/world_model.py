@@ -1,11 +1,11 @@
 """The world model: encoder, RSSM, decoder, reward and continue heads, and its losses by name.
 
     observation   -log p(oₜ | zₜ)   squared error of images, summed over pixels
-    reward        -log p(rₜ | zₜ)   cross entropy over two-hot symlog bins
+    reward        -log p(rₜ | zₜ)   cross entropy over two-hot symlog bins, or ½ squared error
     dynamics      α max(1, KL[sg(q) ‖ p]) + (1-α) max(1, KL[q ‖ sg(p)])                     (eq. 14, 15)
-    continue      -log p(not terminalₜ | zₜ), weight 1, never harmonized (as in the authors' code)
-    vector        squared error of vector observations in symlog space (as in the authors' code, weight 1 unless
-                  `harmonize_vector` makes it part of `observation`)
+    continue      -log p(not terminalₜ | zₜ), weight 1, never harmonized (as in the authors' code); optional
+    vector        squared error of vector observations (as in the authors' code, weight 1 unless `harmonize_vector`
+                  makes it part of `observation`)
 
 A weighting rule (`harmony.py`) makes one scalar of them. The harmonizers are leaves of this model's parameters.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from harmony_jax import distributions as dists
 from harmony_jax import harmony
-from harmony_jax.networks import Decoder, Encoder, Head, predictions, reconstruction_losses
+from harmony_jax.networks import Decoder, Encoder, Head, Style, predictions, reconstruction_losses
 from harmony_jax.rssm import RSSM, State
 
 TASKS = ('observation', 'reward', 'dynamics')
@@ -31,7 +31,8 @@ class Outputs(NamedTuple):
   prior_logit: jax.Array
   decoded: Mapping[str, jax.Array]
   reward_logits: jax.Array
-  continue_logit: jax.Array
+  continue_logit: Optional[jax.Array]  # None without that head
+  statistics: dict  # running statistics of the networks after this batch; empty where there are none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,64 +42,93 @@ class WorldModel:
   rssm: RSSM
   decoder: Decoder
   reward_head: Head
-  continue_head: Head
+  reward: dists.Scalar
+  continue_head: Optional[Head]
   weighting: harmony.Weighting
   tasks: tuple[str, ...]
+  likelihood: str = 'symlog'
   free_nats: float = 1.0
+  free_average: bool = False     # clamp the batch's mean KL instead of every step's
   dynamics_balance: float = 0.5 / 0.6
   harmonize_vector: bool = False
+  continue_target: float = 1.0   # what the head predicts where an episode goes on: 1, or the discount (DreamerV2)
+  continue_scale: float = 1.0
+  continue_gradient: bool = True  # False: the head learns from features that do not learn from it
 
   @classmethod
   def from_config(cls, config, shapes: Mapping[str, tuple], actions: int, dtype) -> 'WorldModel':
     """`config` as in configs/dreamerv3.py, `shapes` {name: shape} of the observations, `actions` A."""
-    shapes = dict(shapes)
-    encoder = Encoder(shapes, dtype=dtype, **config.encoder)
-    rssm = RSSM(actions, encoder.size(), dtype=dtype, **config.rssm)
+    shapes, losses, style = dict(shapes), config.losses, Style(**config.network)
+    shared = dict(style=style, dtype=dtype)
+    encoder = Encoder(shapes, symlog=losses.likelihood == 'symlog', **config.encoder, **shared)
+    rssm = RSSM(actions, encoder.size(), **config.rssm, **shared)
     features = rssm.feature_size
     weighting, tasks = make_weighting(config, shapes)
+    reward = dists.scalar(config.reward_head.distribution, config.reward_head.bins)
+    out_scale = 0.0 if config.reward_head.distribution == 'two_hot' else 1.0
+    head, gamma = config.continue_head, config.behavior.discount
     return cls(
-        encoder, rssm,
-        Decoder(features, shapes, dtype=dtype, **config.decoder),
-        Head(features, config.reward_head.layers, config.reward_head.units, (config.reward_head.bins,), 0.0,
-             dtype=dtype),
-        Head(features, config.continue_head.layers, config.continue_head.units, (1,), dtype=dtype),
-        weighting, tasks, config.losses.free_nats, _balance(config), config.weighting.harmonize_vector)
+        encoder, rssm, Decoder(features, shapes, **config.decoder, **shared),
+        Head(features, config.reward_head.layers, config.reward_head.units, (reward.size,), out_scale, **shared),
+        reward, Head(features, head.layers, head.units, (1,), **shared) if head.enabled else None,
+        weighting, tasks, losses.likelihood, losses.free_nats, losses.free_average, _balance(config),
+        config.weighting.harmonize_vector, gamma if head.predicts == 'discount' else 1.0, head.scale, head.gradient)
 
-  def init(self, key) -> tuple[dict, object]:
-    """(parameters, state of the weighting rule)."""
+  def init(self, key) -> tuple[dict, dict, object]:
+    """(parameters, running statistics, state of the weighting rule).
+
+    Only networks with batch norms have statistics. Functions that encode or decode find them in `params` under the key
+    `statistics` (`with_statistics`); they are no parameters and no optimiser sees them.
+    """
     keys = jax.random.split(key, 5)
     features = jnp.zeros((1, self.rssm.feature_size))
     observation = {k: jnp.zeros((1, *shape)) for k, shape in self.encoder.shapes.items()}
     harmonizers, weighting_state = self.weighting.init(self.tasks)
-    return {
-        'encoder': self.encoder.init(keys[0], observation)['params'],
+    encoder, decoder = self.encoder.init(keys[0], observation), self.decoder.init(keys[2], features)
+    params = {
+        'encoder': encoder['params'],
         'rssm': self.rssm.init(keys[1]),
-        'decoder': self.decoder.init(keys[2], features)['params'],
+        'decoder': decoder['params'],
         'reward': self.reward_head.init(keys[3], features)['params'],
-        'continue': self.continue_head.init(keys[4], features)['params'],
         'harmony': harmonizers,
-    }, weighting_state
+    }
+    if self.continue_head:
+      params['continue'] = self.continue_head.init(keys[4], features)['params']
+    statistics = {name: made['batch_stats'] for name, made in (('encoder', encoder), ('decoder', decoder))
+                  if 'batch_stats' in made}
+    return params, statistics, weighting_state
 
   # -------------------------------------------------------------------------------------------------------------------
 
   def encode(self, params, observation):
     """Observations with any leading axes [..., *shape] -> embedding [..., E]."""
-    lead = _lead(observation, self.encoder.shapes)
-    flat = {k: observation[k].reshape(-1, *shape) for k, shape in self.encoder.shapes.items()}
-    return self.encoder.apply({'params': params['encoder']}, flat).reshape(*lead, -1)
+    return self._encode(params, observation, train=False)[0]
 
   def decode(self, params, feature):
     """Features [..., F] -> decoder outputs {name: [..., *shape]}."""
+    return self._decode(params, feature, train=False)[0]
+
+  def _encode(self, params, observation, train):
+    lead = _lead(observation, self.encoder.shapes)
+    flat = {k: observation[k].reshape(-1, *shape) for k, shape in self.encoder.shapes.items()}
+    out, statistics = _apply(self.encoder, params, 'encoder', flat, train)
+    return out.reshape(*lead, -1), statistics
+
+  def _decode(self, params, feature, train):
     lead = feature.shape[:-1]
-    out = self.decoder.apply({'params': params['decoder']}, feature.reshape(-1, feature.shape[-1]))
-    return {k: v.reshape(*lead, *v.shape[1:]) for k, v in out.items()}
+    out, statistics = _apply(self.decoder, params, 'decoder', feature.reshape(-1, feature.shape[-1]), train)
+    return {k: v.reshape(*lead, *v.shape[1:]) for k, v in out.items()}, statistics
 
   def reward_logits(self, params, feature):
-    """[..., F] -> [..., bins]."""
+    """[..., F] -> [..., bins], or [..., 1] where the head is a Gaussian's mean."""
     return self.reward_head.apply({'params': params['reward']}, feature)
 
   def continue_logit(self, params, feature):
-    """[..., F] -> [...]."""
+    """[..., F] -> [...]; None without that head."""
+    if not self.continue_head:
+      return None
+    if not self.continue_gradient:
+      feature = jax.lax.stop_gradient(feature)
     return self.continue_head.apply({'params': params['continue']}, feature)[..., 0]
 
   def forward(self, params, state: State, batch, previous_action, uniform) -> Outputs:
@@ -110,19 +140,20 @@ class WorldModel:
       previous_action: [B, T, A], the action taken before each observation.
       uniform: [B, T, S] noise of the posterior, or None for modes.
     """
-    embed = self.encode(params, batch)
+    embed, statistics = self._encode(params, batch, train=True)
     posterior, prior_logit = self.rssm.observe(params['rssm'], state, embed, previous_action, batch['is_first'],
                                                uniform)
     feature = posterior.feature()
-    return Outputs(embed, posterior, prior_logit, self.decode(params, feature), self.reward_logits(params, feature),
-                   self.continue_logit(params, feature))
+    decoded, more = self._decode(params, feature, train=True)
+    return Outputs(embed, posterior, prior_logit, decoded, self.reward_logits(params, feature),
+                   self.continue_logit(params, feature), statistics | more)
 
   def step_losses(self, outputs: Outputs, batch) -> dict:
     """Every loss per step, {name: [B, T]}; `dyn` and `rep` are the two halves of the dynamics."""
     lead = outputs.reward_logits.shape[:2]
     flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in outputs.decoded.items()}
     target = {k: batch[k].reshape(-1, *batch[k].shape[2:]) for k in flat}
-    parts = {k: v.reshape(lead) for k, v in reconstruction_losses(flat, target).items()}
+    parts = {k: v.reshape(lead) for k, v in reconstruction_losses(flat, target, self.likelihood).items()}
     images = [v for k, v in parts.items() if k in self.decoder_images()]
     vectors = [v for k, v in parts.items() if k not in self.decoder_images()]
     losses = {}
@@ -133,17 +164,24 @@ class WorldModel:
       losses['vector'] = sum(vectors)
     stop = jax.lax.stop_gradient
     post, prior = outputs.posterior.logit, outputs.prior_logit
-    losses['reward'] = dists.two_hot_loss(outputs.reward_logits, batch['reward'])
-    losses['continue'] = dists.bernoulli_loss(outputs.continue_logit, 1 - batch['is_terminal'].astype(jnp.float32))
-    losses['dyn'] = jnp.maximum(self.free_nats, dists.categorical_kl(stop(post), prior).sum(-1))
-    losses['rep'] = jnp.maximum(self.free_nats, dists.categorical_kl(post, stop(prior)).sum(-1))
-    return losses
+    losses['reward'] = self.reward.loss(outputs.reward_logits, batch['reward'])
+    if self.continue_head:
+      target = self.continue_target * (1 - batch['is_terminal'].astype(jnp.float32))
+      losses['continue'] = self.continue_scale * dists.bernoulli_loss(outputs.continue_logit, target)
+    losses['dyn'] = dists.categorical_kl(stop(post), prior).sum(-1)
+    losses['rep'] = dists.categorical_kl(post, stop(prior)).sum(-1)
+    return losses if self.free_average else losses | {k: self._clamp(losses[k]) for k in ('dyn', 'rep')}
+
+  def _clamp(self, kl):
+    return jnp.maximum(self.free_nats, kl)
 
   def losses(self, params, state: State, batch, previous_action, uniform) -> tuple[dict, Outputs]:
     """The tasks' scalar losses by name (means over B, T), and the outputs."""
     outputs = self.forward(params, state, batch, previous_action, uniform)
     means = {k: v.mean() for k, v in self.step_losses(outputs, batch).items()}
     dyn, rep = means.pop('dyn'), means.pop('rep')
+    if self.free_average:
+      dyn, rep = self._clamp(dyn), self._clamp(rep)
     return {**means, 'dynamics': self.dynamics_balance * dyn + (1 - self.dynamics_balance) * rep}, outputs
 
   def loss(self, params, weighting_state, state: State, batch, previous_action, uniform):
@@ -170,7 +208,8 @@ class WorldModel:
 
     _, future = jax.lax.scan(step, start, (actions,) if draws is None else (actions, draws))
     feature = jnp.concatenate([posterior.feature(), future.feature().swapaxes(0, 1)], 1)
-    return predictions(self.decode(params, feature)), dists.two_hot_mean(self.reward_logits(params, feature))
+    reward = self.reward.mean(self.reward_logits(params, feature))
+    return predictions(self.decode(params, feature), self.likelihood), reward
 
   def decoder_images(self):
     """Names of the image observations."""
@@ -205,6 +244,23 @@ def _scaled(rule, scales):
   def weigh(losses, params, state):
     return rule.weigh({k: v * scales.get(k, 1.0) for k, v in losses.items()}, params, state)
   return rule._replace(weigh=weigh)
+
+
+def with_statistics(params, statistics) -> dict:
+  """A world model's parameters as `encode` and `decode` want them, where its networks keep running statistics."""
+  return {**params, 'statistics': statistics} if statistics else params
+
+
+def _apply(network, params, name, inputs, train):
+  """(outputs, {name: statistics after this batch}) of an encoder or a decoder."""
+  statistics = params.get('statistics', {}).get(name)
+  if statistics is None:
+    return network.apply({'params': params[name]}, inputs), {}
+  variables = {'params': params[name], 'batch_stats': statistics}
+  if not train:
+    return network.apply(variables, inputs), {name: statistics}
+  out, changed = network.apply(variables, inputs, True, mutable=['batch_stats'])
+  return out, {name: jax.lax.stop_gradient(changed['batch_stats'])}
 
 
 def _balance(config):

@@ -140,7 +140,7 @@ def test_free_nats_clamp():
   """A KL below 1 counts as 1 and sends no gradient; above it counts as it is."""
   model = small.agent().world_model
   batch = small.batch()
-  params, _ = model.init(jax.random.key(0))
+  params, _, _ = model.init(jax.random.key(0))
   carry = small.agent().initial_carry({'world_model': params}, 3)
   out = model.forward(params, carry.latent, batch, shift_actions(batch['action'], carry.action), None)
   for spread in (0.0, 6.0):
@@ -158,7 +158,7 @@ def test_dynamics_halves_train_their_own_side():
   post = jnp.log(jax.nn.softmax(jax.random.normal(jax.random.key(0), (1, 1, 4, 4)) * 3))
   prior = jnp.log(jax.nn.softmax(jax.random.normal(jax.random.key(1), (1, 1, 4, 4)) * 3))
   batch = {k: v[:1, :1] for k, v in small.batch().items()}
-  params, _ = model.init(jax.random.key(0))
+  params, _, _ = model.init(jax.random.key(0))
   carry = small.agent().initial_carry({'world_model': params}, 1)
   out = model.forward(params, carry.latent, batch, shift_actions(batch['action'], carry.action), None)
 

@@ -30,7 +30,7 @@ def test_downsample_is_haikus_convolution(form, shape, depth):
   kernel = jax.random.normal(jax.random.key(1), (4, 4, shape[-1], depth))
   theirs = haiku_apply(lambda x: hk.Conv2D(depth, 4, 2, padding='SAME', with_bias=False)(x), {'conv2_d': {'w': kernel}},
                        x)
-  chex.assert_trees_all_close(convolution.downsample(x, kernel, form), theirs, rtol=1e-5, atol=2e-5)
+  chex.assert_trees_all_close(convolution.downsample(x, kernel, form=form), theirs, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -40,7 +40,7 @@ def test_upsample_is_haikus_transposed_convolution(form, shape, depth):
   kernel = jax.random.normal(jax.random.key(1), (4, 4, depth, shape[-1]))
   theirs = haiku_apply(lambda x: hk.Conv2DTranspose(depth, 4, 2, padding='SAME', with_bias=False)(x),
                        {'conv2_d_transpose': {'w': kernel}}, x)
-  chex.assert_trees_all_close(convolution.upsample(x, kernel, form), theirs, rtol=1e-5, atol=2e-5)
+  chex.assert_trees_all_close(convolution.upsample(x, kernel, form=form), theirs, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize('move,kernel_shape', [(convolution.downsample, (4, 4, 5, 7)),
@@ -48,7 +48,7 @@ def test_upsample_is_haikus_transposed_convolution(form, shape, depth):
 def test_both_forms_have_the_same_gradients(move, kernel_shape):
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 5))
   kernel = jax.random.normal(jax.random.key(1), kernel_shape)
-  one, other = (jax.grad(lambda x, k: jnp.sin(move(x, k, form)).sum(), argnums=(0, 1))(x, kernel) for form in FORMS)
+  one, other = (jax.grad(lambda x, k: jnp.sin(move(x, k, form=form)).sum(), argnums=(0, 1))(x, kernel) for form in FORMS)
   chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-4)
 
 

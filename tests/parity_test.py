@@ -1,4 +1,5 @@
-"""Our numbers against the authors' own, over every recorded run `*v3_*.npz` in $HARMONY_PARITY_DIR.
+"""Our numbers against the authors' own, over every recorded run in $HARMONY_PARITY_DIR whose method
+we have: `*v3_*.npz`, `*v2_*.npz`.
 
 Tolerances: forward outputs 1e-4 and gradients 1e-3 of each array's largest magnitude, updates 5e-3 per tensor as
 ‖Δ - Δ*‖ / ‖Δ*‖ with Δ = after - before, since comparing parameters would pass without any update at all.
@@ -12,19 +13,18 @@ their tensor's largest but not zero (float32 resolves 1e-7); at most one element
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import convolution, distributions
+from harmony_jax import convolution
 from harmony_jax.agent import shift_actions
 from tests import parity
 
-PATHS = sorted(parity.FOLDER.glob('*v3_*.npz')) if parity.FOLDER.is_dir() else []
+PATHS = parity.paths()
 FORMS = ('conv', 'matmul')
 
 pytestmark = pytest.mark.skipif(
-    not PATHS, reason=f'no recorded runs *v3_*.npz in {parity.FOLDER} (set HARMONY_PARITY_DIR)')
+    not PATHS, reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)')
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
@@ -59,41 +59,10 @@ def report(group, errors, limit):
 
 
 def test_forward(fixture, form):
-  batch, state, agent = fixture.batch(), fixture.state(), fixture.agent
-  recorded, model = fixture.group('forward'), agent.world_model
-  params, latent = state.params['world_model'], state.carry.latent
-  previous = shift_actions(batch['action'], state.carry.action)
-
-  @jax.jit
-  def forward(params):
-    total, (_, out, _) = model.loss(params, state.weighting, latent, batch, previous, None)
-    return total, out, model.step_losses(out, batch), _imagination(agent, state, params, out, batch)
-
-  total, out, losses, imagined = forward(params)
-  ours = {
-      'initial_deter': latent.deter, 'initial_stoch': latent.stoch, 'embed': out.embed,
-      'post_deter': out.posterior.deter, 'post_stoch': out.posterior.stoch, 'post_logit': out.posterior.logit,
-      'prior_logit': out.prior_logit, 'image_mean': out.decoded['image'], 'reward_logits': out.reward_logits,
-      'reward_mean': distributions.two_hot_mean(out.reward_logits), 'cont_mean': jax.nn.sigmoid(out.continue_logit),
-      'image_loss': losses['observation'], 'reward_loss': losses['reward'], 'cont_loss': losses['continue'],
-      'dyn_loss': losses['dyn'], 'rep_loss': losses['rep'], 'world_model_loss': total, **imagined}
+  agent, recorded = fixture.agent, fixture.authors.compared(fixture.group('forward'))
+  ours = jax.jit(lambda state, batch: fixture.authors.forward(agent, state, batch))(fixture.state(), fixture.batch())
   assert set(ours) == set(recorded), set(ours) ^ set(recorded)
   report('forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
-
-
-def _imagination(agent, state, params, out, batch):
-  """The recorded imagination: `imag_horizon` steps from every posterior state, with the parameters as given."""
-  behavior = agent.behavior
-  start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.posterior)
-  not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
-  trajectory = behavior.imagine(agent.world_model, params, state.params['actor'], start, not_terminal, (None, None))
-  returns, value, reward = behavior.evaluate(agent.world_model, params, state.params['critic'], trajectory)
-  policy = behavior.actor(state.params['actor'], trajectory.feature)
-  return {
-      'imag_deter': trajectory.states.deter, 'imag_stoch': trajectory.states.stoch, 'imag_action': trajectory.action,
-      'imag_cont': trajectory.keep, 'imag_weight': trajectory.weight, 'imag_return': returns, 'imag_value': value,
-      'imag_reward': reward, 'actor_entropy': behavior.actor.entropy(policy),
-      'actor_logprob_of_action': behavior.actor.log_prob(policy, trajectory.action)}
 
 
 def test_gradients(fixture, form):
@@ -101,7 +70,7 @@ def test_gradients(fixture, form):
   previous = shift_actions(batch['action'], state.carry.action)
   loss = lambda params: model.loss(params, state.weighting, state.carry.latent, batch, previous, None)[0]
   ours = _named(jax.jit(jax.grad(loss))(state.params['world_model']))
-  theirs = _named(parity.to_tree(fixture.group('grad'))['world_model'])
+  theirs = _named(fixture.tree('grad')['world_model'])
   assert set(ours) == set(theirs), set(ours) ^ set(theirs)
   report('gradients', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
 
@@ -123,9 +92,9 @@ def _train(fixture, form='conv'):
 
 def update_errors(fixture, params, slow, after, masked):
   """‖Δ - Δ*‖ / ‖Δ*‖ per tensor, `masked` without the elements whose gradient is rounding noise."""
-  ours, before = _named({**params, 'slow': slow}), _named(parity.to_tree(fixture.group('param')))
-  theirs = _named(parity.to_tree(fixture.group(f'after_step_{after}')))
-  gradients = _named({'world_model': parity.to_tree(fixture.group('grad'))['world_model']})
+  ours, before = _named({**params, 'slow': slow}), _named(fixture.tree('param'))
+  theirs = _named(fixture.tree(f'after_step_{after}'))
+  gradients = _named({'world_model': fixture.tree('grad')['world_model']})
   assert set(ours) == set(theirs) == set(before)
   errors, left_out, total = {}, 0, 0
   for name in theirs:
@@ -149,20 +118,17 @@ def test_updates(fixture, form):
 
 
 def test_metrics_and_normaliser(fixture, form):
-  names = {'loss/world_model': 'model_opt_loss', 'loss/actor': 'actor_opt_loss',
-           'loss/critic': 'extr_critic_critic_opt_loss', 'grad_norm/world_model': 'model_opt_grad_norm',
-           'grad_norm/actor': 'actor_opt_grad_norm', 'grad_norm/critic': 'extr_critic_critic_opt_grad_norm',
-           'loss/reward': 'reward_loss_mean', 'loss/observation': 'image_loss_mean', 'loss/continue': 'cont_loss_mean',
-           'loss/dynamics': 'dyn_loss_mean', 'actor/entropy': 'policy_entropy_mean',
-           'return/imagined': 'extr_return_raw_mean', 'actor/advantage': 'adv_mean'}
   errors = {}
-  for number, (state, metrics) in enumerate(_train(fixture, form)):
-    recorded = fixture.meta['metrics'][number]
-    for ours, theirs in names.items():
-      errors[f'{ours} {number + 1}'] = relative(metrics[ours], recorded[theirs])
-    stored = fixture.group(f'after_step_{number + 1}/agent/task_behavior/ac/retnorm_extr')
-    errors[f'low {number + 1}'] = relative(state.normalizer.low, stored['low/value'])
-    errors[f'high {number + 1}'] = relative(state.normalizer.high, stored['high/value'])
+  for number, (state, metrics) in enumerate(_train(fixture, form), 1):
+    recorded = fixture.meta['metrics'][number - 1]
+    for theirs, ours in fixture.authors.METRICS.items():
+      if theirs in recorded:
+        errors[f'{ours} {number}'] = relative(metrics[ours], recorded[theirs])
+    percentiles = fixture.authors.normalizer_of(fixture.group(f'after_step_{number}'))
+    if percentiles:
+      errors[f'low {number}'] = relative(state.normalizer.low, percentiles[0])
+      errors[f'high {number}'] = relative(state.normalizer.high, percentiles[1])
+  assert len(errors) >= 3 * 10
   report('metrics and normaliser', errors, 1e-3)
 
 
