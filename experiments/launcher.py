@@ -13,12 +13,18 @@ from harmony_jax.errors import UserError
 
 
 def run(benchmark):
-  """Runs a benchmark: a module of configs/ with SUITE, TASK_FLAG, DEFAULT_TASK, HOURS and get_config."""
+  """Runs a benchmark: a module of configs/ with SUITE, TASK_FLAG, DEFAULT_TASK, HOURS and get_config.
+
+  It may also have DEFAULT_METHOD, and ENV_FLAGS {flag: (field of the configuration, help)}: shorter names for options
+  of the environment that many will set.
+  """
   from configs import common
   from harmony_jax.configuration import split_config_flags
   flags.DEFINE_string(benchmark.TASK_FLAG, benchmark.DEFAULT_TASK, f'The {benchmark.TASK_FLAG} to train on.')
+  for name, (_, text) in getattr(benchmark, 'ENV_FLAGS', {}).items():
+    flags.DEFINE_string(name, None, text)
   flags.DEFINE_integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
-  flags.DEFINE_enum('method', 'dreamerv3', sorted(common.METHODS), 'Base method.')
+  flags.DEFINE_enum('method', getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3'), sorted(common.METHODS), 'Base method.')
   flags.DEFINE_enum('weighting', 'harmony', common.WEIGHTINGS, 'How the tasks of the world model are weighed.')
   flags.DEFINE_enum('preset', 'auto', common.PRESETS, "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
                     "takes 'paper' on an accelerator and 'cpu' otherwise.")
@@ -82,14 +88,24 @@ def make_config(benchmark, options, overrides, accelerator):
   if preset == 'auto':
     preset = 'paper' if accelerator else 'cpu'
     reason = " (auto: there is an accelerator)" if accelerator else " (auto: there is no accelerator)"
-  config = benchmark.get_config(options.method, preset)
-  config.seed, config.weighting.rule = options.seed, options.weighting
-  common.check(apply_overrides(config, overrides))
   try:
-    config.task = envs.canonical(config.suite, options[benchmark.TASK_FLAG].value)
-  except ValueError as error:
+    task = envs.canonical(benchmark.SUITE, options[benchmark.TASK_FLAG].value)
+  except (ValueError, RuntimeError) as error:  # an unknown task, or a simulator that is not there
     raise UserError(str(error)) from None
+  config = config_for(benchmark, options.method, preset, task)
+  config.seed, config.weighting.rule = options.seed, options.weighting
+  for name, (field, _) in getattr(benchmark, 'ENV_FLAGS', {}).items():
+    if options[name].value is not None:
+      config.update_from_flattened_dict({field: options[name].value})
+  common.check(apply_overrides(config, overrides))
   return config, reason
+
+
+def config_for(benchmark, method, preset, task):
+  """The benchmark's configuration for a task: some tasks have settings of their own (`for_task`)."""
+  config = benchmark.get_config(method, preset)
+  config.task = task
+  return benchmark.for_task(config) if hasattr(benchmark, 'for_task') else config
 
 
 def default_logdir(config):
@@ -101,7 +117,7 @@ def default_logdir(config):
 def deviations(benchmark, config):
   """Lines that say where the method differs from the `paper` preset."""
   from harmony_jax.configuration import difference
-  paper = benchmark.get_config(config.method, 'paper')
+  paper = config_for(benchmark, config.method, 'paper', config.task)
   changed = {k: v for k, v in difference(paper, config).items()
              if k not in ('task', 'seed', 'preset', 'weighting.rule')}
   if changed:

@@ -1,10 +1,17 @@
 """Sequence replay on the host: the last steps of every environment, in NumPy.
 
-One sampling rule: uniform, with replacement, over all windows of `length`
-contiguous steps of one environment. A window may cross the end of an episode
-(`is_first` tells the model) and never the end of the stored stream. What is
-drawn for an update depends on the seed, the update and the stored steps alone,
-so a resumed run draws what the uninterrupted one would have drawn.
+Two sampling rules, both with replacement, for windows of `length` contiguous
+steps of one environment:
+
+- 'windows' (DreamerV3): uniform over all windows of the stored stream. One may
+  cross the end of an episode (`is_first` tells the model).
+- 'episodes' (DreamerV2): a complete episode, uniformly, then a start in it,
+  uniformly; with `prioritize_ends` a start too late for a window, of which
+  there are `length`, counts as the last possible one. An episode shorter than
+  a window is followed by what came after it.
+
+What is drawn for an update depends on the seed, the update and the stored steps
+alone, so a resumed run draws what the uninterrupted one would have drawn.
 """
 
 import json
@@ -42,12 +49,14 @@ class Replay:
     margin: steps per environment that may be appended between `draw` and the
       end of its `gather`. They are stored besides the capacity, so that the
       distribution does not depend on it.
+    sampling: 'windows' or 'episodes'. prioritize_ends: for episodes.
 
   Raises:
     ValueError: no `is_first`, or a capacity that holds no window.
   """
 
-  def __init__(self, specs, num_envs, capacity, batch_size, length, seed, margin=256):
+  def __init__(self, specs, num_envs, capacity, batch_size, length, seed, margin=256, sampling='windows',
+               prioritize_ends=False):
     self.specs = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
     self.num_envs = num_envs
     self.kept = capacity // num_envs  # steps per environment
@@ -60,6 +69,10 @@ class Replay:
     if self.kept < length:
       raise ValueError(f'capacity {capacity} over {num_envs} environments holds '
                        f'{self.kept} steps each; a window has {length}')
+    self.sampling = sampling
+    self.prioritize_ends = prioritize_ends
+    self._begun = np.zeros(num_envs, int)  # first step of the episode that runs in each environment
+    self._ended = []  # (environment, first step, last step) of every complete episode that is still stored
     self._rows = self.kept + margin
     self._data = {name: np.zeros((num_envs, self._rows, *shape), dtype)
                   for name, (shape, dtype) in self.specs.items()}
@@ -75,6 +88,12 @@ class Replay:
   def windows(self):
     """Number of windows that a sample chooses from."""
     return self.num_envs * max(0, min(self._steps, self.kept) - self.length + 1)
+
+  def filled(self, prefill):
+    """Whether training can begin: `prefill` steps are there, and a first batch."""
+    if self.sampling == 'episodes':
+      return self._steps * self.num_envs >= max(prefill, self.length * self.num_envs) and len(self._complete()) > 0
+    return self.windows >= max(self.batch_size * self.length, prefill)
 
   @property
   def nbytes(self):
@@ -110,6 +129,21 @@ class Replay:
     self._steps += 1
     for name, array in arrays.items():
       self._data[name][:, row] = array
+    self._mark(self._steps - 1)
+
+  def _mark(self, step):
+    """Notes the episodes that begin and end at a stored step."""
+    row = step % self._rows
+    self._begun[self._data['is_first'][:, row]] = step
+    if self.sampling == 'episodes':
+      for env in np.flatnonzero(self._data['is_last'][:, row]):
+        self._ended.append((env, self._begun[env], step))
+
+  def _complete(self):
+    """The complete episodes that are stored whole: rows (environment, first step, last step), in order of their ends."""
+    oldest = max(0, self._steps - self.kept)
+    self._ended = [episode for episode in self._ended if episode[1] >= oldest]
+    return np.array(self._ended, int).reshape(-1, 3)
 
   def draw(self, update):
     """Chooses the windows of an update. Cheap; copies no data.
@@ -121,10 +155,22 @@ class Replay:
       raise ValueError(f'replay holds {self._steps} steps per environment; '
                        f'a window has {self.length}')
     key = np.array([self.seed % 2**64, update], np.uint64)
-    chosen = np.random.Generator(np.random.Philox(key=key)).integers(
-        self.windows, size=self.batch_size)
+    rng = np.random.Generator(np.random.Philox(key=key))
+    if self.sampling == 'episodes':
+      return self._draw_from_episodes(update, rng)
+    chosen = rng.integers(self.windows, size=self.batch_size)
     envs, offsets = np.divmod(chosen, self.windows // self.num_envs)
     return Draw(update, envs, max(0, self._steps - self.kept) + offsets, self._steps)
+
+  def _draw_from_episodes(self, update, rng):
+    episodes = self._complete()
+    if not len(episodes):
+      raise ValueError('replay holds no complete episode yet')
+    envs, first, last = episodes[rng.integers(len(episodes), size=self.batch_size)].T
+    latest = np.maximum(0, last - first + 1 - self.length)  # offset of the last window that fits
+    offsets = rng.integers(latest + 1 + self.length * self.prioritize_ends)
+    starts = np.minimum(first + np.minimum(offsets, latest), self._steps - self.length)
+    return Draw(update, envs, starts, self._steps)
 
   def intact(self, draw):
     """Whether the steps that `draw` was made of are all still stored."""
@@ -209,6 +255,11 @@ class Replay:
     for first in range(oldest // self._chunk * self._chunk, steps, self._chunk):
       self._load_chunk(folder / _chunk_name(first), max(first, oldest), min(first + self._chunk, steps))
     self._steps = self._saved = steps
+    self._ended = []
+    # An episode that begins before the oldest step is not stored whole: its beginning is put there too.
+    self._begun[:] = oldest - 1
+    for step in range(oldest, steps):
+      self._mark(step)
 
   def _load_chunk(self, path, low, high):
     """Reads steps `low` … `high` of a chunk into their rows."""

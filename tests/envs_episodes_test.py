@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from harmony_jax.envs import ArraySpec
+from harmony_jax.envs import EpisodeResult
 from harmony_jax.envs import Episodes
 from harmony_jax.envs import Spec
 from harmony_jax.envs import base
@@ -14,6 +15,7 @@ from harmony_jax.envs import episode_seed
 from harmony_jax.envs import make
 from harmony_jax.envs import run_episodes
 from harmony_jax.envs.check import check
+from harmony_jax.training.evaluation import summary
 
 
 class Counter:
@@ -82,6 +84,41 @@ def test_a_seed_may_come_twice_and_no_seed_is_no_episode():
   assert [result.length for result in run_episodes(env, [4, 4, 4], still(env))] == [5, 5, 5]
   assert env.begun == [4, 4, 4]
   assert run_episodes(env, [], still(env)) == []
+
+
+class Measured(Counter):
+  """Tells two outcomes: 'half', 1 only in the middle of an episode of an even seed, and 'debt', minus the time left."""
+
+  def __init__(self, num_envs):
+    super().__init__(num_envs)
+    self.measures = {name: np.zeros(num_envs, np.float32) for name in ('half', 'debt')}
+
+  def advance(self, index, action, restart, seed):
+    super().advance(index, action, restart, seed)
+    first, time, _ = self.last.observation['vector'][index]
+    length = 1 + first % 13
+    self.measures['half'][index] = first % 2 == 0 and time == length // 2
+    self.measures['debt'][index] = time - length - first
+
+
+@pytest.mark.parametrize('num_envs', [1, 4])
+def test_measures_are_the_maximum_over_the_episode_and_of_no_other(num_envs):
+  env = Measured(num_envs)
+  seeds = list(range(2, 22))
+  results = run_episodes(env, seeds, still(env))
+  assert [result.measures for result in results] == [
+      {'half': float(seed % 2 == 0), 'debt': float(-seed)} for seed in seeds]
+  told = summary(results)
+  assert (told['half'], told['debt']) == (0.5, -11.5)
+  assert told['mean'] == np.mean([result.score for result in results])
+
+
+def test_without_measures_there_are_none():
+  env = Counter(2)
+  results = run_episodes(env, [3, 4], still(env))
+  assert [result.measures for result in results] == [{}, {}]
+  assert summary(results).keys() == {'mean', 'std', 'scores', 'lengths'}
+  assert EpisodeResult(1, 2.0, 3).measures == {}
 
 
 def test_evaluation_abandons_what_was_running():

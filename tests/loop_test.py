@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import atari100k, catch
+from harmony_jax.replay import Replay
 from harmony_jax.training import loop, run_folder
 
 TINY = {'steps': 160, 'num_envs': 4, 'eval_envs': 4, 'eval_every': 80, 'checkpoint_every': 80, 'video_every': 0,
@@ -87,9 +88,10 @@ def test_the_papers_prefill():
   assert config.train_ratio / (config.batch_size * config.batch_length) == 1.0
   trainer = loop.Trainer.__new__(loop.Trainer)
   trainer.config, trainer.trained_at = config, None
+  trainer.replay = Replay({'is_first': ((), bool)}, 1, config.replay_capacity, config.batch_size, config.batch_length, 0)
   for step in range(1, 1200):
     trainer.step = step
-    trainer.replay = type('Replay', (), {'windows': max(0, step - 63)})
+    trainer.replay.append({'is_first': np.array([step == 1])})
     if trainer._filled():
       break
   assert step == 1100

@@ -5,6 +5,7 @@ state: the running episodes are played again from their seeds. And an
 evaluation plays the same starts whatever the number of environments.
 """
 
+import types
 from typing import NamedTuple
 
 import numpy as np
@@ -126,10 +127,15 @@ class Episodes:
 
 
 class EpisodeResult(NamedTuple):
-  """One complete episode: its seed, its sum of rewards and its number of steps."""
+  """One complete episode: its seed, its sum of rewards and its number of steps.
+
+  `measures` holds, for each outcome that the environment tells beside the
+  reward (`env.measures`, e.g. 'success'), the maximum over the time steps.
+  """
   seed: int
   score: float
   length: int
+  measures: dict[str, float] = types.MappingProxyType({})  # read-only, as all results share the default
 
 
 def run_episodes(env, seeds, policy, on_step=None):
@@ -154,6 +160,7 @@ def run_episodes(env, seeds, policy, on_step=None):
   seeds = [int(seed) for seed in seeds]
   num_envs = env.num_envs
   scores, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), int)
+  best = {name: np.full(len(seeds), -np.inf) for name in getattr(env, 'measures', {})}
   playing = np.arange(num_envs)  # [N] index of the seed that each environment plays
   begun = num_envs  # seeds given out
   restart = np.ones(num_envs, bool)
@@ -166,12 +173,15 @@ def run_episodes(env, seeds, policy, on_step=None):
     for index in np.flatnonzero(~idle):
       scores[playing[index]] += timestep.reward[index]
       lengths[playing[index]] += not timestep.is_first[index]
+      for name, values in best.items():
+        values[playing[index]] = max(values[playing[index]], env.measures[name][index])
       if timestep.is_last[index]:
         playing[index], begun, restart[index] = begun, begun + 1, True
     actions = np.asarray(policy(timestep))
     if on_step:
       on_step(timestep, actions)
-  return [EpisodeResult(*row) for row in zip(seeds, scores.tolist(), lengths.tolist())]
+  measures = [{name: float(values[index]) for name, values in best.items()} for index in range(len(seeds))]
+  return [EpisodeResult(*row) for row in zip(seeds, scores.tolist(), lengths.tolist(), measures)]
 
 
 def random_policy(spec, seed):

@@ -37,17 +37,22 @@ def label(run) -> str:
 def summary(run) -> dict:
   """One run for results/: per evaluation the step, the mean and training episodes' mean; all scores of the last."""
   scores, environment = run['scores'], _environment(run['environment'])
+  score = run['config'].get('score', 'return')
   last = scores[-1] if scores else {}
   return {
       'seed': run['config']['seed'], 'complete': run['complete'],
       'steps': [s['step'] for s in scores], 'frames': [s['frame'] for s in scores],
       'updates': [s['update'] for s in scores], 'eval_return_mean': [s['eval_mean'] for s in scores],
+      **({f'eval_{score}_mean': [s[f'eval_{score}'] for s in scores]} if score != 'return' else {}),
       'train_return_mean': [s['train_mean'] for s in scores], 'eval_episodes': [len(s['eval_scores']) for s in scores],
       'final_eval_returns': last.get('eval_scores', []), 'hours': last.get('time/hours'), **environment}
 
 
 def write(runs, folder):
-  """Writes <label>.json for each group of seeds, and scores.csv (method,task,seed,step,return) over all of them."""
+  """Writes <label>.json for each group of seeds, and scores.csv (method,task,seed,step,return) over all of them.
+
+  Where a benchmark's score is a measure like 'success', it stands in the place of the return.
+  """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   groups = {}
@@ -61,7 +66,8 @@ def write(runs, folder):
     (folder / f'{name}.json').write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
     for run in group:
       method = f"{config['method']}-{config['weighting']['rule']}-{config['preset']}"
-      rows += [(method, config['task'], run['config']['seed'], s['step'], s['eval_mean']) for s in run['scores']]
+      key = 'eval_mean' if config.get('score', 'return') == 'return' else f"eval_{config['score']}"
+      rows += [(method, config['task'], run['config']['seed'], s['step'], s[key]) for s in run['scores']]
   with open(folder / 'scores.csv', 'w', newline='', encoding='utf-8') as file:
     csv.writer(file).writerows([('method', 'task', 'seed', 'step', 'return'), *rows])
 

@@ -17,16 +17,17 @@ class Player:
     params: `TrainState.params`, for the first latent state.
     num_envs: N.
     key: randomness; call number t draws from fold_in(key, t).
+    mode: take the policy's mode instead of a sample.
   """
 
-  def __init__(self, agent, policy, params, num_envs, key):
-    self._agent, self._policy, self._key = agent, policy, key
+  def __init__(self, agent, policy, params, num_envs, key, mode=False):
+    self._agent, self._policy, self._key, self._mode = agent, policy, key, mode
     self.carry = agent.initial_carry(params, num_envs)
 
   def act(self, params, timestep, call):
     """(actions for the environments, the same as vectors [N, A]) for a `TimeStep`; `call` numbers the draws."""
     key = jax.random.fold_in(self._key, call)
-    action, self.carry = self._policy(params, self.carry, timestep.observation, timestep.is_first, key)
+    action, self.carry = self._policy(params, self.carry, timestep.observation, timestep.is_first, key, mode=self._mode)
     vector = np.asarray(action)
     return to_environment(vector, self._agent.discrete), vector
 
@@ -36,20 +37,23 @@ def to_environment(vector, discrete):
   return vector.argmax(-1).astype(np.int32) if discrete else np.clip(vector, -1, 1).astype(np.float32)
 
 
-def evaluate(agent, policy, params, env, run_seed, step, episodes):
-  """Plays exactly `episodes` complete episodes with sampled actions; their seeds belong to (run seed, step).
+def evaluate(agent, policy, params, env, run_seed, step, episodes, mode=False):
+  """Plays exactly `episodes` complete episodes; their seeds belong to (run seed, step).
+
+  Actions are sampled, or the policy's `mode`; the latent state is sampled either way.
 
   Returns: a list of `EpisodeResult`, one per episode.
   """
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
-  player = Player(agent, policy, params, env.num_envs, key)
+  player = Player(agent, policy, params, env.num_envs, key, mode)
   calls = itertools.count()
   seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)]
   return run_episodes(env, seeds, lambda timestep: player.act(params, timestep, next(calls))[0])
 
 
 def summary(results):
-  """{'mean', 'std', 'scores', 'lengths'} of a list of `EpisodeResult`."""
+  """{'mean', 'std', 'scores', 'lengths'} of a list of `EpisodeResult`, and the mean of each measure, e.g. 'success'."""
   scores = [result.score for result in results]
+  measures = {name: float(np.mean([result.measures[name] for result in results])) for name in results[0].measures}
   return {'mean': float(np.mean(scores)), 'std': float(np.std(scores)), 'scores': scores,
-          'lengths': [result.length for result in results]}
+          'lengths': [result.length for result in results], **measures}

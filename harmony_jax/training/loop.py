@@ -44,7 +44,7 @@ class Trainer:
 
     seed_key = jax.random.key(config.seed)
     self.state = self.compiled['init'](jax.random.fold_in(seed_key, 0))
-    self.player = evaluation.Player(self.agent, self.compiled['policy'], self.state.params, config.num_envs,
+    self.player = evaluation.Player(self.agent, self.compiled['policy'], self.state.weights, config.num_envs,
                                     jax.random.fold_in(seed_key, 2))
     self.episodes = envs.Episodes(self.env, config.seed, 'train')
     self.timestep = None
@@ -56,9 +56,10 @@ class Trainer:
     self.metrics = None         # of the last update, still on the device
     self.last_score = None
 
-  def _make_env(self, num_envs):
+  def _make_env(self, num_envs, **options):
+    config = self.config
     try:
-      return envs.make(self.config.suite, self.config.task, num_envs, **self.config.env)
+      return envs.make(config.suite, config.task, num_envs, config.env_processes, **{**config.env, **options})
     except (ValueError, RuntimeError) as error:  # a bad option, or a simulator that is not there: the text says which
       raise UserError(str(error)) from None
 
@@ -67,7 +68,8 @@ class Trainer:
     specs = {name: (array.shape, array.dtype) for name, array in spec.observation.items()}
     specs |= {'action': ((spec.num_actions,), np.float32), 'reward': ((), np.float32)}
     specs |= {name: ((), bool) for name in ('is_first', 'is_last', 'is_terminal')}
-    return Replay(specs, config.num_envs, config.replay_capacity, config.batch_size, config.batch_length, config.seed)
+    return Replay(specs, config.num_envs, config.replay_capacity, config.batch_size, config.batch_length, config.seed,
+                  **config.replay)
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -89,6 +91,8 @@ class Trainer:
 
   def _loop(self):
     config, started, hours_before = self.config, time.monotonic(), self.hours
+    if self.step == 0 and config.eval_at_start:
+      self._evaluate()
     if self.timestep is None:
       self.timestep = self.episodes.step(None)
     while self.step < config.steps:
@@ -121,8 +125,7 @@ class Trainer:
   def _filled(self):
     """Whether there is enough to learn from; looked at after every `prefill_chunk` steps, as the authors do."""
     if self.trained_at is None and self._crossed(self.config.prefill_chunk):
-      needed = max(self.config.batch_size * self.config.batch_length, self.config.prefill)
-      if self.replay.windows >= needed:
+      if self.replay.filled(self.config.prefill):
         self.trained_at = float(self.step)
     return self.trained_at is not None
 
@@ -137,7 +140,7 @@ class Trainer:
         vector = rng.uniform(-1, 1, (config.num_envs, spec.num_actions)).astype(np.float32)
       action = evaluation.to_environment(vector, spec.discrete)
     else:
-      action, vector = self.player.act(self.state.params, timestep, self.step)
+      action, vector = self.player.act(self.state.weights, timestep, self.step)
     self.replay.append({
         **timestep.observation, 'action': np.where(timestep.is_last[:, None], 0, vector).astype(np.float32),
         'reward': timestep.reward, 'is_first': timestep.is_first, 'is_last': timestep.is_last,
@@ -153,11 +156,11 @@ class Trainer:
     return config.batch_size * config.batch_length / (config.train_ratio * config.num_envs)
 
   def _due(self):
-    """Updates to do now: train_ratio replayed steps per environment step, the first one at once."""
+    """Updates to do now: train_ratio replayed steps per environment step, the first `pretrain` ones at once."""
     ratio = self.config.train_ratio / (self.config.batch_size * self.config.batch_length)
     if self.update == 0:
       self.trained_at = float(self.step)
-      return 1
+      return self.config.pretrain
     due = int((self.step - self.trained_at) * ratio)
     self.trained_at += due / ratio
     return due
@@ -207,25 +210,27 @@ class Trainer:
     if not episodes:
       return
     if self.eval_env is None:
-      self.eval_env = self._make_env(min(config.eval_envs, episodes))
+      self.eval_env = self._make_env(min(config.eval_envs, episodes), **config.eval_env)
     started = time.monotonic()
     results = evaluation.summary(evaluation.evaluate(
-        self.agent, self.compiled['policy'], self.state.params, self.eval_env, config.seed, self.step, episodes))
+        self.agent, self.compiled['policy'], self.state.weights, self.eval_env, config.seed, self.step, episodes,
+        config.eval_policy == 'mode'))
     seconds = time.monotonic() - started
     train = {'train_mean': float(np.mean(self.recent)) if self.recent else None, 'train_scores': self.recent}
     self.writer.write_score({
         'step': self.step, 'frame': self.step * self.env.spec.action_repeat, 'update': self.update,
         **{f'eval_{k}': v for k, v in results.items()}, **train, 'time/hours': self.hours,
         'time/eval_seconds': seconds})
+    measures = {k: v for k, v in results.items() if k not in ('mean', 'std', 'scores', 'lengths')}
     self.writer.write(self.step, self.step * self.env.spec.action_repeat, self.update,
                       {'return/eval': results['mean'], 'return/eval_std': results['std'],
-                       'time/eval_seconds': seconds})
-    self.recent, self.last_score = [], results['mean']
+                       'time/eval_seconds': seconds, **{f'eval/{k}': v for k, v in measures.items()}})
+    self.recent, self.last_score = [], measures.get(config.score, results['mean'])
     shown = 'none finished' if train['train_mean'] is None else f"{train['train_mean']:.2f}"
     self.progress.update(self.step, {'return/eval': results['mean']})
     self.progress.line(f'step {self.step:,} (frame {self.step * self.env.spec.action_repeat:,}): evaluation '
                        f"{results['mean']:.2f} ± {results['std']:.2f} over {episodes} episodes in {seconds:.0f} s; "
-                       f'training episodes {shown}')
+                       + ''.join(f'{name} {value:.2f}; ' for name, value in measures.items()) + f'training episodes {shown}')
 
   def _open_loop_video(self):
     """A sequence of the replay beside its open-loop prediction, 5 frames of context."""
@@ -279,7 +284,7 @@ class Trainer:
 
   def _updates_planned(self):
     config = self.config
-    return int(config.steps * config.train_ratio / (config.batch_size * config.batch_length))
+    return config.pretrain - 1 + int(config.steps * config.train_ratio / (config.batch_size * config.batch_length))
 
   def _close(self):
     if self.progress:
