@@ -151,13 +151,12 @@ class Replay:
     Raises:
       ValueError: nothing to choose from yet.
     """
-    if not self.windows:
-      raise ValueError(f'replay holds {self._steps} steps per environment; '
-                       f'a window has {self.length}')
     key = np.array([self.seed % 2**64, update], np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key))
     if self.sampling == 'episodes':
       return self._draw_from_episodes(update, rng)
+    if not self.windows:
+      raise ValueError(f'replay holds {self._steps} steps per environment; a window has {self.length}')
     chosen = rng.integers(self.windows, size=self.batch_size)
     envs, offsets = np.divmod(chosen, self.windows // self.num_envs)
     return Draw(update, envs, max(0, self._steps - self.kept) + offsets, self._steps)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,3 +135,32 @@ def test_percentiles():
 def test_shapes_are_checked(bad):
   with pytest.raises(AssertionError):
     lambda_returns(jnp.zeros((5, 3)), jnp.zeros(bad), jnp.zeros((5, 3)), jnp.zeros(3), 0.9)
+
+
+@pytest.mark.parametrize('mean,std', [(0.0, 0.5), (0.95, 0.1), (-0.999, 2.1), (0.3, 1.0)])
+def test_truncated_normal_is_scipys(mean, std):
+  theirs = stats.truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)
+  ours = dists.TruncatedNormal(jnp.float32(mean), jnp.float32(std))
+  np.testing.assert_allclose(ours.entropy(), theirs.entropy(), rtol=1e-4, atol=1e-4)
+  x = np.linspace(-0.99, 0.99, 7, dtype=np.float32)
+  np.testing.assert_allclose(ours.log_prob(x), theirs.logpdf(x), rtol=1e-4, atol=1e-4)
+  uniform = np.array([0.01, 0.3, 0.5, 0.9], np.float32)
+  np.testing.assert_allclose(ours.sample(uniform), theirs.ppf(uniform), rtol=1e-3, atol=1e-3)
+
+
+def test_truncated_normal_passes_gradients_at_the_edge():
+  """A draw that is clipped away from the bound still moves with its mean."""
+  sample = lambda mean: dists.TruncatedNormal(mean, jnp.float32(0.5)).sample(1.0)
+  value, slope = jax.value_and_grad(sample)(jnp.float32(0.9))
+  assert value < 1 and np.isfinite(slope) and slope > 0
+
+
+@pytest.mark.parametrize('distribution,size', [('gaussian', 1), ('two_hot', 255)])
+def test_scalar_heads(distribution, size):
+  head = dists.scalar(distribution)
+  out = jax.random.normal(jax.random.key(0), (5, size))
+  assert head.size == size and head.mean(out).shape == (5,)
+  if distribution == 'gaussian':
+    np.testing.assert_allclose(head.loss(out, jnp.full(5, 2.0)), 0.5 * np.square(np.asarray(out)[:, 0] - 2), rtol=1e-5)
+  best = jax.grad(lambda out: head.loss(out, head.mean(out)).sum())(out)
+  assert distribution == 'two_hot' or not best.any()

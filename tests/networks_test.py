@@ -43,6 +43,27 @@ def test_upsample_is_haikus_transposed_convolution(form, shape, depth):
   chex.assert_trees_all_close(convolution.upsample(x, kernel, form=form), theirs, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('side', (6, 31, 64))
+def test_valid_downsample_is_haikus_convolution(form, side):
+  x = jax.random.normal(jax.random.key(0), (2, side, side, 3))
+  kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
+  theirs = haiku_apply(lambda x: hk.Conv2D(5, 4, 2, padding='VALID', with_bias=False)(x), {'conv2_d': {'w': kernel}}, x)
+  chex.assert_trees_all_close(convolution.downsample(x, kernel, 'valid', form), theirs, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('side,size', [(1, 5), (5, 5), (13, 6), (3, 4)])
+def test_valid_upsample_is_haikus_transposed_convolution(form, side, size):
+  x = jax.random.normal(jax.random.key(0), (2, side, side, 6))
+  kernel = jax.random.normal(jax.random.key(1), (size, size, 4, 6))
+  theirs = haiku_apply(lambda x: hk.Conv2DTranspose(4, size, 2, padding='VALID', with_bias=False)(x),
+                       {'conv2_d_transpose': {'w': kernel}}, x)
+  ours = convolution.upsample(x, kernel, 'valid', form)
+  assert ours.shape[1] == 2 * (side - 1) + size
+  chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize('move,kernel_shape', [(convolution.downsample, (4, 4, 5, 7)),
                                                (convolution.upsample, (4, 4, 7, 5))])
 def test_both_forms_have_the_same_gradients(move, kernel_shape):

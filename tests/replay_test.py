@@ -289,3 +289,75 @@ def test_prefetcher_raises_what_its_thread_raised():
     prefetcher.get()
   prefetcher.request(1)
   prefetcher.close()
+
+
+EPISODES = (7, 3, 12, 4, 9)  # lengths, over and over
+
+
+def make_episodes(steps=200, capacity=1000, num_envs=1, length=5, batch_size=4000, prioritize_ends=False):
+  """A replay of episodes of known lengths; a step tells its episode and its place in it."""
+  specs = {'episode': ((), np.int32), 'place': ((), np.int32), 'is_first': ((), bool), 'is_last': ((), bool)}
+  replay = Replay(specs, num_envs, capacity, batch_size, length, seed=0, sampling='episodes',
+                  prioritize_ends=prioritize_ends)
+  places = [(number, place, place == 0, place == size - 1)
+            for number, size in enumerate(EPISODES * 100) for place in range(size)]
+  for row in places[:steps]:
+    replay.append({name: np.full(num_envs, value) for name, value in zip(specs, row)})
+  return replay
+
+
+def test_episodes_are_drawn_equally_often_and_starts_within_them():
+  replay = make_episodes(steps=35 * 4)  # twenty complete episodes
+  batch = replay.sample(0)
+  episodes, counts = np.unique(batch['episode'][:, 0], return_counts=True)
+  assert episodes.tolist() == list(range(20)) and (abs(counts - 200) < 5 * np.sqrt(200)).all()
+  long = np.isin(batch['episode'][:, 0] % 5, (0, 2, 4))  # those that hold a window
+  assert (batch['episode'][long] == batch['episode'][long, :1]).all()
+  assert (np.diff(batch['place'][long], axis=1) == 1).all()
+  twelve = batch['place'][batch['episode'][:, 0] % 5 == 2, 0]
+  starts, counts = np.unique(twelve, return_counts=True)
+  assert starts.tolist() == list(range(8)) and (abs(counts - 100) < 50).all()
+
+
+def test_short_episodes_go_on_with_what_came_after():
+  replay = make_episodes(steps=35 * 4)
+  batch = replay.sample(0)
+  short = (batch['episode'][:, 0] % 5 == 1) & (batch['episode'][:, 0] < 19)
+  assert (batch['place'][short] == [0, 1, 2, 0, 1]).all() and batch['is_first'][short][:, 3].all()
+
+
+def test_prioritized_ends():
+  """A start is min(randint(L - T + 1 + T), L - T): the last of 8 windows of a 12-step episode has 6 chances of 13."""
+  batch = make_episodes(steps=35 * 4, prioritize_ends=True, batch_size=20_000).sample(0)
+  starts = batch['place'][batch['episode'][:, 0] % 5 == 2, 0]
+  assert abs((starts == 7).mean() - 6 / 13) < 0.03
+  assert abs((starts == 0).mean() - 1 / 13) < 0.03
+
+
+def test_only_complete_episodes_that_are_stored_whole():
+  replay = make_episodes(steps=0)
+  assert not replay.filled(0)
+  with pytest.raises(ValueError, match='no complete episode'):
+    replay.draw(0)
+  replay = make_episodes(steps=35 * 4 + 6, capacity=40)  # the 21st is running
+  numbers = set(replay.sample(0)['episode'][:, 0])
+  # 40 of 146 steps are kept, from number 106 on: the third round's first episode began at 105.
+  assert numbers == {16, 17, 18, 19}
+
+
+def test_a_loaded_replay_of_episodes_draws_the_same(tmp_path):
+  replay = make_episodes(steps=150, capacity=60)
+  replay.save(tmp_path)
+  other = make_episodes(steps=0, capacity=60)
+  other.load(tmp_path)
+  assert_equal(replay.sample(3), other.sample(3))
+  step = {'episode': np.zeros(1), 'place': np.zeros(1), 'is_first': np.zeros(1, bool), 'is_last': np.ones(1, bool)}
+  for one in (replay, other):
+    one.append({k: v.astype(one.specs[k][1]) for k, v in step.items()})
+  assert_equal(replay.sample(4), other.sample(4))
+
+
+def test_prefill_of_episodes():
+  assert not make_episodes(steps=6, batch_size=8).filled(5)  # no episode has ended
+  assert make_episodes(steps=7, batch_size=8).filled(5)
+  assert not make_episodes(steps=7, batch_size=8).filled(20)

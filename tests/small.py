@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import dreamerv3
+from configs.common import METHODS
 from harmony_jax.agent import Agent
 
 SIZES = {
-    'batch_size': 3, 'batch_length': 5, 'encoder.depth': 4, 'decoder.depth': 4, 'encoder.mlp_units': 12,
+    'batch_size': 3, 'batch_length': 5, 'encoder.depth': 4, 'decoder.depth': 4, 'encoder.padding': 'same',
+    'decoder.padding': 'same', 'encoder.mlp_units': 12,
     'decoder.mlp_units': 12, 'rssm.deter': 16, 'rssm.units': 12, 'rssm.stoch': 4, 'rssm.classes': 4,
     'reward_head.units': 12, 'continue_head.units': 12, 'actor.units': 12, 'critic.units': 12,
     'reward_head.layers': 1, 'continue_head.layers': 1, 'actor.layers': 1, 'critic.layers': 1, 'behavior.horizon': 4,
@@ -16,15 +17,15 @@ SIZES = {
 IMAGE, VECTOR = {'image': (16, 16, 3)}, {'joints': (3,), 'speed': ()}
 
 
-def config(**changes):
-  """The method's configuration at small sizes; changes as `rssm__deter=8`."""
-  result = dreamerv3.get_config()
+def config(method='dreamerv3', **changes):
+  """A method's configuration at small sizes; changes as `rssm__deter=8`."""
+  result = METHODS[method]()
   result.update_from_flattened_dict({**SIZES, **{k.replace('__', '.'): v for k, v in changes.items()}})
   return result
 
 
 def agent(shapes=IMAGE, actions=3, discrete=True, deterministic=False, **changes) -> Agent:
-  """An agent at small sizes."""
+  """An agent at small sizes; `method` may be among the changes."""
   return Agent.from_config(config(**changes), shapes, actions, discrete, deterministic)
 
 

@@ -6,6 +6,7 @@
     timestep = episodes.step(actions)         # ended ones begin again by themselves
 """
 
+import functools
 import importlib
 
 from harmony_jax.envs.base import ArraySpec
@@ -25,16 +26,22 @@ __all__ = ['ArraySpec', 'EpisodeResult', 'Episodes', 'Spec', 'SUITES', 'TimeStep
 SUITES = {
     'atari': 'harmony_jax.envs.atari:Atari',
     'catch': 'harmony_jax.envs.catch:Catch',
+    'dmc': 'harmony_jax.envs.dmc:DMC',
+    'dmcr': 'harmony_jax.envs.dmcr:DMCR',
+    'metaworld': 'harmony_jax.envs.metaworld:MetaWorld',
+    'rlbench': 'harmony_jax.envs.rlbench:RLBench',
+    'gym': 'harmony_jax.envs.gym:Gym',
 }
 
 
-def make(suite, task, num_envs, **options):
+def make(suite, task, num_envs, processes=False, **options):
   """Makes N environments of one task.
 
   Args:
     suite: a key of `SUITES`.
     task: e.g. 'Pong' for 'atari'.
     num_envs: N.
+    processes: run each environment in a process of its own, side by side: for simulators that are slow to render.
     **options: of the suite's class, e.g. `frame_cap` for 'atari'.
 
   Returns:
@@ -43,6 +50,9 @@ def make(suite, task, num_envs, **options):
   Raises:
     ValueError: an unknown suite or task; the text names the nearest known one.
   """
+  if processes and num_envs > 1:
+    from harmony_jax.envs.processes import Processes
+    return Processes(functools.partial(make, suite, task, 1, **options), num_envs)
   return _suite(suite)(task, num_envs, **options)
 
 

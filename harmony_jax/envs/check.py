@@ -4,10 +4,15 @@
     check(MyEnv(num_envs=2))
 """
 
+import inspect
+
 import numpy as np
 
 from harmony_jax.envs import base
 from harmony_jax.envs.episodes import random_policy
+
+# What is stored beside the observations, under these names.
+RESERVED = ('action', 'reward', 'is_first', 'is_last', 'is_terminal')
 
 
 def check(env, steps=50, deterministic=True):
@@ -33,11 +38,24 @@ def check(env, steps=50, deterministic=True):
 
 
 def _check_spec(env):
+  for name in ('spec', 'num_envs', 'step', 'close'):
+    assert hasattr(env, name), f'{type(env).__name__} has no {name!r}'
+  signature = inspect.signature(env.step)
+  try:
+    signature.bind(None, None, None, idle=None)
+  except TypeError:
+    raise AssertionError(f'step takes {signature}, not (actions, restart, seeds, idle=None)') from None
   spec = env.spec
   assert isinstance(spec, base.Spec), f'env.spec is a {type(spec).__name__}, not a Spec'
   assert isinstance(env.num_envs, int) and env.num_envs > 0, f'num_envs is {env.num_envs!r}'
   assert spec.observation, 'spec.observation is empty'
   assert spec.num_actions >= 1 and spec.action_repeat >= 1, f'impossible counts in {spec}'
+  for name, array in spec.observation.items():
+    assert name not in RESERVED, f'an observation cannot be named {name!r}: the replay stores something else there'
+    assert isinstance(array, base.ArraySpec), f'the spec of observation {name!r} is {array!r}, not an ArraySpec'
+    rank, dtype = len(array.shape), np.dtype(array.dtype)
+    assert rank in (0, 1, 3), f'observation {name!r} has shape {array.shape}: neither [H, W, C] nor a vector or scalar'
+    assert rank < 3 or dtype == np.uint8, f'observation {name!r} is an image of {dtype}; images are uint8'
 
 
 def _play(env, seeds, steps):
@@ -65,8 +83,9 @@ def _check_timestep(env, timestep, restart):
   assert timestep.observation.keys() == specs.keys(), (
       f'observation has {sorted(timestep.observation)}, the spec {sorted(specs)}')
   for name, spec in specs.items():
-    _check_array(f'observation {name!r}', timestep.observation[name],
-                 (env.num_envs, *spec.shape), spec.dtype)
+    array = timestep.observation[name]
+    _check_array(f'observation {name!r}', array, (env.num_envs, *spec.shape), spec.dtype)
+    assert np.isfinite(array).all(), f'observation {name!r} has {array[~np.isfinite(array)][0]} in it'
   _check_array('reward', timestep.reward, (env.num_envs,), np.float32)
   for name in ('is_first', 'is_last', 'is_terminal'):
     _check_array(name, getattr(timestep, name), (env.num_envs,), bool)
@@ -76,6 +95,8 @@ def _check_timestep(env, timestep, restart):
   assert not (first & last).any(), 'is_first and is_last at once: an episode without a step'
   assert (timestep.reward[first] == 0).all(), f'reward {timestep.reward} where is_first is {first}'
   assert (last | ~timestep.is_terminal).all(), 'is_terminal without is_last'
+  for name, array in getattr(env, 'measures', {}).items():
+    _check_array(f'measure {name!r}', array, (env.num_envs,), np.float32)
 
 
 def _check_array(name, array, shape, dtype):

@@ -1,0 +1,7 @@
+"""Meta-World: python -m experiments.metaworld [--task=lever_pull] [--method=dreamerv2]."""
+
+from configs import metaworld
+from experiments import launcher
+
+if __name__ == '__main__':
+  launcher.run(metaworld)

@@ -1,0 +1,196 @@
+"""DeepMind Control: the continuous control tasks of dm_control's suite, from pixels, states or both.
+
+Every step takes the same action `action_repeat` times and sums the rewards.
+An episode lasts 1000 frames and no task ends before (except LQR), so that
+`is_terminal` is False throughout and a world model sees no ends.
+
+On a CPU drawing costs more than physics: `render='fast'` is several times as fast.
+"""
+
+import numpy as np
+
+from harmony_jax.envs import backgrounds
+from harmony_jax.envs import base
+from harmony_jax.envs import rendering
+
+# From camera 0 the quadruped hides most of itself.
+CAMERAS = {'quadruped': 2}
+OBSERVE = ('image', 'state', 'both')
+BACKGROUNDS = ('none', 'video')
+
+
+class DMC:
+  """N environments of one task.
+
+  Args:
+    task: domain and task, e.g. 'cheetah_run' or 'ball_in_cup_catch'.
+    num_envs: N.
+    action_repeat: simulator frames per step.
+    size: of the image, in pixels.
+    camera: number or name of a camera of the model; None or '' for 2 in the
+      quadruped's domain and 0 in all others.
+    render: 'stock', or 'fast' without shadows and multisampling (`rendering`).
+    observe: 'image', 'state' (float32 vectors named as in dm_control, e.g.
+      'position', 'velocity') or 'both'. Without any OpenGL 'state' still works
+      under MUJOCO_GL=off.
+    time_limit: frames that end an episode, where the suite's own limit does
+      not; 0 for the suite's own alone.
+    background: 'none', or 'video' for moving pictures in place of the blue sky
+      (`backgrounds`), one frame further with each observation.
+    background_files: a folder of videos or pictures for it; '' for a
+      procedural video.
+
+  Raises:
+    ValueError: an unknown task or option.
+    RuntimeError: dm_control is not installed, or nothing can draw.
+  """
+
+  def __init__(self, task, num_envs, *, action_repeat=2, size=64, camera=None, render='stock', observe='image',
+               time_limit=0, background='none', background_files=''):
+    if observe not in OBSERVE:
+      raise ValueError(f'unknown observe {observe!r}: one of {", ".join(OBSERVE)}')
+    if background not in BACKGROUNDS:
+      raise ValueError(f'unknown background {background!r}: one of {", ".join(BACKGROUNDS)}')
+    if background_files and background == 'none':
+      raise ValueError("background_files are shown with background='video' only")
+    self.task = self.canonical(task)
+    self.num_envs = num_envs
+    self._domain, self._name = _tasks()[self.task]
+    self._size = size
+    self._see, self._feel = observe in ('image', 'both'), observe in ('state', 'both')
+    self._time_limit = time_limit
+    self._slots = [self._load() for _ in range(num_envs)]
+    self._video = backgrounds.Backgrounds(background_files, size) if background == 'video' else None
+    for slot in self._slots:  # before the cameras, which make the OpenGL contexts
+      rendering.apply_quality(slot.physics.model, render)
+      if self._video:
+        backgrounds.prepare(self._domain, slot.physics.model)
+    if camera in (None, ''):
+      camera = CAMERAS.get(self._domain, 0)
+    elif str(camera).isdecimal():
+      camera = int(camera)
+    self._cameras = [self._make_camera(slot, camera) for slot in self._slots] if self._see else []
+    self._center, self._scale = _action_map(self._slots[0].action_spec())
+    self._frames = np.zeros(num_envs, int)
+    self._video_frame = np.zeros(num_envs, int)  # that the next observation shows
+    self.spec = base.Spec(self._observation_spec(), discrete=False, num_actions=len(self._center),
+                          action_repeat=action_repeat)
+    self._last = base.empty_timestep(self.spec, num_envs)
+
+  @classmethod
+  def canonical(cls, task):
+    """'Cheetah-Run' -> 'cheetah_run'."""
+    names = cls.tasks()
+    folded = {name.lower(): name for name in names}
+    name = folded.get(str(task).lower().replace('-', '_').replace(' ', '_'))
+    if name is None:
+      raise base.unknown('DeepMind Control task', task, names)
+    return name
+
+  @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return list(_tasks())
+
+  def step(self, actions, restart, seeds, idle=None):
+    """See `base`. Actions outside [-1, 1] are clipped."""
+    idle = np.zeros(self.num_envs, bool) if idle is None else idle
+    actions = np.clip(np.asarray(actions, np.float32), -1, 1)
+    for index in np.flatnonzero(~idle):
+      if restart[index]:
+        self._begin(index, int(seeds[index]))
+      else:
+        self._advance(index, actions[index])
+    return base.copy_timestep(self._last)
+
+  def close(self):
+    for slot in self._slots:
+      slot.physics.free()  # with its OpenGL context
+    self._slots, self._cameras = [], []
+
+  def _load(self):
+    """One dm_control environment."""
+    # The seed matters to LQR alone, which draws its springs here; episodes are seeded in `_begin`.
+    return _suite().load(self._domain, self._name, task_kwargs={'random': 0})
+
+  def _make_camera(self, slot, camera):
+    from dm_control import mujoco  # by now importable, as the suite is
+    # Kept, as dm_control's `physics.render` would make a new scene for each picture: twice the time.
+    return mujoco.Camera(slot.physics, self._size, self._size, camera)
+
+  def _begin(self, index, seed):
+    """Starts the episode of a seed: dm_control resets the physics, the task's generator is made anew."""
+    slot = self._slots[index]
+    slot.task._random = np.random.RandomState(seed)  # dm_control has no public way but to load the task again
+    self._frames[index] = 0
+    if self._video:
+      self._video_frame[index] = self._video.start(seed)
+    self._write(index, slot.reset(), 0, first=True)
+
+  def _advance(self, index, action):
+    slot, reward = self._slots[index], 0
+    for _ in range(self.spec.action_repeat):
+      result = slot.step(self._center + self._scale * action)
+      reward += result.reward
+      self._frames[index] += 1
+      if result.last() or self._frames[index] == self._time_limit:
+        break
+    self._write(index, result, reward, first=False)
+
+  def _write(self, index, result, reward, first):
+    last = self._last
+    if self._see:
+      last.observation['image'][index] = self._draw(index)
+    if self._feel:
+      for name, value in result.observation.items():
+        last.observation[name][index] = np.ravel(value)
+    last.reward[index] = reward
+    last.is_first[index] = first
+    last.is_last[index] = result.last() or self._frames[index] == self._time_limit > 0
+    last.is_terminal[index] = result.last() and result.discount == 0
+
+  def _draw(self, index):
+    """The image [size, size, 3] of one environment, uint8."""
+    image = self._cameras[index].render()
+    if self._video:
+      image = self._video.composite(image, self._video_frame[index])
+      self._video_frame[index] += 1
+    return image
+
+  def _observation_spec(self):
+    spec = {}
+    if self._see:
+      spec['image'] = base.ArraySpec((self._size, self._size, 3), np.uint8)
+    if self._feel:
+      for name, array in self._slots[0].observation_spec().items():
+        spec[name] = base.ArraySpec((int(np.prod(array.shape)),), np.float32)
+    return spec
+
+
+def _suite():
+  """dm_control's suite, imported late: it settles on an OpenGL when it is imported."""
+  rendering.choose_backend()
+  try:
+    from dm_control import suite
+  except ModuleNotFoundError as error:
+    raise RuntimeError(
+        f"DeepMind Control is not installed ({error}): pip install 'dm_control>=1.0.49,<1.0.50' 'mujoco>=3.16,<3.17', "
+        'on Python 3.11 or 3.12') from error
+  return suite
+
+
+def domain_module(domain):
+  """dm_control's module of a domain, e.g. `dm_control.suite.cheetah`."""
+  return getattr(_suite(), domain)
+
+
+def _tasks():
+  """`{'cheetah_run': ('cheetah', 'run')}`; a domain may have underscores of its own."""
+  return {'_'.join(pair): pair for pair in _suite().ALL_TASKS}
+
+
+def _action_map(spec):
+  """Centre and half-width [A] of the actions, so that centre + half-width * [-1, 1] are the task's own bounds."""
+  low, high = np.broadcast_to(spec.minimum, spec.shape), np.broadcast_to(spec.maximum, spec.shape)
+  bounded = high - low < 1e9  # dm_control writes "unbounded" (in LQR) as +-1e10: there an action is taken as it is
+  return np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)

@@ -1,0 +1,185 @@
+"""Meta-World: 50 manipulation tasks of one robot arm, in the HarmonyDream protocol.
+
+A picture of the corner camera, 64 x 64; four actions (movement of the hand in
+x, y, z, and the gripper's force); a new place of object and goal in every
+episode; 500 steps, whatever happens: no state is terminal, and an episode goes
+on after its success. The score is the success rate (`measures`).
+
+The tasks are the package's V3, on today's MuJoCo. The paper's are V2 on
+mujoco-py, so its scores are not directly comparable.
+
+One simulator and one OpenGL context per environment, all in this thread.
+"""
+
+import sys
+import weakref
+
+import numpy as np
+
+from harmony_jax.envs import base
+from harmony_jax.envs import rendering
+
+# Those of the paper: two easy, two medium, two hard ones.
+PAPER_TASKS = ('lever_pull', 'handle_pull_side', 'hammer', 'sweep_into', 'push', 'assembly')
+TASKS = PAPER_TASKS + (
+    'basketball', 'bin_picking', 'box_close', 'button_press', 'button_press_topdown', 'button_press_topdown_wall',
+    'button_press_wall', 'coffee_button', 'coffee_pull', 'coffee_push', 'dial_turn', 'disassemble', 'door_close',
+    'door_lock', 'door_open', 'door_unlock', 'drawer_close', 'drawer_open', 'faucet_close', 'faucet_open',
+    'hand_insert', 'handle_press', 'handle_press_side', 'handle_pull', 'peg_insert_side', 'peg_unplug_side',
+    'pick_out_of_hole', 'pick_place', 'pick_place_wall', 'plate_slide', 'plate_slide_back', 'plate_slide_back_side',
+    'plate_slide_side', 'push_back', 'push_wall', 'reach', 'reach_wall', 'shelf_place', 'soccer', 'stick_pull',
+    'stick_push', 'sweep', 'window_close', 'window_open')
+
+CAMERAS = ('corner', 'corner2', 'corner3', 'topview', 'behindGripper', 'gripperPOV')
+# These three hang head down. Reading their rows from the bottom sets the picture upright and mirrors it, which is what
+# the authors' older MuJoCo bindings hand out.
+HANGING = ('corner', 'corner2', 'corner3')
+INSTALL = f"pip install -c constraints/python3.{sys.version_info.minor}.txt -e '.[metaworld]'"
+
+
+class MetaWorld:
+  """N environments of one task.
+
+  Args:
+    task: one of `TASKS`; 'lever-pull' and 'lever-pull-v3' are the same as 'lever_pull'.
+    num_envs: N.
+    action_repeat: simulator frames (12.5 ms) per step. Rewards are summed; a
+      step ends early at a success, as the authors' does.
+    size: height and width of the picture.
+    camera: one of `CAMERAS`.
+    render: 'stock', the package's own picture, or 'fast', see `rendering`.
+    time_limit: steps per episode.
+    observe: 'image', 'state' ([39] float32: hand, gripper and objects now and
+      one step ago, goal) or 'both'. 'state' needs no OpenGL.
+
+  Attributes:
+    measures: {'success': [N] float32}, 1 where the last step reached the goal.
+
+  Raises:
+    ValueError: no such task, camera, quality or kind of observation.
+    RuntimeError: the package or an OpenGL is missing, or the package does not
+      fit the installed MuJoCo.
+  """
+
+  def __init__(self, task, num_envs, *, action_repeat=1, size=64, camera='corner', render='stock', time_limit=500,
+               observe='image'):
+    self.task = self.canonical(task)
+    if camera not in CAMERAS:
+      raise base.unknown('Meta-World camera', camera, CAMERAS)
+    if observe not in ('image', 'state', 'both'):
+      raise base.unknown('kind of observation', observe, ('image', 'state', 'both'))
+    rendering.check_quality(render)
+    try:
+      rendering.choose_backend()  # in any case: MuJoCo settles on one when it is imported
+    except RuntimeError:
+      if observe != 'state':
+        raise
+    self.num_envs = num_envs
+    self.action_repeat, self.time_limit, self.camera = action_repeat, time_limit, camera
+    self._simulators = [_make_simulator(self.task) for _ in range(num_envs)]
+    self._renderers = []
+    for simulator in self._simulators:
+      simulator.max_path_length = time_limit * action_repeat
+      if observe != 'state':
+        rendering.apply_quality(simulator.model, render)
+        self._renderers.append(_make_renderer(simulator.model, size))
+    # Contexts must be freed before Python takes their library away, so also at exit.
+    self._free = weakref.finalize(self, _close_all, self._renderers)
+    specs = {'image': base.ArraySpec((size, size, 3), np.uint8), 'state': base.ArraySpec((39,), np.float32)}
+    self.spec = base.Spec(
+        observation={name: specs[name] for name in specs if observe in (name, 'both')}, discrete=False,
+        num_actions=4, action_repeat=action_repeat)
+    self.measures = {'success': np.zeros(num_envs, np.float32)}
+    self._steps = np.zeros(num_envs, int)  # since the episode's begin
+    self._last = base.empty_timestep(self.spec, num_envs)
+
+  @staticmethod
+  def canonical(task):
+    """'lever-pull-v3' -> 'lever_pull'."""
+    folded = str(task).lower().replace('-', '_').replace(' ', '_').removesuffix('_v3')
+    if folded not in TASKS:
+      raise base.unknown('Meta-World task', task, TASKS)
+    return folded
+
+  def step(self, actions, restart, seeds, idle=None):
+    """See `base`. Actions outside [-1, 1] are clipped."""
+    idle = np.zeros(self.num_envs, bool) if idle is None else idle
+    for index in np.flatnonzero(~idle):
+      if restart[index]:
+        self._begin(index, int(seeds[index]))
+      else:
+        self._advance(index, np.clip(np.asarray(actions[index], np.float32), -1, 1))
+    return base.copy_timestep(self._last)
+
+  def close(self):
+    self._free()
+
+  def _begin(self, index, seed):
+    import mujoco
+    simulator = self._simulators[index]
+    simulator.seed(seed)
+    state, _ = simulator.reset()
+    # The package moves objects and goal in the model last, but leaves positions computed before: without this the first
+    # picture shows 30 of the 50 tasks with something in a wrong place. It touches nothing that the physics reads.
+    mujoco.mj_kinematics(simulator.model, simulator.data)
+    self._steps[index] = 0
+    self._write(index, state, 0, 0, first=True)
+
+  def _advance(self, index, action):
+    total = 0
+    for _ in range(self.action_repeat):
+      state, reward, _, truncated, info = self._simulators[index].step(action)
+      total += reward
+      if info['success'] or truncated:
+        break
+    self._steps[index] += 1
+    self._write(index, state, total, info['success'], first=False)
+
+  def _write(self, index, state, reward, success, first):
+    last = self._last
+    if 'state' in last.observation:
+      last.observation['state'][index] = state
+    if 'image' in last.observation:
+      last.observation['image'][index] = self._picture(index)
+    last.reward[index] = reward
+    last.is_first[index] = first
+    last.is_last[index] = self._steps[index] >= self.time_limit  # never terminal
+    self.measures['success'][index] = success
+
+  def _picture(self, index):
+    renderer = self._renderers[index]
+    renderer.update_scene(self._simulators[index].data, self.camera)
+    image = renderer.render()
+    return image[::-1] if self.camera in HANGING else image
+
+
+def _make_simulator(task):
+  """One environment of the package whose object and goal are drawn anew, from its own generator, at every reset."""
+  try:
+    import metaworld  # the package, not this module
+    import mujoco
+  except ImportError as error:
+    raise RuntimeError(f'Meta-World cannot be imported ({error}). To install it: {INSTALL}') from None
+  try:
+    simulator = metaworld.ALL_V3_ENVIRONMENTS[task.replace('_', '-') + '-v3']()
+  except ValueError as error:  # e.g. from MuJoCo 3.17 on: the package writes 11 numbers where there are 12
+    raise RuntimeError(f'the installed Meta-World does not fit MuJoCo {mujoco.__version__} ({error}). '
+                       f'Versions that go together: {INSTALL}') from None
+  simulator._partially_observable = False  # the goal is part of the state; its bounds are computed anew below
+  del simulator.sawyer_observation_space
+  simulator._freeze_rand_vec = False
+  simulator.seeded_rand_vec = True
+  simulator._set_task_called = True
+  return simulator
+
+
+def _make_renderer(model, size):
+  import mujoco
+  model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
+  model.vis.global_.offheight = max(model.vis.global_.offheight, size)
+  return mujoco.Renderer(model, size, size)
+
+
+def _close_all(renderers):
+  while renderers:
+    renderers.pop().close()

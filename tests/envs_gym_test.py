@@ -1,0 +1,364 @@
+"""Gymnasium environments behind our convention: against Gymnasium itself, and spaces of every kind by hand."""
+
+import sys
+import warnings
+
+import chex
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from harmony_jax.envs import gym
+from harmony_jax.envs import random_policy
+from harmony_jax.envs.check import check
+from harmony_jax.envs.gym import Gym
+
+NONE, ALL = np.zeros(1, bool), np.ones(1, bool)
+
+
+class Probe(gymnasium.Env):
+  """Shows samples of its observation space, pays 1 a step, ends after 8 steps; remembers the actions it took."""
+  metadata = {'render_modes': ['rgb_array']}
+
+  def __init__(self, observation=None, action=None, drawn=None, render_mode=None):
+    self.observation_space = observation or spaces.Box(-1, 1, (2,))
+    self.action_space = action or spaces.Discrete(2)
+    self.drawn, self.render_mode, self.taken = drawn, render_mode, []
+
+  def reset(self, *, seed=None, options=None):
+    super().reset(seed=seed)
+    self.observation_space.seed(int(self.np_random.integers(2 ** 31)))
+    self.time = 0
+    return self.observation_space.sample(), {}
+
+  def step(self, action):
+    self.taken.append(action)
+    self.time += 1
+    return self.observation_space.sample(), 1, self.time == 8, False, {'won': self.time == 5}
+
+  def render(self):
+    return np.full((40, 60, 3), self.time, np.uint8) if self.drawn is None else self.drawn
+
+
+@pytest.fixture(autouse=True)
+def registered():
+  gymnasium.register('Probe-v0', Probe)
+  gymnasium.register('Old-v0', Probe)
+  gymnasium.register('Old-v2', Probe)
+  gymnasium.register('Short-v0', Probe, max_episode_steps=3)
+  yield
+  for name in ('Probe-v0', 'Old-v0', 'Old-v2', 'Short-v0'):
+    del gymnasium.registry[name]
+
+
+def begin(env, seed=0):
+  count = env.num_envs
+  actions = np.zeros(count, np.int32) if env.spec.discrete else np.zeros((count, env.spec.num_actions), np.float32)
+  return env.step(actions, np.ones(count, bool), np.full(count, seed))
+
+
+def shapes(env):
+  return {name: (array.shape, array.dtype) for name, array in env.spec.observation.items()}
+
+
+# Against Gymnasium's own environments.
+
+
+@pytest.mark.parametrize('name', ['CartPole-v1', 'Pendulum-v1', 'FrozenLake-v1', 'Blackjack-v1', 'InvertedPendulum-v5'])
+def test_the_convention(name):
+  check(Gym(name, 2))
+
+
+def test_cartpole_is_gymnasiums_own():
+  env, other = Gym('CartPole-v1', 1), gymnasium.make('CartPole-v1')
+  policy = random_policy(env.spec, 0)
+  timestep = begin(env, seed=7)
+  expected, _ = other.reset(seed=7)
+  lengths = []
+  for count in range(200):
+    np.testing.assert_array_equal(timestep.observation['state'][0], expected)
+    if timestep.is_last[0]:
+      lengths.append(count)
+      timestep, (expected, _) = begin(env, seed=count), other.reset(seed=count)
+      continue
+    action = policy(timestep)
+    timestep = env.step(action, NONE, np.array([0]))
+    expected, reward, terminated, _, _ = other.step(int(action[0]))
+    assert timestep.reward[0] == reward and timestep.is_last[0] == timestep.is_terminal[0] == terminated
+  assert lengths
+
+
+def test_the_ids_own_time_limit_is_no_terminal_state():
+  env = Gym('Pendulum-v1', 1)
+  timestep = begin(env)
+  for count in range(1, 201):
+    timestep = env.step(np.zeros((1, 1), np.float32), NONE, np.array([0]))
+    assert (timestep.is_last[0], timestep.is_terminal[0]) == (count == 200, False)
+
+
+def test_mujoco_environments_that_draw_in_turns_draw_themselves():
+  # Gymnasium itself draws all of them with the context that was made last.
+  pytest.importorskip('mujoco')
+  options = dict(observe='render', width=64, height=64)
+  push = np.ones((1, 1), np.float32)
+
+  def play(env, between):
+    images = [begin(env).observation['image'][0]]
+    for _ in range(3):
+      between()
+      images.append(env.step(push, NONE, np.array([0])).observation['image'][0])
+    env.close()
+    return np.stack(images)
+
+  alone = play(Gym('InvertedPendulum-v5', 1, **options), lambda: None)
+  env, other = Gym('InvertedPendulum-v5', 1, **options), Gym('Hopper-v5', 2, **options)
+  np.testing.assert_array_equal(play(env, lambda: begin(other)), alone)
+  assert (alone[0] != alone[-1]).any()
+  other.close()
+
+
+def test_cartpole_by_pixels():
+  pytest.importorskip('pygame', reason='CartPole draws with pygame, which is not installed')
+  env = Gym('CartPole-v1', 2, observe='render')
+  assert shapes(env) == {'image': ((64, 64, 3), np.uint8)}
+  check(env, steps=12)
+  image = begin(env).observation['image'][0]
+  assert (image.max((0, 1)) == 255).all() and (image.sum(-1) < 100).any()  # a black cart on white
+
+
+# Names.
+
+
+@pytest.mark.parametrize('given, name', [
+    ('CartPole-v1', 'CartPole-v1'), ('cartpole-v0', 'CartPole-v0'), ('Old', 'Old-v2'), ('old-v0', 'Old-v0'),
+    ('gymnasium:Probe-v0', 'gymnasium:Probe-v0')])
+def test_names(given, name):
+  assert Gym.canonical(given) == name
+  check(Gym(given, 1), steps=2)
+
+
+@pytest.mark.parametrize('name, message', [
+    ('CartPol-v1', "^unknown Gymnasium id 'CartPol-v1': did you mean 'CartPole-v[01]'.*registered"),
+    ('', "^unknown Gymnasium id ''"),
+    ('no_package:X-v0', "^'no_package:X-v0' asks for the package 'no_package', which cannot be imported"),
+    ('gymnasium:Prob-v0', "^unknown Gymnasium id 'Prob-v0': did you mean 'Probe-v0'")])
+def test_an_unknown_id_is_one_line(name, message):
+  with pytest.raises(ValueError, match=message) as error:
+    Gym.canonical(name)
+  assert '\n' not in str(error.value)
+
+
+# Observations.
+
+
+@pytest.mark.parametrize('space, expected', [
+    (spaces.Box(-1, 1, (4,)), {'state': ((4,), np.float32)}),
+    (spaces.Box(-1, 1, (2, 3), np.float64), {'state': ((6,), np.float32)}),
+    (spaces.Box(0, 255, (128,), np.uint8), {'state': ((128,), np.float32)}),
+    (spaces.Discrete(5, start=2), {'state': ((5,), np.float32)}),
+    (spaces.MultiDiscrete([2, 3]), {'state': ((5,), np.float32)}),
+    (spaces.MultiBinary(3), {'state': ((3,), np.float32)}),
+    (spaces.Box(0, 255, (96, 80, 3), np.uint8), {'image': ((64, 64, 3), np.uint8)}),
+    (spaces.Box(0, 255, (64, 64, 1), np.uint8), {'image': ((64, 64, 3), np.uint8)}),
+    (spaces.Box(0, 255, (20, 30), np.uint8), {'image': ((64, 64, 3), np.uint8)}),
+    (spaces.Dict(hand=spaces.Box(-1, 1, (4,)), arm=spaces.Dict(angle=spaces.Box(-1, 1, (2,)))),
+     {'hand': ((4,), np.float32), 'arm_angle': ((2,), np.float32)}),
+    (spaces.Dict(camera=spaces.Box(0, 255, (84, 84, 3), np.uint8), reward=spaces.Box(-1, 1, (1,))),
+     {'image': ((64, 64, 3), np.uint8), 'reward_observed': ((1,), np.float32)}),
+    (spaces.Dict(left=spaces.Box(0, 255, (84, 84, 3), np.uint8), right=spaces.Box(0, 255, (84, 84, 3), np.uint8)),
+     {'left': ((64, 64, 3), np.uint8), 'right': ((64, 64, 3), np.uint8)}),
+])
+def test_observations(space, expected):
+  env = Gym('Probe-v0', 2, observation=space)
+  assert shapes(env) == expected
+  check(env)
+
+
+def test_discrete_observations_are_one_hot():
+  env, other = (Gym('Probe-v0', 1, observation=spaces.Discrete(5, start=2)) for _ in range(2))
+  rows = []
+  for seed in range(20):
+    rows.append(begin(env, seed).observation['state'][0].tolist())
+    value, _ = other._simulators[0].reset(seed=seed)
+    assert rows[-1] == [float(value == choice) for choice in (2, 3, 4, 5, 6)]
+  assert len(set(map(tuple, rows))) == 5
+
+
+def test_entries_of_a_dict_keep_their_values():
+  space = spaces.Dict(a=spaces.Box(0, 1, (2,)), b=spaces.Dict(c=spaces.Box(5, 6, (2,)), d=spaces.Box(8, 9, (1,))))
+  observation = begin(Gym('Probe-v0', 1, observation=space)).observation
+  assert {name: int(array[0, 0]) for name, array in observation.items()} == {'a': 0, 'b_c': 5, 'b_d': 8}
+
+
+@pytest.mark.parametrize('space, message', [
+    (spaces.Text(4), "^Probe-v0: the observation 'state' is a Text: supported are Box"),
+    (spaces.Dict(x=spaces.Sequence(spaces.Discrete(2))), "^Probe-v0: the observation 'x' is a Sequence"),
+    (spaces.Box(0, 255, (4, 84, 84), np.uint8), 'would be a vector of 28224 numbers; a picture must be uint8'),
+    (spaces.Box(0, 1, (64, 64, 3)), 'would be a vector of 12288 numbers; a picture must be uint8'),
+    (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)), a_b=spaces.Discrete(2)), "would be named 'a_b'")])
+def test_unsupported_observations_are_one_line(space, message):
+  with pytest.raises(ValueError, match=message) as error:
+    Gym('Probe-v0', 1, observation=space)
+  assert '\n' not in str(error.value)
+
+
+def test_render_beside_vectors():
+  space = spaces.Dict(image=spaces.Box(0, 255, (8, 8, 3), np.uint8), state=spaces.Box(-1, 1, (2,)))
+  env = Gym('Probe-v0', 2, observe='both', observation=space)
+  assert list(shapes(env)) == ['image_observed', 'state', 'image']
+  check(env)
+  assert list(shapes(Gym('Probe-v0', 1, observe='render', observation=space))) == ['image']
+  begin(env)
+  timestep = env.step(np.zeros(2, np.int32), np.array([True, False]), np.zeros(2, int))
+  assert timestep.observation['image'].mean((1, 2, 3)).tolist() == [0, 1]
+
+
+def test_what_cannot_be_drawn_is_one_line(monkeypatch):
+  with pytest.raises(ValueError, match=r'^Probe-v0 draws ndarray \(40, 60\), not uint8 \[H, W, 3\]'):
+    Gym('Probe-v0', 1, observe='render', drawn=np.zeros((40, 60), np.uint8))
+  monkeypatch.setattr(Probe, 'metadata', {'render_modes': []})
+  with warnings.catch_warnings(), pytest.raises(ValueError, match='^Probe-v0 draws no pictures'):
+    warnings.simplefilter('ignore')
+    Gym('Probe-v0', 1, observe='render')
+  with pytest.raises(ValueError, match="unknown kind of observation 'pixels': did you mean"):
+    Gym('Probe-v0', 1, observe='pixels')
+
+
+def test_a_missing_package_is_one_line(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'pygame', None)
+  with pytest.raises(RuntimeError, match='^CartPole-v1 cannot draw: pygame is not installed, run .pip') as error:
+    Gym('CartPole-v1', 1, observe='render')
+  assert '\n' not in str(error.value)
+  with pytest.raises(RuntimeError, match='^LunarLander-v3 cannot be made: '):
+    monkeypatch.setitem(sys.modules, 'Box2D', None)
+    monkeypatch.delitem(sys.modules, 'gymnasium.envs.box2d', raising=False)
+    Gym('LunarLander-v3', 1)
+
+
+def test_an_option_that_does_not_exist_is_one_line():
+  with pytest.raises(ValueError, match=r"^CartPole-v1 does not take \{'colour': 3\}: .*unexpected keyword") as error:
+    Gym('CartPole-v1', 1, colour=3)
+  assert '\n' not in str(error.value)
+
+
+# Pictures.
+
+
+def exact_areas(image, size):
+  """Each target pixel's mean by brute force: enlarge until the grids fit, then average blocks."""
+  for axis in (0, 1):
+    image = image.astype(float).repeat(size // np.gcd(size, image.shape[axis]), axis)
+  height, width = image.shape[:2]
+  return image.reshape(size, height // size, size, width // size, -1).mean((1, 3))
+
+
+@pytest.mark.parametrize('shape', [(96, 80, 3), (20, 30, 3), (64, 100, 3), (210, 160, 3), (7, 7, 3)])
+def test_pictures_are_resized_by_area(shape):
+  image = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+  resized = gym._picture(image, 64)
+  assert resized.dtype == np.uint8
+  assert abs(resized - exact_areas(image, 64)).max() <= 0.51  # rounding only
+
+
+def test_pictures_of_the_right_size_and_grey_ones():
+  image = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+  np.testing.assert_array_equal(gym._picture(image, 64), image)
+  for grey in (image[..., 0], image[..., :1]):
+    np.testing.assert_array_equal(gym._picture(grey, 64), image[..., :1].repeat(3, -1))
+  gradient = np.arange(128, dtype=np.uint8)[:, None].repeat(128, 1)
+  assert (np.diff(gym._picture(gradient, 64)[:, 0, 0].astype(int)) == 2).all()  # upright
+
+
+# Actions, rewards and ends.
+
+
+def taken(space, action):
+  env = Gym('Probe-v0', 1, action=space)
+  begin(env)
+  env.step(np.asarray([action]), NONE, np.array([0]))
+  return env._simulators[0].unwrapped.taken[-1]
+
+
+def test_continuous_actions_are_stretched_to_the_bounds():
+  space = spaces.Box(np.array([-2, 0, 10], np.float32), np.array([2, 1, 30], np.float32))
+  for action, expected in (([-1, -1, -1], [-2, 0, 10]), ([0, 0, 0], [0, 0.5, 20]), ([1, 0.5, 9], [2, 0.75, 30])):
+    result = taken(space, np.array(action, np.float32))
+    assert result.dtype == np.float32 and space.contains(result)
+    np.testing.assert_allclose(result, expected)
+  assert taken(spaces.Box(-1, 1, (2, 2), np.float64), np.array([1, 0, -1, 0.5])).tolist() == [[1, 0], [-1, 0.5]]
+
+
+def test_unbounded_actions_stay_and_a_warning_says_so():
+  space = spaces.Box(np.array([-np.inf, -4, 0.5, -3e38], np.float32), np.array([np.inf, 4, np.inf, 3e38], np.float32))
+  with pytest.warns(UserWarning, match=r'Probe-v0: 3 of 4 dimensions .* no bounds; .* only the numbers in \[-1, 1\]'):
+    result = taken(space, np.array([5, 1, -1, 0.25], np.float32))
+  np.testing.assert_allclose(result, [1, 4, 0.5, 0.25])
+
+
+def test_discrete_actions():
+  assert taken(spaces.Discrete(3, start=-1), 0) == -1
+  assert taken(spaces.Discrete(3, start=-1), 2) == 1
+  for action in (3, -1):
+    with pytest.raises(ValueError, match=f'Probe-v0 has actions 0 to 2; got {action}'):
+      taken(spaces.Discrete(3), action)
+
+
+@pytest.mark.parametrize('space', [spaces.MultiDiscrete([2, 2]), spaces.Box(0, 9, (2,), np.int32),
+                                   spaces.Dict(a=spaces.Discrete(2))])
+def test_unsupported_actions_are_one_line(space):
+  with pytest.raises(ValueError, match='^Probe-v0: actions .* are not supported: only Discrete, and Box of floats'):
+    Gym('Probe-v0', 1, action=space)
+
+
+@pytest.mark.parametrize('repeat, rewards', [(1, [1] * 8), (3, [3, 3, 2])])
+def test_a_repeat_sums_rewards_and_stops_at_the_end(repeat, rewards):
+  env = Gym('Probe-v0', 1, action_repeat=repeat)
+  assert begin(env).reward[0] == 0
+  for count, reward in enumerate(rewards, 1):
+    timestep = env.step(np.zeros(1, np.int32), NONE, np.array([0]))
+    assert timestep.reward[0] == reward
+    assert timestep.is_last[0] == timestep.is_terminal[0] == (count == len(rewards))
+
+
+@pytest.mark.parametrize('name, limit, steps, terminal', [
+    ('Short-v0', 0, 3, False), ('Short-v0', 5, 5, False), ('Short-v0', 100, 8, True), ('Probe-v0', 2, 2, False)])
+def test_the_time_limit_replaces_the_ids_own(name, limit, steps, terminal):
+  env = Gym(name, 1, time_limit=limit)
+  begin(env)
+  for count in range(1, steps + 1):
+    timestep = env.step(np.zeros(1, np.int32), NONE, np.array([0]))
+    assert timestep.is_last[0] == (count == steps)
+  assert timestep.is_terminal[0] == terminal
+
+
+def test_the_time_limit_counts_steps_not_frames():
+  env = Gym('Probe-v0', 1, action_repeat=2, time_limit=3)
+  begin(env)
+  ends = [env.step(np.zeros(1, np.int32), NONE, np.array([0])).is_last[0] for _ in range(3)]
+  assert ends == [False, False, True]
+
+
+def test_a_success_of_the_info_is_measured():
+  env = Gym('Probe-v0', 1, success='won')
+  check(env)
+  begin(env)
+  won = [env.step(np.zeros(1, np.int32), NONE, np.array([0])) and float(env.measures['success'][0]) for _ in range(8)]
+  assert won == [0, 0, 0, 0, 1, 0, 0, 0]
+  begin(env)
+  assert env.measures['success'][0] == 0 and Gym('Probe-v0', 1).measures == {}
+
+
+def test_an_episode_is_a_function_of_its_seed():
+  env, used = Gym('FrozenLake-v1', 1), Gym('FrozenLake-v1', 1)
+
+  def play(env, seed):
+    rng, timesteps = np.random.default_rng(seed), [begin(env, seed)]
+    while not timesteps[-1].is_last[0]:
+      timesteps.append(env.step(rng.integers(4, size=1), NONE, np.array([0])))
+    return timesteps
+
+  play(used, 1)
+  episodes = [play(env, seed) for seed in range(8)]
+  chex.assert_trees_all_equal(episodes, [play(used, seed) for seed in range(8)])
+  assert len({len(episode) for episode in episodes}) > 1
