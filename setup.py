@@ -41,9 +41,13 @@ EXTRAS_REQUIRE = {
   'tpu': ['jax[tpu]>=0.10.2,<0.12'],
   # Meta-World imports packaging without declaring it.
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
+  # CartPole and its kind draw with pygame.
+  'gym': ['pygame>=2.6,<3'],
   'wandb': ['wandb>=0.31,<1'],
-  'dev': ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7'],
 }
+# The tests cover Meta-World and drawn gymnasium environments, too.
+EXTRAS_REQUIRE['dev'] = [
+  'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7', *EXTRAS_REQUIRE['metaworld'], *EXTRAS_REQUIRE['gym']]
 
 setup(
   name='harmony-jax',

@@ -111,7 +111,8 @@ def config_for(benchmark, method, preset, task):
 def default_logdir(config):
   """runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>."""
   name = f'{config.method}-{config.weighting.rule}-{config.preset}'
-  return os.path.join('runs', config.suite, config.task.lower(), name, f'seed{config.seed}')
+  task = config.task.lower().replace('/', '-').replace(':', '-')  # gymnasium's ids may have both
+  return os.path.join('runs', config.suite, task, name, f'seed{config.seed}')
 
 
 def deviations(benchmark, config):
