@@ -10,7 +10,7 @@ from configs import common
 
 SUITE, TASK_FLAG, DEFAULT_TASK = 'catch', 'task', 'catch'
 
-HOURS = {'paper': 'not measured', 'cpu': '15 minutes on one core, less on two', 'debug': 'about two minutes',
+HOURS = {'paper': 'not measured', 'cpu': '10 minutes on 2 cores', 'debug': 'about two minutes',
          'tiny': 'about half a minute'}
 
 RUN = {'num_envs': 8, 'eval_envs': 64, 'eval_episodes': 200, 'final_eval_episodes': 1000}

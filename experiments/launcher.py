@@ -64,6 +64,8 @@ def _train(benchmark, options, overrides):
   from harmony_jax.training import run_folder
   from harmony_jax.training.loop import Trainer
   parallel.use_compilation_cache()
+  if not parallel.has_accelerator():
+    parallel.keep_freed_memory()
   config, reason = make_config(benchmark, options, overrides, parallel.has_accelerator())
   logdir = options.logdir or default_logdir(config)
   identity = {'suite': config.suite, 'task': config.task, 'method': config.method}

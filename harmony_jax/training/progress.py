@@ -78,7 +78,9 @@ class Progress:
 
   def _headline(self):
     speed = self.speed()
-    left = format_seconds((self._total - self._step) / speed) if speed > 0 else '?'
+    # Starting, compiling and the cheap steps before the first update say nothing about the rest.
+    known = speed > 0 and time.monotonic() - self._marks[0][0] >= 10
+    left = format_seconds((self._total - self._step) / speed) if known else '?'
     return (f'step {self._step:,}/{self._total:,} ({self._step / max(1, self._total):.1%})'
             f'  {speed:.1f} steps/s  {left} left')
 
