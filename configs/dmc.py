@@ -32,9 +32,9 @@ BY_METHOD = {'dreamerv2': {'train_ratio': 160.0, 'prefill': 1_000},
 # half as large as in the other small presets, which leaves time for twice the updates.
 CPU = {**common.SMALL, **common.SHORT_HARMONY, 'rssm.deter': 128, 'rssm.units': 96, 'rssm.stoch': 8,
        'reward_head.units': 96, 'actor.units': 96, 'critic.units': 96, 'behavior.horizon': 10,
-       'steps': 20_000, 'train_ratio': 64.0, 'prefill': 1_000,
-       'env.render': 'fast', 'env.action_repeat': 4, 'replay_capacity': 100_000, 'eval_every': 2_500, 'eval_envs': 5,
-       'eval_episodes': 5, 'final_eval_episodes': 20, 'checkpoint_every': 5_000, 'video_every': 10_000,
+       'steps': 12_000, 'train_ratio': 64.0, 'prefill': 1_000,
+       'env.render': 'fast', 'env.action_repeat': 4, 'replay_capacity': 100_000, 'eval_every': 2_000, 'eval_envs': 5,
+       'eval_episodes': 5, 'final_eval_episodes': 20, 'checkpoint_every': 4_000, 'video_every': 12_000,
        'log_every': 500, 'pretrain': 100}
 SHORT = {**CPU, **common.TOY, 'prefill': 0, 'eval_envs': 2, 'eval_episodes': 2, 'final_eval_episodes': 2,
          'pretrain': 1, 'env.action_repeat': 8, 'log_every': 50}
