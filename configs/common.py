@@ -82,6 +82,20 @@ def suite_config(method: str, preset: str, suite: str, settings: dict, by_method
   return apply_preset(config, preset, presets[preset])
 
 
+# Settings that are names.
+CHOICES = {
+    'compute_dtype': ('float32', 'bfloat16'), 'eval_policy': ('sample', 'mode'),
+    'network.normalization': ('layer', 'none'), 'network.activation': ('silu', 'elu', 'relu', 'tanh'),
+    'network.init': ('normal', 'uniform'), 'losses.likelihood': ('symlog', 'gaussian'),
+    **{f'{net}.kind': ('plain', 'residual') for net in ('encoder', 'decoder')},
+    **{f'{net}.padding': ('same', 'valid') for net in ('encoder', 'decoder')},
+    **{f'{head}.distribution': ('two_hot', 'gaussian') for head in ('reward_head', 'critic')},
+    'continue_head.predicts': ('continue', 'discount'), 'actor.distribution': ('normal', 'trunc_normal'),
+    'behavior.reward_of': ('next', 'present'), 'behavior.value': ('fast', 'slow'), 'behavior.keep': ('mode', 'mean'),
+    'replay.sampling': ('windows', 'episodes'), 'weighting.rule': WEIGHTINGS,
+    'weighting.dynamics_regularizer': ('code', 'paper')}
+
+
 def check(config: ConfigDict):
   """Refuses values that no run can have.
 
@@ -99,16 +113,11 @@ def check(config: ConfigDict):
     refuse('batch_length', config.batch_length, 'at least 2')
   if not config.train_ratio > 0:
     refuse('train_ratio', config.train_ratio, 'above 0')
-  if config.replay.sampling not in ('windows', 'episodes'):
-    refuse('replay.sampling', config.replay.sampling, 'windows or episodes')
-  if config.eval_policy not in ('sample', 'mode'):
-    refuse('eval_policy', config.eval_policy, 'sample or mode')
-  if config.compute_dtype not in ('float32', 'bfloat16'):
-    refuse('compute_dtype', config.compute_dtype, 'float32 or bfloat16')
-  if config.weighting.rule not in WEIGHTINGS:
-    refuse('weighting.rule', config.weighting.rule, f"one of {', '.join(WEIGHTINGS)}")
-  if config.weighting.dynamics_regularizer not in ('code', 'paper'):
-    refuse('weighting.dynamics_regularizer', config.weighting.dynamics_regularizer, "'code' or 'paper'")
+  for name, choices in CHOICES.items():
+    section, _, field = name.rpartition('.')
+    value = (config[section] if section else config)[field]
+    if value not in choices:
+      refuse(name, value, f"one of {', '.join(choices)}")
   unknown = sorted(set(config.weighting.tasks) - {'observation', 'reward', 'dynamics'})
   if unknown:
     refuse('weighting.tasks', unknown[0], 'a list of observation, reward, dynamics')

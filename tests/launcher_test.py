@@ -30,6 +30,7 @@ BAD = {
     'folder': (['--logdir=/proc/nowhere'], '/proc/nowhere'),
     'value': (['--config.train_ratio=0'], 'above 0'),
     'rule': (['--config.weighting.rule=harmoni'], 'reciprocal'),
+    'name': (['--config.behavior.reward_of=future'], 'present'),
     'sizes': (['--config.encoder.patch=7'], 'power of two'),
     'missing_value': (['--config.batch_size'], 'needs a value'),
 }
