@@ -18,7 +18,7 @@ ENV_FLAGS = {
     'visual_seeds': ('eval_env.visual_seeds', 'Looks in evaluation: train (as the authors), test (none of those of '
                      'training), or a number of them; 0 is the plain look.'),
 }
-HOURS = dmc.HOURS
+HOURS = {**dmc.HOURS, 'cpu': 'not measured'}
 
 SETTINGS = {**dmc.SETTINGS, 'env': dict(action_repeat=2, render='stock', vary='all', visual_seeds='train', assets='',
                                         time_limit=0),
