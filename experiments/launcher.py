@@ -92,6 +92,7 @@ def make_config(benchmark, options, overrides, accelerator):
     reason = " (auto: there is an accelerator)" if accelerator else " (auto: there is no accelerator)"
   try:
     task = envs.canonical(benchmark.SUITE, options[benchmark.TASK_FLAG].value)
+    envs.require(benchmark.SUITE)
   except (ValueError, RuntimeError) as error:  # an unknown task, or a simulator that is not there
     raise UserError(str(error)) from None
   config = config_for(benchmark, options.method, preset, task)

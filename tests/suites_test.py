@@ -61,9 +61,10 @@ def test_dreamerv3_on_meta_world():
   assert not config.continue_head.gradient
 
 
-def test_rlbench_without_the_simulator():
-  """One line that says what is missing first, and a non-zero exit."""
-  result = command('rlbench', '--task=reach_target')
+def test_rlbench_without_the_simulator(tmp_path):
+  """One line that says what is missing first, a non-zero exit, and no run folder that would be in the way later."""
+  result = command('rlbench', '--task=reach_target', f'--logdir={tmp_path}/run')
+  assert not (tmp_path / 'run').exists()
   assert result.returncode == 2, result
   lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
   assert len(lines) == 1 and 'COPPELIASIM_ROOT' in lines[0] and 'Traceback' not in result.stderr, result.stderr

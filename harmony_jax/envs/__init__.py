@@ -20,7 +20,7 @@ from harmony_jax.envs.episodes import random_policy
 from harmony_jax.envs.episodes import run_episodes
 
 __all__ = ['ArraySpec', 'EpisodeResult', 'Episodes', 'Spec', 'SUITES', 'TimeStep', 'canonical', 'episode_seed',
-           'make', 'random_policy', 'run_episodes']
+           'make', 'random_policy', 'require', 'run_episodes']
 
 # Suite -> class, named rather than imported: no suite needs another's simulator.
 SUITES = {
@@ -59,6 +59,11 @@ def make(suite, task, num_envs, processes=False, **options):
 def canonical(suite, task):
   """The task's one true name ('ms_pacman' -> 'MsPacman'), without making an environment. Raises as `make` does."""
   return _suite(suite).canonical(task)
+
+
+def require(suite):
+  """Raises RuntimeError, saying what to install, where the suite's simulator is missing; before anything is written."""
+  getattr(_suite(suite), 'require', lambda: None)()
 
 
 def _suite(suite):

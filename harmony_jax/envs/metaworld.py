@@ -11,6 +11,7 @@ mujoco-py, so its scores are not directly comparable.
 One simulator and one OpenGL context per environment, all in this thread.
 """
 
+import importlib.util
 import sys
 import weakref
 
@@ -92,6 +93,12 @@ class MetaWorld:
     self.measures = {'success': np.zeros(num_envs, np.float32)}
     self._steps = np.zeros(num_envs, int)  # since the episode's begin
     self._last = base.empty_timestep(self.spec, num_envs)
+
+  @staticmethod
+  def require():
+    """Raises RuntimeError where the package is missing."""
+    if importlib.util.find_spec('metaworld') is None:
+      raise RuntimeError(f'Meta-World is not installed. To install it: {INSTALL}')
 
   @staticmethod
   def canonical(task):

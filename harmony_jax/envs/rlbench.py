@@ -68,6 +68,11 @@ class RLBench:
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
+  def require():
+    """Raises RuntimeError where the simulator is missing."""
+    diagnose()
+
+  @staticmethod
   def canonical(task):
     """'ReachTarget' -> 'reach_target'."""
     folded = ''.join(character for character in str(task).lower() if character.isalnum())
