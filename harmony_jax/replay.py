@@ -129,15 +129,15 @@ class Replay:
     self._steps += 1
     for name, array in arrays.items():
       self._data[name][:, row] = array
-    self._mark(self._steps - 1)
+    if self.sampling == 'episodes':
+      self._mark(self._steps - 1)
 
   def _mark(self, step):
     """Notes the episodes that begin and end at a stored step."""
     row = step % self._rows
     self._begun[self._data['is_first'][:, row]] = step
-    if self.sampling == 'episodes':
-      for env in np.flatnonzero(self._data['is_last'][:, row]):
-        self._ended.append((env, self._begun[env], step))
+    for env in np.flatnonzero(self._data['is_last'][:, row]):
+      self._ended.append((env, self._begun[env], step))
 
   def _complete(self):
     """The complete episodes that are stored whole: rows (environment, first step, last step), in order of their ends."""
@@ -254,10 +254,15 @@ class Replay:
     for first in range(oldest // self._chunk * self._chunk, steps, self._chunk):
       self._load_chunk(folder / _chunk_name(first), max(first, oldest), min(first + self._chunk, steps))
     self._steps = self._saved = steps
+    if self.sampling == 'episodes':
+      self._find_episodes(oldest)
+
+  def _find_episodes(self, oldest):
+    """Notes all episodes of the stored steps, after `load`."""
     self._ended = []
     # An episode that begins before the oldest step is not stored whole: its beginning is put there too.
     self._begun[:] = oldest - 1
-    for step in range(oldest, steps):
+    for step in range(oldest, self._steps):
       self._mark(step)
 
   def _load_chunk(self, path, low, high):
