@@ -76,7 +76,7 @@ class Agent:
   # -------------------------------------------------------------------------------------------------------------------
 
   def init(self, key) -> TrainState:
-    """A fresh state; the slow critic starts as zeros and takes the critic's values after the first update."""
+    """A fresh state; the slow critic starts as the critic and takes its values again after the first update."""
     model_key, behavior_key, rng = jax.random.split(key, 3)
     model, statistics, weighting = self.world_model.init(model_key)
     actor, critic = self.behavior.init(behavior_key)

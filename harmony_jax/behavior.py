@@ -210,8 +210,10 @@ class Behavior:
     acting = sg(actor_params) if self.actor.discrete else actor_params
     trajectory = self.imagine(model, params, acting, start, not_terminal, noise)
     returns, value, reward = self.evaluate(model, params, critics[self.value], trajectory)
-    normalizer = normalizer.update(returns, self.return_decay, self.return_low, self.return_high, axis_name)
-    scale = normalizer.scale() if self.normalize else 1.0
+    scale = 1.0
+    if self.normalize:
+      normalizer = normalizer.update(returns, self.return_decay, self.return_low, self.return_high, axis_name)
+      scale = normalizer.scale()
     lead = 0 if self.reward_of == 'next' else 1   # the return that judges an action is so many states ahead
     count = self.horizon - lead
     policy = self.actor(actor_params, sg(trajectory.feature[:count]))
