@@ -23,11 +23,11 @@ BY_METHOD = {
     'dreamerv3': {**metaworld.BY_METHOD['dreamerv3'], 'num_envs': 1, 'continue_head.gradient': True,
                   'encoder.kind': 'residual', 'decoder.kind': 'residual'},
 }
-PRESETS = {'paper': {}, **{name: {**common.SMALL, **changes, 'encoder.kind': 'plain', 'decoder.kind': 'plain'}
-                           for name, changes in {
-    'cpu': {k: v for k, v in metaworld.CPU.items() if k != 'env.render'},
-    'debug': {k: v for k, v in metaworld.PRESETS['debug'].items() if k != 'env.render'},
-    'tiny': {k: v for k, v in metaworld.PRESETS['tiny'].items() if k != 'env.render'}}.items()}}
+# Meta-World's smaller presets, without what RLBench does not have, and with plain networks.
+SMALLER = {name: {k: v for k, v in changes.items() if k != 'env.render'}
+           for name, changes in metaworld.PRESETS.items() if name != 'paper'}
+PRESETS = {'paper': {}, **{name: {**changes, 'encoder.kind': 'plain', 'decoder.kind': 'plain'}
+                           for name, changes in SMALLER.items()}}
 
 
 def get_config(method: str, preset: str):
