@@ -47,6 +47,7 @@ def run_settings() -> dict:
       score='return',           # what is reported: the return of an episode, or a measure like 'success'
       env_processes=False,      # each environment in a process of its own
       replay_capacity=1_000_000,  # steps; a 100K run never fills more than 100,000
+      replay_on='auto',         # host, device, or auto: on an accelerator that has room for it
       prefill_chunk=100,        # they are taken in chunks of so many
       eval_every=5_000, eval_episodes=100, final_eval_episodes=100, eval_envs=16,
       log_every=250, checkpoint_every=5_000, video_every=10_000)
@@ -92,7 +93,7 @@ CHOICES = {
     **{f'{head}.distribution': ('two_hot', 'gaussian') for head in ('reward_head', 'critic')},
     'continue_head.predicts': ('continue', 'discount'), 'actor.distribution': ('normal', 'trunc_normal'),
     'behavior.reward_of': ('next', 'present'), 'behavior.value': ('fast', 'slow'), 'behavior.keep': ('mode', 'mean'),
-    'replay.sampling': ('windows', 'episodes'), 'weighting.rule': WEIGHTINGS,
+    'replay.sampling': ('windows', 'episodes'), 'replay_on': ('auto', 'host', 'device'), 'weighting.rule': WEIGHTINGS,
     'weighting.dynamics_regularizer': ('code', 'paper')}
 
 

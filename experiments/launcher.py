@@ -28,6 +28,8 @@ def run(benchmark):
   flags.DEFINE_enum('weighting', 'harmony', common.WEIGHTINGS, 'How the tasks of the world model are weighed.')
   flags.DEFINE_enum('preset', 'auto', common.PRESETS, "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
                     "takes 'paper' on an accelerator and 'cpu' otherwise.")
+  flags.DEFINE_enum('replay', 'auto', ('auto', 'host', 'device'), "Where replay is sampled: 'auto' takes an accelerator "
+                    'that has room for it. The batches are the same.')
   flags.DEFINE_string('logdir', None, 'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
                       'seed<seed>. The same command continues the run that is there.')
   flags.DEFINE_bool('wandb', False, 'Also log to Weights & Biases.')
@@ -96,7 +98,7 @@ def make_config(benchmark, options, overrides, accelerator):
   except (ValueError, RuntimeError) as error:  # an unknown task, or a simulator that is not there
     raise UserError(str(error)) from None
   config = config_for(benchmark, options.method, preset, task)
-  config.seed, config.weighting.rule = options.seed, options.weighting
+  config.seed, config.weighting.rule, config.replay_on = options.seed, options.weighting, options.replay
   for name, (field, _) in getattr(benchmark, 'ENV_FLAGS', {}).items():
     if options[name].value is not None:
       config.update_from_flattened_dict({field: options[name].value})

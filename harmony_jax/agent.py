@@ -185,6 +185,10 @@ class Agent:
     action = actor.mode(distribution) if mode else actor.sample(distribution, action_noise)
     return action, Carry(latent, action)
 
+  def act(self, params, carry: Carry, observation, is_first, call, key, mode: bool = False) -> tuple[jax.Array, Carry]:
+    """`policy` with the randomness of call number `call` (uint32) of a player with this key."""
+    return self.policy(params, carry, observation, is_first, jax.random.fold_in(key, call), mode)
+
   def report(self, state: TrainState, batch, context: int = 5):
     """Open-loop predictions for a batch (observations, rewards) [B, T, ...], the first `context` steps filtered."""
     key = jax.random.fold_in(state.rng, state.step)

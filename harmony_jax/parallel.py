@@ -10,9 +10,9 @@ from harmony_jax.agent import Agent
 
 
 def compile_agent(agent: Agent) -> dict:
-  """The agent's functions compiled for one device: init, train_step (its state is donated), policy, report, task_losses."""
+  """The agent's functions compiled for one device: init, train_step (its state is donated), act, report, task_losses."""
   return {'init': jax.jit(agent.init), 'train_step': jax.jit(agent.train_step, donate_argnums=0),
-          'policy': jax.jit(agent.policy, static_argnames='mode'),
+          'act': jax.jit(agent.act, static_argnames='mode'),
           'report': jax.jit(agent.report, static_argnames='context'), 'task_losses': jax.jit(agent.task_losses)}
 
 

@@ -26,14 +26,14 @@ def run(folder, config, until=None):
   with run_folder.prepare(folder, config, {}) as opened:
     trainer = loop.Trainer(config, opened)
     if until:
-      interact = trainer._interact
+      choose = trainer._choose
 
       def dying(**kwargs):
         if trainer.step >= until:
           raise RuntimeError('killed')
-        interact(**kwargs)
+        return choose(**kwargs)
 
-      trainer._interact = dying
+      trainer._choose = dying
       with pytest.raises(RuntimeError, match='killed'):
         trainer.run()
     else:
@@ -65,6 +65,37 @@ def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
   for update in (0, 7):
     for key, value in one.replay.sample(update).items():
       np.testing.assert_array_equal(value, other.replay.sample(update)[key])
+
+
+def test_every_function_is_compiled_once(whole):
+  """One program for the updates; two for acting, in training and in evaluation."""
+  _, trainer = whole
+  assert trainer.compiled['train_step']._cache_size() == 1
+  assert trainer.compiled['act']._cache_size() <= 2
+
+
+def test_replay_on_the_device_changes_nothing(whole, tmp_path):
+  undisturbed, one = whole
+  other = run(tmp_path, config_of(replay_on='device'))
+  for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(other.state.params)):
+    np.testing.assert_array_equal(a, b)
+  assert lines(undisturbed, 'metrics.jsonl') == lines(tmp_path, 'metrics.jsonl')
+
+
+def test_environments_step_while_the_device_trains(tmp_path):
+  """No step of the environments waits for an update; every action does: the policy is never an update late."""
+  events = []
+  config = config_of(eval_every=10_000, final_eval_episodes=4)
+  with run_folder.prepare(tmp_path, config, {}) as opened:
+    trainer = loop.Trainer(config, opened)
+    choose, train, step = trainer._choose, trainer._train, trainer.episodes.step
+    note = lambda name, call: lambda *args, **kwargs: (events.append(name), call(*args, **kwargs))[1]
+    trainer._choose, trainer._train = note('choose', choose), note('train', train)
+    trainer.episodes.step = note('step', step)
+    trainer.run()
+  assert events[0] == 'step' and events.count('choose') == 40
+  after = events[-3 * 10:]
+  assert after == ['choose', 'train', 'step'] * 10
 
 
 def test_updates_follow_the_train_ratio(whole):

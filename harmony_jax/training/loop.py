@@ -1,4 +1,7 @@
-"""The training loop: environment → replay → update → policy → environment, with evaluation and saving on the way.
+"""The training loop: policy → replay → update → environment, with evaluation and saving on the way.
+
+An update is only begun, not waited for: the device works on it while the environments step, the next batch is put
+together and lines are written. The next action waits for it, so that the policy is never an update late.
 
 Counting: a step is one time step of one environment, the one that begins an episode included (as the authors count);
 a frame is `step × action_repeat`; an update is one call of `train_step`.
@@ -9,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from harmony_jax import envs
+from harmony_jax import device_replay, envs
 from harmony_jax.agent import Agent, parameter_count
 from harmony_jax.errors import UserError
 from harmony_jax.parallel import compile_agent
@@ -44,7 +47,7 @@ class Trainer:
 
     seed_key = jax.random.key(config.seed)
     self.state = self.compiled['init'](jax.random.fold_in(seed_key, 0))
-    self.player = evaluation.Player(self.agent, self.compiled['policy'], self.state.weights, config.num_envs,
+    self.player = evaluation.Player(self.agent, self.compiled['act'], self.state.weights, config.num_envs,
                                     jax.random.fold_in(seed_key, 2))
     self.episodes = envs.Episodes(self.env, config.seed, 'train')
     self.timestep = None
@@ -54,6 +57,7 @@ class Trainer:
     self.recent = []            # scores of training episodes since the last evaluation
     self.hours = 0.0
     self.metrics = None         # of the last update, still on the device
+    self.unwritten = None       # a line of metrics whose update may still be running
     self.last_score = None
 
   def _make_env(self, num_envs, **options):
@@ -68,8 +72,12 @@ class Trainer:
     specs = {name: (array.shape, array.dtype) for name, array in spec.observation.items()}
     specs |= {'action': ((spec.num_actions,), np.float32), 'reward': ((), np.float32)}
     specs |= {name: ((), bool) for name in ('is_first', 'is_last', 'is_terminal')}
-    return Replay(specs, config.num_envs, config.replay_capacity, config.batch_size, config.batch_length, config.seed,
-                  **config.replay)
+    replay = Replay(specs, config.num_envs, config.replay_capacity, config.batch_size, config.batch_length, config.seed,
+                    **config.replay)
+    try:
+      return device_replay.choose(config.replay_on, replay)
+    except ValueError as error:
+      raise UserError(str(error)) from None
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -97,12 +105,15 @@ class Trainer:
       self.timestep = self.episodes.step(None)
     while self.step < config.steps:
       learning = self._filled()
-      self._interact(random=not learning)
+      with jax.transfer_guard('disallow'):  # a copy that nobody asked for would wait for the device
+        action = self._choose(random=not learning)
+      self._write_metrics()  # the action waited for their update
       ends = {name: self._crossed(every) for name, every in (
           ('log', config.log_every), ('eval', config.eval_every), ('save', config.checkpoint_every),
           ('video', config.video_every))}
       if learning:
         self._train(self._due(), prefetch=not ends['save'])
+      self.timestep = self.episodes.step(action)
       self.hours = hours_before + (time.monotonic() - started) / 3600
       if ends['log']:
         self._log()
@@ -114,6 +125,7 @@ class Trainer:
       if ends['save']:
         self._save()
       self.progress.update(self.step)
+    self._write_metrics()
 
   def _crossed(self, every):
     """Whether this step of N environments passed a multiple of `every`, or the end."""
@@ -129,8 +141,8 @@ class Trainer:
         self.trained_at = float(self.step)
     return self.trained_at is not None
 
-  def _interact(self, random):
-    """Stores the present time step with the action chosen there, and takes it."""
+  def _choose(self, random):
+    """Chooses actions for the present time step, and stores both; returns the actions for the environments."""
     config, spec, timestep = self.config, self.env.spec, self.timestep
     if random:
       rng = np.random.Generator(np.random.Philox(key=[config.seed, self.step]))
@@ -148,7 +160,7 @@ class Trainer:
     self.returns = np.where(timestep.is_first, 0, self.returns) + timestep.reward
     self.recent += self.returns[timestep.is_last].tolist()
     self.step += config.num_envs
-    self.timestep = self.episodes.step(action)
+    return action
 
   def _steps_per_update(self):
     """Steps of each environment between two updates; a batch chosen too far ahead would be overwritten."""
@@ -166,7 +178,7 @@ class Trainer:
     return due
 
   def _train(self, due, prefetch):
-    """`due` updates. The next batch is chosen and copied while the device works on the present one."""
+    """Begins `due` updates. The next batch is chosen and copied while the device works on the present one."""
     if self.update == 0 and due and self.config.weighting.calibrate:
       self._calibrate()
     for number in range(due):
@@ -175,7 +187,8 @@ class Trainer:
       batch = self.prefetcher.get()
       if number < due - 1 or (prefetch and self._steps_per_update() < self.replay.margin / 2):
         self.prefetcher.request(self.update + 1)
-      self.state, self.metrics = self.compiled['train_step'](self.state, batch)
+      with jax.transfer_guard('disallow'):
+        self.state, self.metrics = self.compiled['train_step'](self.state, batch)
       self.update += 1
     if due and self.update == due:
       self.progress.line(f'first update after {self.step:,} steps')
@@ -190,20 +203,29 @@ class Trainer:
   # -------------------------------------------------------------------------------------------------------------------
 
   def _log(self):
-    metrics = {} if self.metrics is None else {k: float(v) for k, v in jax.device_get(self.metrics).items()}
+    """Prepares a line of metrics; it is written when its update is done."""
+    metrics = {} if self.metrics is None else dict(self.metrics)
     metrics |= {'speed/env_steps_per_second': self.progress.speed() or 0.0, 'time/hours': self.hours,
                 'replay/windows': self.replay.windows}
     if self.recent:
       metrics['return/train'] = float(np.mean(self.recent))
-    bad = self.writer.write(self.step, self.step * self.env.spec.action_repeat, self.update, metrics)
+    self.unwritten = (self.step, self.update, metrics)
+
+  def _write_metrics(self):
+    if self.unwritten is None:
+      return
+    (step, update, metrics), self.unwritten = self.unwritten, None
+    metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    bad = self.writer.write(step, step * self.env.spec.action_repeat, update, metrics)
     if bad:
-      raise UserError(f'{bad[0]} is not finite at step {self.step} (update {self.update}); the last checkpoint is '
+      raise UserError(f'{bad[0]} is not finite at step {step} (update {update}); the last checkpoint is '
                       f'{self.checkpoints.latest()} in {self.folder.path}')
     shown = {k: v for k, v in metrics.items()
              if k.endswith(('/sigma', '/weight')) or k in ('loss/world_model', 'return/train')}
     self.progress.update(self.step, shown)
 
   def _evaluate(self):
+    self._write_metrics()
     config = self.config
     last = self.step >= config.steps
     episodes = config.final_eval_episodes if last else config.eval_episodes
@@ -213,7 +235,7 @@ class Trainer:
       self.eval_env = self._make_env(min(config.eval_envs, episodes), **config.eval_env)
     started = time.monotonic()
     results = evaluation.summary(evaluation.evaluate(
-        self.agent, self.compiled['policy'], self.state.weights, self.eval_env, config.seed, self.step, episodes,
+        self.agent, self.compiled['act'], self.state.weights, self.eval_env, config.seed, self.step, episodes,
         config.eval_policy == 'mode'))
     seconds = time.monotonic() - started
     train = {'train_mean': float(np.mean(self.recent)) if self.recent else None, 'train_scores': self.recent}
@@ -235,17 +257,18 @@ class Trainer:
   def _open_loop_video(self):
     """A sequence of the replay beside its open-loop prediction, 5 frames of context."""
     batch = self.replay.sample(2 ** 32 + self.update)
-    batch = {k: v[:6] for k, v in batch.items()}
-    predicted, _ = self.compiled['report'](self.state, batch)
+    batch = {k: v[:6] for k, v in jax.device_get(batch).items()}
+    predicted, _ = jax.device_get(self.compiled['report'](self.state, batch))
     for name, images in predicted.items():
       if images.ndim == 5:
-        grid = video.open_loop_grid(batch[name], np.asarray(images), 5)
+        grid = video.open_loop_grid(batch[name], images, 5)
         video.save_video(self.folder / 'videos' / f'open_loop_{name}_{self.step:08d}', grid)
 
   # -------------------------------------------------------------------------------------------------------------------
 
   def _save(self):
     """Replay first, then the checkpoint that refers to it. A batch that waits is dropped, as a resumed run has none."""
+    self._write_metrics()
     if len(self.prefetcher):
       self.prefetcher.get()
     self.replay.save(self.folder / 'replay')
