@@ -1,104 +1,183 @@
-"""Timings of the parts, with the machine, versions and commit beside them.
+"""Timings of the parts of a run, with the machine, its ceilings, versions and commit beside them.
 
-    python -m experiments.benchmark --what=env --output=benchmarks/env.json
+    python -m experiments.benchmark --what=train_step --preset=paper --output=benchmark.json
+    python -m experiments.benchmark --what=policy,eval --suite=metaworld --config.eval_envs=2
 
-`env` plays every suite with random actions, one environment in one process: median reset and step (picture included) in
-wall-clock and in CPU milliseconds. On a shared machine the CPU time is the one to compare.
+    train_step  one update: time, floor (the work counted from layer shapes at the measured rate of matrix products, and
+                the ratio to it), compilation without any cache, peak memory
+    policy      one step of acting from host to host, batches of 1 and 64
+    loop        the training loop at one update per environment step against the training step alone
+    eval        complete evaluation episodes, `eval_envs` environments against one
+    replay      one batch, drawn and gathered, on the host and on the device; one step stored
+    env         every suite with random actions, one environment in one process: median reset and step (picture
+                included) in wall-clock and in CPU milliseconds. On a shared machine the CPU time is the one to compare
+    compile     first calls in a new process with an empty cache, and in the next one
+
+Every part runs in a process of its own. One part alone writes its fields at the top of the JSON; several write
+{part: fields}. Fields are told where they are measured: harmony_jax/benchmarking/.
 """
 
-import importlib.metadata
+import difflib
+import importlib
 import json
 import os
 import pathlib
-import platform
-import time
+import sys
+import types
 
 from absl import app, flags, logging
-import numpy as np
 
-from harmony_jax import envs
-from harmony_jax.training.run_folder import git_commit
+from configs import common
+from experiments.launcher import config_for
+from harmony_jax.configuration import apply_overrides, flatten, split_config_flags
+from harmony_jax.errors import UserError
 
-WHAT = flags.DEFINE_enum('what', 'env', ['env'], 'What to measure.')
-OUTPUT = flags.DEFINE_string('output', '', 'JSON file to write.')
-RESETS = flags.DEFINE_integer('resets', 10, 'Resets of each environment.', lower_bound=1)
-STEPS = flags.DEFINE_integer('steps', 60, 'Steps of each environment.', lower_bound=1)
+PARTS = ('train_step', 'policy', 'loop', 'eval', 'replay', 'env', 'compile')
+SUITES = ('atari100k', 'catch', 'dmc', 'dmcr', 'gym', 'metaworld', 'rlbench')
 
-# Suite, task, options. The suites on MuJoCo at both qualities.
-CASES = [('atari', 'Pong', {}), ('catch', 'catch', {}), ('gym', 'CartPole-v1', {}),
-         ('gym', 'CartPole-v1', {'observe': 'render'})]
-CASES += [(suite, task, {'render': render}) for suite, task in (
-    ('dmc', 'cartpole_balance'), ('dmc', 'cheetah_run'), ('dmc', 'walker_run'), ('dmc', 'quadruped_run'),
-    ('dmc', 'finger_turn_hard'), ('dmcr', 'cheetah_run'), ('dmcr', 'walker_run'), ('dmcr', 'cartpole_balance'),
-    ('metaworld', 'lever_pull'), ('metaworld', 'push')) for render in ('stock', 'fast')]
+flags.DEFINE_list('what', ['train_step'], f"What to measure: one or more of {', '.join(PARTS)}, with commas.")
+flags.DEFINE_enum('suite', 'atari100k', SUITES, 'The file in configs/ whose sizes and suite are measured.')
+flags.DEFINE_enum('preset', None, [name for name in common.PRESETS if name != 'auto'],
+                  "Sizes; by default 'paper', and 'cpu' for the loop, to be seen beside a short training step.")
+flags.DEFINE_enum('method', None, sorted(common.METHODS), "Base method; by default the suite's.")
+flags.DEFINE_string('output', '', 'JSON file to write.')
+flags.DEFINE_string('profile', '', "Folder for a profiler's trace of 3 training steps (train_step).")
+flags.DEFINE_integer('actions', 0, "Number of actions where there is no environment; 0 for the suite's: 6 for "
+                     'atari100k, 4 for metaworld.', lower_bound=0)
+flags.DEFINE_integer('repeats', 0, 'Repetitions (train_step, policy, replay) or updates (loop) timed; 0 for a number '
+                     'that suits the part.', lower_bound=0)
+flags.DEFINE_integer('product_size', 4096, 'Rows and columns of the matrix products that the ceiling is taken from.',
+                     lower_bound=1)
+flags.DEFINE_integer('episodes', 100, 'Episodes with many environments (eval).', lower_bound=1)
+flags.DEFINE_integer('single_episodes', 3, 'Episodes with one environment (eval).', lower_bound=1)
+flags.DEFINE_integer('resets', 10, 'Resets of each environment (env).', lower_bound=1)
+flags.DEFINE_integer('steps', 60, 'Steps of each environment (env).', lower_bound=1)
 
 
-def measure_environment(suite, task, options):
-  """{'first_ms', 'reset_ms', 'step_ms', 'reset_cpu_ms', 'step_cpu_ms'} of one environment, or {'missing': why}."""
+def main(argv, overrides):
+  """Measures the parts one after the other; writes what was measured even if a later one fails."""
+  from harmony_jax.benchmarking.machine import in_fresh_process
+  options = types.SimpleNamespace(**flags.FLAGS.flag_values_dict())
+  records = {}
   try:
-    began = time.perf_counter()
-    env = envs.make(suite, task, 1, **options)
-  except RuntimeError as error:
-    return {'missing': str(error)}
-  restart, rng = np.ones(1, bool), np.random.default_rng(0)
-  spec = env.spec
-  draw = ((lambda: rng.integers(spec.num_actions, size=1).astype(np.int32)) if spec.discrete else
-          (lambda: rng.uniform(-1, 1, (1, spec.num_actions)).astype(np.float32)))
-  env.step(draw(), restart, np.zeros(1, int))
-  first = time.perf_counter() - began
-
-  def timed(call):
-    wall, cpu = time.perf_counter(), time.process_time()
-    call()
-    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
-
-  resets = [timed(lambda: env.step(draw(), restart, np.array([seed]))) for seed in range(RESETS.value)]
-  steps, last = [], np.zeros(1, bool)
-  for _ in range(STEPS.value):
-    outcome = []
-    times = timed(lambda: outcome.append(env.step(draw(), last, np.zeros(1, int))))
-    if not last[0]:
-      steps.append(times)
-    last = outcome[0].is_last
-  env.close()
-  (reset, reset_cpu), (step, step_cpu) = np.median(resets, 0), np.median(steps, 0)
-  return {'first_ms': round(1e3 * first, 1), 'reset_ms': round(reset, 2), 'step_ms': round(step, 2),
-          'reset_cpu_ms': round(reset_cpu, 2), 'step_cpu_ms': round(step_cpu, 2)}
+    _check(argv, options)
+    configs = {part: make_config(part, options, overrides) for part in options.what}
+    for part, config in configs.items():
+      records[part] = in_fresh_process(measure, part, config, options)
+      print(table(records[part]), flush=True)
+  except UserError as error:
+    return _fail(error)
+  finally:
+    if options.output and records:
+      text = json.dumps(records if len(options.what) > 1 else records[options.what[0]], indent=1)
+      pathlib.Path(options.output).write_text(text + '\n', encoding='utf-8')
+  return 0
 
 
-def describe_machine():
-  """Processor, cores, load, commit and the versions that matter to the suites."""
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  models = [line.partition(':')[2].strip() for line in cpuinfo.read_text().splitlines() if 'model name' in line
-            ] if cpuinfo.exists() else []
-  versions = {}
-  for name in ('ale-py', 'dm_control', 'gymnasium', 'metaworld', 'mujoco', 'numpy'):
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      pass
-  return {'processor': models[0] if models else platform.processor(), 'cores': len(os.sched_getaffinity(0)),
-          'load': os.getloadavg()[0], 'python': platform.python_version(), 'commit': git_commit(), 'versions': versions,
-          'opengl': os.environ.get('MUJOCO_GL', '')}
+def _check(argv, options):
+  """Refuses what would only be noticed after some minutes of measuring."""
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}: options look like --what=…')
+  if not options.what:
+    raise UserError(f"--what is empty: name some of {', '.join(PARTS)}")
+  for part in options.what:
+    if part not in PARTS:
+      near = difflib.get_close_matches(part, PARTS, n=1, cutoff=0.0)[0]
+      raise UserError(f"--what has {part!r}: did you mean {near!r}? (known: {', '.join(PARTS)})")
+  if options.profile and 'train_step' not in options.what:
+    raise UserError('--profile is of training steps: it needs --what=train_step')
+  if options.output and not os.access(pathlib.Path(options.output).absolute().parent, os.W_OK):
+    raise UserError(f'--output: cannot write to the folder of {options.output}')
 
 
-def main(unused):
+def make_config(part, options, overrides):
+  """The configuration that a part is measured with. Raises UserError for a bad override."""
+  benchmark = importlib.import_module(f'configs.{options.suite}')
+  method = options.method or getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3')
+  preset = options.preset or ('cpu' if part == 'loop' else 'paper')
+  config = apply_overrides(config_for(benchmark, method, preset, benchmark.DEFAULT_TASK), overrides)
+  common.check(config)
+  return config
+
+
+def measure(part, config, options) -> dict:
+  """One part's record; for a process that has done nothing else."""
+  import jax
+  from harmony_jax import parallel
+  from harmony_jax.benchmarking import acting, compilation, environments, loops, machine, replays, training_step
   logging.set_verbosity(logging.ERROR)  # dm_control warns about its own models
-  results = []
-  print(f"{'suite':10} {'task':18} {'options':20} {'reset ms':>9} {'step ms':>9} {'reset CPU':>10} {'step CPU':>9}")
-  for suite, task, options in CASES:
-    result = measure_environment(suite, task, options)
-    results.append({'suite': suite, 'task': task, **options, **result})
-    shown = ' '.join(map(str, options.values()))
-    if 'missing' in result:
-      print(f"{suite:10} {task:18} {shown:20} {result['missing']}")
-    else:
-      print(f"{suite:10} {task:18} {shown:20} {result['reset_ms']:9} {result['step_ms']:9} {result['reset_cpu_ms']:10} "
-            f"{result['step_cpu_ms']:9}", flush=True)
-  if OUTPUT.value:
-    record = {'what': WHAT.value, **describe_machine(), 'results': results}
-    pathlib.Path(OUTPUT.value).write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
+  described = {'suite': config.suite, 'task': config.task, 'method': config.method, 'preset': config.preset,
+               'compute_dtype': config.compute_dtype, 'batch_size': config.batch_size,
+               'batch_length': config.batch_length}
+  run = {
+      'train_step': lambda: training_step.measure(config, options.actions, options.repeats, options.profile),
+      'policy': lambda: acting.measure_policy(config, options.actions, options.repeats),
+      'loop': lambda: loops.measure(config, options.repeats),
+      'eval': lambda: acting.measure_evaluation(config, options.episodes, options.single_episodes),
+      'replay': lambda: replays.measure(config, options.actions, options.repeats),
+      'env': lambda: environments.measure(options.resets, options.steps),
+      'compile': lambda: compilation.measure(config, options.actions)}[part]
+  if part == 'env':
+    described = {}  # it goes through suites of its own
+  elif part == 'train_step':
+    jax.config.update('jax_enable_compilation_cache', False)  # its compilation is measured
+  elif part != 'compile':  # which has processes of its own, and must not take their accelerator
+    parallel.use_compilation_cache()
+  found = run() if part in ('env', 'compile') else _between_ceilings(run, config, options.product_size)
+  return {'what': part, **machine.describe_machine(), **described, **found}
+
+
+def _between_ceilings(run, config, size):
+  """A part's record with the machine's ceilings, measured before and after it, and the floor that follows from them."""
+  from harmony_jax import parallel
+  from harmony_jax.benchmarking import ceilings, training_step
+  before = ceilings.measure(size)
+  # As a training run does; only now, or the freed arrays of the ceilings would stay and count as the part's memory.
+  if not parallel.has_accelerator():
+    parallel.keep_freed_memory()
+  record = run()
+  found = ceilings.larger(before, ceilings.measure(size))
+  if 'flops' in record:
+    record = training_step.with_floor(record, found, config.compute_dtype)
+  return {**record, **found, 'product_size': size}
+
+
+def table(record) -> str:
+  """A record as lines of name and value, without the versions; lists have been printed as they came."""
+  rows = {name: value for name, value in flatten(record).items()
+          if not isinstance(value, list) and not name.startswith('versions.') and value != ''}
+  width = max(map(len, rows))
+  return '\n'.join(f'{name:{width}}  {_shown(value)}' for name, value in rows.items()) + '\n'
+
+
+def _shown(value):
+  if isinstance(value, float):
+    return f'{value:,.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
+  return f'{value:,}' if isinstance(value, int) else value
+
+
+def _parse_flags(argv):
+  """absl's parsing, with one line in place of its page of usage."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    sys.exit(_fail(str(error).replace('\n', ' ').strip()))
+
+
+def _fail(message):
+  print(f'error: {message}', file=sys.stderr)
+  return 2
+
+
+def run():
+  """The command. Exit code 2 and one line for what the user can mend."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  try:
+    argv, overrides = split_config_flags(sys.argv)
+  except UserError as error:
+    sys.exit(_fail(error))
+  app.run(lambda rest: main(rest, overrides), argv=argv, flags_parser=_parse_flags)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run()
