@@ -13,6 +13,7 @@ from typing import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from harmony_jax import convolution, residual
 from harmony_jax.distributions import symexp, symlog
@@ -182,6 +183,16 @@ class _ImagePlan:
     return cls(stages, channels, minres, minres, depth * 2 ** (stages - (patch == 1)), (4,) * stages)
 
 
+def frame_bytes(net) -> int:
+  """Bytes of the largest layer's output for one frame, of a plain `Encoder` or `Decoder`; 0 where a frame is not on its
+  own (batch norms) or there are no images."""
+  images, _ = split_keys(net.shapes)
+  if not images or net.kind != 'plain':
+    return 0
+  side = net.shapes[images[0]][0] // max(2, net.patch)
+  return side ** 2 * net.depth * jnp.dtype(net.dtype).itemsize
+
+
 def to_patches(x, patch: int):
   """[N, H, W, C] -> [N, H/patch, W/patch, patch² C]."""
   n, height, width, channels = x.shape
@@ -307,25 +318,37 @@ class Decoder(nn.Module):
     """`train` as in `Encoder`."""
     outputs = {}
     if self.images:
-      x = self.start(features).reshape(features.shape[0], self.plan.start, self.plan.start, -1)
-      if self.kind == 'residual':
-        x = self.residual(x, train)
-      else:
-        for layer in self.up:
-          x = layer(x)
-        x = from_patches(self.last(x), self.patch) if self.patch > 1 else self.last(x)
-      x = x.astype(jnp.float32) + 0.5
-      at = 0
-      for k in self.images:
-        outputs[k] = x[..., at:at + self.shapes[k][2]]
-        at += self.shapes[k][2]
-    if self.vectors:
-      x = features
-      for layer in self.h:
-        x = layer(x)
-      for k in self.vectors:
-        outputs[k] = self.out[k](x).astype(jnp.float32).reshape(-1, *self.shapes[k])
-    return outputs
+      x = self.start_images(features)
+      outputs |= self._named(self.residual(x, train)) if self.kind == 'residual' else self.finish_images(x)
+    return outputs | self.decode_vectors(features)
+
+  def start_images(self, features):
+    """Features [N, F] -> the small picture [N, s, s, C] that is taken up."""
+    return self.start(features).reshape(features.shape[0], self.plan.start, self.plan.start, -1)
+
+  def finish_images(self, x):
+    """The rest of a plain network: [N, s, s, C] -> images {name: [N, H, W, C]}; every frame by itself."""
+    for layer in self.up:
+      x = layer(x)
+    return self._named(from_patches(self.last(x), self.patch) if self.patch > 1 else self.last(x))
+
+  def _named(self, x):
+    x = x.astype(jnp.float32) + 0.5
+    starts = np.cumsum([0] + [self.shapes[k][2] for k in self.images])
+    return {k: x[..., start:end] for k, start, end in zip(self.images, starts[:-1], starts[1:])}
+
+  def decode_vectors(self, x):
+    """Features [N, F] -> vectors {name: [N, ...]}."""
+    if not self.vectors:
+      return {}
+    for layer in self.h:
+      x = layer(x)
+    return {k: self.out[k](x).astype(jnp.float32).reshape(-1, *self.shapes[k]) for k in self.vectors}
+
+
+def finishing(params) -> dict:
+  """Of a plain decoder's parameters those that `finish_images` needs."""
+  return {k: v for k, v in params.items() if k.split('_')[0] in ('up', 'last')}
 
 
 def scale_image(image):

@@ -18,7 +18,9 @@ import jax.numpy as jnp
 
 from harmony_jax import distributions as dists
 from harmony_jax import harmony
-from harmony_jax.networks import Decoder, Encoder, Head, Style, predictions, reconstruction_losses
+from harmony_jax.chunks import apply_in_chunks, frames_at_once, mean_in_chunks
+from harmony_jax.networks import (Decoder, Encoder, Head, Style, finishing, frame_bytes, predictions,
+                                  reconstruction_losses)
 from harmony_jax.rssm import RSSM, State
 
 TASKS = ('observation', 'reward', 'dynamics')
@@ -111,7 +113,12 @@ class WorldModel:
   def _encode(self, params, observation, train):
     lead = _lead(observation, self.encoder.shapes)
     flat = {k: observation[k].reshape(-1, *shape) for k, shape in self.encoder.shapes.items()}
-    out, statistics = _apply(self.encoder, params, 'encoder', flat, train)
+    frame = frame_bytes(self.encoder)
+    if frame:
+      encode = lambda params, flat: self.encoder.apply({'params': params}, flat)
+      out, statistics = apply_in_chunks(encode, params['encoder'], flat, frames_at_once(frame)), {}
+    else:
+      out, statistics = _apply(self.encoder, params, 'encoder', flat, train)
     return out.reshape(*lead, -1), statistics
 
   def _decode(self, params, feature, train):
@@ -140,29 +147,62 @@ class WorldModel:
       previous_action: [B, T, A], the action taken before each observation.
       uniform: [B, T, S] noise of the posterior, or None for modes.
     """
+    outputs = self._outputs(params, state, batch, previous_action, uniform)
+    decoded, more = self._decode(params, outputs.posterior.feature(), train=True)
+    return outputs._replace(decoded=decoded, statistics=outputs.statistics | more)
+
+  def _outputs(self, params, state, batch, previous_action, uniform) -> Outputs:
+    """`forward` without decoding."""
     embed, statistics = self._encode(params, batch, train=True)
     posterior, prior_logit = self.rssm.observe(params['rssm'], state, embed, previous_action, batch['is_first'],
                                                uniform)
     feature = posterior.feature()
-    decoded, more = self._decode(params, feature, train=True)
-    return Outputs(embed, posterior, prior_logit, decoded, self.reward_logits(params, feature),
-                   self.continue_logit(params, feature), statistics | more)
+    return Outputs(embed, posterior, prior_logit, {}, self.reward_logits(params, feature),
+                   self.continue_logit(params, feature), statistics)
 
   def step_losses(self, outputs: Outputs, batch) -> dict:
     """Every loss per step, {name: [B, T]}; `dyn` and `rep` are the two halves of the dynamics."""
     lead = outputs.reward_logits.shape[:2]
     flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in outputs.decoded.items()}
-    target = {k: batch[k].reshape(-1, *batch[k].shape[2:]) for k in flat}
-    parts = {k: v.reshape(lead) for k, v in reconstruction_losses(flat, target, self.likelihood).items()}
+    parts = reconstruction_losses(flat, _flat(batch, flat), self.likelihood)
+    return self._by_task({k: v.reshape(lead) for k, v in parts.items()}) | self._latent_losses(outputs, batch)
+
+  def _by_task(self, parts) -> dict:
+    """Reconstruction losses by observation -> by task: `observation`, and `vector` where that is one of its own."""
     images = [v for k, v in parts.items() if k in self.decoder_images()]
     vectors = [v for k, v in parts.items() if k not in self.decoder_images()]
-    losses = {}
     if self.harmonize_vector or not vectors:
-      losses['observation'] = sum(images + vectors)
-    else:
-      losses |= {'observation': sum(images)} if images else {}
-      losses['vector'] = sum(vectors)
-    stop = jax.lax.stop_gradient
+      return {'observation': sum(images + vectors)}
+    return {**({'observation': sum(images)} if images else {}), 'vector': sum(vectors)}
+
+  def _reconstruction(self, params, feature, batch) -> tuple[dict, dict]:
+    """(reconstruction losses by task, means over B and T; statistics after this batch).
+
+    The images of plain decoders are taken some frames at a time: nobody needs all of them at once.
+    """
+    feature = feature.reshape(-1, feature.shape[-1])
+    target = _flat(batch, self.decoder.shapes)
+    mean = lambda decoded: {k: v.mean() for k, v in reconstruction_losses(decoded, target, self.likelihood).items()}
+    frame = frame_bytes(self.decoder)
+    if not frame:
+      decoded, statistics = _apply(self.decoder, params, 'decoder', feature, train=True)
+      return self._by_task(mean(decoded)), statistics
+    variables = {'params': params['decoder']}
+    images = self.decoder_images()
+
+    def image_loss(part, start, target):
+      decoded = self.decoder.apply({'params': part}, start, method='finish_images')
+      return sum(reconstruction_losses(decoded, target, self.likelihood).values())
+
+    start = self.decoder.apply(variables, feature, method='start_images')
+    loss = mean_in_chunks(image_loss, finishing(params['decoder']), start, {k: target[k] for k in images},
+                          frames_at_once(frame))
+    # The images' losses enter every task as their sum, so one name may stand for all.
+    return self._by_task({images[0]: loss} | mean(self.decoder.apply(variables, feature, method='decode_vectors'))), {}
+
+  def _latent_losses(self, outputs: Outputs, batch) -> dict:
+    """The losses per step of what is predicted in latent space, {name: [B, T]}."""
+    losses, stop = {}, jax.lax.stop_gradient
     post, prior = outputs.posterior.logit, outputs.prior_logit
     losses['reward'] = self.reward.loss(outputs.reward_logits, batch['reward'])
     if self.continue_head:
@@ -176,9 +216,11 @@ class WorldModel:
     return jnp.maximum(self.free_nats, kl)
 
   def losses(self, params, state: State, batch, previous_action, uniform) -> tuple[dict, Outputs]:
-    """The tasks' scalar losses by name (means over B, T), and the outputs."""
-    outputs = self.forward(params, state, batch, previous_action, uniform)
-    means = {k: v.mean() for k, v in self.step_losses(outputs, batch).items()}
+    """The tasks' scalar losses by name (means over B, T), and the outputs, without what was decoded."""
+    outputs = self._outputs(params, state, batch, previous_action, uniform)
+    reconstruction, statistics = self._reconstruction(params, outputs.posterior.feature(), batch)
+    outputs = outputs._replace(statistics=outputs.statistics | statistics)
+    means = reconstruction | {k: v.mean() for k, v in self._latent_losses(outputs, batch).items()}
     dyn, rep = means.pop('dyn'), means.pop('rep')
     if self.free_average:
       dyn, rep = self._clamp(dyn), self._clamp(rep)
@@ -265,6 +307,11 @@ def _apply(network, params, name, inputs, train):
 
 def _balance(config):
   return config.losses.dyn / (config.losses.dyn + config.losses.rep)
+
+
+def _flat(batch, names) -> dict:
+  """{name: [B, T, ...]} -> {name: [B·T, ...]} of the names."""
+  return {k: batch[k].reshape(-1, *batch[k].shape[2:]) for k in names}
 
 
 def _lead(observation, shapes):

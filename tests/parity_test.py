@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from harmony_jax import convolution
+from harmony_jax import convolution, world_model
 from harmony_jax.agent import shift_actions
 from tests import parity
 
@@ -34,7 +34,9 @@ def fixture(request):
 
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
+  """As on accelerators, and as on CPUs: products, a few frames at a time, with some left over."""
   monkeypatch.setattr(convolution, 'default_form', lambda: request.param)
+  monkeypatch.setattr(world_model, 'frames_at_once', lambda size: {'conv': 0, 'matmul': 4}[request.param])
   return request.param
 
 

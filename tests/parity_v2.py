@@ -132,7 +132,8 @@ def forward(agent, state, batch) -> dict:
   """One forward pass and one imagination with the parameters as given, by the authors' names but in our layouts."""
   model, params, behavior = agent.world_model, state.params['world_model'], agent.behavior
   previous = shift_actions(batch['action'], state.carry.action)
-  total, (_, out, _) = model.loss(params, state.weighting, state.carry.latent, batch, previous, None)
+  total, _ = model.loss(params, state.weighting, state.carry.latent, batch, previous, None)
+  out = model.forward(params, state.carry.latent, batch, previous, None)
   losses = model.step_losses(out, batch)
   start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.posterior)
   not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)

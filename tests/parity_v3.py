@@ -48,7 +48,8 @@ def forward(agent, state, batch) -> dict:
   """One forward pass and one imagination with the parameters as given, by the authors' names."""
   model, params = agent.world_model, state.params['world_model']
   latent, previous = state.carry.latent, shift_actions(batch['action'], state.carry.action)
-  total, (_, out, _) = model.loss(params, state.weighting, latent, batch, previous, None)
+  total, _ = model.loss(params, state.weighting, latent, batch, previous, None)
+  out = model.forward(params, latent, batch, previous, None)
   losses = model.step_losses(out, batch)
   behavior = agent.behavior
   start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.posterior)
