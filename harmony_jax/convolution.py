@@ -63,14 +63,15 @@ def _upsample_valid(x, kernel):
   # Every input adds its value times the flipped kernel to the K×K outputs from (2i, 2j) on. With K padded to an even
   # number that is, for each of (K/2)² offsets, one block of 2×2 outputs per input: one product, then a sum of shifts.
   taps = (size + 1) // 2
-  blocks = product(x, kernel[::-1, ::-1].transpose(3, 0, 1, 2).reshape(channels, -1))
-  blocks = blocks.reshape(batch, height, width, size, size, depth)
-  blocks = jnp.pad(blocks, ((0, 0),) * 3 + ((0, 2 * taps - size),) * 2 + ((0, 0),))
-  blocks = blocks.reshape(batch, height, width, taps, 2, taps, 2, depth)  # …, row tap, phase, column tap, phase, D
-  blocks = blocks.swapaxes(4, 5).reshape(batch, height, width, taps, taps, 4 * depth)
+  kernel = jnp.pad(kernel[::-1, ::-1], ((0, 2 * taps - size),) * 2 + ((0, 0),) * 2)
+  kernel = kernel.reshape(taps, 2, taps, 2, depth, channels)  # row tap, row phase, column tap, column phase, D, C
+  blocks = product(x, kernel.transpose(5, 0, 2, 1, 3, 4).reshape(channels, -1))
   rows, columns = height + taps - 1, width + taps - 1
-  y = sum(jnp.pad(blocks[:, :, :, i, j], ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
-          for i in range(taps) for j in range(taps))
+  # A split's gradient is one concatenation; that of as many slices would be as many sums over all of `blocks`.
+  blocks = jax.lax.split(blocks, (4 * depth,) * taps ** 2, axis=3)
+  offsets = [(i, j) for i in range(taps) for j in range(taps)]
+  y = sum(jnp.pad(block, ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
+          for block, (i, j) in zip(blocks, offsets))
   y = y.reshape(batch, rows, columns, 2, 2, depth).swapaxes(2, 3).reshape(batch, 2 * rows, 2 * columns, depth)
   return y[:, :2 * (height - 1) + size, :2 * (width - 1) + size]
 

@@ -324,11 +324,14 @@ class Decoder(nn.Module):
 
   def start_images(self, features):
     """Features [N, F] -> the small picture [N, s, s, C] that is taken up."""
-    return self.start(features).reshape(features.shape[0], self.plan.start, self.plan.start, -1)
+    x = self.start(features).reshape(features.shape[0], self.plan.start, self.plan.start, -1)
+    for layer in self.up[:_starting(self)] if self.kind == 'plain' else ():
+      x = layer(x)
+    return x
 
   def finish_images(self, x):
     """The rest of a plain network: [N, s, s, C] -> images {name: [N, H, W, C]}; every frame by itself."""
-    for layer in self.up:
+    for layer in self.up[_starting(self):]:
       x = layer(x)
     return self._named(from_patches(self.last(x), self.patch) if self.patch > 1 else self.last(x))
 
@@ -346,9 +349,16 @@ class Decoder(nn.Module):
     return {k: self.out[k](x).astype(jnp.float32).reshape(-1, *self.shapes[k]) for k in self.vectors}
 
 
-def finishing(params) -> dict:
+def _starting(decoder) -> int:
+  """How many layers are part of `start_images`: one that begins from a single pixel is a dense layer, whose matrix is too
+  large to be read again for every few frames."""
+  return int(_ImagePlan.of(decoder).start == 1)
+
+
+def finishing(decoder, params) -> dict:
   """Of a plain decoder's parameters those that `finish_images` needs."""
-  return {k: v for k, v in params.items() if k.split('_')[0] in ('up', 'last')}
+  layers = [f'up_{index}' for index in range(_starting(decoder), _ImagePlan.of(decoder).stages)] + ['last']
+  return {k: v for k, v in params.items() if k in layers}
 
 
 def scale_image(image):

@@ -195,7 +195,7 @@ class WorldModel:
       return sum(reconstruction_losses(decoded, target, self.likelihood).values())
 
     start = self.decoder.apply(variables, feature, method='start_images')
-    loss = mean_in_chunks(image_loss, finishing(params['decoder']), start, {k: target[k] for k in images},
+    loss = mean_in_chunks(image_loss, finishing(self.decoder, params['decoder']), start, {k: target[k] for k in images},
                           frames_at_once(frame))
     # The images' losses enter every task as their sum, so one name may stand for all.
     return self._by_task({images[0]: loss} | mean(self.decoder.apply(variables, feature, method='decode_vectors'))), {}
