@@ -174,12 +174,10 @@ class Agent:
     if key is not None and not self.deterministic:
       latent_key, action_key = jax.random.split(key)
       rows = jnp.arange(count)
-      uniform = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(latent_key, i), (1, rssm.stoch)))(rows)
+      uniform = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(latent_key, i), (rssm.stoch,)))(rows)
       action_noise = jax.vmap(lambda i: self.behavior.actor.noise(jax.random.fold_in(action_key, i), ()))(rows)
     embed = self.world_model.encode(model, observation)
-    posterior, _ = rssm.observe(model['rssm'], carry.latent, embed[:, None], carry.action[:, None], is_first[:, None],
-                                uniform)
-    latent = jax.tree.map(lambda x: x[:, 0], posterior)
+    latent = rssm.filter(model['rssm'], carry.latent, embed, carry.action, is_first, uniform)
     distribution = self.behavior.actor(params['actor'], latent.feature())
     actor = self.behavior.actor
     action = actor.mode(distribution) if mode else actor.sample(distribution, action_noise)

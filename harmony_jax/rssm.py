@@ -96,15 +96,22 @@ class RSSM:
   def _logits(self, x):
     return dists.unimix(x.reshape(*x.shape[:-1], self.stoch, self.classes), self.unimix)
 
-  def _action_part(self, params, action):
+  def _clip(self, action):
     if self.action_clip > 0:
       action = action * jax.lax.stop_gradient(self.action_clip / jnp.maximum(self.action_clip, jnp.abs(action)))
-    return self._run(params, 'img_in', action, self.stoch * self.classes, method='part')
+    return action
+
+  def _action_part(self, params, action):
+    return self._run(params, 'img_in', self._clip(action), self.stoch * self.classes, method='part')
 
   def _transition(self, params, deter, stoch, action_part):
     """The next deter [B, D] from the present deter, stoch and the action's share of the input layer."""
     flat = stoch.reshape(*stoch.shape[:-2], -1)
     x = self._run(params, 'img_in', self._run(params, 'img_in', flat, 0, method='part') + action_part, method='finish')
+    return self._gru(params, deter, x)
+
+  def _gru(self, params, deter, x):
+    """The next deter from the present one and the input layer's output."""
     gates = self._run(params, 'gru', jnp.concatenate([deter, x.astype(jnp.float32)], -1)).astype(jnp.float32)
     reset, candidate, update = jnp.split(gates, 3, -1)
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
@@ -142,6 +149,22 @@ class RSSM:
     _, outputs = jax.lax.scan(step, (state.deter, state.stoch), inputs)
     posterior = State(*jax.tree.map(lambda x: x.swapaxes(0, 1), outputs))
     return posterior, self.prior(params, posterior.deter)
+
+  def filter(self, params, state: State, embed, action, is_first, uniform: Optional[jax.Array]) -> State:
+    """One step of `observe`, for acting: the same arguments and result without the axis of time, and no prior.
+
+    Its layers take their inputs as one: their products with parts of a matrix would copy those parts every time.
+    """
+    initial = self.initial(params, 1)
+    keep = 1.0 - is_first.astype(jnp.float32)
+    deter = jnp.where(keep[:, None] > 0, state.deter, initial.deter)
+    stoch = jnp.where(keep[:, None, None] > 0, state.stoch, initial.stoch)
+    flat = stoch.reshape(*stoch.shape[:-2], -1)
+    x = self._run(params, 'img_in', jnp.concatenate([flat, self._clip(action * keep[:, None])], -1))
+    deter = self._gru(params, deter, x)
+    x = self._run(params, 'obs_out', jnp.concatenate([deter, embed], -1))
+    logit = self._logits(self._run(params, 'obs_stats', x))
+    return State(deter, dists.straight_through(dists.draw_one_hot(logit, uniform), logit), logit)
 
   def imagine(self, params, state: State, action, uniform: Optional[jax.Array]) -> State:
     """One step without an observation. action [B, A], uniform [B, S] or None; leaves of the result [B, ...]."""

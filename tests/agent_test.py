@@ -233,6 +233,21 @@ def test_policy(discrete):
   chex.assert_trees_all_equal(one, mode)
 
 
+@pytest.mark.parametrize('discrete', [True, False])
+def test_acting_filters_as_training_does(discrete):
+  """One step of `RSSM.filter` is one of `RSSM.observe`: draws, a first step and a large action included."""
+  agent = small.agent(discrete=discrete)
+  model, params = agent.world_model, agent.init(jax.random.key(0)).params['world_model']
+  keys = jax.random.split(jax.random.key(1), 4)
+  state = jax.tree.map(lambda x: x + 0.1, model.rssm.initial(params['rssm'], 4))
+  embed = jax.random.normal(keys[0], (4, model.encoder.size()))
+  action, uniform = 3 * jax.random.normal(keys[1], (4, 3)), jax.random.uniform(keys[2], (4, model.rssm.stoch))
+  first = jnp.array([True, False, False, True])
+  one = model.rssm.filter(params['rssm'], state, embed, action, first, uniform)
+  many, _ = model.rssm.observe(params['rssm'], state, embed[:, None], action[:, None], first[:, None], uniform[:, None])
+  chex.assert_trees_all_close(one, jax.tree.map(lambda x: x[:, 0], many), atol=1e-5)
+
+
 def test_open_loop_report():
   agent, state, _, _ = train(1)
   images, rewards = agent.report(state, small.batch(), context=2)
