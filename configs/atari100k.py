@@ -33,7 +33,7 @@ PRESETS = {
 
 def get_config(method: str, preset: str):
   """Configuration of a preset; `paper` is the authors'."""
-  settings = dict(replay_capacity=100_000, env=dict(
+  settings = dict(replay_capacity=100_000, eval_envs=100, env=dict(
       frame_cap=0,                  # emulator frames per episode; 0 is 108,000, for Chopper Command 5,400
       truncation_is_terminal=True,  # as the authors label an episode that the cap ends
       sticky=0.0))

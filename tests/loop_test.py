@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import atari100k, catch
+from harmony_jax import envs
 from harmony_jax.replay import Replay
-from harmony_jax.training import loop, run_folder
+from harmony_jax.training import evaluation, loop, run_folder
 
 TINY = {'steps': 160, 'num_envs': 4, 'eval_envs': 4, 'eval_every': 80, 'checkpoint_every': 80, 'video_every': 0,
         'eval_episodes': 4, 'final_eval_episodes': 4, 'log_every': 16, 'batch_length': 8, 'replay_capacity': 1000}
@@ -96,6 +97,22 @@ def test_environments_step_while_the_device_trains(tmp_path):
   assert events[0] == 'step' and events.count('choose') == 40
   after = events[-3 * 10:]
   assert after == ['choose', 'train', 'step'] * 10
+
+
+def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
+  """7 episodes, 4 environments as one group and as two: the seeds in order, each episode complete."""
+  _, trainer = whole
+  wanted = [envs.episode_seed(0, 'eval', 160, episode) for episode in range(7)]
+  for sizes in ([4], evaluation.group_sizes(4)):
+    groups = [envs.make('catch', 'catch', size) for size in sizes]
+    results = evaluation.evaluate(
+        trainer.agent, trainer.compiled['act'], trainer.state.weights, groups, 0, 160, 7, mode=True)
+    assert [result.seed for result in results] == wanted
+    assert all(result.length > 0 and result.score in (-1, 1) for result in results)
+
+
+def test_groups():
+  assert [evaluation.group_sizes(n) for n in (1, 2, 5, 100)] == [[1], [1, 1], [3, 2], [50, 50]]
 
 
 def test_updates_follow_the_train_ratio(whole):

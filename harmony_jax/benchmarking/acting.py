@@ -53,25 +53,28 @@ def measure_evaluation(config, episodes=100, single_episodes=3) -> dict:
   """
   runs = {}
   for name, count, number in (('one', 1, single_episodes), ('many', min(config.eval_envs, episodes), episodes)):
-    env = subject.make_env(config, count, **config.eval_env)
+    groups = [subject.make_env(config, size, **config.eval_env) for size in evaluation.group_sizes(count)]
     try:
-      runs[name] = _play(config, env, number)
+      runs[name] = _play(config, groups, number)
     finally:
-      env.close()
+      for env in groups:
+        env.close()
   return {**runs, 'ratio': runs['many']['steps_per_second'] / runs['one']['steps_per_second']}
 
 
-def _play(config, env, episodes):
-  agent = subject.make_agent(config, env.spec)
+def _play(config, groups, episodes):
+  spec, counts = groups[0].spec, [env.num_envs for env in groups]
+  agent = subject.make_agent(config, spec)
   compiled = parallel.compile_agent(agent)
   weights = subject.first_state(compiled).weights
   mode = config.eval_policy == 'mode'
-  player = evaluation.Player(agent, compiled['act'], weights, env.num_envs, jax.random.key(1), mode)
-  timestep = subject.random_timestep(env.spec, env.num_envs)
-  for call in range(WARM_UP):  # compiles the policy for so many environments
-    player.act(weights, timestep, call)
+  for count in set(counts):
+    player = evaluation.Player(agent, compiled['act'], weights, count, jax.random.key(1), mode)
+    timestep = subject.random_timestep(spec, count)
+    for call in range(WARM_UP):  # compiles the policy for so many environments
+      player.act(weights, timestep, call)
   began = time.perf_counter()
-  results = evaluation.evaluate(agent, compiled['act'], weights, env, config.seed, 0, episodes, mode)
+  results = evaluation.evaluate(agent, compiled['act'], weights, groups, config.seed, 0, episodes, mode)
   seconds, steps = time.perf_counter() - began, sum(result.length for result in results)
-  return {'environments': env.num_envs, 'episodes': len(results), 'steps': steps, 'seconds': seconds,
+  return {'environments': sum(counts), 'episodes': len(results), 'steps': steps, 'seconds': seconds,
           'steps_per_second': steps / seconds, 'ms_per_step': 1e3 * seconds / steps}

@@ -16,11 +16,12 @@ from harmony_jax.envs.base import unknown
 from harmony_jax.envs.episodes import EpisodeResult
 from harmony_jax.envs.episodes import Episodes
 from harmony_jax.envs.episodes import episode_seed
+from harmony_jax.envs.episodes import play
 from harmony_jax.envs.episodes import random_policy
 from harmony_jax.envs.episodes import run_episodes
 
 __all__ = ['ArraySpec', 'EpisodeResult', 'Episodes', 'Spec', 'SUITES', 'TimeStep', 'canonical', 'episode_seed',
-           'make', 'random_policy', 'require', 'run_episodes']
+           'make', 'play', 'random_policy', 'require', 'run_episodes']
 
 # Suite -> class, named rather than imported: no suite needs another's simulator.
 SUITES = {

@@ -139,12 +139,7 @@ class EpisodeResult(NamedTuple):
 
 
 def run_episodes(env, seeds, policy, on_step=None):
-  """Plays exactly one complete episode for each seed, over N environments.
-
-  An environment whose episode ends takes the next seed; when none is left it
-  idles. What is played does not depend on how long episodes last, so short
-  ones are not favoured, as they are where one stops at the first episodes that
-  happen to finish.
+  """Plays exactly one complete episode for each seed, over N environments; see `play`.
 
   Args:
     env: as in `base`; its current episodes are abandoned.
@@ -156,6 +151,26 @@ def run_episodes(env, seeds, policy, on_step=None):
 
   Returns:
     One `EpisodeResult` per seed, in the order of the seeds.
+  """
+  game = play(env, seeds)
+  try:
+    timestep = next(game)
+    while True:
+      actions = np.asarray(policy(timestep))
+      if on_step:
+        on_step(timestep, actions)
+      timestep = game.send(actions)
+  except StopIteration as end:
+    return end.value
+
+
+def play(env, seeds):
+  """A generator of exactly one complete episode for each seed: gives time steps, is sent actions [N] or [N, A].
+
+  An environment whose episode ends takes the next seed; when none is left it
+  idles. What is played does not depend on how long episodes last, so short
+  ones are not favoured, as they are where one stops at the first episodes that
+  happen to finish. Returns one `EpisodeResult` per seed, in order.
   """
   seeds = [int(seed) for seed in seeds]
   num_envs = env.num_envs
@@ -177,9 +192,7 @@ def run_episodes(env, seeds, policy, on_step=None):
         values[playing[index]] = max(values[playing[index]], env.measures[name][index])
       if timestep.is_last[index]:
         playing[index], begun, restart[index] = begun, begun + 1, True
-    actions = np.asarray(policy(timestep))
-    if on_step:
-      on_step(timestep, actions)
+    actions = yield timestep
   measures = [{name: float(values[index]) for name, values in best.items()} for index in range(len(seeds))]
   return [EpisodeResult(*row) for row in zip(seeds, scores.tolist(), lengths.tolist(), measures)]
 

@@ -1,11 +1,11 @@
 """Playing with a policy: complete episodes for evaluation, actions for training."""
 
-import itertools
+import collections
 
 import jax
 import numpy as np
 
-from harmony_jax.envs import episode_seed, run_episodes
+from harmony_jax.envs import episode_seed, play
 
 
 class Player:
@@ -26,8 +26,16 @@ class Player:
 
   def act(self, params, timestep, call):
     """(actions for the environments, the same as vectors [N, A]) for a `TimeStep`; `call` numbers the draws."""
+    return self.finish(self.begin(params, timestep, call))
+
+  def begin(self, params, timestep, call):
+    """Has the device choose; `finish` waits for what this returns."""
     seen = jax.device_put((timestep.observation, timestep.is_first, np.uint32(call)))
     action, self.carry = self._act(params, self.carry, *seen, self._key, mode=self._mode)
+    return action
+
+  def finish(self, action):
+    """What `act` returns, for an action that was begun."""
     vector = jax.device_get(action)
     return to_environment(vector, self._agent.discrete), vector
 
@@ -37,18 +45,43 @@ def to_environment(vector, discrete):
   return vector.argmax(-1).astype(np.int32) if discrete else np.clip(vector, -1, 1).astype(np.float32)
 
 
-def evaluate(agent, act, params, env, run_seed, step, episodes, mode=False):
+def group_sizes(num_envs) -> list:
+  """How many environments the groups of an evaluation have: two halves, so that one can step while the other's actions
+  are chosen. Sizes are equal, for one compiled program, where the number is even."""
+  return [num_envs] if num_envs < 2 else [num_envs - num_envs // 2, num_envs // 2]
+
+
+def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False):
   """Plays exactly `episodes` complete episodes; their seeds belong to (run seed, step).
 
   Actions are sampled, or the policy's `mode`; the latent state is sampled either way.
 
+  Args:
+    groups: environments in one or more groups: while one group steps, the device chooses for the next.
+
   Returns: a list of `EpisodeResult`, one per episode.
   """
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
-  player = Player(agent, act, params, env.num_envs, key, mode)
-  calls = itertools.count()
   seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)]
-  return run_episodes(env, seeds, lambda timestep: player.act(params, timestep, next(calls))[0])
+  results = [None] * episodes
+  waiting = collections.deque()
+
+  def go_on(index, game, player, calls, actions):
+    """Steps a group and begins its next choice; at the end of its last episode takes its results."""
+    try:
+      timestep = game.send(actions)
+    except StopIteration as end:
+      results[index::len(groups)] = end.value
+    else:
+      waiting.append((index, game, player, calls + 1, player.begin(params, timestep, calls)))
+
+  for index, env in enumerate(groups):
+    player = Player(agent, act, params, env.num_envs, jax.random.fold_in(key, index), mode)
+    go_on(index, play(env, seeds[index::len(groups)]), player, 0, None)
+  while waiting:
+    index, game, player, calls, action = waiting.popleft()
+    go_on(index, game, player, calls, player.finish(action)[0])
+  return results
 
 
 def summary(results):

@@ -7,6 +7,7 @@ Counting: a step is one time step of one environment, the one that begins an epi
 a frame is `step × action_repeat`; an update is one call of `train_step`.
 """
 
+import threading
 import time
 
 import jax
@@ -23,22 +24,34 @@ from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.logger import MetricsWriter
 from harmony_jax.training.progress import Progress, format_seconds
 
+# For trainers in threads. Processes of environments are started with changed variables of this process, and orbax
+# numbers its saves in this process: two at a time would take each other's.
+_one_at_a_time = threading.Lock()
+
 
 class Trainer:
   """One run in one folder. `run()` continues from the newest checkpoint and trains to the end."""
 
-  def __init__(self, config, folder, wandb=False):
-    """`config` as of configs/, `folder` an open `RunFolder`."""
-    self.config, self.folder = config, folder
+  def __init__(self, config, folder, wandb=False, compiler=compile_agent, name='', sharing=1, check=None):
+    """`config` as of configs/, `folder` an open `RunFolder`. The others are for one run among several (`seeds.py`).
+
+    Args:
+      compiler: called with the agent; returns what `compile_agent` returns.
+      name: stands before its lines; a run without one may show a panel.
+      sharing: how many runs put their replay on the device.
+      check: called before every step; raises an exception to end the run.
+    """
+    self.config, self.folder, self.name, self.sharing = config, folder, name, sharing
+    self.check = check or (lambda: None)
     self.env = self._make_env(config.num_envs)
-    self.eval_env = None
+    self.eval_envs = []         # in groups: made for the first evaluation
     spec = self.env.spec
     shapes = {name: array.shape for name, array in spec.observation.items()}
     try:
       self.agent = Agent.from_config(config, shapes, spec.num_actions, spec.discrete)
     except ValueError as error:  # sizes that do not fit the observations
       raise UserError(str(error)) from None
-    self.compiled = compile_agent(self.agent)
+    self.compiled = compiler(self.agent)
     self.replay = self._make_replay(spec)
     self.prefetcher = Prefetcher(self.replay, jax.device_put)
     self.writer = MetricsWriter(folder.path, wandb=wandb, config=config.to_dict())
@@ -63,7 +76,8 @@ class Trainer:
   def _make_env(self, num_envs, **options):
     config = self.config
     try:
-      return envs.make(config.suite, config.task, num_envs, config.env_processes, **{**config.env, **options})
+      with _one_at_a_time:
+        return envs.make(config.suite, config.task, num_envs, config.env_processes, **{**config.env, **options})
     except (ValueError, RuntimeError) as error:  # a bad option, or a simulator that is not there: the text says which
       raise UserError(str(error)) from None
 
@@ -75,9 +89,16 @@ class Trainer:
     replay = Replay(specs, config.num_envs, config.replay_capacity, config.batch_size, config.batch_length, config.seed,
                     **config.replay)
     try:
-      return device_replay.choose(config.replay_on, replay)
+      return device_replay.choose(self._replay_place(replay), replay)
     except ValueError as error:
       raise UserError(str(error)) from None
+
+  def _replay_place(self, replay):
+    """The configuration's; 'auto' is the host where several runs' replays do not fit on the device together."""
+    memory = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)
+    room = device_replay.MEMORY_SHARE * memory
+    crowded = self.sharing > 1 and self.sharing * device_replay.device_nbytes(replay) > room
+    return 'host' if crowded and self.config.replay_on == 'auto' else self.config.replay_on
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -85,7 +106,8 @@ class Trainer:
     """Trains to `config.steps`; returns the last score."""
     try:
       self._resume()
-      self.progress = Progress(self.config.steps, self.step)
+      lines = {'live': False, 'prefix': f'{self.name}: '} if self.name else {}
+      self.progress = Progress(self.config.steps, self.step, **lines)
       self._introduce()
       self._loop()
       self.checkpoints.wait()
@@ -104,6 +126,7 @@ class Trainer:
     if self.timestep is None:
       self.timestep = self.episodes.step(None)
     while self.step < config.steps:
+      self.check()
       learning = self._filled()
       with jax.transfer_guard('disallow'):  # a copy that nobody asked for would wait for the device
         action = self._choose(random=not learning)
@@ -231,11 +254,12 @@ class Trainer:
     episodes = config.final_eval_episodes if last else config.eval_episodes
     if not episodes:
       return
-    if self.eval_env is None:
-      self.eval_env = self._make_env(min(config.eval_envs, episodes), **config.eval_env)
+    if not self.eval_envs:
+      sizes = evaluation.group_sizes(min(config.eval_envs, episodes))
+      self.eval_envs = [self._make_env(size, **config.eval_env) for size in sizes]
     started = time.monotonic()
     results = evaluation.summary(evaluation.evaluate(
-        self.agent, self.compiled['act'], self.state.weights, self.eval_env, config.seed, self.step, episodes,
+        self.agent, self.compiled['act'], self.state.weights, self.eval_envs, config.seed, self.step, episodes,
         config.eval_policy == 'mode'))
     seconds = time.monotonic() - started
     train = {'train_mean': float(np.mean(self.recent)) if self.recent else None, 'train_scores': self.recent}
@@ -272,10 +296,11 @@ class Trainer:
     if len(self.prefetcher):
       self.prefetcher.get()
     self.replay.save(self.folder / 'replay')
-    self.checkpoints.save(self.step, self._saved(), {
-        'step': self.step, 'update': self.update, 'trained_at': self.trained_at, 'hours': self.hours,
-        'replay_steps': self.replay.steps, 'episodes': self.episodes.state(), 'returns': self.returns.tolist(),
-        'recent': self.recent, 'last_score': self.last_score})
+    with _one_at_a_time:
+      self.checkpoints.save(self.step, self._saved(), {
+          'step': self.step, 'update': self.update, 'trained_at': self.trained_at, 'hours': self.hours,
+          'replay_steps': self.replay.steps, 'episodes': self.episodes.state(), 'returns': self.returns.tolist(),
+          'recent': self.recent, 'last_score': self.last_score})
 
   def _saved(self):
     """The arrays of a checkpoint: what training changes, and the latent state of the running episodes."""
@@ -316,5 +341,5 @@ class Trainer:
     self.writer.close()
     self.checkpoints.close()
     self.env.close()
-    if self.eval_env is not None:
-      self.eval_env.close()
+    for env in self.eval_envs:
+      env.close()

@@ -16,10 +16,12 @@ class Progress:
     interval: seconds between two plain lines, where there is no terminal.
     live: True for the panel, False for lines, None to ask the output itself.
     file: where to write; standard output by default.
+    prefix: what every plain line begins with, for runs that share an output.
   """
 
-  def __init__(self, total, start=0, interval=30.0, live=None, file=None):
+  def __init__(self, total, start=0, interval=30.0, live=None, file=None, prefix=''):
     self._file = file or sys.stdout
+    self._prefix = prefix
     self._total = total
     self._step = start
     self._info = {}
@@ -74,7 +76,8 @@ class Progress:
     return (self._step - step) / seconds if seconds > 0.1 else 0.0
 
   def _print(self, text):
-    print(text, file=self._file, flush=True)
+    # The end of the line in the same write: another thread's line could come between two.
+    print(f'{self._prefix}{text}\n', end='', file=self._file, flush=True)
 
   def _headline(self):
     speed = self.speed()
