@@ -4,6 +4,8 @@ The only place with flags, and the only one that turns errors into an exit code:
 line, with exit code 2.
 """
 
+import contextlib
+import copy
 import os
 import sys
 
@@ -24,6 +26,8 @@ def run(benchmark):
   for name, (_, text) in getattr(benchmark, 'ENV_FLAGS', {}).items():
     flags.DEFINE_string(name, None, text)
   flags.DEFINE_integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
+  flags.DEFINE_integer('num_seeds', 1, 'How many seeds to train side by side in one program: seed, seed + 1, …; each '
+                       'in its run folder, as if started alone.', lower_bound=1)
   flags.DEFINE_enum('method', getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3'), sorted(common.METHODS), 'Base method.')
   flags.DEFINE_enum('weighting', 'harmony', common.WEIGHTINGS, 'How the tasks of the world model are weighed.')
   flags.DEFINE_enum('preset', 'auto', common.PRESETS, "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
@@ -31,7 +35,8 @@ def run(benchmark):
   flags.DEFINE_enum('replay', 'auto', ('auto', 'host', 'device'), "Where replay is sampled: 'auto' takes an accelerator "
                     'that has room for it. The batches are the same.')
   flags.DEFINE_string('logdir', None, 'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
-                      'seed<seed>. The same command continues the run that is there.')
+                      'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
+                      'of their run folders seed<seed>.')
   flags.DEFINE_bool('wandb', False, 'Also log to Weights & Biases.')
   try:
     argv, overrides = split_config_flags(sys.argv)
@@ -63,24 +68,54 @@ def _main(benchmark, rest, overrides):
 
 def _train(benchmark, options, overrides):
   from harmony_jax import parallel
-  from harmony_jax.training import run_folder
+  from harmony_jax.training import seeds
   from harmony_jax.training.loop import Trainer
+  if options.wandb and options.num_seeds > 1:
+    raise UserError('--wandb shows one run per program: leave it out, or start every seed by itself')
   parallel.use_compilation_cache()
   if not parallel.has_accelerator():
     parallel.keep_freed_memory()
   config, reason = make_config(benchmark, options, overrides, parallel.has_accelerator())
-  logdir = options.logdir or default_logdir(config)
-  identity = {'suite': config.suite, 'task': config.task, 'method': config.method}
-  with run_folder.prepare(logdir, config, identity) as folder:
-    if folder.is_complete():
-      print(f'this run is complete: {folder.path}')
+  with contextlib.ExitStack() as stack:
+    runs = _open_runs(stack, seed_configs(config, options.num_seeds), options)
+    if not runs:
       return 0
-    print(f"preset '{config.preset}'{reason}; expected duration: {benchmark.HOURS[config.preset]}")
+    print(f"preset '{config.preset}'{reason}; expected duration{' of one seed' if options.num_seeds > 1 else ''}: "
+          f'{benchmark.HOURS[config.preset]}')
     for line in deviations(benchmark, config):
       print(line)
-    print(f'run folder: {folder.path}', flush=True)
-    Trainer(config, folder, options.wandb).run()
+    for _, folder in runs:
+      print(f'run folder: {folder.path}', flush=True)
+    if options.num_seeds > 1:
+      seeds.train(runs)
+    else:
+      Trainer(*runs[0], options.wandb).run()
   return 0
+
+
+def _open_runs(stack, configs, options):
+  """Pairs (configuration, locked folder) of those runs that are not complete; `stack` closes the folders."""
+  from harmony_jax.training import run_folder
+  runs = []
+  for config in configs:
+    logdir = options.logdir or default_logdir(config)
+    if options.logdir and len(configs) > 1:
+      logdir = os.path.join(logdir, f'seed{config.seed}')
+    identity = {'suite': config.suite, 'task': config.task, 'method': config.method}
+    folder = stack.enter_context(run_folder.prepare(logdir, config, identity))
+    if folder.is_complete():
+      print(f'this run is complete: {folder.path}')
+    else:
+      runs.append((config, folder))
+  return runs
+
+
+def seed_configs(config, count):
+  """The configurations of `count` runs: of the config's seed and the following ones."""
+  configs = [copy.deepcopy(config) for _ in range(count)]
+  for index, each in enumerate(configs):
+    each.seed += index
+  return configs
 
 
 def make_config(benchmark, options, overrides, accelerator):

@@ -26,6 +26,8 @@ BAD = {
     'weighting': (['--weighting=harmonie'], 'harmony'),
     'flag': (['--gmae=Pong'], 'game'),
     'seed': (['--seed=-1'], 'seed'),
+    'num_seeds': (['--num_seeds=0'], 'num_seeds'),
+    'wandb_seeds': (['--num_seeds=2', '--wandb'], '--wandb'),
     'word': (['Pong'], '--game'),
     'folder': (['--logdir=/proc/nowhere'], '/proc/nowhere'),
     'value': (['--config.train_ratio=0'], 'above 0'),

@@ -1,0 +1,391 @@
+"""Several seeds in one program: the same numbers as alone, and no thread that waits for ever."""
+
+import contextlib
+import functools
+import json
+import pathlib
+import shutil
+import signal
+import threading
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import launcher
+from harmony_jax import parallel
+from harmony_jax.envs import catch
+from harmony_jax.errors import UserError
+from harmony_jax.training import loop, run_folder, seeds
+from tests import small
+from tests.loop_test import config_of, lines
+
+SEEDS = (3, 4, 5)  # of the tiny runs
+TRAIN_TOGETHER = parallel.train_together  # tests here replace it
+QUICK = {'xla_backend_optimization_level': 0}  # compiles in half the time
+SECONDS = 20       # after which something hangs
+
+
+def tiny(seed, **changes):
+  """A run of about 20 updates with one evaluation on the way, and the final one."""
+  return config_of(**{'seed': seed, 'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_size': 2, **changes})
+
+
+def train(folder, chosen=SEEDS, **changes):
+  """Trains seeds side by side, each in a folder of its own; returns their scores."""
+  configs = [tiny(seed, **changes) for seed in chosen]
+  folders = [run_folder.prepare(folder / f'seed{seed}', config, {}) for seed, config in zip(chosen, configs)]
+  try:
+    return seeds.train(list(zip(configs, folders)))
+  finally:
+    for opened in folders:
+      opened.close()
+
+
+class Programs:
+  """What `parallel` and the game compile, compiled once for all tests here.
+
+  Attributes:
+    traced: an entry for every time that `train_step` was traced. met: how many seeds each call of the joint program had.
+  """
+
+  def __init__(self):
+    self.agent, self.advance, self.traced, self.met = None, None, [], []
+    self._catch = catch.Catch.__init__
+    self._compile_agent, self._train_together = parallel.compile_agent, parallel.train_together
+
+  def compile_agent(self, agent):
+    if self.agent is None:
+      self.agent = agent
+      count = lambda *args: self.traced.append(None) or agent.train_step(*args)
+      quick = functools.partial(jax.jit, donate_argnums=0, compiler_options=QUICK)
+      self.functions = {**self._compile_agent(agent), 'train_step': quick(count)}
+      self.joint = quick(self._train_together(agent))
+    return self.functions
+
+  def make_catch(self, env, *args, **kwargs):
+    self._catch(env, *args, **kwargs)
+    self.advance = env._advance = self.advance or env._advance
+
+  def train_together(self, agent):
+    return lambda states, batches: self.met.append(len(states)) or self.joint(states, batches)
+
+
+@pytest.fixture(scope='module')
+def programs():
+  made = Programs()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel, 'compile_agent', made.compile_agent)
+    patch.setattr(parallel, 'train_together', made.train_together)
+    patch.setattr(catch.Catch, '__init__', lambda env, *args, **kwargs: made.make_catch(env, *args, **kwargs))
+    yield made
+
+
+@pytest.fixture(scope='module')
+def one_by_one(programs, tmp_path_factory):
+  """The folder of seeds that were trained as on a CPU, and their scores. Here the threads compile."""
+  folder = tmp_path_factory.mktemp('seeds')
+  scores = train(folder)
+  assert len(programs.traced) == 1 and not programs.met  # one program for all threads, and it is not the joint one
+  return folder, scores
+
+
+# The joint program ----------------------------------------------------------------------------------------------------
+
+
+def close(actual, expected, share=1e-5):
+  """Whether every array of two trees differs by at most a share of its largest value."""
+  for (path, a), b in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+      a, b = jax.random.key_data(a), jax.random.key_data(b)
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    difference = np.abs(a - b).max(initial=0)
+    assert difference <= share * np.abs(b).max(initial=0), f'{jax.tree_util.keystr(path)}: {difference}'
+
+
+def shaken(state, seed):
+  """A fresh state whose last layers are not zero: values and returns of 1e-8 would be nothing but rounding."""
+  leaves, tree = jax.tree.flatten(state.params)
+  keys = jax.random.split(jax.random.key(100 + seed), len(leaves))
+  return state.replace(params=tree.unflatten(
+      [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]))
+
+
+def compare(init, alone, together, batch_of):
+  """20 updates of 3 seeds, each with its own parameters, draws, batches and harmonizers."""
+  single = [shaken(init(jax.random.key(seed)), seed) for seed in range(3)]
+  joint = tuple(shaken(init(jax.random.key(seed)), seed) for seed in range(3))
+  assert 'harmony' in single[0].params['world_model']
+  for update in range(20):
+    batches = [batch_of(10 * update + seed) for seed in range(3)]
+    single, expected = zip(*(alone(state, batch) for state, batch in zip(single, batches)))
+    joint, metrics = together(joint, tuple(batches))
+  close(joint, single)
+  for ours, theirs in zip(metrics, expected, strict=True):
+    losses = [name for name in theirs if name.startswith('loss/')]
+    close({name: ours[name] for name in losses}, {name: theirs[name] for name in losses}, 1e-4)
+  assert joint[0].step == 20 and metrics[0]['loss/world_model'] != metrics[1]['loss/world_model']
+
+
+def test_seeds_are_updated_together_as_alone(one_by_one, programs):
+  functions = programs.functions
+  compare(functions['init'], functions['train_step'], programs.joint,
+          lambda seed: small.batch({'image': (64, 64, 3)}, size=2, length=8, seed=seed))
+  assert len(programs.traced) == 1  # these batches are as those of the runs: nothing was compiled for the test
+
+
+@pytest.mark.slow
+def test_seeds_with_continuous_actions_are_updated_together_as_alone():
+  agent = small.agent(small.VECTOR, 2, discrete=False)
+  compare(jax.jit(agent.init), jax.jit(agent.train_step), TRAIN_TOGETHER(agent),
+          lambda seed: small.batch(small.VECTOR, 2, discrete=False, seed=seed))
+
+
+# The meeting ----------------------------------------------------------------------------------------------------------
+
+
+class Fakes:
+  """Programs that count: states and batches are numbers, an update adds them."""
+
+  def __init__(self, count, joint=True, failing=False):
+    self.singles, self.joints, self.failing = [], [], failing
+    self.together = seeds.Together(range(count), self.single, self.joint if joint else None)
+    self.finals, self.outcomes = {}, {}
+
+  def single(self, state, batch):
+    self.singles.append(batch)
+    return state + batch, 'alone'
+
+  def joint(self, states, batches):
+    if self.failing:
+      raise ValueError('out of memory')
+    self.joints.append(batches)
+    return tuple(s + b for s, b in zip(states, batches)), ('together',) * len(states)
+
+  def seed(self, seed, updates, error=None, pause=0.0):
+    """The life of a seed that does so many updates and then ends, or fails."""
+    state = 0
+    try:
+      for _ in range(updates):
+        time.sleep(pause)
+        state, _ = self.together.train_step(seed, state, 10 ** seed)
+      if error:
+        raise error
+      self.finals[seed] = state
+    except seeds.Stopped:
+      self.outcomes[seed] = 'stopped'
+      self.together.leave(seed)
+    except Exception as raised:
+      self.outcomes[seed] = raised
+      self.together.leave(seed, raised)
+    else:
+      self.together.leave(seed)
+
+  def run(self, *lives):
+    """Runs seeds with these arguments to their ends."""
+    threads = [threading.Thread(target=self.seed, args=(seed, *life), daemon=True) for seed, life in enumerate(lives)]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join(SECONDS)
+      assert not thread.is_alive(), 'a seed waits for ever'
+
+
+def test_all_seeds_are_one_call():
+  fakes = Fakes(3)
+  fakes.run((5,), (5, None, 0.01), (5,))
+  assert fakes.joints == [(1, 10, 100)] * 5 and not fakes.singles
+  assert fakes.finals == {0: 5, 1: 50, 2: 500}
+
+
+def test_after_one_has_left_the_others_go_on_alone():
+  fakes = Fakes(3)
+  fakes.run((2,), (5,), (9, None, 0.001))
+  assert fakes.joints == [(1, 10, 100)] * 2
+  assert sorted(fakes.singles) == [10] * 3 + [100] * 7
+  assert fakes.finals == {0: 2, 1: 50, 2: 900}
+
+
+def test_a_seed_that_never_trains_holds_nobody_up():
+  fakes = Fakes(3)
+  fakes.run((0,), (3,), (4,))
+  assert fakes.finals == {0: 0, 1: 30, 2: 400} and not fakes.joints
+
+
+def test_without_a_joint_program_nobody_waits():
+  fakes = Fakes(2, joint=False)
+  fakes.seed(0, 3)  # alone, and in this thread
+  assert fakes.finals == {0: 3} and fakes.singles == [1] * 3
+
+
+def test_many_seeds_of_different_lengths_end():
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    updates = rng.integers(0, 30, 8)
+    fakes = Fakes(8)
+    fakes.run(*((int(number), None, 0.0002 * seed) for seed, number in enumerate(updates)))
+    assert fakes.finals == {seed: number * 10 ** seed for seed, number in enumerate(updates)}
+    assert len(fakes.joints) == updates.min()
+
+
+def test_a_failure_stops_the_others():
+  fakes = Fakes(3)
+  error = UserError('no such game')
+  fakes.run((10 ** 9,), (3, error), (10 ** 9,))
+  assert fakes.together.failure == (1, error)
+  assert fakes.outcomes == {0: 'stopped', 1: error, 2: 'stopped'} and not fakes.singles
+
+
+def test_a_failing_joint_program_stops_all():
+  fakes = Fakes(3, failing=True)
+  fakes.run((5,), (5,), (5,))
+  seed, error = fakes.together.failure
+  assert str(error) == 'out of memory' and fakes.outcomes.pop(seed) is error
+  assert list(fakes.outcomes.values()) == ['stopped'] * 2 and not fakes.singles
+
+
+def test_stop_frees_those_who_wait():
+  fakes = Fakes(2)
+  thread = threading.Thread(target=fakes.seed, args=(0, 1), daemon=True)
+  thread.start()
+  time.sleep(0.05)
+  fakes.together.stop()
+  thread.join(SECONDS)
+  assert fakes.outcomes == {0: 'stopped'} and fakes.together.failure is None
+
+
+# Whole runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_write_what_their_single_runs_write(one_by_one, programs, tmp_path):
+  folder, scores = one_by_one
+  for seed in SEEDS:
+    with run_folder.prepare(tmp_path / f'seed{seed}', tiny(seed), {}) as opened:
+      score = loop.Trainer(tiny(seed), opened, compiler=programs.compile_agent).run()
+    assert score == scores[seed]
+    for name in ('metrics.jsonl', 'scores.jsonl'):
+      assert lines(folder / f'seed{seed}', name) == lines(tmp_path / f'seed{seed}', name)
+    files = lambda root: sorted(str(path.relative_to(root)) for path in (root / f'seed{seed}').iterdir())
+    assert files(folder) == files(tmp_path)
+    assert json.loads((folder / f'seed{seed}' / '.complete').read_text())['score'] == score
+  assert lines(folder / 'seed3', 'metrics.jsonl') != lines(folder / 'seed4', 'metrics.jsonl')
+
+
+def test_updates_together_end_as_alone(one_by_one, programs, tmp_path, monkeypatch):
+  """With the joint program, as on accelerators: sums are rounded differently, everything else is the same."""
+  monkeypatch.setattr(parallel, 'seeds_together', lambda: True)
+  programs.met.clear()
+  assert set(train(tmp_path)) == set(SEEDS)
+  for seed in SEEDS:
+    ours, alone = (lines(root / f'seed{seed}', 'metrics.jsonl') for root in (tmp_path, one_by_one[0]))
+    assert [(line['step'], line['update']) for line in ours] == [(line['step'], line['update']) for line in alone]
+    trained = [(a, b) for a, b in zip(ours, alone) if 'loss/world_model' in b]
+    for a, b in trained[:2]:
+      assert a['loss/world_model'] == pytest.approx(b['loss/world_model'], rel=1e-3)
+  assert programs.met == [len(SEEDS)] * alone[-1]['update']
+
+
+@pytest.mark.parametrize('together', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_seeds_go_on_from_different_checkpoints(together, one_by_one, programs, tmp_path, monkeypatch, capsys):
+  """One seed was stopped after its last checkpoint, one after its first, one before: each ends as it would have."""
+  folder, scores = one_by_one
+  monkeypatch.setattr(parallel, 'seeds_together', lambda: together)
+  programs.met.clear()
+  last = 48 if together else 96  # one that has no more updates to do would leave the others alone
+  for seed, step in ((3, last), (4, 48)):
+    shutil.copytree(folder / f'seed{seed}', tmp_path / f'seed{seed}')
+    (tmp_path / f'seed{seed}' / '.complete').unlink()
+    if step == 48:
+      shutil.rmtree(tmp_path / f'seed{seed}' / 'checkpoints' / '96')
+  again = train(tmp_path)
+  written = capsys.readouterr().out.splitlines()
+  assert all(line.startswith(('seed 3: ', 'seed 4: ', 'seed 5: ')) for line in written)
+  for seed, step in ((3, last), (4, 48)):
+    assert len([line for line in written if line.startswith(f'seed {seed}: continues from step {step}')]) == 1
+  if together:  # until the first has ended
+    assert 1 < len(programs.met) < lines(folder / 'seed5', 'metrics.jsonl')[-1]['update']
+    assert [lines(tmp_path / f'seed{seed}', 'metrics.jsonl')[-1]['step'] for seed in SEEDS] == [96] * 3
+  else:
+    assert again == scores
+    for seed in SEEDS:
+      assert lines(tmp_path / f'seed{seed}', 'metrics.jsonl') == lines(folder / f'seed{seed}', 'metrics.jsonl')
+
+
+@pytest.fixture
+def endless(one_by_one, monkeypatch):
+  """Settings of runs that do not end by themselves, and a list of the seeds whose trainers were closed."""
+  closed, close_trainer = [], loop.Trainer._close
+  monkeypatch.setattr(loop.Trainer, '_close', lambda self: closed.append(self.config.seed) or close_trainer(self))
+  return {'steps': 10 ** 6, 'eval_every': 10 ** 6, 'checkpoint_every': 10 ** 6}, closed
+
+
+@pytest.mark.parametrize('together', [False, True])
+@pytest.mark.parametrize('error', [UserError('the simulator is gone'), RuntimeError('the simulator is gone')])
+def test_the_first_error_names_its_seed(together, error, endless, tmp_path, monkeypatch):
+  """One seed fails while the others wait for it or train on: nothing stays locked, open or running."""
+  settings, closed = endless
+  choose = loop.Trainer._choose
+  monkeypatch.setattr(parallel, 'seeds_together', lambda: together)
+
+  def failing(self, random):
+    if self.config.seed == 4 and self.step >= 40:
+      raise error
+    return choose(self, random)
+
+  monkeypatch.setattr(loop.Trainer, '_choose', failing)
+  with pytest.raises(type(error), match='the simulator is gone') as caught:
+    train(tmp_path, **settings)
+  if isinstance(error, UserError):
+    assert str(caught.value) == 'seed 4: the simulator is gone'
+  else:
+    assert caught.value is error and 'In the run of seed 4.' in error.__notes__
+  assert sorted(closed) == list(SEEDS)
+  run_folder.prepare(tmp_path / 'seed3', tiny(3, **settings), {}).close()
+
+
+@pytest.mark.parametrize('together', [False, True])
+def test_ctrl_c_ends_all(together, endless, tmp_path, monkeypatch):
+  """KeyboardInterrupt leaves `train` when every seed is closed."""
+  settings, closed = endless
+  monkeypatch.setattr(parallel, 'seeds_together', lambda: together)
+  timer = threading.Timer(2, signal.raise_signal, (signal.SIGINT,))
+  timer.start()
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path, **settings)
+  finally:
+    timer.cancel()
+  assert sorted(closed) == list(SEEDS)
+
+
+# The flag -------------------------------------------------------------------------------------------------------------
+
+
+def options(**changes):
+  return types.SimpleNamespace(**{'logdir': None, **changes})
+
+
+def opened(configs, given):
+  """The paths of the run folders that a command opens."""
+  with contextlib.ExitStack() as stack:
+    return [str(folder.path) for _, folder in launcher._open_runs(stack, configs, given)]
+
+
+def test_folders_are_those_of_the_single_runs(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  configs = launcher.seed_configs(tiny(7), 2)
+  assert [config.seed for config in configs] == [7, 8]
+  assert configs[0].to_dict() == tiny(7).to_dict() and configs[1].to_dict() == tiny(8).to_dict()
+  root = 'runs/catch/catch/dreamerv3-harmony-tiny'
+  assert opened(configs, options()) == [f'{root}/seed7', f'{root}/seed8']
+  assert opened(configs[1:], options()) == [f'{root}/seed8']  # a single run
+  assert opened(configs, options(logdir='mine')) == ['mine/seed7', 'mine/seed8']
+  assert opened(configs[1:], options(logdir='alone')) == ['alone']
+  assert json.loads(pathlib.Path('mine/seed8/config.json').read_text())['config']['seed'] == 8
+  assert not capsys.readouterr().out
+  for seed, left in ((8, ['mine/seed7']), (7, [])):
+    (tmp_path / f'mine/seed{seed}/.complete').touch()
+    assert opened(configs, options(logdir='mine')) == left
+    assert f'this run is complete: mine/seed{seed}' in capsys.readouterr().out
