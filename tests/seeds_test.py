@@ -48,7 +48,8 @@ class Programs:
   """What `parallel` and the game compile, compiled once for all tests here.
 
   Attributes:
-    traced: an entry for every time that `train_step` was traced. met: how many seeds each call of the joint program had.
+    traced: an entry for every time that `train_step` was traced. met: how many seeds each call of the joint
+      program had.
   """
 
   def __init__(self):
