@@ -44,8 +44,9 @@ def test_mean(size):
                              function(params, x, constants).mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize('shapes', [small.IMAGE, small.IMAGE | small.VECTOR], ids=['image', 'image and vectors'])
-def test_the_world_models_losses_and_gradients(shapes, monkeypatch):
+def test_the_world_models_losses_and_gradients(monkeypatch):
+  """Of a model that sees a picture and vectors."""
+  shapes = small.IMAGE | small.VECTOR
   agent, batch = small.agent(shapes), small.batch(shapes)
   state = jax.jit(agent.init)(jax.random.key(0))
   results = []
