@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from harmony_jax import harmony
 from harmony_jax.behavior import Behavior
@@ -110,7 +111,7 @@ class Agent:
     def update(name, loss, *args):
       """Gradient and update of one subtree; returns what the loss returns beside its value."""
       (_, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params[name], *args)
-      metrics[f'grad_norm/{name}'] = optax.tree.norm(gradient)
+      metrics[f'grad_norm/{name}'] = jnp.linalg.norm(ravel_pytree(gradient)[0])  # the optimiser's vector
       updates, optimizers[name] = self.optimizers[name].update(gradient, optimizers[name], params[name])
       params[name] = optax.apply_updates(params[name], updates)
       return aux
@@ -224,12 +225,16 @@ def optimizer(config, harmony_rate: float = 1.0, harmony_beta2: float = 0.999) -
   """
   # The decay is coupled (L2): it joins the gradient before Adam, on every parameter, as DreamerV2's authors have it.
   decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-  scale = optax.scale_by_adam(eps=config.eps)
+
+  def adam(rate=1.0, beta2=0.999):
+    return optax.flatten(optax.chain(*decay, optax.scale_by_adam(b2=beta2, eps=config.eps),
+                                     optax.scale(-config.lr * rate)))
+
+  body = adam()
   if (harmony_rate, harmony_beta2) != (1.0, 0.999):
-    own = optax.chain(optax.scale_by_adam(b2=harmony_beta2, eps=config.eps), optax.scale(harmony_rate))
-    scale = optax.partition({'model': scale, 'harmony': own}, lambda params: {
+    body = optax.partition({'model': body, 'harmony': adam(harmony_rate, harmony_beta2)}, lambda params: {
         name: 'harmony' if name == 'harmony' else 'model' for name in params})
-  return optax.chain(optax.clip_by_global_norm(config.clip), *decay, scale, optax.scale(-config.lr))
+  return optax.chain(optax.flatten(optax.clip_by_global_norm(config.clip)), body)
 
 
 def parameter_count(params) -> int:

@@ -10,11 +10,22 @@ import jax.numpy as jnp
 from harmony_jax.agent import Agent
 
 
+# On a CPU, the compiler's first level makes programs as fast as its third in two thirds of the time (benchmarks/NOTES.md).
+CPU_OPTIONS = {'xla_backend_optimization_level': 1}
+
+
 def compile_agent(agent: Agent) -> dict:
   """The agent's functions compiled for one device: init, train_step (its state is donated), act, report, task_losses."""
-  return {'init': jax.jit(agent.init), 'train_step': jax.jit(agent.train_step, donate_argnums=0),
-          'act': jax.jit(agent.act, static_argnames='mode'),
-          'report': jax.jit(agent.report, static_argnames='context'), 'task_losses': jax.jit(agent.task_losses)}
+  return {'init': _jit(agent.init), 'train_step': _jit(agent.train_step, donate_argnums=0),
+          'act': _jit(agent.act, static_argnames='mode'),
+          'report': _jit(agent.report, static_argnames='context'), 'task_losses': _jit(agent.task_losses)}
+
+
+def _jit(function, **how):
+  """`jax.jit` with the compiler options of this backend; those that the user's XLA_FLAGS set are left to them."""
+  given = os.environ.get('XLA_FLAGS', '')
+  options = {} if has_accelerator() else {name: value for name, value in CPU_OPTIONS.items() if name not in given}
+  return jax.jit(function, compiler_options=options or None, **how)
 
 
 def train_together(agent: Agent):
@@ -29,7 +40,7 @@ def train_together(agent: Agent):
     states, metrics = jax.vmap(agent.train_step)(_stack(states), _stack(batches))
     return _unstack(states, len(batches)), _unstack(metrics, len(batches))
 
-  return jax.jit(step, donate_argnums=0)
+  return _jit(step, donate_argnums=0)
 
 
 def _stack(trees):

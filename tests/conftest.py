@@ -1,4 +1,5 @@
-"""Set-up of all tests: programs that several tests compile, in this process or another, are compiled once."""
+"""Set-up of all tests: programs that several tests compile, in this process or another, are compiled once, and all as
+the training's are (`parallel.CPU_OPTIONS`)."""
 
 import atexit
 import os
@@ -9,3 +10,6 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _folder = tempfile.mkdtemp(prefix='harmony-jax-tests-')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _folder  # workers and subprocesses inherit it
   atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+
+if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()

@@ -162,7 +162,7 @@ def test_sigma_arrives_within_the_cpu_preset(benchmark):
 
   def train(rate, beta2, lr):
     chain = optimizer(config.model_opt, rate, beta2)
-    params = {'harmony': harmony.init(TASKS)[0]}
+    params = {'rest': jnp.zeros(()), 'harmony': harmony.init(TASKS)[0]}
     def step(carry, _):
       params, opt_state = carry
       gradient = jax.grad(lambda p: harmony.weigh(losses, p['harmony'], ())[0])(params)
