@@ -216,7 +216,7 @@ def shift_actions(action, before):
 
 
 def optimizer(config, harmony_rate: float = 1.0, harmony_beta2: float = 0.999) -> optax.GradientTransformation:
-  """clip by global norm -> weight decay -> Adam -> -lr, for one subtree.
+  """clip by global norm -> weight decay -> Adam -> -lr, for one subtree, all leaves in one vector: fewer, larger loops.
 
   The harmonizers are leaves like any other. For short runs they may have a learning rate of their own (times
   `harmony_rate`) and a shorter memory of squared gradients: a harmonizer's gradient -L/σ shrinks as σ grows, and Adam

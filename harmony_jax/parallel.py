@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from harmony_jax.agent import Agent
 
-
-# On a CPU, the compiler's first level makes programs as fast as its third in two thirds of the time (benchmarks/NOTES.md).
+# The compiler's first level makes programs as fast as its third, in two thirds of the time (benchmarks/NOTES.md).
 CPU_OPTIONS = {'xla_backend_optimization_level': 1}
 
 
