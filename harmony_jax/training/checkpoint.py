@@ -75,7 +75,7 @@ class Checkpoints:
     """The step of the newest checkpoint, or None. Leaves out those found damaged."""
     return max(self._usable(), default=None)
 
-  def restore(self, like_state, step=None):
+  def restore(self, like_state, step=None, check=None):
     """Reads a checkpoint.
 
     Where `step` is None and the newest checkpoint is damaged, a warning names
@@ -86,6 +86,9 @@ class Checkpoints:
       like_state: a state of the same structure: arrays, or what
         `jax.eval_shape` returns. Arrays say on which devices to restore.
       step: which checkpoint; None for the newest that is intact.
+      check: called with the `meta` of a checkpoint before its arrays are read,
+        for what is stored elsewhere (the replay); a ValueError from it means
+        that this is damaged.
 
     Returns:
       `(state, meta)`.
@@ -101,7 +104,7 @@ class Checkpoints:
     failures = {}
     for candidate in sorted(steps, reverse=True):
       try:
-        restored = self._restore(like_state, candidate)
+        restored = self._restore(like_state, candidate, check)
       except UserError:  # whole, but of something else: an older one is no help
         raise
       except Exception as error:  # whatever orbax and the system have for damage
@@ -127,13 +130,15 @@ class Checkpoints:
   def _usable(self):
     return [step for step in self._manager.all_steps() if step not in self._damaged]
 
-  def _restore(self, like_state, step):
+  def _restore(self, like_state, step, check):
     """One checkpoint, or whatever exception its damage causes."""
     saved = self._manager.restore(
         step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
     difference = _difference(saved['structure'], _structure(like_state))
     if difference:
       raise UserError(f'checkpoint {step} in {self._folder} is of another configuration: {difference}')
+    if check:
+      check(saved['meta'])
     state = self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(jax.tree.map(_target, like_state)))).state
     for name, checksum in _checksums(state).items():
