@@ -7,11 +7,14 @@ line, with exit code 2.
 import contextlib
 import copy
 import os
+import shlex
 import sys
 
 from absl import app, flags, logging
 
 from harmony_jax.errors import UserError
+
+INTERRUPTED = 75  # exit code of a run that saved and ended on SIGTERM or Ctrl-C: try again (EX_TEMPFAIL of sysexits.h)
 
 
 def run(benchmark):
@@ -58,15 +61,20 @@ def _main(benchmark, rest, overrides):
     return _fail(f'unexpected argument {rest[1]!r}: options look like --{benchmark.TASK_FLAG}=…')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
+  from harmony_jax.training.interruption import Interrupted, Interruption
   try:
-    return _train(benchmark, flags.FLAGS, overrides)
+    with Interruption() as interruption:
+      return _train(benchmark, flags.FLAGS, overrides, interruption)
+  except Interrupted as interrupted:
+    print(f'{interrupted}; continue with: {shlex.join(_command())}', file=sys.stderr)
+    return INTERRUPTED
   except UserError as error:
     return _fail(error)
   except KeyboardInterrupt:
     return _fail('interrupted; the same command continues from the last checkpoint', 130)
 
 
-def _train(benchmark, options, overrides):
+def _train(benchmark, options, overrides, interruption):
   from harmony_jax import parallel
   from harmony_jax.training import seeds
   from harmony_jax.training.loop import Trainer
@@ -87,9 +95,9 @@ def _train(benchmark, options, overrides):
     for _, folder in runs:
       print(f'run folder: {folder.path}', flush=True)
     if options.num_seeds > 1:
-      seeds.train(runs)
+      seeds.train(runs, interruption)
     else:
-      Trainer(*runs[0], options.wandb).run()
+      Trainer(*runs[0], options.wandb, interruption).run()
   return 0
 
 
@@ -163,6 +171,11 @@ def deviations(benchmark, config):
              if k not in ('task', 'seed', 'preset', 'weighting.rule')}
   if changed:
     yield 'differs from the paper: ' + ', '.join(f'{k}={ours} ({paper})' for k, (paper, ours) in changed.items())
+
+
+def _command():
+  """The words that this program was started with."""
+  return ['python', *sys.orig_argv[1:]]
 
 
 def _fail(message, code=2):

@@ -31,6 +31,11 @@ class Prefetcher:
     """Requests outstanding."""
     return len(self._waiting)
 
+  @property
+  def draws(self):
+    """The draws of the outstanding requests, oldest first: for a checkpoint."""
+    return [draw for draw, _ in self._waiting]
+
   def request(self, update):
     """Chooses the windows of an update now and has them copied.
 
@@ -39,7 +44,10 @@ class Prefetcher:
     """
     if len(self._waiting) >= self._depth:
       raise RuntimeError(f'{self._depth} batches are requested already: get one first')
-    draw = self._replay.draw(update)
+    self.take_up(self._replay.draw(update))
+
+  def take_up(self, draw):
+    """Has the windows copied that were chosen before: in a run that goes on, what had been requested."""
     self._waiting.append((draw, self._thread.submit(lambda: self._put(self._replay.gather(draw)))))
 
   def get(self):

@@ -14,18 +14,14 @@ What is drawn for an update depends on the seed, the update and the stored steps
 alone, so a resumed run draws what the uninterrupted one would have drawn.
 """
 
-import json
-import os
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+from harmony_jax import replay_files
 from harmony_jax.prefetch import Prefetcher  # a part of replay to its users
 
 __all__ = ['Draw', 'Prefetcher', 'Replay']
-
-_STEPS = '_steps'  # in a chunk file, beside the arrays: the steps that they hold
 
 
 class Draw(NamedTuple):
@@ -202,60 +198,31 @@ class Replay:
     """
     return self.gather(self.draw(update))
 
-  # Saving: chunk files of steps, and a manifest that says how many count.
-
   def save(self, folder):
-    """Writes what is new since the last save; call it before the checkpoint.
+    """Adds what is new since the last save to the files in `folder`; call it before the checkpoint.
 
-    Every file is replaced whole and the manifest comes last, so a crash leaves
-    the earlier save intact. `load` can then go back to any recorded count that
-    is not more than `capacity` steps old.
+    A crash leaves the earlier saves intact. `load` can then go back to any of the last `replay_files.SAVES`.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    size = self._chunk
-    for first in range(self._saved // size * size, self._steps, size):
-      steps = np.arange(max(first, self._steps - self._rows), min(first + size, self._steps))
-      if len(steps):
-        chunk = {name: array[:, steps % self._rows] for name, array in self._data.items()}
-        path = folder / _chunk_name(first)
-        if first < min(self._saved, steps[0]):  # an earlier count may need what the ring has lost
-          steps, chunk = _prepend(_read_chunk(path), min(self._saved, steps[0]), steps, chunk)
-        _replace(path, lambda file: np.savez(file, **{_STEPS: steps}, **chunk))
-    manifest = json.dumps(self._layout() | {
-        'steps': self._steps, 'cursor': self._steps % self._rows}, indent=2)
-    _replace(folder / 'manifest.json', lambda file: file.write(manifest.encode()))
+    replay_files.save(folder, self._layout(), self._read, self._saved, self._steps, self._rows)
     self._saved = self._steps
-    for path in folder.glob('chunk-*.npz'):
-      first = int(path.stem.removeprefix('chunk-'))
-      # Too old for any checkpoint, or of a future that a resume went back from.
-      if first + size <= self._steps - 2 * self.kept or first >= self._steps:
-        path.unlink()
 
   def load(self, folder, steps=None):
-    """Restores what was stored when `steps` were appended (default: last save).
+    """Restores what was stored when `steps` were appended, at one of the last saves (default: the last).
 
     Raises:
-      ValueError: no replay there, another layout, or steps that are not in it.
+      ValueError: no replay there, another layout, steps that are not in it, or a damaged file.
     """
-    folder = pathlib.Path(folder)
-    try:
-      manifest = json.loads((folder / 'manifest.json').read_text())
-    except (OSError, ValueError):
-      raise ValueError(f'no replay can be read in {folder}') from None
-    for name, ours in self._layout().items():
-      if manifest.get(name) != ours:
-        raise ValueError(f'the replay in {folder} has {name} {manifest.get(name)}; '
-                         f'this run has {ours}')
-    steps = manifest['steps'] if steps is None else steps
-    if not 0 <= steps <= manifest['steps']:
-      raise ValueError(f'the replay in {folder} has {manifest["steps"]} steps; {steps} were asked for')
-    oldest = max(0, steps - self.kept)
-    for first in range(oldest // self._chunk * self._chunk, steps, self._chunk):
-      self._load_chunk(folder / _chunk_name(first), max(first, oldest), min(first + self._chunk, steps))
-    self._steps = self._saved = steps
+    self._steps = self._saved = replay_files.load(folder, self._layout(), self._write, steps, self.kept, self._rows)
     if self.sampling == 'episodes':
-      self._find_episodes(oldest)
+      self._find_episodes(max(0, self._steps - self.kept))
+
+  def _read(self, first, end):
+    rows = np.arange(first, end) % self._rows
+    return {name: array[:, rows] for name, array in self._data.items()}
+
+  def _write(self, first, arrays):
+    for name, array in arrays.items():
+      self._data[name][:, np.arange(first, first + array.shape[1]) % self._rows] = array
 
   def _find_episodes(self, oldest):
     """Notes all episodes of the stored steps, after `load`."""
@@ -265,54 +232,7 @@ class Replay:
     for step in range(oldest, self._steps):
       self._mark(step)
 
-  def _load_chunk(self, path, low, high):
-    """Reads steps `low` … `high` of a chunk into their rows."""
-    steps, chunk = _read_chunk(path)
-    wanted = np.arange(low, high)
-    columns = np.flatnonzero((low <= steps) & (steps < high))
-    if not np.array_equal(steps[columns], wanted):
-      raise ValueError(f'steps {low}–{high} of the replay are not all in {path}')
-    for name, array in self._data.items():
-      array[:, wanted % self._rows] = chunk[name][:, columns]
-
-  @property
-  def _chunk(self):
-    """Steps per environment in a file: the unfinished chunk always fits the ring."""
-    return max(1, min(4096 // self.num_envs, self.kept))
-
   def _layout(self):
     """What two runs must have in common to read each other's replay."""
     specs = {name: [list(shape), dtype.str] for name, (shape, dtype) in self.specs.items()}
     return {'num_envs': self.num_envs, 'steps_kept': self.kept, 'specs': specs}
-
-
-def _chunk_name(first):
-  return f'chunk-{first:012d}.npz'
-
-
-def _read_chunk(path):
-  """`(steps [C], {name: [N, C, ...]})` of a chunk file."""
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      chunk = dict(file)
-    return chunk.pop(_STEPS), chunk
-  except Exception as error:  # zipfile, NumPy and the system each have their own
-    raise ValueError(f'{path} cannot be read: {error}') from None
-
-
-def _prepend(earlier, before, steps, chunk):
-  """Puts the steps < `before` of an earlier chunk in front of a newer one."""
-  old_steps, old = earlier
-  kept = old_steps < before
-  return (np.concatenate([old_steps[kept], steps]),
-          {name: np.concatenate([old[name][:, kept], chunk[name]], axis=1) for name in chunk})
-
-
-def _replace(path, write):
-  """Puts a file in place whole: `write(file)` to a temporary name, then rename."""
-  temporary = path.with_name(path.name + '.tmp')
-  with open(temporary, 'wb') as file:
-    write(file)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from harmony_jax import replay_files
 from harmony_jax.replay import Prefetcher
 from harmony_jax.replay import Replay
 
@@ -34,6 +35,10 @@ def step_of(count, num_envs):
 def fill(replay, first, last):
   for count in range(first, last):
     replay.append(step_of(count, replay.num_envs))
+
+
+def files(folder):
+  return sorted(path.name for path in folder.glob('steps-*'))
 
 
 def assert_equal(a, b):
@@ -161,10 +166,12 @@ def test_load_goes_back_to_a_recorded_count(tmp_path):
   # Saved from there, the future that was left behind is gone.
   fill(at_30, 30, 32)
   at_30.save(tmp_path)
-  assert not (tmp_path / 'chunk-000000000040.npz').exists()
+  assert [name[:31] for name in files(tmp_path)] == ['steps-000000000007-000000000030',
+                                                     'steps-000000000030-000000000032']
   again = make()
-  with pytest.raises(ValueError, match='has 32 steps; 44 were asked for'):
-    again.load(tmp_path, steps=44)
+  for absent in (31, 44):
+    with pytest.raises(ValueError, match=f'no save at {absent} steps'):
+      again.load(tmp_path, steps=absent)
   again.load(tmp_path)
   assert_equal(again.sample(1), at_30.sample(1))
 
@@ -179,8 +186,8 @@ def test_every_save_that_is_recent_enough_can_be_gone_back_to(tmp_path_factory, 
     fill(replay, replay.steps, replay.steps + more)
     replay.save(folder)
     seen[replay.steps] = replay.sample(0) if replay.windows else None
-  for steps, expected in seen.items():
-    if expected is not None and steps > replay.steps - replay.kept:
+  for steps, expected in list(seen.items())[-replay_files.SAVES:]:
+    if expected is not None:
       copy = make(margin=margin)
       copy.load(folder, steps)
       assert copy.steps == steps
@@ -188,16 +195,50 @@ def test_every_save_that_is_recent_enough_can_be_gone_back_to(tmp_path_factory, 
 
 
 def test_a_save_writes_only_what_is_new_and_drops_what_is_old(tmp_path):
-  replay = make(num_envs=1, capacity=10, length=4)  # chunks of 10 steps
+  replay = make(num_envs=1, capacity=10, length=4)  # 13 steps are stored
   for first in range(0, 100, 5):
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('chunk-*')}
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in files(tmp_path)}
     fill(replay, first, first + 5)
     replay.save(tmp_path)
-    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('chunk-*')}
-    current = f'chunk-{first // 10 * 10:012d}.npz'
-    assert [name for name in after if after[name] != before.get(name)] == [current]
-  assert sorted(after) == [f'chunk-{first:012d}.npz' for first in (80, 90)]
+    after = {name: (tmp_path / name).stat().st_mtime_ns for name in files(tmp_path)}
+    assert [name[:31] for name in after if after[name] != before.get(name)] == [
+        f'steps-{first:012d}-{first + 5:012d}']
+  assert [int(name[6:18]) for name in files(tmp_path)] == [75, 80, 85, 90, 95]  # the saves at 90, 95 and 100 need them
   assert not list(tmp_path.glob('*.tmp'))
+
+
+def test_large_saves_are_several_files(tmp_path, monkeypatch):
+  monkeypatch.setattr(replay_files, 'MOST_STEPS', 16)  # 8 of each environment
+  replay, copy = make(), make()
+  fill(replay, 0, 30)
+  replay.save(tmp_path)
+  assert [int(name[6:18]) for name in files(tmp_path)] == [7, 15, 23]  # 23 are stored
+  copy.load(tmp_path)
+  assert_equal(copy.sample(0), replay.sample(0))
+
+
+def test_a_manifest_that_was_harmed_meanwhile_is_written_again(tmp_path):
+  replay, copy = make(), make()
+  fill(replay, 0, 15)
+  replay.save(tmp_path)
+  (tmp_path / 'manifest.json').write_text('{')
+  fill(replay, 15, 18)
+  replay.save(tmp_path)
+  copy.load(tmp_path)
+  assert_equal(copy.sample(0), replay.sample(0))
+
+
+def test_a_draw_from_before_a_save_can_be_gathered_after_it(tmp_path):
+  """The rows of the margin are saved, too: the oldest window may lie in them."""
+  replay, copy = make(length=4, margin=3), make(length=4, margin=3)
+  fill(replay, 0, 30)
+  draws = [replay.draw(update) for update in range(20)]
+  fill(replay, 30, 33)
+  replay.save(tmp_path)
+  copy.load(tmp_path)
+  assert min(draw.starts.min() for draw in draws) < 33 - replay.kept
+  for draw in draws:
+    assert_equal(copy.gather(draw), replay.gather(draw))
 
 
 def test_a_save_that_was_cut_off_leaves_the_earlier_one(tmp_path, monkeypatch):
@@ -227,11 +268,16 @@ def test_load_refuses_another_layout_and_damage(tmp_path):
     make(num_envs=1, capacity=20).load(tmp_path)
   with pytest.raises(ValueError, match='steps_kept'):
     make(capacity=80).load(tmp_path)
-  chunk = sorted(tmp_path.glob('chunk-*'))[-1]
-  chunk.write_bytes(chunk.read_bytes()[:100])
-  with pytest.raises(ValueError, match='cannot be read') as caught:
+  path = tmp_path / files(tmp_path)[-1]
+  whole = path.read_bytes()
+  for harmed in (whole[:100], whole[:-50] + b'x' + whole[-49:]):
+    path.write_bytes(harmed)
+    with pytest.raises(ValueError, match=f'{path.name} is damaged') as caught:
+      make().load(tmp_path)
+    assert '\n' not in str(caught.value)
+  path.unlink()
+  with pytest.raises(ValueError, match=f'{path.name} cannot be read'):
     make().load(tmp_path)
-  assert '\n' not in str(caught.value)
 
 
 def test_prefetched_batches_are_those_of_their_request():

@@ -7,6 +7,7 @@ TensorBoard and Weights & Biases show the same numbers while the run goes on.
 import json
 import logging
 import math
+import os
 import pathlib
 import uuid
 
@@ -79,20 +80,33 @@ class MetricsWriter:
       raise ValueError(f'a score needs its step; got {sorted(score)}')
     _append(self._scores, _plain(score))
 
-  def truncate_after(self, step):
-    """Drops the lines of steps > `step`: those a resumed run will write again.
+  def truncate_after(self, step, lines=None):
+    """Drops the lines of steps > `step`, and those after the first `lines` [of metrics, of scores], as of `flush`: those
+    that a resumed run will write again.
 
     A last line that a crash left unfinished is dropped too. Each file is
     replaced whole, so a crash in here loses nothing. Call it before `write`.
     """
-    for path in (self._metrics, self._scores):
+    for path, count in zip((self._metrics, self._scores), lines or (None, None)):
       if not path.exists():
         continue
       kept = [line for line in path.read_text(encoding='utf-8').splitlines()
-              if _step_of(line) <= step]
+              if _step_of(line) <= step][:count]
       with atomic_write(path) as file:
         file.writelines(line + '\n' for line in kept)
     self._purge_step = step + 1  # TensorBoard hides the older events itself
+
+  def flush(self):
+    """Waits until all lines are on disk, for a checkpoint must not be newer than they; returns how many [of metrics, of
+    scores] there are."""
+    lines = []
+    for path in (self._metrics, self._scores):
+      lines.append(0)
+      if path.exists():
+        with open(path, 'rb') as file:
+          os.fsync(file.fileno())
+          lines[-1] = sum(1 for _ in file)
+    return lines
 
   def close(self):
     """Ends the event file and the Weights & Biases run."""

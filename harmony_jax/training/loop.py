@@ -18,9 +18,10 @@ from harmony_jax.agent import Agent, parameter_count
 from harmony_jax.errors import UserError
 from harmony_jax.parallel import compile_agent
 from harmony_jax.prefetch import Prefetcher
-from harmony_jax.replay import Replay
+from harmony_jax.replay import Draw, Replay
 from harmony_jax.training import evaluation, video
 from harmony_jax.training.checkpoint import Checkpoints
+from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.logger import MetricsWriter
 from harmony_jax.training.progress import Progress, format_seconds
 
@@ -32,16 +33,19 @@ _one_at_a_time = threading.Lock()
 class Trainer:
   """One run in one folder. `run()` continues from the newest checkpoint and trains to the end."""
 
-  def __init__(self, config, folder, wandb=False, compiler=compile_agent, name='', sharing=1, check=None):
-    """`config` as of configs/, `folder` an open `RunFolder`. The others are for one run among several (`seeds.py`).
+  def __init__(self, config, folder, wandb=False, interruption=None, compiler=compile_agent, name='', sharing=1,
+               check=None):
+    """`config` as of configs/, `folder` an open `RunFolder`. The last four are for one run among several (`seeds.py`).
 
     Args:
+      interruption: an `Interruption`, by which the run can be asked to save and to end.
       compiler: called with the agent; returns what `compile_agent` returns.
       name: stands before its lines; a run without one may show a panel.
       sharing: how many runs put their replay on the device.
       check: called before every step; raises an exception to end the run.
     """
     self.config, self.folder, self.name, self.sharing = config, folder, name, sharing
+    self.interruption = interruption or Interruption()
     self.check = check or (lambda: None)
     self.env = self._make_env(config.num_envs)
     self.eval_envs = []         # in groups: made for the first evaluation
@@ -72,6 +76,7 @@ class Trainer:
     self.metrics = None         # of the last update, still on the device
     self.unwritten = None       # a line of metrics whose update may still be running
     self.last_score = None
+    self.evaluated = None       # step of the last evaluation
 
   def _make_env(self, num_envs, **options):
     config = self.config
@@ -103,7 +108,7 @@ class Trainer:
   # -------------------------------------------------------------------------------------------------------------------
 
   def run(self):
-    """Trains to `config.steps`; returns the last score."""
+    """Trains to `config.steps`; returns the last score. Raises `Interrupted` where it was asked to end before."""
     try:
       self._resume()
       lines = {'live': False, 'prefix': f'{self.name}: '} if self.name else {}
@@ -121,7 +126,12 @@ class Trainer:
 
   def _loop(self):
     config, started, hours_before = self.config, time.monotonic(), self.hours
-    if self.step == 0 and config.eval_at_start:
+    self.interruption.arm()
+    if self.step:
+      evaluate = self._crossed(config.eval_every) and self.evaluated != self.step  # interrupted in an evaluation
+    else:
+      evaluate = config.eval_at_start
+    if evaluate:
       self._evaluate()
     if self.timestep is None:
       self.timestep = self.episodes.step(None)
@@ -135,7 +145,7 @@ class Trainer:
           ('log', config.log_every), ('eval', config.eval_every), ('save', config.checkpoint_every),
           ('video', config.video_every))}
       if learning:
-        self._train(self._due(), prefetch=not ends['save'])
+        self._train(self._due())
       self.timestep = self.episodes.step(action)
       self.hours = hours_before + (time.monotonic() - started) / 3600
       if ends['log']:
@@ -148,7 +158,17 @@ class Trainer:
       if ends['save']:
         self._save()
       self.progress.update(self.step)
+      if self.interruption.requested and self.step < config.steps:
+        self._leave()
     self._write_metrics()
+
+  def _leave(self):
+    """Saves, where that was not just done, and ends the run."""
+    if self.step and self.checkpoints.latest() != self.step:
+      self._save()
+    self.checkpoints.wait()
+    saved = f'saved at step {self.step:,} of {self.config.steps:,} in' if self.step else 'nothing to save yet in'
+    raise Interrupted(f'{self.interruption.requested}: {saved} {self.folder.path}')
 
   def _crossed(self, every):
     """Whether this step of N environments passed a multiple of `every`, or the end."""
@@ -200,7 +220,7 @@ class Trainer:
     self.trained_at += due / ratio
     return due
 
-  def _train(self, due, prefetch):
+  def _train(self, due):
     """Begins `due` updates. The next batch is chosen and copied while the device works on the present one."""
     if self.update == 0 and due and self.config.weighting.calibrate:
       self._calibrate()
@@ -208,7 +228,7 @@ class Trainer:
       if not len(self.prefetcher):
         self.prefetcher.request(self.update)
       batch = self.prefetcher.get()
-      if number < due - 1 or (prefetch and self._steps_per_update() < self.replay.margin / 2):
+      if number < due - 1 or self._steps_per_update() < self.replay.margin / 2:
         self.prefetcher.request(self.update + 1)
       with jax.transfer_guard('disallow'):
         self.state, self.metrics = self.compiled['train_step'](self.state, batch)
@@ -259,7 +279,7 @@ class Trainer:
       self.eval_envs = [self._make_env(size, **config.eval_env) for size in sizes]
     started = time.monotonic()
     results = evaluation.summary(evaluation.evaluate(
-        self.agent, self.compiled['act'], self.state.weights, self.eval_envs, config.seed, self.step, episodes,
+        self.agent, self._act_in_evaluation, self.state.weights, self.eval_envs, config.seed, self.step, episodes,
         config.eval_policy == 'mode'))
     seconds = time.monotonic() - started
     train = {'train_mean': float(np.mean(self.recent)) if self.recent else None, 'train_scores': self.recent}
@@ -272,11 +292,18 @@ class Trainer:
                       {'return/eval': results['mean'], 'return/eval_std': results['std'],
                        'time/eval_seconds': seconds, **{f'eval/{k}': v for k, v in measures.items()}})
     self.recent, self.last_score = [], measures.get(config.score, results['mean'])
+    self.evaluated = self.step
     shown = 'none finished' if train['train_mean'] is None else f"{train['train_mean']:.2f}"
     self.progress.update(self.step, {'return/eval': results['mean']})
     self.progress.line(f'step {self.step:,} (frame {self.step * self.env.spec.action_repeat:,}): evaluation '
                        f"{results['mean']:.2f} ± {results['std']:.2f} over {episodes} episodes in {seconds:.0f} s; "
                        + ''.join(f'{name} {value:.2f}; ' for name, value in measures.items()) + f'training episodes {shown}')
+
+  def _act_in_evaluation(self, *args, **kwargs):
+    """The compiled `act`; an evaluation may take long, and is begun anew by the run that goes on."""
+    if self.interruption.requested:
+      self._leave()
+    return self.compiled['act'](*args, **kwargs)
 
   def _open_loop_video(self):
     """A sequence of the replay beside its open-loop prediction, 5 frames of context."""
@@ -291,16 +318,17 @@ class Trainer:
   # -------------------------------------------------------------------------------------------------------------------
 
   def _save(self):
-    """Replay first, then the checkpoint that refers to it. A batch that waits is dropped, as a resumed run has none."""
+    """Replay first, then the checkpoint that refers to it."""
     self._write_metrics()
-    if len(self.prefetcher):
-      self.prefetcher.get()
+    lines = self.writer.flush()
     self.replay.save(self.folder / 'replay')
     with _one_at_a_time:
       self.checkpoints.save(self.step, self._saved(), {
           'step': self.step, 'update': self.update, 'trained_at': self.trained_at, 'hours': self.hours,
           'replay_steps': self.replay.steps, 'episodes': self.episodes.state(), 'returns': self.returns.tolist(),
-          'recent': self.recent, 'last_score': self.last_score})
+          'recent': self.recent, 'last_score': self.last_score, 'evaluated': self.evaluated,
+          'lines': lines,
+          'requested': [[np.asarray(part).tolist() for part in draw] for draw in self.prefetcher.draws]})
 
   def _saved(self):
     """The arrays of a checkpoint: what training changes, and the latent state of the running episodes."""
@@ -311,14 +339,16 @@ class Trainer:
     if self.checkpoints.latest() is None:
       self.writer.truncate_after(-1)
       return
-    saved, meta = self.checkpoints.restore(self._saved())
+    saved, meta = self.checkpoints.restore(
+        self._saved(), check=lambda meta: self.replay.load(self.folder / 'replay', meta['replay_steps']))
     self.state, self.player.carry = saved['train'], saved['player']
-    self.replay.load(self.folder / 'replay', meta['replay_steps'])
-    for name in ('step', 'update', 'trained_at', 'hours', 'recent', 'last_score'):
+    for name in ('step', 'update', 'trained_at', 'hours', 'recent', 'last_score', 'evaluated'):
       setattr(self, name, meta[name])
+    for update, envs, starts, steps in meta['requested']:
+      self.prefetcher.take_up(Draw(update, np.array(envs), np.array(starts), steps))
     self.returns = np.array(meta['returns'])
     self.timestep = self.episodes.restore(meta['episodes'])
-    self.writer.truncate_after(self.step)
+    self.writer.truncate_after(self.step, meta['lines'])
 
   def _introduce(self):
     config, count = self.config, parameter_count(self.state.params)

@@ -25,6 +25,9 @@ import sys
 from harmony_jax import configuration
 from harmony_jax.errors import UserError
 
+# Settings that change nothing in a run's numbers; a run may go on with others.
+FREE = ('config.env_processes', 'config.replay_on')
+
 
 def prepare(logdir, config, identity):
   """Creates or reopens the folder of a run, and locks it.
@@ -183,7 +186,7 @@ def _settle_config(path, wanted):
     present = json.loads(path.read_text(encoding='utf-8'))
   except ValueError:
     raise UserError(f'{path} is not readable as JSON; nothing was overwritten') from None
-  differing = configuration.difference(present, wanted)
+  differing = {key: values for key, values in configuration.difference(present, wanted).items() if key not in FREE}
   if differing:
     lines = '; '.join(f'{key}: folder has {old!r}, command has {new!r}'
                       for key, (old, new) in differing.items())

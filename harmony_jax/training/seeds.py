@@ -12,27 +12,31 @@ import threading
 
 from harmony_jax import parallel
 from harmony_jax.errors import UserError
+from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.loop import Trainer
 
 
-def train(runs):
+def train(runs, interruption=None):
   """Trains one run per seed to their ends.
 
-  When one of them fails, or Ctrl-C is pressed, the others end at their next step and close everything, too.
+  When one of them fails, the others end at their next step and close everything, too.
 
   Args:
     runs: pairs (configuration, its open `RunFolder`) that differ in their seed only; none is complete.
+    interruption: an `Interruption`, by which all can be asked to save and to end.
 
   Returns:
     `{seed: last score}`.
 
   Raises:
+    Interrupted: they were asked to end, and have been saved.
     Exception: the first one that a run raised; a `UserError`'s text begins with the seed, another names it in a note.
   """
   compiled, scores = Compiled(), {}
   together = Together([config.seed for config, _ in runs], compiled.train_step,
                       compiled.train_together if parallel.seeds_together() else None)
-  threads = [threading.Thread(target=_run, args=(*run, compiled, together, scores)) for run in runs]
+  interruption = interruption or Interruption()
+  threads = [threading.Thread(target=_run, args=(*run, interruption, compiled, together, scores)) for run in runs]
   try:
     for thread in threads:
       thread.start()
@@ -48,17 +52,22 @@ def train(runs):
       raise UserError(f'seed {seed}: {error}') from None
     error.add_note(f'In the run of seed {seed}.')
     raise error
+  if together.interrupted:
+    raise Interrupted('; '.join(f'seed {seed}: {text}' for seed, text in sorted(together.interrupted.items())))
   return scores
 
 
-def _run(config, folder, compiled, together, scores):
+def _run(config, folder, interruption, compiled, together, scores):
   """The life of a seed's thread. The trainer is made here, as OpenGL draws only in the thread that made its context."""
   seed = config.seed
   try:
     functions = functools.partial(_functions, compiled, together, seed)
-    trainer = Trainer(config, folder, compiler=functions, name=f'seed {seed}', sharing=together.count,
-                      check=together.check)
+    trainer = Trainer(config, folder, interruption=interruption, compiler=functions, name=f'seed {seed}',
+                      sharing=together.count, check=together.check)
     scores[seed] = trainer.run()
+  except Interrupted as interrupted:
+    together.interrupted[seed] = str(interrupted)
+    together.leave(seed)
   except Stopped:
     together.leave(seed)
   except BaseException as error:
@@ -124,11 +133,13 @@ class Together:
   Attributes:
     count: how many seeds there were.
     failure: (seed, exception) of the first that failed, or None.
+    interrupted: {seed: text} of those that were asked to end.
   """
 
   def __init__(self, seeds, single, joint=None):
     self.count = len(seeds)
     self.failure = None
+    self.interrupted = {}
     self._single, self._joint = single, joint
     self._changed = threading.Condition()  # guards what follows
     self._active = set(seeds)

@@ -1,0 +1,72 @@
+"""SIGTERM and Ctrl-C: a run is asked to save and to end, rather than cut off.
+
+    with Interruption() as interruption:
+      ...                        # as usual: a signal raises KeyboardInterrupt
+      interruption.arm()         # from here on it only sets `requested`
+      while not interruption.requested:
+        ...
+
+A second Ctrl-C ends the process at once, even while a program is being compiled: it is not Python's interpreter that
+looks for it but a thread, which the system wakes.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+KILLED = 128 + signal.SIGINT  # exit code after the second Ctrl-C, as shells have it
+
+
+class Interrupted(Exception):
+  """Ends a run that was asked to end. It has been saved, where there was anything to save: the text says so."""
+
+
+class Interruption:
+  """Whether the run was asked to end. For the main thread; any thread may look.
+
+  Attributes:
+    requested: the name of the first signal after `arm`, or '' as long as there was none.
+  """
+
+  def __init__(self):
+    self.requested = ''
+    self._armed = False
+
+  def arm(self):
+    """From now on, the first signal sets `requested`."""
+    self._armed = True
+
+  def __enter__(self):
+    self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+    ours, self._theirs = socket.socketpair()
+    self._theirs.setblocking(False)
+    self._wakeup = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=self._watch, args=(ours,), daemon=True).start()
+    return self
+
+  def __exit__(self, *unused):
+    signal.set_wakeup_fd(self._wakeup)
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+    self._theirs.close()  # ends the thread
+
+  def _handle(self, number, frame):
+    """Python's handler, in the main thread as soon as it runs Python again."""
+    if not self._armed:
+      raise KeyboardInterrupt
+
+  def _watch(self, pipe):
+    """The thread: learns of every signal at once."""
+    with pipe:
+      while received := pipe.recv(1):
+        name = signal.Signals(received[0]).name
+        if not self._armed or name not in [number.name for number in SIGNALS]:
+          continue
+        if self.requested and name == 'SIGINT':
+          os._exit(KILLED)
+        if not self.requested:
+          self.requested = name
+          print(f'\n{name}: saving after this step; Ctrl-C to leave at once', file=sys.stderr, flush=True)
