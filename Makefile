@@ -2,6 +2,7 @@
 # make train      one Atari 100K run: make train GAME=Breakout ARGS="--seed=1"
 # make test       the default tests; make test-all adds those marked slow;
 #                 WORKERS=1 runs it in fewer processes
+# make soak       runs killed at random moments, again and again
 # make doctor     what this machine can run, and what to mend
 # make clean      remove .venv and caches; runs/ stays
 
@@ -17,7 +18,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 CONSTRAINTS := $(or $(wildcard constraints/python$(VERSION).txt),constraints/python3.12.txt)
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: setup train test test-all doctor clean
+.PHONY: setup train test test-all soak doctor clean
 
 setup: $(STAMP)
 
@@ -39,6 +40,9 @@ test: setup
 
 test-all: setup
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m '' $(ARGS)
+
+soak: setup
+	$(RUN) -m pytest -n $(WORKERS) -m slow -rP tests/kills_test.py $(ARGS)
 
 doctor: setup
 	$(RUN) -m experiments.doctor

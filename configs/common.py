@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import dreamerv2, dreamerv3
+from harmony_jax.configuration import flatten
 from harmony_jax.errors import UserError
 
 METHODS = {'dreamerv3': dreamerv3.get_config, 'dreamerv2': dreamerv2.get_config}
@@ -85,6 +86,7 @@ def suite_config(method: str, preset: str, suite: str, settings: dict, by_method
 
 # Settings that are names.
 CHOICES = {
+    'method': tuple(METHODS), 'preset': PRESETS[1:],
     'compute_dtype': ('float32', 'bfloat16'), 'eval_policy': ('sample', 'mode'),
     'network.normalization': ('layer', 'none'), 'network.activation': ('silu', 'elu', 'relu', 'tanh'),
     'network.init': ('normal', 'uniform'), 'losses.likelihood': ('symlog', 'gaussian'),
@@ -96,6 +98,27 @@ CHOICES = {
     'replay.sampling': ('windows', 'episodes'), 'replay_on': ('auto', 'host', 'device'), 'weighting.rule': WEIGHTINGS,
     'weighting.dynamics_regularizer': ('code', 'paper')}
 
+# What can only be 1 or more wherever it stands, and what is between 0 and 1.
+SIZES = ('depth', 'minres', 'patch', 'units', 'mlp_units', 'deter', 'stoch', 'classes', 'bins', 'horizon', 'slow_every')
+SHARES = ('behavior.discount', 'behavior.lam', 'behavior.return_decay', 'rssm.unimix', 'actor.unimix',
+          'critic.slow_fraction', 'weighting.beta2')
+
+
+def _impossible_numbers(config):
+  """Yields (field, value, what it must be) of numbers that no setting can have."""
+  for name, value in flatten(config).items():
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+      continue
+    least = 1 if name.split('.')[-1] in SIZES else 0
+    if not abs(value) < 2 ** 63:  # nor is NaN
+      yield name, value, 'a number below 2^63'
+    elif name.split('.')[0] in ('env', 'eval_env'):  # an environment knows its options
+      continue
+    elif value < least:
+      yield name, value, f'at least {least}'
+    elif name in SHARES and value > 1:
+      yield name, value, 'at most 1'
+
 
 def check(config: ConfigDict):
   """Refuses values that no run can have.
@@ -106,10 +129,14 @@ def check(config: ConfigDict):
   def refuse(name, value, wanted):
     raise UserError(f'config.{name} is {value!r}: it must be {wanted}')
 
+  for name, value, wanted in _impossible_numbers(config):
+    refuse(name, value, wanted)
   for name in ('steps', 'num_envs', 'batch_size', 'replay_capacity', 'eval_every', 'final_eval_episodes', 'eval_envs',
                'log_every', 'checkpoint_every', 'prefill_chunk', 'pretrain'):
     if config[name] < 1:
       refuse(name, config[name], 'at least 1')
+  if config.skip_nonfinite < 0:
+    refuse('skip_nonfinite', config.skip_nonfinite, 'at least 0')
   if config.batch_length < 2:
     refuse('batch_length', config.batch_length, 'at least 2')
   if not config.train_ratio > 0:
@@ -124,4 +151,5 @@ def check(config: ConfigDict):
     refuse('weighting.tasks', unknown[0], 'a list of observation, reward, dynamics')
   needed = config.batch_size * config.batch_length // config.num_envs + config.batch_length
   if config.replay_capacity // config.num_envs < needed:
-    refuse('replay_capacity', config.replay_capacity, f'at least {needed * config.num_envs} to hold a first batch')
+    refuse('replay_capacity', config.replay_capacity, f'at least {needed * config.num_envs} to hold a first batch, by '
+           'config.batch_size, config.batch_length and config.num_envs')

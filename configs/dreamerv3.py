@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
   return ConfigDict(dict(
       method='dreamerv3',
       compute_dtype='float32',       # or bfloat16; losses, norms, harmonizers and optimisers stay float32
+      skip_nonfinite=0,              # updates that may be left out because a loss or gradient is not finite; then stop
       batch_size=16,
       batch_length=64,
       # Hidden layers: layer norm in place of a bias, or none; silu | elu | relu; normal | uniform initialisation.

@@ -72,6 +72,12 @@ def _main(benchmark, rest, overrides):
     return _fail(error)
   except KeyboardInterrupt:
     return _fail('interrupted; the same command continues from the last checkpoint', 130)
+  except Exception as error:
+    from harmony_jax.training import faults
+    line = faults.explain(error)
+    if line is None:
+      raise
+    return _fail(line)
 
 
 def _train(benchmark, options, overrides, interruption):

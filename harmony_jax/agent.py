@@ -22,6 +22,9 @@ from harmony_jax.rssm import State
 from harmony_jax.world_model import WorldModel, with_statistics
 
 SUBTREES = ('world_model', 'actor', 'critic')
+# What `Agent.finite` looks at, in the order in which an update uses and makes it.
+FINITE = ('batch', 'params', 'slow critic', 'optimizer', 'loss', *(f'gradient of {k}' for k in SUBTREES), 'metric',
+          'new params')
 
 
 class Carry(NamedTuple):
@@ -41,6 +44,7 @@ class TrainState:
   normalizer: Percentiles
   carry: Carry
   step: jax.Array    # updates done
+  nonfinite: jax.Array  # of these, those that were left out because a loss or a gradient was not finite
   rng: jax.Array
 
   @property
@@ -60,6 +64,7 @@ class Agent:
   batch_size: int
   slow_fraction: float = 0.02
   slow_every: int = 1
+  skip_nonfinite: int = 0
   deterministic: bool = False
 
   @classmethod
@@ -72,7 +77,7 @@ class Agent:
     optimizers = {'world_model': optimizer(config.model_opt, config.weighting.rate, config.weighting.beta2),
                   'actor': optimizer(config.actor_opt), 'critic': optimizer(config.critic_opt)}
     return cls(model, behavior, optimizers, actions, discrete, config.batch_size, config.critic.slow_fraction,
-               config.critic.slow_every, deterministic)
+               config.critic.slow_every, config.skip_nonfinite, deterministic)
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -84,7 +89,8 @@ class Agent:
     params = {'world_model': model, 'actor': actor, 'critic': critic}
     opt_state = {k: self.optimizers[k].init(params[k]) for k in SUBTREES}
     return TrainState(params, opt_state, {'critic': jax.tree.map(jnp.copy, critic)}, statistics, weighting,
-                      Percentiles.zeros(), self.initial_carry(params, self.batch_size), jnp.zeros((), jnp.int32), rng)
+                      Percentiles.zeros(), self.initial_carry(params, self.batch_size), jnp.zeros((), jnp.int32),
+                      jnp.zeros((), jnp.int32), rng)
 
   def initial_carry(self, params, batch: int) -> Carry:
     """The learned initial latent state and a zero action, for `batch` sequences or environments."""
@@ -101,16 +107,42 @@ class Agent:
         row, `reward`, `is_first`, `is_terminal` [B, T].
 
     Returns: the next state and scalar metrics.
+
+    Where a metric (a loss, the norm of a gradient, …) is not finite, nothing changes but the counts `step` and
+    `nonfinite`; after more than `skip_nonfinite` such updates nothing changes at all any more, so that the state is the
+    one in which update number `step` goes wrong.
     """
+    after, metrics, _ = self._update(state, batch)
+    finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+    frozen = state.nonfinite > self.skip_nonfinite
+    count = state.nonfinite + (~finite & ~frozen)
+    fixed = dict(rng=state.rng, nonfinite=count, step=state.step + (count <= self.skip_nonfinite))
+    kept = jax.tree.map(lambda new, old: jnp.where(finite & ~frozen, new, old),
+                        *(each.replace(rng=None) for each in (after, state)))
+    return kept.replace(**fixed), metrics | {'nonfinite_updates': count}
+
+  def finite(self, state: TrainState, batch) -> tuple:
+    """For each of `FINITE`, {name: whether it is finite everywhere} of one update."""
+    after, metrics, gradients = self._update(state, batch)
+    losses = {k: v for k, v in metrics.items() if k.startswith('loss/')}
+    found = (batch, state.params, state.targets, state.opt_state, losses, *(gradients[k] for k in SUBTREES), metrics,
+             after.params)
+    return tuple({jax.tree_util.keystr(path, simple=True, separator='/'): jnp.isfinite(leaf).all()
+                  for path, leaf in jax.tree.leaves_with_path(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+                 for tree in found)
+
+  def _update(self, state, batch):
+    """(next state, metrics, gradients by subtree), finite or not."""
     params, optimizers = dict(state.params), dict(state.opt_state)
     noise = self._train_noise(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
     carry = jax.lax.stop_gradient(state.carry)
     previous_action = shift_actions(batch['action'], carry.action)
-    metrics = {}
+    metrics, gradients = {}, {}
 
     def update(name, loss, *args):
       """Gradient and update of one subtree; returns what the loss returns beside its value."""
       (_, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params[name], *args)
+      gradients[name] = gradient
       metrics[f'grad_norm/{name}'] = jnp.linalg.norm(ravel_pytree(gradient)[0])  # the optimiser's vector
       updates, optimizers[name] = self.optimizers[name].update(gradient, optimizers[name], params[name])
       params[name] = optax.apply_updates(params[name], updates)
@@ -133,7 +165,7 @@ class Agent:
     state = state.replace(
         params=params, opt_state=optimizers, targets=targets, statistics=outputs.statistics, weighting=weighting,
         normalizer=normalizer, carry=jax.lax.stop_gradient(Carry(last, batch['action'][:, -1])), step=state.step + 1)
-    return state, metrics
+    return state, metrics, gradients
 
   def _slow_update(self, slow, fast, step):
     """slow + f (fast - slow) every `slow_every` updates; the first one copies."""

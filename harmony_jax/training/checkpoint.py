@@ -3,10 +3,11 @@
 Every checkpoint is a folder named by its step. It appears under that name when
 it is whole; orbax writes it in the background. Beside the arrays it holds a
 small JSON dict (`meta`), the name, shape and dtype of every array, so that a
-state of another configuration is told from a damaged file, and a checksum of
-its contents, for orbax does not see a flipped bit in them.
+state of another configuration is told from a damaged file, and checksums of the
+arrays' contents and of all this, for orbax does not see a flipped bit in them.
 """
 
+import json
 import logging
 import pathlib
 import zlib
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from harmony_jax.errors import UserError
+from harmony_jax.errors import UserError, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Checkpoints:
       step: the name of the checkpoint, larger than those there.
       state: a pytree of arrays, typed PRNG keys among them; the caller may
         donate it right after.
-      meta: a dict that JSON can hold.
+      meta: a dict that JSON can hold; the caller may change it right after.
 
     Raises:
       ValueError: `step` is not larger than the newest one.
@@ -66,10 +67,11 @@ class Checkpoints:
     newest = self._manager.latest_step()
     if newest is not None and step <= newest:
       raise ValueError(f'checkpoint {step} is not newer than {newest} in {self._folder}')
+    # A copy, for orbax writes it in the background, when the caller's lists may have grown.
+    saved = json.loads(json.dumps({'meta': meta, 'structure': _structure(state), 'checksums': _checksums(state)}))
     self._manager.save(step, args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        meta=ocp.args.JsonSave({
-            'meta': meta, 'structure': _structure(state), 'checksums': _checksums(state)})))
+        meta=ocp.args.JsonSave({'saved': saved, 'checksum': _checksum_of_json(saved)})))
 
   def latest(self):
     """The step of the newest checkpoint, or None. Leaves out those found damaged."""
@@ -118,6 +120,23 @@ class Checkpoints:
     reasons = '; '.join(f'{bad}: {reason}' for bad, reason in failures.items())
     raise UserError(f'no checkpoint in {self._folder} can be read ({reasons})')
 
+  def meta(self, step):
+    """The `meta` of a checkpoint, to know of what structure it is.
+
+    Raises:
+      UserError: there is none of this step, or it cannot be read.
+    """
+    if step not in self._manager.all_steps():
+      raise UserError(f'no checkpoint {step} in {self._folder}')
+    try:
+      return self._read_meta(step)['meta']
+    except Exception as error:  # whatever orbax and the system have for damage
+      raise UserError(f'checkpoint {step} in {self._folder} cannot be read: {_first_line(error)}') from None
+
+  def checksums(self, step):
+    """`{name of an array: CRC-32 of its bytes}` of a checkpoint: what two runs that shall be equal have in common."""
+    return self._read_meta(step)['checksums']
+
   def wait(self):
     """Waits until what was saved is on disk; raises what went wrong in it."""
     self._manager.wait_until_finished()
@@ -132,8 +151,7 @@ class Checkpoints:
 
   def _restore(self, like_state, step, check):
     """One checkpoint, or whatever exception its damage causes."""
-    saved = self._manager.restore(
-        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    saved = self._read_meta(step)
     difference = _difference(saved['structure'], _structure(like_state))
     if difference:
       raise UserError(f'checkpoint {step} in {self._folder} is of another configuration: {difference}')
@@ -145,6 +163,12 @@ class Checkpoints:
       if checksum != saved['checksums'][name]:
         raise ValueError(f'{name} is not what was saved')
     return state, saved['meta']
+
+  def _read_meta(self, step):
+    file = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    if file['checksum'] != _checksum_of_json(file['saved']):
+      raise ValueError('its meta is not what was saved')
+    return file['saved']
 
   def _set_damaged_aside(self):
     """Moves damaged checkpoints away, for their steps are about to be saved again.
@@ -185,6 +209,11 @@ def _checksum(leaf):
   return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
 
 
+def _checksum_of_json(value):
+  """Of its text, which is the same before and after a file: JSON keeps the order of keys."""
+  return zlib.crc32(json.dumps(value).encode())
+
+
 def _describe(leaf):
   if not hasattr(leaf, 'dtype'):
     return type(leaf).__name__
@@ -215,7 +244,7 @@ def _target(leaf):
 
 def _first_line(error):
   text = str(error).strip() or type(error).__name__
-  return text.splitlines()[0][:200]
+  return one_line(text.splitlines()[0][:200])
 
 
 def _from_orbax(record):

@@ -19,7 +19,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.parallel import compile_agent
 from harmony_jax.prefetch import Prefetcher
 from harmony_jax.replay import Draw, Replay
-from harmony_jax.training import evaluation, video
+from harmony_jax.training import evaluation, faults, video
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.logger import MetricsWriter
@@ -75,6 +75,8 @@ class Trainer:
     self.hours = 0.0
     self.metrics = None         # of the last update, still on the device
     self.unwritten = None       # a line of metrics whose update may still be running
+    self.unchecked = []         # draws of the updates whose numbers have not been looked at
+    self.left_out = 0           # updates that were not finite
     self.last_score = None
     self.evaluated = None       # step of the last evaluation
 
@@ -141,6 +143,7 @@ class Trainer:
       with jax.transfer_guard('disallow'):  # a copy that nobody asked for would wait for the device
         action = self._choose(random=not learning)
       self._write_metrics()  # the action waited for their update
+      self._check_finite()
       ends = {name: self._crossed(every) for name, every in (
           ('log', config.log_every), ('eval', config.eval_every), ('save', config.checkpoint_every),
           ('video', config.video_every))}
@@ -227,6 +230,7 @@ class Trainer:
     for number in range(due):
       if not len(self.prefetcher):
         self.prefetcher.request(self.update)
+      self.unchecked += self.prefetcher.draws[:1]
       batch = self.prefetcher.get()
       if number < due - 1 or self._steps_per_update() < self.replay.margin / 2:
         self.prefetcher.request(self.update + 1)
@@ -250,6 +254,8 @@ class Trainer:
     metrics = {} if self.metrics is None else dict(self.metrics)
     metrics |= {'speed/env_steps_per_second': self.progress.speed() or 0.0, 'time/hours': self.hours,
                 'replay/windows': self.replay.windows}
+    if getattr(self.env, 'failures', 0):  # of processes, since this start of the run
+      metrics['env/failures'] = self.env.failures
     if self.recent:
       metrics['return/train'] = float(np.mean(self.recent))
     self.unwritten = (self.step, self.update, metrics)
@@ -259,16 +265,38 @@ class Trainer:
       return
     (step, update, metrics), self.unwritten = self.unwritten, None
     metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    bad = self.writer.write(step, step * self.env.spec.action_repeat, update, metrics)
-    if bad:
-      raise UserError(f'{bad[0]} is not finite at step {step} (update {update}); the last checkpoint is '
-                      f'{self.checkpoints.latest()} in {self.folder.path}')
+    self.writer.write(step, step * self.env.spec.action_repeat, update, metrics)
     shown = {k: v for k, v in metrics.items()
              if k.endswith(('/sigma', '/weight')) or k in ('loss/world_model', 'return/train')}
     self.progress.update(self.step, shown)
 
+  def _check_finite(self):
+    """Looks at the updates so far. Raises UserError where more were not finite than may be left out."""
+    if not self.unchecked:
+      return
+    found = int(jax.device_get(self.state.nonfinite))
+    if found > self.config.skip_nonfinite:
+      self._stop_nonfinite()
+    if found > self.left_out:
+      self.progress.line(f'{found - self.left_out} of the updates up to {self.update:,} left out: not finite '
+                         f'({found} of {self.config.skip_nonfinite} so far)')
+    self.left_out, self.unchecked = found, []
+
+  def _stop_nonfinite(self):
+    """The state has stayed as it was before the update that went wrong, whose draw is among those not looked at."""
+    update = int(self.state.step)
+    batch = self.replay.gather(next(draw for draw in self.unchecked if draw.update == update))
+    names, path = faults.dump(self.agent, self.state, batch, self.folder.path, {'step': self.step})
+    self.checkpoints.wait()
+    last = self.checkpoints.latest()
+    raise UserError(
+        f"update {update:,} at step {self.step:,} is not finite, first in {names[0] if names else 'a sum'}; the last "
+        f"checkpoint is {'none' if last is None else f'of step {last:,}'}, state and batch of the update are in {path}: "
+        f'python -m experiments.reproduce --logdir={self.folder.path}')
+
   def _evaluate(self):
     self._write_metrics()
+    self._check_finite()
     config = self.config
     last = self.step >= config.steps
     episodes = config.final_eval_episodes if last else config.eval_episodes
@@ -320,6 +348,7 @@ class Trainer:
   def _save(self):
     """Replay first, then the checkpoint that refers to it."""
     self._write_metrics()
+    self._check_finite()
     lines = self.writer.flush()
     self.replay.save(self.folder / 'replay')
     with _one_at_a_time:
@@ -342,6 +371,7 @@ class Trainer:
     saved, meta = self.checkpoints.restore(
         self._saved(), check=lambda meta: self.replay.load(self.folder / 'replay', meta['replay_steps']))
     self.state, self.player.carry = saved['train'], saved['player']
+    self.left_out = int(self.state.nonfinite)
     for name in ('step', 'update', 'trained_at', 'hours', 'recent', 'last_score', 'evaluated'):
       setattr(self, name, meta[name])
     for update, envs, starts, steps in meta['requested']:

@@ -1,0 +1,35 @@
+"""Repeats an update that was not finite: python -m experiments.reproduce --logdir=RUN_FOLDER.
+
+Such an update stops a run, which leaves the state before it and its batch in the folder `nonfinite`.
+"""
+
+import sys
+
+from absl import app, flags
+
+from harmony_jax.errors import UserError
+
+flags.DEFINE_string('logdir', None, 'The run folder.', required=True)
+flags.DEFINE_integer('update', None, 'Which update; by default the last one that was written down.')
+
+
+def main(unused):
+  """Repeats it and says what is not finite, first."""
+  from harmony_jax.training import faults
+  try:
+    found = faults.reproduce(flags.FLAGS.logdir, flags.FLAGS.update)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  print(f"update {found['update']:,} at step {found['step']:,}: not finite, first in")
+  for name in found['found'] or ['nothing']:
+    print(f'  {name}')
+  if found['found'] != found['recorded']:
+    print('in the run it was:')
+    for name in found['recorded']:
+      print(f'  {name}')
+  return 0
+
+
+if __name__ == '__main__':
+  app.run(main)
