@@ -68,23 +68,23 @@ class Run:
 
 
 def killed(run, rng, kills, span):
-  """Runs to the end, killed `kills` times at random: at any moment of `span` seconds, while saving, by SIGTERM.
+  """Runs to the end; is killed up to `kills` times, at any moment of `span` seconds or while saving, and in between
+  sometimes asked to end by SIGTERM.
 
   Returns: the exit codes.
   """
   codes = []
-  for _ in range(kills):
-    kind = rng.choice(['now', 'now', 'saving', 'saving', 'term'])
-    if kind == 'term':
+  while codes.count(-signal.SIGKILL) < kills and 0 not in codes:
+    if rng.random() < 0.2:
       codes.append(run.start().kill('now', rng.uniform(0, span), signal.SIGTERM))
-      assert codes[-1] in (0, 75, 130), run.text  # 130: before there was anything to save
+      assert codes[-1] in (0, 75, 130), run.text  # 130: before training began
     else:
-      codes.append(run.start().kill(kind, rng.uniform(0, span if kind == 'now' else 0.1)))
+      saving = rng.random() < 0.5
+      codes.append(run.start().kill('saving' if saving else 'now', rng.uniform(0, 0.1 if saving else span)))
       assert codes[-1] in (0, -signal.SIGKILL), run.text
-    if codes[-1] == 0:
-      return codes
-  codes.append(run.start().end())
-  assert codes[-1] == 0, run.text
+  if codes[-1]:
+    codes.append(run.start().end())
+    assert codes[-1] == 0, run.text
   return codes
 
 
