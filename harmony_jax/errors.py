@@ -7,3 +7,11 @@ class UserError(Exception):
   The text is one line that says what is wrong and what would be right. The
   launcher prints it alone, without a traceback, and exits with status 2.
   """
+
+  def __init__(self, text):
+    super().__init__(one_line(text))
+
+
+def one_line(text):
+  """A text that may quote anything (a mistyped flag, a damaged file) as one line of characters that print."""
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(text.split()))
