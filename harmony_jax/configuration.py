@@ -15,6 +15,7 @@ from harmony_jax.errors import UserError
 
 ABSENT = 'nothing'  # how `difference` shows a key that one side lacks
 _FLAG = 'config.'
+_LONGEST = 200  # characters of a key that are looked at, and of a value that are shown
 
 
 def split_config_flags(argv):
@@ -44,6 +45,7 @@ def split_config_flags(argv):
     field = name[len(_FLAG):]
     if '=' not in field:
       if not words or words[0].startswith('--'):
+        name = name[:_LONGEST]
         raise UserError(f'--{name} needs a value: --{name}=VALUE')
       field = f'{field}={words.pop(0)}'
     overrides.append(field)
@@ -71,7 +73,7 @@ def apply_overrides(config, overrides):
   changes = []
   for text in overrides:
     key, equals, value = text.partition('=')
-    key = key.strip().removeprefix(_FLAG)
+    key = key.strip().removeprefix(_FLAG)[:_LONGEST]
     if not equals:
       raise UserError(f'{_FLAG}{key} needs a value: {_FLAG}{key}=VALUE')
     if key not in fields:
@@ -83,10 +85,10 @@ def apply_overrides(config, overrides):
 
 
 def flatten(config):
-  """`{'a': {'b': 1}}` → `{'a.b': 1}`, for a ConfigDict or nested dicts."""
+  """`{'a': {'b': 1}, 'c': {}}` → `{'a.b': 1, 'c': {}}`, for a ConfigDict or nested dicts."""
   flat = {}
   for key, value in config.items():
-    if isinstance(value, (dict, ml_collections.ConfigDict)):
+    if isinstance(value, (dict, ml_collections.ConfigDict)) and len(value):
       flat |= {f'{key}.{rest}': leaf for rest, leaf in flatten(value).items()}
     else:
       flat[str(key)] = value
@@ -160,7 +162,7 @@ def _parse(key, text, present):
     return _scalar(text, kind)
   except ValueError:
     name = _type_name(kind, present) + (' or None' if nullable else '')
-    raise UserError(f'{_FLAG}{key}: expected {name}, got {text!r}') from None
+    raise UserError(f'{_FLAG}{key}: expected {name}, got {text[:_LONGEST]!r}') from None
 
 
 def _scalar(text, kind):
@@ -192,12 +194,12 @@ def _elements(text, present):
 
 
 def _literal(text):
-  """A Python number, bool or None where `text` is one, else `text` itself."""
+  """A Python number, bool, str or None where `text` is one, else `text` itself."""
   try:
     value = ast.literal_eval({'true': 'True', 'false': 'False'}.get(text, text))
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: brackets without end
     return text
-  return value
+  return value if value is None or isinstance(value, (bool, int, float, str)) else text
 
 
 def _type_name(kind, present):
