@@ -28,6 +28,8 @@ from harmony_jax.errors import UserError
 # Settings that change nothing in a run's numbers; a run may go on with others.
 FREE = ('config.env_processes', 'config.replay_on')
 
+_LATER = ('environment.txt', 'metrics.jsonl', 'scores.jsonl', 'checkpoints', '.complete')  # never before config.json
+
 
 def prepare(logdir, config, identity):
   """Creates or reopens the folder of a run, and locks it.
@@ -42,13 +44,13 @@ def prepare(logdir, config, identity):
 
   Raises:
     UserError: the folder cannot be written, another process works in it, or it
-      holds a run of another configuration (lists each differing key). Nothing
-      is overwritten.
+      holds a run of another configuration (lists each differing key) or of one
+      that cannot be told. Nothing is overwritten.
   """
   path = pathlib.Path(logdir).expanduser()
   try:
     path.mkdir(parents=True, exist_ok=True)
-    lock = open(path / '.lock', 'a+', encoding='utf-8')
+    lock = open(path / '.lock', 'a+', encoding='utf-8', errors='replace')
   except OSError as error:
     raise UserError(f'cannot write to the run folder {path}: {error.strerror}') from None
   try:
@@ -164,7 +166,7 @@ def _lock(file, path):
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     file.seek(0)
-    holder = file.read().strip() or 'another process'
+    holder = file.read(200).strip() or 'another process'
     raise UserError(f'the run folder {path} is in use by {holder}') from None
   file.truncate(0)
   file.write(f'process {os.getpid()} on {socket.gethostname()}')
@@ -178,14 +180,19 @@ def _settle_config(path, wanted):
     Whether it was there.
   """
   if not path.exists():
+    orphans = [name for name in _LATER if (path.parent / name).exists()]
+    if orphans:
+      raise UserError(f'{path.parent} holds {orphans[0]} of a run, but not its config.json; choose another folder')
     with atomic_write(path) as file:
       json.dump(wanted, file, indent=2, allow_nan=False)
       file.write('\n')
     return False
   try:
     present = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError:
-    raise UserError(f'{path} is not readable as JSON; nothing was overwritten') from None
+  except (ValueError, RecursionError):  # the latter: brackets without end
+    present = None
+  if not isinstance(present, dict):
+    raise UserError(f'{path} is not readable as JSON; nothing was overwritten')
   differing = {key: values for key, values in configuration.difference(present, wanted).items() if key not in FREE}
   if differing:
     lines = '; '.join(f'{key}: folder has {old!r}, command has {new!r}'
