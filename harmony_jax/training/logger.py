@@ -84,16 +84,25 @@ class MetricsWriter:
     """Drops the lines of steps > `step`, and those after the first `lines` [of metrics, of scores], as of `flush`: those
     that a resumed run will write again.
 
-    A last line that a crash left unfinished is dropped too. Each file is
-    replaced whole, so a crash in here loses nothing. Call it before `write`.
+    A line that cannot be read is dropped too, as the last one is that a crash
+    left unfinished. Each file is replaced whole, so a crash in here loses
+    nothing. Call it before `write`.
+
+    Raises:
+      UserError: a file that cannot be read at all.
     """
     for path, count in zip((self._metrics, self._scores), lines or (None, None)):
       if not path.exists():
         continue
-      kept = [line for line in path.read_text(encoding='utf-8').splitlines()
-              if _step_of(line) <= step][:count]
+      try:
+        present = [line for line in path.read_bytes().split(b'\n')[:count] if line]
+      except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}') from None
+      damaged = sum(_step_of(line) == math.inf for line in present)
+      if damaged:
+        _log.warning('dropped %d damaged line%s of %s', damaged, 's' if damaged > 1 else '', path)
       with atomic_write(path) as file:
-        file.writelines(line + '\n' for line in kept)
+        file.writelines(line.decode() + '\n' for line in present if _step_of(line) <= step)
     self._purge_step = step + 1  # TensorBoard hides the older events itself
 
   def flush(self):
@@ -155,11 +164,12 @@ def _append(path, line):
 
 
 def _step_of(line):
-  """The step of a line; infinity for a line that is not whole."""
+  """The step of a line of bytes; infinity for a line that is not whole."""
   try:
-    return json.loads(line)['step']
-  except (ValueError, TypeError, KeyError):
+    step = json.loads(line.decode())['step']
+  except (ValueError, TypeError, KeyError, RecursionError):
     return math.inf
+  return step if isinstance(step, int) else math.inf
 
 
 def _number(name, value):
