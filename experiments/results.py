@@ -22,7 +22,11 @@ def main(argv):
   try:
     if len(argv) < 2:
       raise UserError('name one or more run folders, such as runs/catch/catch/*/seed*')
-    found = [runs.read(folder) for folder in argv[1:]]
+    found, broken = runs.read_all(argv[1:])
+    for text in broken:
+      print(f'left out: {text}', file=sys.stderr)
+    if not found:
+      raise UserError('none of the run folders can be read')
     references = json.loads(flags.FLAGS.references)
   except (UserError, ValueError) as error:
     print(f'error: {error}', file=sys.stderr)

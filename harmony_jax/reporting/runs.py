@@ -13,18 +13,33 @@ def read(folder) -> dict:
   A last line that a crash or a running process left unfinished is dropped.
 
   Raises:
-    UserError: `folder` holds no run.
+    UserError: `folder` holds no run, or one that is damaged; names the file.
   """
   folder = pathlib.Path(folder)
   try:
     config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['config']
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise UserError(f'{folder} holds no run: its config.json cannot be read ({error})') from None
-  environment = folder / 'environment.txt'
-  return {'folder': folder, 'config': config, 'scores': _lines(folder / 'scores.jsonl'),
-          'metrics': _lines(folder / 'metrics.jsonl'),
-          'environment': environment.read_text(encoding='utf-8') if environment.exists() else '',
-          'complete': (folder / '.complete').exists()}
+  run = {'folder': folder, 'config': config, 'scores': _lines(folder / 'scores.jsonl'),
+         'metrics': _lines(folder / 'metrics.jsonl'),
+         'environment': _bytes(folder / 'environment.txt').decode(errors='replace'),
+         'complete': (folder / '.complete').exists()}
+  try:  # is there all that reports are made of?
+    label(run), summary(run)
+  except (KeyError, TypeError, AttributeError) as error:
+    raise UserError(f'{folder} is damaged: its config.json or scores.jsonl lacks something ({error})') from None
+  return run
+
+
+def read_all(folders) -> tuple:
+  """`([run], [what is wrong])`: the runs that can be read, and a line for each folder that cannot."""
+  found, broken = [], []
+  for folder in folders:
+    try:
+      found.append(read(folder))
+    except UserError as error:
+      broken.append(str(error))
+  return found, broken
 
 
 def label(run) -> str:
@@ -72,15 +87,24 @@ def write(runs, folder):
     csv.writer(file).writerows([('method', 'task', 'seed', 'step', 'return'), *rows])
 
 
+def _bytes(path):
+  """What a file holds; nothing where there is none."""
+  try:
+    return path.read_bytes() if path.exists() else b''
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror}') from None
+
+
 def _lines(path):
-  if not path.exists():
-    return []
+  *whole, unfinished = _bytes(path).split(b'\n')
   lines = []
-  for text in path.read_text(encoding='utf-8').splitlines():
+  for number, text in enumerate([*whole, unfinished], 1):
     try:
-      lines.append(json.loads(text))
-    except ValueError:
-      break
+      line = json.loads(text.decode())
+      lines.append({**line, 'step': int(line['step'])})
+    except (ValueError, KeyError, TypeError, RecursionError):
+      if number <= len(whole):
+        raise UserError(f'{path} is damaged: line {number} cannot be read') from None
   return lines
 
 
