@@ -49,6 +49,27 @@ class Counter:
     pass
 
 
+class Frail(Counter):
+  """Fails where `plan` says, {(seed, time): how often}, and shows it as `Processes` does."""
+
+  def __init__(self, num_envs, plan):
+    super().__init__(num_envs)
+    self.plan = dict(plan)
+
+  def step(self, actions, restart, seeds, idle=None):
+    self.failed = np.zeros(self.num_envs, bool)
+    return super().step(actions, restart, seeds, idle)
+
+  def advance(self, index, action, restart, seed):
+    first, time, _ = self.last.observation['vector'][index]
+    if not restart and self.plan.get((first, time + 1)):
+      self.plan[first, time + 1] -= 1
+      self.failed[index] = True
+      base.truncate(self.last, index)
+    else:
+      super().advance(index, action, restart, seed)
+
+
 def still(env):
   return lambda timestep: base.zero_actions(env.spec, env.num_envs)
 
@@ -84,6 +105,14 @@ def test_a_seed_may_come_twice_and_no_seed_is_no_episode():
   assert [result.length for result in run_episodes(env, [4, 4, 4], still(env))] == [5, 5, 5]
   assert env.begun == [4, 4, 4]
   assert run_episodes(env, [], still(env)) == []
+
+
+@pytest.mark.parametrize('num_envs', [1, 3])
+def test_an_episode_cut_off_by_a_failure_is_played_again(num_envs):
+  env = Frail(num_envs, {(2, 1): 1, (4, 5): 2, (11, 12): 1})
+  seeds = list(range(13))
+  assert run_episodes(env, seeds, still(env)) == run_episodes(Counter(num_envs), seeds, still(env))
+  assert sorted(env.begun) == sorted(seeds + [2, 4, 4, 11])
 
 
 class Measured(Counter):
@@ -184,6 +213,29 @@ def test_a_resumed_run_is_where_it_was(stop, discrete):
   assert resumed.state() == whole.state()
 
 
+@pytest.mark.parametrize('stop', [1, 4])
+def test_a_run_resumed_right_after_a_failure_is_where_it_was(stop):
+  """The step that failed may succeed when it is played again; its episode is over nevertheless."""
+  first = [episode_seed(1, 'train', index, 0) for index in range(3)]
+  assert min(seed % 13 for seed in first) >= 4  # all last longer than this test waits
+  rng = np.random.default_rng(0)
+  actions = rng.integers(2, size=(60, 3), dtype=np.int32)
+  whole = Episodes(Frail(3, {(first[1], stop): 1}), 1, 'train')
+  for time in range(stop + 1):
+    before = whole.step(actions[time] if time else None)
+  assert before.is_last.tolist() == [False, True, False]
+  state = json.loads(json.dumps(whole.state()))
+  disturbed = Frail(3, {(first[0], 1): 2, (first[2], stop): 1})  # fails while it replays
+  for env in (Counter(3), disturbed):
+    resumed = Episodes(env, 1, 'train')
+    chex.assert_trees_all_equal(resumed.restore(state), before)
+    assert resumed.state() == whole.state()
+  assert not any(disturbed.plan.values())
+  for time in range(stop + 1, 60):
+    chex.assert_trees_all_equal(resumed.step(actions[time]), whole.step(actions[time]))
+  assert resumed.state() == whole.state()
+
+
 def test_without_replay_interrupted_episodes_begin_anew_with_their_seeds():
   whole = Episodes(Counter(3), 1, 'train')
   timestep = whole.step(None)
@@ -195,6 +247,14 @@ def test_without_replay_interrupted_episodes_begin_anew_with_their_seeds():
   assert resumed.step(None).is_first.all()
   assert env.begun == [episode_seed(1, 'train', index, episode + timestep.is_last[index])
                        for index, episode in enumerate(whole.state()['episode'])]
+
+
+def test_a_state_that_was_saved_before_failures_were_told():
+  whole = Episodes(Counter(3), 1, 'train')
+  timestep = whole.step(None)
+  state = whole.state()
+  del state['failed']
+  chex.assert_trees_all_equal(Episodes(Counter(3), 1, 'train').restore(state), timestep)
 
 
 def test_a_state_from_before_the_first_step_and_one_that_does_not_fit():

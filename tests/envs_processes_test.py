@@ -1,6 +1,7 @@
-"""Processes: the numbers of one process, and no failure without its reason or with a survivor."""
+"""Processes: the numbers of one process; failures that cost one episode or, in a row, end all with their reason."""
 
 import functools
+import logging
 import os
 import pathlib
 import signal
@@ -17,38 +18,40 @@ from harmony_jax.envs import processes
 from harmony_jax.envs.check import check
 from harmony_jax.envs.processes import Processes
 
-GO, RAISE, DIE, HANG, DOZE = range(5)
+GO, RAISE, DIE, HANG, DOZE, HALF, CRASH = range(7)
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Probe:
-  """Shows [seed, time, process id, seen variables, JAX is loaded]; its actions make trouble (see above)."""
+  """Shows [seed, time, process id, seen variables, JAX is loaded], pays the time; actions make trouble (see above)."""
 
   def __init__(self, error=None, num_envs=1, size=5):
     if error:
       raise error
     self.num_envs = num_envs
-    self.spec = base.Spec({'vector': base.ArraySpec((size,), np.float64)}, True, 5, 1)
-    self.measures = {'time': np.zeros(1, np.float32)}
+    self.spec = base.Spec({'vector': base.ArraySpec((size,), np.float64)}, True, 7, 1)
+    self.measures = {name: np.zeros(1, np.float32) for name in ('time', 'none')}
     self.time = 0
 
   def step(self, actions, restart, seeds, idle=None):
     assert idle is None and actions.shape == restart.shape == seeds.shape == (1,)
     self.time = 0 if restart[0] else self.time + 1
-    self.measures['time'][:] = self.time
+    self.measures['time'][:] = self.time + 0.5
     if not restart[0]:
       self.trouble(actions[0])
     timestep = base.empty_timestep(self.spec, 1)
     threads = os.environ['OMP_NUM_THREADS'] == os.environ['OPENBLAS_NUM_THREADS'] == '1'
     timestep.observation['vector'][0, :5] = seeds[0], self.time, os.getpid(), threads, 'jax' in sys.modules
-    timestep.is_first[:] = restart
+    timestep.reward[:], timestep.is_first[:] = self.time, restart
     return timestep
 
   def trouble(self, action):
     if action == RAISE:
       raise KeyError('the reason')
-    if action == DIE:
-      os.kill(os.getpid(), signal.SIGKILL)
+    if action == HALF:
+      del self.measures['none']  # the worker misses it when it has written everything else
+    if action in (DIE, CRASH):
+      os.kill(os.getpid(), signal.SIGKILL if action == DIE else signal.SIGSEGV)
     if action == DOZE:
       time.sleep(0.4)
     while action == HANG:
@@ -58,8 +61,10 @@ class Probe:
     pass
 
 
-def begin(env):
-  return env.step(base.zero_actions(env.spec, env.num_envs), np.ones(env.num_envs, bool), np.arange(env.num_envs))
+def begin(env, *only, seed=0):
+  """Begins all episodes or only some, with seeds `seed`, `seed + 1`, ..."""
+  restart = np.isin(np.arange(env.num_envs), only) if only else np.ones(env.num_envs, bool)
+  return env.step(base.zero_actions(env.spec, env.num_envs), restart, np.arange(env.num_envs) + seed)
 
 
 def act(env, *actions):
@@ -115,13 +120,13 @@ def test_what_a_worker_sees_and_tells():
   for _ in range(2):
     act(env, GO, GO)
   env.step(np.zeros(2, int), np.zeros(2, bool), np.zeros(2), idle=np.array([True, False]))
-  assert env.measures.keys() == {'time'} and env.measures['time'].dtype == np.float32
-  assert env.measures['time'].tolist() == [2, 3]
+  assert env.measures.keys() == {'time', 'none'} and env.measures['time'].dtype == np.float32
+  assert env.measures['time'].tolist() == [2.5, 3.5]
   assert 'LP_NUM_THREADS' not in os.environ or os.environ['LP_NUM_THREADS'] != '1'  # the parent's own are as they were
   env.close()
   env.close()
   assert_ended(pids.astype(int), 0)
-  assert env.measures['time'].tolist() == [2, 3]  # the memory outlives the workers
+  assert env.measures['time'].tolist() == [2.5, 3.5]  # the memory outlives the workers
   with pytest.raises(RuntimeError, match='closed'):
     begin(env)
 
@@ -207,20 +212,208 @@ def test_a_factory_of_more_than_one_environment_or_of_a_lambda():
     Processes(lambda: Probe(), 1)
 
 
-@pytest.mark.parametrize('actions, text', [
-    ((GO, RAISE), "environment 1: KeyError: 'the reason'"),
-    ((DIE, GO), 'environment 0: its process died with exit code -9 (SIGKILL)'),
-    ((HANG, RAISE), "environment 1: KeyError: 'the reason'")])  # the first one's hang does not hide it
-def test_a_failure_is_told_and_ends_all(actions, text):
+class Walk:
+  """Six steps of a walk that the seed draws and actions move. Fails where `plan` says: {(seed, time): how often}."""
+
+  def __init__(self, folder=None, plan=None, trouble=RAISE):
+    self.folder, self.plan, self.trouble = folder, plan or {}, trouble
+    self.num_envs = 1
+    self.spec = base.Spec({'vector': base.ArraySpec((3,), np.float64)}, False, 3, 1)
+    self.measures = {'height': np.zeros(1, np.float32)}
+
+  def step(self, actions, restart, seeds, idle=None):
+    if restart[0]:
+      self.seed, self.time = int(seeds[0]), 0
+      self.rng, self.place = np.random.default_rng(self.seed), np.zeros(3)
+    else:
+      self.time += 1
+    self.fail()
+    self.place = self.place + self.rng.normal(size=3) + (0 if restart[0] else actions[0])
+    self.measures['height'][:] = self.place[2]
+    timestep = base.empty_timestep(self.spec, 1)
+    timestep.observation['vector'][0] = self.place
+    timestep.reward[:], timestep.is_first[:] = 0 if restart[0] else self.place[0], restart
+    timestep.is_last[:] = timestep.is_terminal[:] = self.time == 6
+    return timestep
+
+  def fail(self):
+    for number in range(self.plan.get((self.seed, self.time), 0)):
+      mark = self.folder / f'{self.seed}-{self.time}-{number}'  # on disk, since every failure costs the process
+      if not mark.exists():
+        mark.touch()
+        Probe.trouble(self, self.trouble)
+
+  def close(self):
+    pass
+
+
+class Rebuilt(Probe):
+  """Is built as `Probe` is, but not so when the folder has got a file 'later'."""
+
+  def __init__(self, folder, trouble):
+    later = (folder / 'later').exists()
+    super().__init__(size=6 if later and trouble is None else 5)
+    if later and trouble:
+      self.trouble(trouble)
+
+
+def steady(timestep):
+  return np.tile(np.float32([0.5, -1, 0.25]), (len(timestep.reward), 1))
+
+
+@pytest.mark.parametrize('trouble, steps, reason', [
+    (RAISE, 2, "KeyError: 'the reason'"),
+    (HALF, 1, "KeyError: 'none'"),
+    (DIE, 0, 'its process died with exit code -9 (SIGKILL)'),
+    (HANG, 2, 'it hangs, no answer for 1 s')])
+def test_a_failure_truncates_its_episode_and_the_next_one_runs_in_a_new_process(trouble, steps, reason, caplog):
+  env = Processes(Probe, 2, timeout=1)
+  before = begin(env)
+  for _ in range(steps):
+    before = act(env, GO, GO)
+  assert env.failures == 0 and not env.failed.any()
+  timestep = act(env, GO, trouble)
+  healthy, failed = timestep.observation['vector']
+  assert healthy[1] == timestep.reward[0] == steps + 1
+  np.testing.assert_array_equal(failed, before.observation['vector'][1])
+  assert (timestep.reward[1], env.measures['time'][1]) == (0, steps + 0.5)
+  assert timestep.is_last.tolist() == env.failed.tolist() == [False, True]
+  assert not timestep.is_first.any() and not timestep.is_terminal.any()
+  old = process_ids(timestep)
+  assert_ended(old[1:], 0)
+
+  timestep = begin(env, 1, seed=8)
+  assert timestep.observation['vector'][:, :2].tolist() == [[8, steps + 2], [9, 0]]
+  assert timestep.is_first.tolist() == [False, True] and not timestep.is_last.any() and not env.failed.any()
+  new = process_ids(timestep)
+  assert new[0] == old[0] and new[1] != old[1]
+  assert act(env, GO, GO).observation['vector'][:, 1].tolist() == [steps + 3, 1]
+  assert env.failures == 1
+  assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+      (logging.WARNING, f'environment 1: {reason}; its episode was truncated, and it goes on in a new process')]
+  env.close()
+  assert_ended(new, 0)
+
+
+def test_all_other_numbers_are_those_without_failures(tmp_path):
+  plan = {(100, 3): 1, (101, 1): 1, (102, 6): 1, (103, 0): 1}  # of environment 1
+  env, alone = Processes(functools.partial(Walk, tmp_path, plan, DIE), 3), [Walk() for _ in range(3)]
+  rng = np.random.default_rng(0)
+  restart, episode, truncated = np.ones(3, bool), np.array([-1, 99, 199]), 0
+  for _ in range(40):
+    episode = episode + restart
+    actions = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
+    timestep = env.step(actions, restart, episode)
+    for index in range(3):
+      expected = alone[index].step(actions[[index]], restart[[index]], episode[[index]])
+      if env.failed[index]:
+        truncated += 1
+        continue
+      np.testing.assert_array_equal(timestep.observation['vector'][index], expected.observation['vector'][0])
+      assert [field[index] for field in timestep[1:]] == [field[0] for field in expected[1:]]
+      assert env.measures['height'][index] == alone[index].measures['height'][0]
+    restart = timestep.is_last
+  assert (truncated, env.failures) == (3, 4) and episode[1] > 104
+  env.close()
+
+
+@pytest.mark.parametrize('trouble, often', [(HANG, 1), (DIE, 2)])
+def test_one_that_fails_to_begin_an_episode_begins_the_same_again_at_once(trouble, often, tmp_path, caplog):
+  env = Processes(functools.partial(Walk, tmp_path, {(6, 0): often}, trouble), 2, timeout=1)
+  timestep = begin(env, seed=5)
+  expected = Walk().step(np.zeros((1, 3)), np.ones(1, bool), np.array([6]))
+  np.testing.assert_array_equal(timestep.observation['vector'][1], expected.observation['vector'][0])
+  assert timestep.is_first.all() and not timestep.is_last.any() and not env.failed.any()
+  assert env.failures == len(caplog.records) == often
+  assert all('; it tries the same episode in a new process' in record.getMessage() for record in caplog.records)
+  env.close()
+
+
+def test_three_failures_in_a_row_end_all_and_a_completed_step_begins_a_new_row():
   env = Processes(Probe, 2)
+  begin(env)
+  for seed, action in enumerate([RAISE, RAISE, GO, RAISE, RAISE], 10):
+    act(env, GO, action)
+    timestep = begin(env, 1, seed=seed)
+  with pytest.raises(RuntimeError) as error:
+    act(env, GO, RAISE)
+  assert str(error.value) == "environment 1: KeyError: 'the reason' (3 failures in a row)"
+  assert "raise KeyError('the reason')" in error.value.__notes__[0]  # the worker's traceback
+  assert env.failures == 5
+  assert_ended(process_ids(timestep), 0)
+  with pytest.raises(RuntimeError, match='closed'):
+    begin(env)
+
+
+@pytest.mark.parametrize('actions, text, note', [
+    ((GO, RAISE), "environment 1: KeyError: 'the reason'", "raise KeyError('the reason')"),
+    ((HANG, RAISE), "environment 1: KeyError: 'the reason'", 'in trouble'),  # the first one's hang does not hide it
+    ((DIE, GO), 'environment 0: its process died with exit code -9 (SIGKILL)', None),
+    ((CRASH, GO), 'environment 0: its process died with exit code -11 (SIGSEGV)', 'in trouble'),
+    ((GO, HANG), 'environment 1: it hangs, no answer for 2 s', 'in trouble')])
+def test_what_is_told_when_all_end(actions, text, note, monkeypatch):
+  monkeypatch.setattr(processes, 'IN_A_ROW', 1)
+  env = Processes(Probe, 2, timeout=2 if actions == (GO, HANG) else None)
   pids = process_ids(begin(env))
   with pytest.raises(RuntimeError) as error:
     act(env, *actions)
-  assert str(error.value) == text
+  assert str(error.value) == f'{text} (1 failures in a row)'
+  assert note in error.value.__notes__[0] if note else not hasattr(error.value, '__notes__')
   assert_ended(pids, 0)
-  if RAISE in actions:
-    assert "raise KeyError('the reason')" in error.value.__notes__[0]
+
+
+def test_an_evaluation_plays_a_failed_episode_again_from_its_seed(tmp_path):
+  env = Processes(functools.partial(Walk, tmp_path, {(3, 6): 1, (5, 2): 2}), 2)
+  results = envs.run_episodes(env, range(8), steady)
+  assert results == envs.run_episodes(Walk(), range(8), steady)
+  assert env.failures == 3
   env.close()
+
+
+def test_an_episode_that_always_fails_ends_its_evaluation(tmp_path):
+  env = Processes(functools.partial(Walk, tmp_path, {(1, 3): 3}), 2)
+  with pytest.raises(RuntimeError, match='3 failures in a row'):
+    envs.run_episodes(env, range(4), steady)
+
+
+def test_others_do_not_wait_for_one_that_is_started_again(tmp_path):
+  env = Processes(functools.partial(Rebuilt, tmp_path, HANG), 2)
+  begin(env)
+  (tmp_path / 'later').touch()
+  act(env, GO, DIE)
+  timestep = env.step(np.zeros(2, int), np.zeros(2, bool), np.zeros(2, int), idle=np.array([False, True]))
+  assert timestep.observation['vector'][:, 1].tolist() == [2, 0]
+  env.close()
+
+
+def test_one_that_cannot_be_built_again_is_tried_three_times(tmp_path):
+  env = Processes(functools.partial(Rebuilt, tmp_path, RAISE), 1)
+  begin(env)
+  (tmp_path / 'later').touch()
+  act(env, DIE)
+  with pytest.raises(RuntimeError, match='KeyError') as error:
+    begin(env)
+  assert 'in __init__' in error.value.__notes__[0] and env.failures == 3
+
+
+def test_one_that_is_another_one_when_built_again(tmp_path):
+  env = Processes(functools.partial(Rebuilt, tmp_path, None), 1)
+  begin(env)
+  (tmp_path / 'later').touch()
+  act(env, DIE)
+  with pytest.raises(RuntimeError, match=r'environment 0 is another one .*\(6,\).*, before .*\(5,\)'):
+    begin(env)
+
+
+def test_building_again_has_a_limit_too(tmp_path, monkeypatch):
+  monkeypatch.setattr(processes, 'BUILD_SECONDS', 2)
+  monkeypatch.setattr(processes, 'IN_A_ROW', 2)
+  env = Processes(functools.partial(Rebuilt, tmp_path, HANG), 1, timeout=1)
+  begin(env)
+  (tmp_path / 'later').touch()
+  act(env, DIE)
+  with pytest.raises(RuntimeError, match='it hangs, no answer for 2 s'):
+    begin(env)
 
 
 def test_a_worker_that_dies_between_steps():
@@ -228,24 +421,32 @@ def test_a_worker_that_dies_between_steps():
   pids = process_ids(begin(env))
   os.kill(pids[1], signal.SIGTERM)
   assert_ended(pids[1:])
-  with pytest.raises(RuntimeError, match='environment 1: its process died with exit code -15'):
-    act(env, GO, GO)
-  assert_ended(pids, 0)
+  assert act(env, GO, GO).is_last.tolist() == env.failed.tolist() == [False, True]
+  assert begin(env, 1).is_first.tolist() == [False, True]
+  env.close()
+
+
+def test_what_make_passes_on(monkeypatch):
+  monkeypatch.setattr(envs, 'Processes', lambda *arguments: arguments)
+  factory, count, timeout = envs.make('catch', 'catch', 3, processes=True, timeout=7, size=12)
+  assert (count, timeout) == (3, 7)
+  assert (factory.args, factory.keywords) == (('catch', 'catch', 1), {'size': 12})
+  assert envs.make('catch', 'catch', 3, processes=True)[2] == processes.TIMEOUT
 
 
 SCRIPT = """
-from tests.envs_processes_test import GO, HANG, Probe, Processes, act, begin, process_ids
+from tests.envs_processes_test import DOZE, GO, HANG, Probe, Processes, act, begin, process_ids
 if __name__ == '__main__':
-  env = Processes(Probe, 2)
+  env = Processes(Probe, 2, timeout={timeout})
   print(*process_ids(begin(env)), flush=True)
   {then}
 """
 
 
-def run_script(folder, then):
+def run_script(folder, then, timeout=None):
   """A script with two environments in a process group of its own, once it runs; and the ids of its workers."""
   path = folder / 'script.py'
-  path.write_text(SCRIPT.format(then=then))
+  path.write_text(SCRIPT.format(then=then, timeout=timeout))
   script = subprocess.Popen([sys.executable, path], cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)},
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
   return script, [int(pid) for pid in script.stdout.readline().split()]
@@ -277,9 +478,18 @@ def test_workers_end_with_a_parent_that_is_killed_even_one_that_hangs(tmp_path):
   assert_ended(pids)
 
 
-def test_nothing_is_left_in_shared_memory():
-  before = set(pathlib.Path('/dev/shm').glob('harmony-jax-*'))
+def test_a_stopped_script_takes_no_worker_for_hung(tmp_path):
+  script, _ = run_script(tmp_path, 'act(env, GO, DOZE); print(env.failures)', timeout=3)
+  time.sleep(0.1)
+  os.killpg(script.pid, signal.SIGSTOP)
+  time.sleep(4)
+  os.killpg(script.pid, signal.SIGCONT)
+  assert script.communicate(timeout=30) == ('0\n', '')
+
+
+def test_shared_memory_has_no_name_that_could_be_left_behind():
   env = Processes(functools.partial(Probe, size=1000), 2)
   assert begin(env).observation['vector'].shape == (2, 1000)
-  assert set(pathlib.Path('/dev/shm').glob('harmony-jax-*')) <= before
+  mapped = [line for line in pathlib.Path('/proc/self/maps').read_text().splitlines() if '/dev/shm/' in line]
+  assert mapped and all(line.endswith(' (deleted)') for line in mapped)
   env.close()

@@ -19,6 +19,8 @@ from harmony_jax.envs.episodes import episode_seed
 from harmony_jax.envs.episodes import play
 from harmony_jax.envs.episodes import random_policy
 from harmony_jax.envs.episodes import run_episodes
+from harmony_jax.envs.processes import TIMEOUT
+from harmony_jax.envs.processes import Processes
 
 __all__ = ['ArraySpec', 'EpisodeResult', 'Episodes', 'Spec', 'SUITES', 'TimeStep', 'canonical', 'episode_seed',
            'make', 'play', 'random_policy', 'require', 'run_episodes']
@@ -35,14 +37,16 @@ SUITES = {
 }
 
 
-def make(suite, task, num_envs, processes=False, **options):
+def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
   """Makes N environments of one task.
 
   Args:
     suite: a key of `SUITES`.
     task: e.g. 'Pong' for 'atari'.
     num_envs: N.
-    processes: run each environment in a process of its own, side by side: for simulators that are slow to render.
+    processes: run each environment in a process of its own, side by side: for simulators that are slow to render or
+      fail at times. One alone stays in this process.
+    timeout: of `Processes`: seconds after which one that does not answer is started again; None for ever.
     **options: of the suite's class, e.g. `frame_cap` for 'atari'.
 
   Returns:
@@ -52,8 +56,7 @@ def make(suite, task, num_envs, processes=False, **options):
     ValueError: an unknown suite or task; the text names the nearest known one.
   """
   if processes and num_envs > 1:
-    from harmony_jax.envs.processes import Processes
-    return Processes(functools.partial(make, suite, task, 1, **options), num_envs)
+    return Processes(functools.partial(make, suite, task, 1, **options), num_envs, timeout)
   return _suite(suite)(task, num_envs, **options)
 
 

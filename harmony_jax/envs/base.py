@@ -17,6 +17,13 @@ where `actions` is [N] int32 (discrete) or [N, A] float32 in [-1, 1], and
   (zeros if it has not begun yet). Idle wins over restart;
 - the others take their action. After `is_last` comes a restart or idling.
 
+An environment may have two more attributes, refreshed by every step:
+
+    measures    {name: [N] float32}, outcomes beside the reward, e.g. 'success'
+    failed      [N] bool, where the simulator failed in this step: the row is
+                the last observation once more, with reward 0 and `is_last`,
+                and the episode is no sample of what the policy can do
+
 `check.check(env)` verifies all this for an environment of your own.
 """
 
@@ -79,6 +86,12 @@ def copy_timestep(timestep):
   """A time step that shares no memory with the given one."""
   observation = {name: array.copy() for name, array in timestep.observation.items()}
   return TimeStep(observation, *(array.copy() for array in timestep[1:]))
+
+
+def truncate(timestep, where):
+  """Writes what a failure leaves of a time step, in rows `where` ([N] bool or an index) that hold the one before."""
+  timestep.reward[where] = 0
+  timestep.is_first[where], timestep.is_last[where], timestep.is_terminal[where] = False, True, False
 
 
 def zero_actions(spec, num_envs):

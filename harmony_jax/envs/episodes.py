@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harmony_jax.envs import base
 from harmony_jax.envs.base import zero_actions
 
 STREAMS = ('train', 'eval')
@@ -49,6 +50,7 @@ class Episodes:
     self._episode = np.full(env.num_envs, -1)  # [N] number of the current episode
     self._restart = np.ones(env.num_envs, bool)
     self._actions = [[] for _ in range(env.num_envs)]  # of the current episode
+    self._failed = np.zeros(env.num_envs, bool)  # where a failure of the environment has just truncated it
 
   def step(self, actions):
     """Takes actions [N] or [N, A] (None on the first call, which begins all episodes).
@@ -70,6 +72,9 @@ class Episodes:
         self._actions[index].append(actions[index].tolist())
     timestep = self.env.step(actions, restart, self._seeds())
     self._restart = timestep.is_last.copy()
+    self._failed = _failed(self.env)
+    for index in np.flatnonzero(self._failed):
+      self._actions[index].pop()  # nothing came of it
     return timestep
 
   def state(self):
@@ -79,7 +84,7 @@ class Episodes:
     environment for the longest Atari episode.
     """
     return {'episode': self._episode.tolist(), 'restart': self._restart.tolist(),
-            'actions': [list(actions) for actions in self._actions]}
+            'failed': self._failed.tolist(), 'actions': [list(actions) for actions in self._actions]}
 
   def restore(self, state, replay=True):
     """Takes up the episodes of `state()`.
@@ -100,6 +105,7 @@ class Episodes:
                        f'here are {self.env.num_envs}')
     self._episode = np.array(state['episode'])
     self._restart = np.array(state['restart'], bool)
+    self._failed = np.array(state.get('failed', [False] * self.env.num_envs), bool)  # older states have none
     self._actions = [list(actions) for actions in state['actions']]
     if (self._episode < 0).all():
       return None
@@ -107,23 +113,31 @@ class Episodes:
       return self._replay()
     self._episode = self._episode - ~self._restart  # interrupted: the same number again
     self._restart[:] = True
+    self._failed[:] = False
     return None
 
   def _replay(self):
     lengths = np.array([len(actions) for actions in self._actions])
     seeds = self._seeds()
-    for time in range(lengths.max() + 1):
+    shown = np.zeros(self.env.num_envs, int)  # [N] time steps of its episode that each environment has shown
+    while (shown <= lengths).any():
+      idle = shown > lengths  # one that has arrived idles, and thereby repeats its last step
       actions = zero_actions(self.env.spec, self.env.num_envs)
-      for index in np.flatnonzero((time > 0) & (time <= lengths)):
-        actions[index] = self._actions[index][time - 1]
-      restart = np.full(self.env.num_envs, time == 0)
-      # An environment that has arrived idles, and thereby repeats its last step.
-      timestep = self.env.step(actions, restart, seeds, idle=time > lengths)
+      for index in np.flatnonzero((shown > 0) & ~idle):
+        actions[index] = self._actions[index][shown[index] - 1]
+      timestep = self.env.step(actions, shown == 0, seeds, idle=idle)
+      shown = np.where(_failed(self.env), 0, shown + ~idle)  # one that fails begins again
+    base.truncate(timestep, self._failed)  # the step that failed is not played again: it might succeed
     return timestep
 
   def _seeds(self):
     return np.array([episode_seed(self.run_seed, self.stream, index, episode)
                      for index, episode in enumerate(self._episode)])
+
+
+def _failed(env):
+  """[N] bool: where the last step truncated an episode because the environment failed."""
+  return np.array(getattr(env, 'failed', np.zeros(env.num_envs, bool)))
 
 
 class EpisodeResult(NamedTuple):
@@ -170,7 +184,9 @@ def play(env, seeds):
   An environment whose episode ends takes the next seed; when none is left it
   idles. What is played does not depend on how long episodes last, so short
   ones are not favoured, as they are where one stops at the first episodes that
-  happen to finish. Returns one `EpisodeResult` per seed, in order.
+  happen to finish. An episode that a failure of its environment cuts off is
+  played again from its seed and only the complete one counts, as what fails is
+  no fair sample either. Returns one `EpisodeResult` per seed, in order.
   """
   seeds = [int(seed) for seed in seeds]
   num_envs = env.num_envs
@@ -184,8 +200,12 @@ def play(env, seeds):
     idle = playing >= len(seeds)
     now = np.array([0 if idle[i] else seeds[playing[i]] for i in range(num_envs)])
     timestep = env.step(actions, restart, now, idle=idle)
-    restart = np.zeros(num_envs, bool)
-    for index in np.flatnonzero(~idle):
+    restart = _failed(env)
+    for index in np.flatnonzero(restart):
+      scores[playing[index]] = lengths[playing[index]] = 0
+      for values in best.values():
+        values[playing[index]] = -np.inf
+    for index in np.flatnonzero(~idle & ~restart):
       scores[playing[index]] += timestep.reward[index]
       lengths[playing[index]] += not timestep.is_first[index]
       for name, values in best.items():

@@ -1,4 +1,4 @@
-"""N environments in N processes: for simulators whose rendering is slow and holds Python.
+"""N environments in N processes: for simulators whose rendering is slow and holds Python, or that fail at times.
 
     env = Processes(functools.partial(envs.make, 'dmc', 'cheetah_run', 1), num_envs=4)
 
@@ -10,57 +10,76 @@ A script that makes such environments must do so under
 `if __name__ == '__main__':`, since every worker imports the script anew.
 """
 
-import contextlib
-import multiprocessing
+import logging
+import math
 import multiprocessing.connection
-import multiprocessing.resource_tracker
-import os
-import signal
-import tempfile
-import threading
 import time
-import traceback
-from typing import NamedTuple
 
 import numpy as np
 
 from harmony_jax.envs import base
+from harmony_jax.envs.worker import Failure
+from harmony_jax.envs.worker import Task
+from harmony_jax.envs.worker import Worker
+from harmony_jax.envs.worker import map_rows
+from harmony_jax.envs.worker import shared_file
 
-# What workers find in their environment, unless the user has set it. They share the machine: one thread each for
-# linear algebra and for Mesa's software rendering, and no accelerator, which belongs to the training.
-VARIABLES = {
-    'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'LP_NUM_THREADS': '1',
-    'JAX_PLATFORMS': 'cpu'}
-
+# Seconds for a step or a reset. The slowest simulators need some seconds for a reset, and ten times that where many
+# share two cores; a hang is rare, so that waiting long for it costs little, while a healthy episode cut off is lost.
+TIMEOUT = 120
+BUILD_SECONDS = 600  # the same for building an environment again: imports, and simulators that start with a window
+IN_A_ROW = 3  # failures that stop the run
 CLOSE_SECONDS = 2  # for the workers to close their simulators; one that takes longer is killed
+POLL_SECONDS = 1
+
+_logger = logging.getLogger(__name__)
 
 
 class Processes:
   """The environments of N processes behind the convention of `base`.
+
+  A worker that raises, dies or hangs in a step is killed and started again,
+  and its episode is truncated there: its row shows the last observation once
+  more, with reward 0 and `is_last`. One that fails when it is to begin an
+  episode is started again and begins the same one, in the same call.
+
+  Failures of one environment are in a row as long as no step is completed
+  between them. The first time step of an episode does not count, since a
+  broken simulator often still begins. Nor do those that play the same episode
+  (seed) again, as an evaluation does: it may fail at the same step for ever.
 
   Args:
     factory: makes an environment of `num_envs` 1; called without arguments in
       every worker, so it must be picklable: a function of a module, or
       functools.partial of one.
     num_envs: N.
+    timeout: seconds that a step of one environment may take before it counts
+      as hanging; None for ever. Not for the first construction.
 
   Attributes:
     spec: of the environments.
     measures: `{name: [N] float32}` of the last step, where the environments
       have measures.
+    failed: [N] bool, where the last step truncated an episode for a failure.
+    failures: how many there were since the beginning; each is logged.
 
   Raises:
     ValueError, RuntimeError: as the factory raised it in a worker. Later, in
-      `step`, a RuntimeError tells which worker raised what, or died of what;
-      whenever `step` raises, all workers are ended.
+      `step`, a RuntimeError tells what happened to which worker at its third
+      failure in a row; whenever `step` raises, all workers are ended.
   """
 
-  def __init__(self, factory, num_envs):
+  def __init__(self, factory, num_envs, timeout=TIMEOUT):
     self.num_envs = num_envs
     self.spec = None
-    self._workers = []
+    self.failures = 0
+    self.failed = np.zeros(num_envs, bool)
+    self._timeout = math.inf if timeout is None else timeout
+    self._streaks = [_Streak() for _ in range(num_envs)]
+    self._workers = [Worker(index, factory) for index in range(num_envs)]
+    self._file = shared_file()
     try:
-      self._begin(factory)
+      self._begin()
     except BaseException:
       self._end(grace=0)
       raise
@@ -70,11 +89,10 @@ class Processes:
     if not self._workers:
       raise RuntimeError('the environments are closed')
     actions = np.asarray(actions)
-    moving = range(self.num_envs) if idle is None else np.flatnonzero(~np.asarray(idle))
+    moving = range(self.num_envs) if idle is None else np.flatnonzero(~np.asarray(idle)).tolist()
+    self.failed = np.zeros(self.num_envs, bool)
     try:
-      for index in moving:
-        self._send(index, (actions[index], bool(restart[index]), int(seeds[index])))
-      self._receive(moving)
+      self._do({index: Task(actions[index], bool(restart[index]), int(seeds[index])) for index in moving})
     except BaseException:  # Ctrl-C too: answers that are under way would be taken for those of the next step
       self._end(grace=0)
       raise
@@ -84,156 +102,122 @@ class Processes:
     """Ends all workers, within `CLOSE_SECONDS`. May be called again."""
     self._end(CLOSE_SECONDS)
 
-  def _begin(self, factory):
-    context = multiprocessing.get_context('spawn')  # a fork would copy JAX's locks but not its threads
-    with _inherited():
-      for index in range(self.num_envs):
-        pipe, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, index, factory), daemon=True)
-        process.start()
-        theirs.close()  # so that the worker's death is the end of the pipe
-        self._workers.append(_Worker(process, pipe))
-    everyone = range(self.num_envs)
-    built = self._receive(everyone)
+  def _begin(self):
+    for worker in self._workers:
+      worker.start()
+    waiting = {worker.pipe: worker for worker in self._workers}
+    built = {}
+    while waiting:  # in the order in which they come, so that a hang hides no failure
+      for pipe in multiprocessing.connection.wait(list(waiting)):
+        worker = waiting.pop(pipe)
+        answer = built[worker.index] = worker.receive()
+        if isinstance(answer, Failure):
+          raise answer.construction_error(worker.index)
     if any(answer != built[0] for answer in built.values()):
       raise ValueError(f'the environments differ: {built}')
-    spec, names = built[0]
-    with _shared_file() as file:
-      self._last, measures = _map(file.name, self.num_envs, spec, names)
-      for index in everyone:
-        self._send(index, (file.name, self.num_envs))
-      self._receive(everyone)
+    self._built = built[0]
+    self.spec, names = self._built
+    rows, shared_measures = map_rows(self._file, self.num_envs, self.spec, names)
+    # Workers write there, and what one has written is copied when it is complete: some die while they write.
+    self._last = base.empty_timestep(self.spec, self.num_envs)
+    measures = {name: np.zeros(self.num_envs, np.float32) for name in names}
+    self._copies = list(zip(_arrays(self._last, measures), _arrays(rows, shared_measures), strict=True))
     if names:
       self.measures = measures
-    self.spec = spec
+    for worker in self._workers:
+      worker.furnish(self._file, self.num_envs)
 
-  def _send(self, index, message):
-    with contextlib.suppress(OSError):  # it is dead: `_receive` finds out of what
-      self._workers[index].pipe.send(message)
+  def _do(self, tasks):
+    """Has workers do `{index: Task}`, each within its time; where one fails, see the class."""
+    left = {}  # seconds for each that is not done
+    for index, task in tasks.items():
+      if self._workers[index].furnished:  # else it is still building, after a failure
+        self._workers[index].send(task)
+      left[index] = self._limit(index)
+    while left:
+      for index, answer in self._wait(left).items():
+        if self._proceed(index, tasks[index], answer):
+          del left[index]
+        else:
+          left[index] = self._limit(index)
 
-  def _receive(self, indices):
-    """`{index: answer}` of these workers, in the order in which they come, so that a hang hides no failure."""
-    waiting = {self._workers[index].pipe: index for index in indices}
-    answers = {}
-    while waiting:
-      for pipe in multiprocessing.connection.wait(list(waiting)):
-        index = waiting.pop(pipe)
-        try:
-          answers[index] = pipe.recv()
-        except (EOFError, OSError):
-          raise RuntimeError(f'environment {index}: {_death(self._workers[index].process)}') from None
-        if isinstance(answers[index], _Failure):
-          raise answers[index].error(index, constructing=self.spec is None)
+  def _limit(self, index):
+    return self._timeout if self._workers[index].furnished else max(self._timeout, BUILD_SECONDS)
+
+  def _wait(self, left):
+    """`{index: answer}` of workers that answered, or whose time is up, soon; takes the time from `left`."""
+    pipes = {self._workers[index].pipe: index for index in left}
+    started = time.monotonic()
+    ready = multiprocessing.connection.wait(list(pipes), min(POLL_SECONDS, *left.values()))
+    passed = min(time.monotonic() - started, POLL_SECONDS)  # what stopped this process for longer stopped them, too
+    answers = {pipes[pipe]: self._workers[pipes[pipe]].receive() for pipe in ready}
+    for index in left:
+      left[index] -= passed
+      if left[index] <= 0 and index not in answers:
+        answers[index] = self._workers[index].hang(self._limit(index))
     return answers
 
+  def _proceed(self, index, task, answer):
+    """Goes on with a task after an answer; whether it is done."""
+    worker = self._workers[index]
+    if isinstance(answer, Failure):
+      self._start_again(index, task, answer)
+      return not task.restart
+    if not worker.furnished:
+      if answer != self._built:
+        raise RuntimeError(f'environment {index} is another one after its restart: {answer}, before {self._built}')
+      worker.furnish(self._file, self.num_envs)
+      worker.send(task)
+      return False
+    for array, shared in self._copies:
+      array[index] = shared[index]
+    self._streaks[index].completed(task, self._last.is_last[index])
+    return True
+
+  def _start_again(self, index, task, failure):
+    """Counts a failure, truncates the episode if one runs, and starts the worker again without waiting for it."""
+    self.failures += 1
+    if self._streaks[index].failed(task) == IN_A_ROW:
+      raise failure.error(index, f' ({IN_A_ROW} failures in a row)')
+    then = 'it tries the same episode' if task.restart else 'its episode was truncated, and it goes on'
+    _logger.warning('environment %d: %s; %s in a new process', index, ' '.join(str(failure).split()), then)
+    self._workers[index].end()
+    self._workers[index].start()
+    if not task.restart:
+      base.truncate(self._last, index)
+      self.failed[index] = True
+
   def _end(self, grace):
-    for index in range(len(self._workers)):
-      self._send(index, None)
+    workers = [worker for worker in self._workers if worker.process]
+    for worker in workers:
+      worker.send(None)
     deadline = time.monotonic() + grace
-    for process, pipe in self._workers:
-      process.join(max(0, deadline - time.monotonic()))
-      if process.exitcode is None:
-        process.kill()
-        process.join()
-      pipe.close()
+    for worker in workers:
+      worker.end(deadline)
     self._workers = []
+    self._file.close()
 
 
-class _Worker(NamedTuple):
-  """What the parent holds of a worker."""
-  process: multiprocessing.process.BaseProcess
-  pipe: multiprocessing.connection.Connection
+class _Streak:
+  """Counts the failures in a row of one environment; see `Processes`."""
+
+  def __init__(self):
+    self._length = 0
+    self._playing = self._failing = None  # seeds: of the running episode, and of the one that failed last
+
+  def completed(self, task, is_last):
+    """A task was completed."""
+    if task.restart:
+      self._playing = task.seed
+    elif is_last or self._playing != self._failing:
+      self._length = 0
+
+  def failed(self, task):
+    """A task failed; the length of the row."""
+    self._failing = task.seed if task.restart else self._playing
+    self._length += 1
+    return self._length
 
 
-class _Failure(NamedTuple):
-  """An exception in a worker: the name of its type, its text, its traceback."""
-  name: str
-  text: str
-  traceback: str
-
-  def error(self, index, constructing):
-    """The exception to raise in the parent: while constructing, as if the environment were made there."""
-    if constructing and self.name in ('ValueError', 'RuntimeError'):
-      error = {'ValueError': ValueError, 'RuntimeError': RuntimeError}[self.name](self.text)
-    else:
-      error = RuntimeError(f'environment {index}: {self.name}: {self.text}')
-    error.add_note(f'In the process of environment {index}:\n{self.traceback}')  # shown, but no part of str(error)
-    return error
-
-
-def _work(pipe, index, factory):
-  """The life of a worker: builds its environment, answers steps, ends with None or with the parent."""
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-  try:
-    env = factory()
-    if env.num_envs != 1:
-      raise ValueError(f'the factory makes {env.num_envs} environments, and each worker holds one')
-    names = list(getattr(env, 'measures', {}))
-    pipe.send((env.spec, names))
-    message = pipe.recv()
-    if message is not None:
-      rows, measures = _map(*message, env.spec, names)
-      pipe.send('mapped')
-      while (message := pipe.recv()) is not None:
-        action, restart, seed = message
-        timestep = env.step(action[None], np.array([restart]), np.array([seed]))
-        for name, array in timestep.observation.items():
-          rows.observation[name][index] = array[0]
-        for row, array in zip(rows[1:], timestep[1:]):
-          row[index] = array[0]
-        for name, array in measures.items():
-          array[index] = env.measures[name][0]
-        pipe.send('stepped')
-    env.close()
-  except (EOFError, BrokenPipeError):  # the parent is gone
-    pass
-  except Exception as error:
-    pipe.send(_Failure(type(error).__name__, str(error), traceback.format_exc()))
-
-
-def _end_with_parent():
-  """Ends a worker whose simulator hangs when the parent is gone; one that waits finds the pipe closed by itself."""
-  multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-  os._exit(1)
-
-
-def _map(path, num_envs, spec, names):
-  """The memory of a file as (`TimeStep`, `{name: [N] float32}` of the measures); it lives as long as its arrays."""
-  blank = base.empty_timestep(spec, num_envs)
-  arrays = [*blank.observation.values(), *blank[1:], *(np.zeros(num_envs, np.float32) for _ in names)]
-  starts = np.cumsum([0] + [-(-array.nbytes // 64) * 64 for array in arrays])  # each aligned to 64 bytes
-  memory = np.memmap(path, np.uint8, 'r+', shape=(int(starts[-1]),))
-  views = [np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
-           for array, start in zip(arrays, starts)]
-  count = len(spec.observation)
-  observation = dict(zip(spec.observation, views))
-  return base.TimeStep(observation, *views[count:count + 4]), dict(zip(names, views[count + 4:]))
-
-
-def _shared_file():
-  """A file in memory, deleted after the `with`: by then all have mapped it, and a killed run leaves nothing behind."""
-  folder = '/dev/shm' if os.path.isdir('/dev/shm') else None
-  return tempfile.NamedTemporaryFile(prefix='harmony-jax-', dir=folder)
-
-
-@contextlib.contextmanager
-def _inherited():
-  """What processes started here inherit: SIGINT blocked, so that Ctrl-C is the parent's alone, and `VARIABLES`."""
-  multiprocessing.resource_tracker.ensure_running()  # now, as its own start unblocks SIGINT
-  mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-  missing = {name: value for name, value in VARIABLES.items() if name not in os.environ}
-  os.environ.update(missing)
-  try:
-    yield
-  finally:
-    for name in missing:
-      del os.environ[name]
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _death(process):
-  """What a process died of, in words."""
-  process.join(1)
-  code = process.exitcode
-  cause = f' ({signal.Signals(-code).name})' if code is not None and code < 0 else ''
-  return f'its process died with exit code {code}{cause}'
+def _arrays(timestep, measures):
+  return [*timestep.observation.values(), *timestep[1:], *measures.values()]
