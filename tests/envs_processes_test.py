@@ -431,7 +431,7 @@ def test_what_make_passes_on(monkeypatch):
   factory, count, timeout = envs.make('catch', 'catch', 3, processes=True, timeout=7, size=12)
   assert (count, timeout) == (3, 7)
   assert (factory.args, factory.keywords) == (('catch', 'catch', 1), {'size': 12})
-  assert envs.make('catch', 'catch', 3, processes=True)[2] == processes.TIMEOUT
+  assert envs.make('catch', 'catch', 1, processes=True)[1:] == (1, processes.TIMEOUT)  # one alone may fail, too
 
 
 SCRIPT = """

@@ -44,8 +44,8 @@ def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
     suite: a key of `SUITES`.
     task: e.g. 'Pong' for 'atari'.
     num_envs: N.
-    processes: run each environment in a process of its own, side by side: for simulators that are slow to render or
-      fail at times. One alone stays in this process.
+    processes: run each environment in a process of its own, side by side: for simulators that are slow to render,
+      fail at times, or allow one per process.
     timeout: of `Processes`: seconds after which one that does not answer is started again; None for ever.
     **options: of the suite's class, e.g. `frame_cap` for 'atari'.
 
@@ -55,7 +55,7 @@ def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
   Raises:
     ValueError: an unknown suite or task; the text names the nearest known one.
   """
-  if processes and num_envs > 1:
+  if processes:
     return Processes(functools.partial(make, suite, task, 1, **options), num_envs, timeout)
   return _suite(suite)(task, num_envs, **options)
 
