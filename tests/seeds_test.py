@@ -19,6 +19,7 @@ from harmony_jax import parallel
 from harmony_jax.envs import catch
 from harmony_jax.errors import UserError
 from harmony_jax.training import loop, run_folder, seeds
+from harmony_jax.training.interruption import Interrupted, Interruption
 from tests import small
 from tests.loop_test import config_of, lines
 
@@ -33,12 +34,12 @@ def tiny(seed, **changes):
   return config_of(**{'seed': seed, 'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_size': 2, **changes})
 
 
-def train(folder, chosen=SEEDS, **changes):
+def train(folder, chosen=SEEDS, interruption=None, **changes):
   """Trains seeds side by side, each in a folder of its own; returns their scores."""
   configs = [tiny(seed, **changes) for seed in chosen]
   folders = [run_folder.prepare(folder / f'seed{seed}', config, {}) for seed, config in zip(chosen, configs)]
   try:
-    return seeds.train(list(zip(configs, folders)))
+    return seeds.train(list(zip(configs, folders)), interruption)
   finally:
     for opened in folders:
       opened.close()
@@ -359,6 +360,25 @@ def test_ctrl_c_ends_all(together, endless, tmp_path, monkeypatch):
   finally:
     timer.cancel()
   assert sorted(closed) == list(SEEDS)
+
+
+def test_asked_to_end_each_seed_is_saved_and_goes_on(one_by_one, tmp_path, monkeypatch):
+  folder, scores = one_by_one
+  interruption, choose = Interruption(), loop.Trainer._choose
+
+  def asking(self, random):
+    if self.config.seed == 4 and self.step >= 60:
+      interruption.requested = 'SIGTERM'
+    return choose(self, random)
+
+  monkeypatch.setattr(loop.Trainer, '_choose', asking)
+  with pytest.raises(Interrupted) as caught:
+    train(tmp_path, interruption=interruption)
+  assert all(f'seed {seed}: SIGTERM: saved at step' in str(caught.value) for seed in SEEDS)
+  monkeypatch.setattr(loop.Trainer, '_choose', choose)
+  assert train(tmp_path) == scores
+  for seed in SEEDS:
+    assert lines(tmp_path / f'seed{seed}', 'metrics.jsonl') == lines(folder / f'seed{seed}', 'metrics.jsonl')
 
 
 # The flag -------------------------------------------------------------------------------------------------------------
