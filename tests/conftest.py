@@ -13,3 +13,11 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
 if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Shows what tests recorded as `cases`, whichever process they ran in."""
+  for report in terminalreporter.getreports('passed'):
+    for name, value in report.user_properties:
+      if name == 'cases':
+        terminalreporter.write_line(value)

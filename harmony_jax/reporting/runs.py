@@ -101,7 +101,9 @@ def _lines(path):
   for number, text in enumerate([*whole, unfinished], 1):
     try:
       line = json.loads(text.decode())
-      lines.append({**line, 'step': int(line['step'])})
+      if not isinstance(line['step'], int):
+        raise ValueError
+      lines.append(line)
     except (ValueError, KeyError, TypeError, RecursionError):
       if number <= len(whole):
         raise UserError(f'{path} is damaged: line {number} cannot be read') from None

@@ -37,13 +37,17 @@ class Checkpoints:
     self._damaged = []  # steps that could not be restored
     if read_only and not self._folder.is_dir():
       raise UserError(f'no checkpoints: {self._folder} does not exist')
-    self._manager = ocp.CheckpointManager(
+    self._options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only, read_only=read_only,
+        lightweight_initialize=True)  # else one damaged file of metadata keeps all checkpoints from being opened
+    self._manager = self._open()
+
+  def _open(self):
+    return ocp.CheckpointManager(
         self._folder,
         # Named here, for a manager that has not saved yet to read them.
         item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only,
-            read_only=read_only))
+        options=self._options)
 
   def __enter__(self):
     return self
@@ -185,7 +189,8 @@ class Checkpoints:
         target, count = aside / f'{step}.{count}', count + 1
       (self._folder / str(step)).rename(target)
     self._damaged.clear()
-    self._manager.reload()
+    self._manager.close()
+    self._manager = self._open()
 
 
 def _named_leaves(state):
