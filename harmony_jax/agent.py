@@ -74,7 +74,8 @@ class Agent:
     dtype = jnp.dtype(config.compute_dtype)
     model = WorldModel.from_config(config, shapes, actions, dtype)
     behavior = Behavior.from_config(config, model.rssm.feature_size, actions, discrete, dtype)
-    optimizers = {'world_model': optimizer(config.model_opt, config.weighting.rate, config.weighting.beta2),
+    rates = (config.weighting.rate, config.weighting.beta2) if model.weighting.init(model.tasks)[0] else ()
+    optimizers = {'world_model': optimizer(config.model_opt, *rates),
                   'actor': optimizer(config.actor_opt), 'critic': optimizer(config.critic_opt)}
     return cls(model, behavior, optimizers, actions, discrete, config.batch_size, config.critic.slow_fraction,
                config.critic.slow_every, config.skip_nonfinite, deterministic)

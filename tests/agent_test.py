@@ -262,3 +262,12 @@ def test_with_harmonizers():
   for task, s in state.params['world_model']['harmony'].items():
     loss = float(losses[task])
     np.testing.assert_allclose(np.exp(s), (loss + np.sqrt(loss ** 2 + 4 * loss)) / 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize('rule', ['none', 'fixed', 'reciprocal'])
+def test_a_rate_for_harmonizers_that_are_not_there(rule):
+  """The presets for CPUs give the harmonizers a rate of their own, whatever rule is chosen."""
+  agent = small.agent(small.VECTOR, weighting__rule=rule, weighting__rate=3.0, weighting__beta2=0.99)
+  state = jax.eval_shape(agent.init, jax.random.key(0))
+  after, _ = jax.eval_shape(agent.train_step, state, small.batch(small.VECTOR))
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
