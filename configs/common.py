@@ -48,6 +48,7 @@ def run_settings() -> dict:
       score='return',           # what is reported: the return of an episode, or a measure like 'success'
       env_processes=False,      # each environment in a process of its own
       replay_capacity=1_000_000,  # steps; a 100K run never fills more than 100,000
+      devices=0,                # of this process, that share the batch; 0: as many as can
       replay_on='auto',         # host, device, or auto: on an accelerator that has room for it
       prefill_chunk=100,        # they are taken in chunks of so many
       eval_every=5_000, eval_episodes=100, final_eval_episodes=100, eval_envs=16,

@@ -9,6 +9,7 @@ import copy
 import os
 import shlex
 import sys
+import traceback
 
 from absl import app, flags, logging
 
@@ -37,6 +38,13 @@ def run(benchmark):
                     "takes 'paper' on an accelerator and 'cpu' otherwise.")
   flags.DEFINE_enum('replay', 'auto', ('auto', 'host', 'device'), "Where replay is sampled: 'auto' takes an accelerator "
                     'that has room for it. The batches are the same.')
+  flags.DEFINE_integer('devices', 0, 'How many devices of each process share the batch, whose size stays; by default '
+                       'as many as can share it equally.', lower_bound=0)
+  flags.DEFINE_string('coordinator', '', 'Trains one run in several processes, on one machine or many, with one '
+                      '--logdir: HOST:PORT of process 0, the same in all. By default they are found on Slurm and TPU '
+                      "pods; 'none' to train alone there.")
+  flags.DEFINE_integer('num_processes', None, 'How many processes train together, with --coordinator.', lower_bound=1)
+  flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
   flags.DEFINE_string('logdir', None, 'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
                       'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
                       'of their run folders seed<seed>.')
@@ -45,10 +53,10 @@ def run(benchmark):
     argv, overrides = split_config_flags(sys.argv)
   except UserError as error:
     sys.exit(_fail(error))
-  app.run(lambda rest: _main(benchmark, rest, overrides), argv=argv, flags_parser=_parse_flags)
+  app.run(lambda rest: _main(benchmark, rest, overrides), argv=argv, flags_parser=parse_flags)
 
 
-def _parse_flags(argv):
+def parse_flags(argv):
   """absl's parsing, with one line in place of its page of usage."""
   try:
     return flags.FLAGS(argv)
@@ -86,6 +94,9 @@ def _train(benchmark, options, overrides, interruption):
   from harmony_jax.training.loop import Trainer
   if options.wandb and options.num_seeds > 1:
     raise UserError('--wandb shows one run per program: leave it out, or start every seed by itself')
+  parallel.join(options.coordinator, options.num_processes, options.process_id)
+  if options.num_seeds > 1 and (parallel.process_count() > 1 or options.devices > 1):
+    raise UserError('--num_seeds trains all seeds on one device of one process: start every seed by itself')
   parallel.use_compilation_cache()
   if not parallel.has_accelerator():
     parallel.keep_freed_memory()
@@ -94,17 +105,39 @@ def _train(benchmark, options, overrides, interruption):
     runs = _open_runs(stack, seed_configs(config, options.num_seeds), options)
     if not runs:
       return 0
-    print(f"preset '{config.preset}'{reason}; expected duration{' of one seed' if options.num_seeds > 1 else ''}: "
-          f'{benchmark.HOURS[config.preset]}')
-    for line in deviations(benchmark, config):
-      print(line)
-    for _, folder in runs:
-      print(f'run folder: {folder.path}', flush=True)
+    if not parallel.process_index():
+      print(f"preset '{config.preset}'{reason}; expected duration{' of one seed' if options.num_seeds > 1 else ''}: "
+            f'{benchmark.HOURS[config.preset]}')
+      for line in deviations(benchmark, config):
+        print(line)
+      for _, folder in runs:
+        print(f'run folder: {folder.path}', flush=True)
     if options.num_seeds > 1:
       seeds.train(runs, interruption)
+    elif parallel.process_count() > 1:
+      _run_with_others(Trainer(*runs[0], options.wandb, interruption))
     else:
       Trainer(*runs[0], options.wandb, interruption).run()
   return 0
+
+
+def _run_with_others(trainer):
+  """Trains as one of several processes. One that fails ends at once: the others could wait for it for ever."""
+  from harmony_jax.training import faults
+  from harmony_jax.training.interruption import Interrupted
+  try:
+    trainer.run()
+  except Interrupted:
+    raise
+  except BaseException as error:
+    line = str(error) if isinstance(error, UserError) else faults.explain(error)
+    if line:
+      _fail(line)
+    else:
+      traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2 if isinstance(error, UserError) else 1)
 
 
 def _open_runs(stack, configs, options):
@@ -116,12 +149,28 @@ def _open_runs(stack, configs, options):
     if options.logdir and len(configs) > 1:
       logdir = os.path.join(logdir, f'seed{config.seed}')
     identity = {'suite': config.suite, 'task': config.task, 'method': config.method}
-    folder = stack.enter_context(run_folder.prepare(logdir, config, identity))
+    folder = stack.enter_context(_open_folder(logdir, config, identity))
     if folder.is_complete():
       print(f'this run is complete: {folder.path}')
     else:
       runs.append((config, folder))
   return runs
+
+
+def _open_folder(logdir, config, identity):
+  """`run_folder.prepare`. Of several processes, process 0 does it, and all of them learn whether it was refused."""
+  from harmony_jax import parallel
+  from harmony_jax.training import run_folder
+  folder = refused = None
+  if not parallel.process_index():
+    try:
+      folder = run_folder.prepare(logdir, config, identity)
+    except UserError as error:
+      refused = str(error)
+  refused = parallel.exchange(refused)[0]
+  if refused:
+    raise UserError(refused)
+  return folder or run_folder.RunFolder(logdir)
 
 
 def seed_configs(config, count):
@@ -134,9 +183,7 @@ def seed_configs(config, count):
 
 def make_config(benchmark, options, overrides, accelerator):
   """(configuration, why the preset was chosen). Raises UserError for an unknown task or a bad override."""
-  from configs import common
   from harmony_jax import envs
-  from harmony_jax.configuration import apply_overrides
   preset, reason = options.preset, ''
   if preset == 'auto':
     preset = 'paper' if accelerator else 'cpu'
@@ -146,13 +193,21 @@ def make_config(benchmark, options, overrides, accelerator):
     envs.require(benchmark.SUITE)
   except (ValueError, RuntimeError) as error:  # an unknown task, or a simulator that is not there
     raise UserError(str(error)) from None
-  config = config_for(benchmark, options.method, preset, task)
-  config.seed, config.weighting.rule, config.replay_on = options.seed, options.weighting, options.replay
-  for name, (field, _) in getattr(benchmark, 'ENV_FLAGS', {}).items():
-    if options[name].value is not None:
-      config.update_from_flattened_dict({field: options[name].value})
+  settings = {'seed': options.seed, 'weighting.rule': options.weighting, 'replay_on': options.replay,
+              'devices': options.devices}
+  settings |= {field: options[name].value for name, (field, _) in getattr(benchmark, 'ENV_FLAGS', {}).items()
+               if options[name].value is not None}
+  return configure(benchmark, options.method, preset, task, settings, overrides), reason
+
+
+def configure(benchmark, method, preset, task, settings, overrides):
+  """A run's configuration: the benchmark's, then {'some.field': value}, then texts 'field=value', checked."""
+  from configs import common
+  from harmony_jax.configuration import apply_overrides
+  config = config_for(benchmark, method, preset, task)
+  config.update_from_flattened_dict(settings)
   common.check(apply_overrides(config, overrides))
-  return config, reason
+  return config
 
 
 def config_for(benchmark, method, preset, task):
@@ -174,7 +229,7 @@ def deviations(benchmark, config):
   from harmony_jax.configuration import difference
   paper = config_for(benchmark, config.method, 'paper', config.task)
   changed = {k: v for k, v in difference(paper, config).items()
-             if k not in ('task', 'seed', 'preset', 'weighting.rule')}
+             if k not in ('task', 'seed', 'preset', 'weighting.rule', 'devices')}
   if changed:
     yield 'differs from the paper: ' + ', '.join(f'{k}={ours} ({paper})' for k, (paper, ours) in changed.items())
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from harmony_jax import harmony
+from harmony_jax import harmony, replicas
 from harmony_jax.behavior import Behavior
 from harmony_jax.returns import Percentiles
 from harmony_jax.rssm import State
@@ -66,6 +66,7 @@ class Agent:
   slow_every: int = 1
   skip_nonfinite: int = 0
   deterministic: bool = False
+  axis_name: Optional[str] = None  # of replicas that share a batch: what `across` makes
 
   @classmethod
   def from_config(cls, config, shapes: Mapping[str, tuple], actions: int, discrete: bool,
@@ -81,6 +82,14 @@ class Agent:
                config.critic.slow_every, config.skip_nonfinite, deterministic)
 
   # -------------------------------------------------------------------------------------------------------------------
+
+  def across(self, axis_name: str) -> 'Agent':
+    """This agent as one of several replicas, for `train_step` under `jax.pmap` with this axis.
+
+    Each replica gets an equal share of the batch and of `TrainState.carry`, and comes to the same state and metrics as
+    one that has it all, up to the order of sums.
+    """
+    return dataclasses.replace(self, axis_name=axis_name, world_model=self.world_model.across(axis_name))
 
   def init(self, key) -> TrainState:
     """A fresh state; the slow critic starts as the critic and takes its values again after the first update."""
@@ -143,7 +152,7 @@ class Agent:
     def update(name, loss, *args):
       """Gradient and update of one subtree; returns what the loss returns beside its value."""
       (_, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params[name], *args)
-      gradients[name] = gradient
+      gradient = gradients[name] = replicas.mean(gradient, self.axis_name)
       metrics[f'grad_norm/{name}'] = jnp.linalg.norm(ravel_pytree(gradient)[0])  # the optimiser's vector
       updates, optimizers[name] = self.optimizers[name].update(gradient, optimizers[name], params[name])
       params[name] = optax.apply_updates(params[name], updates)
@@ -158,9 +167,9 @@ class Agent:
     trajectory, returns, normalizer, actor_metrics = update(
         'actor', self.behavior.actor_loss, self.world_model, params['world_model'],
         {'fast': params['critic'], 'slow': state.targets['critic']}, start, not_terminal, noise['imagination'],
-        state.normalizer)
+        state.normalizer, self.axis_name)
     critic_metrics = update('critic', self.behavior.critic_loss, state.targets['critic'], trajectory, returns)
-    metrics |= model_metrics | actor_metrics | critic_metrics
+    metrics |= replicas.mean(model_metrics | actor_metrics | critic_metrics, self.axis_name)
     targets = {'critic': self._slow_update(state.targets['critic'], params['critic'], state.step)}
     last = jax.tree.map(lambda x: x[:, -1], outputs.posterior)
     state = state.replace(
@@ -174,7 +183,7 @@ class Agent:
     return jax.tree.map(lambda s, f: (1 - mix) * s + mix * f, slow, fast)
 
   def _train_noise(self, key, batch: int, length: int) -> dict:
-    """All draws of one update, keyed by the row in the batch: posterior [B, T, S], imagination [H, B·T, …]."""
+    """All draws of one update, keyed by the row in the whole batch: posterior [B, T, S], imagination [H, B·T, …]."""
     if self.deterministic:
       return {'posterior': None, 'imagination': (None, None)}
     horizon, groups, actor = self.behavior.horizon, self.world_model.rssm.stoch, self.behavior.actor
@@ -184,7 +193,7 @@ class Agent:
       return (jax.random.uniform(keys[0], (length, groups)), jax.random.uniform(keys[1], (horizon, length, groups)),
               actor.noise(keys[2], (horizon + 1, length)))
 
-    posterior, latent, action = jax.vmap(row, out_axes=(0, 1, 1))(jnp.arange(batch))
+    posterior, latent, action = jax.vmap(row, out_axes=(0, 1, 1))(replicas.rows(batch, self.axis_name))
     merge = lambda x: x.reshape(x.shape[0], batch * length, *x.shape[3:])
     return {'posterior': posterior, 'imagination': (merge(latent), merge(action))}
 

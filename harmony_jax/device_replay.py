@@ -93,10 +93,10 @@ class DeviceReplay:
     """The batch of an update, `{name: [B, T, ...]}` on the device: `gather(draw(update))`."""
     return self.gather(self._replay.draw(update))
 
-  def load(self, folder: str | pathlib.Path, steps: int | None = None):
+  def load(self, folder: str | pathlib.Path, steps: int | None = None, parts: int | None = None):
     """Restores the host's replay (see `Replay.load` for its errors) and brings all of it over."""
     with self._lock:
-      self._replay.load(folder, steps)
+      self._replay.load(folder, steps, parts)
       self._bring_all()
 
   def sync(self):

@@ -8,7 +8,7 @@ that leaves an encoder, decoder or head, are float32. Layouts: images NHWC, dens
 
 import dataclasses
 import math
-from typing import Mapping
+from typing import Mapping, Optional
 
 import flax.linen as nn
 import jax
@@ -227,13 +227,14 @@ class Encoder(nn.Module):
   mlp_units: int = 1024
   style: Style = Style()
   dtype: jnp.dtype = jnp.float32
+  axis_name: Optional[str] = None  # of replicas, for batch norms
 
   def setup(self):
     self.images, self.vectors = split_keys(self.shapes)
     if self.images:
       plan = _ImagePlan.of(self)
       if self.kind == 'residual':
-        self.residual = residual.Down(self.depth, dtype=self.dtype)
+        self.residual = residual.Down(self.depth, dtype=self.dtype, axis_name=self.axis_name)
       else:
         depths = [plan.channels] + [self.depth * 2 ** i for i in range(plan.stages)]
         if self.patch > 1:
@@ -293,6 +294,7 @@ class Decoder(nn.Module):
   mlp_units: int = 1024
   style: Style = Style()
   dtype: jnp.dtype = jnp.float32
+  axis_name: Optional[str] = None  # of replicas, for batch norms
 
   def setup(self):
     self.images, self.vectors = split_keys(self.shapes)
@@ -300,7 +302,7 @@ class Decoder(nn.Module):
       self.plan = plan = _ImagePlan.of(self)
       self.start = Dense(self.inputs, plan.start ** 2 * plan.width, LINEAR, dtype=self.dtype)
     if self.images and self.kind == 'residual':
-      self.residual = residual.Up(plan.channels, self.depth, dtype=self.dtype)
+      self.residual = residual.Up(plan.channels, self.depth, dtype=self.dtype, axis_name=self.axis_name)
     elif self.images:
       depths = [plan.width] + [self.depth * 2 ** i for i in reversed(range(plan.stages - (self.patch == 1)))]
       self.up = [Strided(a, b, 'up', self.style, size, self.padding, self.dtype)

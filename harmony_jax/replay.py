@@ -14,6 +14,7 @@ What is drawn for an update depends on the seed, the update and the stored steps
 alone, so a resumed run draws what the uninterrupted one would have drawn.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -46,13 +47,14 @@ class Replay:
       end of its `gather`. They are stored besides the capacity, so that the
       distribution does not depend on it.
     sampling: 'windows' or 'episodes'. prioritize_ends: for episodes.
+    part: (index, count) where count processes have as many environments each, and a replay of their own.
 
   Raises:
     ValueError: no `is_first`, or a capacity that holds no window.
   """
 
   def __init__(self, specs, num_envs, capacity, batch_size, length, seed, margin=256, sampling='windows',
-               prioritize_ends=False):
+               prioritize_ends=False, part=(0, 1)):
     self.specs = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
     self.num_envs = num_envs
     self.kept = capacity // num_envs  # steps per environment
@@ -65,6 +67,7 @@ class Replay:
     if self.kept < length:
       raise ValueError(f'capacity {capacity} over {num_envs} environments holds '
                        f'{self.kept} steps each; a window has {length}')
+    self.part = part
     self.sampling = sampling
     self.prioritize_ends = prioritize_ends
     self._begun = np.zeros(num_envs, int)  # first step of the episode that runs in each environment
@@ -147,7 +150,7 @@ class Replay:
     Raises:
       ValueError: nothing to choose from yet.
     """
-    key = np.array([self.seed % 2**64, update], np.uint64)
+    key = np.array([(self.seed + (self.part[0] << 32)) % 2**64, update], np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key))
     if self.sampling == 'episodes':
       return self._draw_from_episodes(update, rng)
@@ -203,16 +206,30 @@ class Replay:
 
     A crash leaves the earlier saves intact. `load` can then go back to any of the last `replay_files.SAVES`.
     """
-    replay_files.save(folder, self._layout(), self._read, self._saved, self._steps, self._rows)
+    replay_files.save(replay_files.part(folder, *self.part), self._layout(self.num_envs), self._read, self._saved,
+                      self._steps, self._rows)
     self._saved = self._steps
 
-  def load(self, folder, steps=None):
+  def load(self, folder, steps=None, parts=None):
     """Restores what was stored when `steps` were appended, at one of the last saves (default: the last).
+
+    Args:
+      parts: how many processes saved it (default: as many as there are now). With another number each gets the steps of
+        its environments out of the parts that have them.
 
     Raises:
       ValueError: no replay there, another layout, steps that are not in it, or a damaged file.
     """
-    self._steps = self._saved = replay_files.load(folder, self._layout(), self._write, steps, self.kept, self._rows)
+    index, count = self.part
+    parts = count if parts is None else parts
+    first, size = index * self.num_envs, self.num_envs * count // parts  # our first environment, environments of a part
+    for other in range(first // size, -(-(first + self.num_envs) // size)):
+      begin = other * size - first  # where its environments begin, counted from our first
+      here = slice(max(begin, 0), min(begin + size, self.num_envs))
+      there = slice(here.start - begin, here.stop - begin)
+      self._steps = replay_files.load(replay_files.part(folder, other, parts), self._layout(size),
+                                      functools.partial(self._write, here, there), steps, self.kept, self._rows)
+    self._saved = self._steps if parts == count else 0
     if self.sampling == 'episodes':
       self._find_episodes(max(0, self._steps - self.kept))
 
@@ -220,9 +237,11 @@ class Replay:
     rows = np.arange(first, end) % self._rows
     return {name: array[:, rows] for name, array in self._data.items()}
 
-  def _write(self, first, arrays):
+  def _write(self, here, there, first, arrays):
+    """Stores steps from `first` on of the environments `there` in a file, as those `here`."""
     for name, array in arrays.items():
-      self._data[name][:, np.arange(first, first + array.shape[1]) % self._rows] = array
+      rows = np.arange(first, first + array.shape[1]) % self._rows
+      self._data[name][here, rows] = array[there]
 
   def _find_episodes(self, oldest):
     """Notes all episodes of the stored steps, after `load`."""
@@ -232,7 +251,7 @@ class Replay:
     for step in range(oldest, self._steps):
       self._mark(step)
 
-  def _layout(self):
+  def _layout(self, num_envs):
     """What two runs must have in common to read each other's replay."""
     specs = {name: [list(shape), dtype.str] for name, (shape, dtype) in self.specs.items()}
-    return {'num_envs': self.num_envs, 'steps_kept': self.kept, 'specs': specs}
+    return {'num_envs': num_envs, 'steps_kept': self.kept, 'specs': specs}

@@ -22,6 +22,11 @@ SAVES = 3  # of how many last saves the steps are kept: a run goes back to one o
 _NAME = re.compile(r'steps-(\d{12})-(\d{12})-([0-9a-f]{8})\.npz')
 
 
+def part(folder, index, count):
+  """The folder of one of `count` processes' parts of a replay; the folder itself where there is one."""
+  return pathlib.Path(folder) / f'{index + 1}-of-{count}' if count > 1 else pathlib.Path(folder)
+
+
 def save(folder, layout, read, saved, steps, rows):
   """Adds the steps since the last save, and drops files that no recent save needs.
 

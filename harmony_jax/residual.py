@@ -2,8 +2,10 @@
 
 A block is (conv 3×3, batch norm, ReLU, conv 3×3, batch norm) + skip, then ReLU; a stack is a few blocks of one depth.
 Batch norms keep running statistics (the collection `batch_stats`): training uses those of the batch, acting the running
-ones. Layout NHWC.
+ones. `axis_name`: of replicas whose batches are one batch to the norms. Layout NHWC.
 """
+
+from typing import Optional
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,10 +17,12 @@ class Block(nn.Module):
   """[N, H, W, C] -> [N, H, W, depth]."""
   depth: int
   dtype: jnp.dtype = jnp.float32
+  axis_name: Optional[str] = None
 
   @nn.compact
   def __call__(self, x, train: bool):
-    norm = lambda x: nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=EPSILON, dtype=jnp.float32)(x).astype(self.dtype)
+    norm = lambda x: nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=EPSILON, dtype=jnp.float32,
+                                  axis_name=self.axis_name if train else None)(x).astype(self.dtype)
     conv = lambda size: nn.Conv(self.depth, (size, size), use_bias=size == 1, dtype=self.dtype)
     y = norm(conv(3)(x))
     y = norm(conv(3)(nn.relu(y)))
@@ -32,13 +36,14 @@ class Down(nn.Module):
   blocks: int = 2
   stages: int = 3
   dtype: jnp.dtype = jnp.float32
+  axis_name: Optional[str] = None
 
   @nn.compact
   def __call__(self, x, train: bool):
     x = nn.elu(nn.Conv(self.depth, (3, 3), (2, 2), padding=1, dtype=self.dtype)(x.astype(self.dtype)))
     for stage in range(self.stages):
       for _ in range(self.blocks):
-        x = Block(self.depth * 2 ** stage, self.dtype)(x, train)
+        x = Block(self.depth * 2 ** stage, self.dtype, self.axis_name)(x, train)
       x = nn.avg_pool(x, (2, 2), (2, 2))
     return x
 
@@ -51,11 +56,12 @@ class Up(nn.Module):
   blocks: int = 2
   stages: int = 3
   dtype: jnp.dtype = jnp.float32
+  axis_name: Optional[str] = None
 
   @nn.compact
   def __call__(self, x, train: bool):
     for stage in reversed(range(self.stages)):
       x = x.repeat(2, 1).repeat(2, 2)
       for _ in range(self.blocks):
-        x = Block(self.depth * 2 ** stage, self.dtype)(x, train)
+        x = Block(self.depth * 2 ** stage, self.dtype, self.axis_name)(x, train)
     return nn.ConvTranspose(self.channels, (3, 3), (2, 2), dtype=self.dtype)(x)

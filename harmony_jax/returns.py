@@ -7,6 +7,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from harmony_jax import replicas
+
 
 def lambda_returns(reward, discount, value, bootstrap, lam: float):
   """Rₜ = rₜ₊₁ + γₜ₊₁ [(1-λ) vₜ₊₁ + λ Rₜ₊₁], with R_H = v_H.
@@ -44,9 +46,7 @@ class Percentiles:
   def update(self, returns, decay: float = 0.99, low: float = 5.0, high: float = 95.0,
              axis_name: Optional[str] = None) -> 'Percentiles':
     """Moves towards the percentiles of `returns` (any shape; over all replicas where `axis_name` is given)."""
-    returns = jax.lax.stop_gradient(returns.astype(jnp.float32))
-    if axis_name:
-      returns = jax.lax.all_gather(returns, axis_name)
+    returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)), axis_name)
     new_low, new_high = jnp.percentile(returns, jnp.array([low, high]))
     return Percentiles(decay * self.low + (1 - decay) * new_low, decay * self.high + (1 - decay) * new_high)
 

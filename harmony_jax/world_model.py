@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax import distributions as dists
-from harmony_jax import harmony
+from harmony_jax import harmony, replicas
 from harmony_jax.chunks import apply_in_chunks, frames_at_once, mean_in_chunks
 from harmony_jax.networks import (Decoder, Encoder, Head, Style, finishing, frame_bytes, predictions,
                                   reconstruction_losses)
@@ -56,6 +56,7 @@ class WorldModel:
   continue_target: float = 1.0   # what the head predicts where an episode goes on: 1, or the discount (DreamerV2)
   continue_scale: float = 1.0
   continue_gradient: bool = True  # False: the head learns from features that do not learn from it
+  axis_name: Optional[str] = None  # of replicas that share a batch
 
   @classmethod
   def from_config(cls, config, shapes: Mapping[str, tuple], actions: int, dtype) -> 'WorldModel':
@@ -99,6 +100,11 @@ class WorldModel:
     statistics = {name: made['batch_stats'] for name, made in (('encoder', encoder), ('decoder', decoder))
                   if 'batch_stats' in made}
     return params, statistics, weighting_state
+
+  def across(self, axis_name: str) -> 'WorldModel':
+    """This model as one of several replicas with a share of the batch each, under `jax.pmap` with this axis."""
+    return dataclasses.replace(self, axis_name=axis_name, encoder=self.encoder.clone(axis_name=axis_name),
+                               decoder=self.decoder.clone(axis_name=axis_name))
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -221,6 +227,7 @@ class WorldModel:
     reconstruction, statistics = self._reconstruction(params, outputs.posterior.feature(), batch)
     outputs = outputs._replace(statistics=outputs.statistics | statistics)
     means = reconstruction | {k: v.mean() for k, v in self._latent_losses(outputs, batch).items()}
+    means = replicas.mean(means, self.axis_name)  # before anything that is not linear in them: free nats, some rules
     dyn, rep = means.pop('dyn'), means.pop('rep')
     if self.free_average:
       dyn, rep = self._clamp(dyn), self._clamp(rep)

@@ -41,10 +41,12 @@ class Episodes:
     env: as in `base`.
     run_seed: >= 0.
     stream: 'train' or 'eval'.
+    first: index of the first of these environments among all of the run, where several processes share them.
   """
 
-  def __init__(self, env, run_seed, stream):
+  def __init__(self, env, run_seed, stream, first=0):
     self.env = env
+    self.first = first
     self.run_seed = run_seed
     self.stream = stream
     self._episode = np.full(env.num_envs, -1)  # [N] number of the current episode
@@ -132,7 +134,7 @@ class Episodes:
 
   def _seeds(self):
     return np.array([episode_seed(self.run_seed, self.stream, index, episode)
-                     for index, episode in enumerate(self._episode)])
+                     for index, episode in enumerate(self._episode, self.first)])
 
 
 def _failed(env):

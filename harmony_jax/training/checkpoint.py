@@ -37,8 +37,11 @@ class Checkpoints:
     self._damaged = []  # steps that could not be restored
     if read_only and not self._folder.is_dir():
       raise UserError(f'no checkpoints: {self._folder} does not exist')
+    if not read_only:
+      self._folder.mkdir(parents=True, exist_ok=True)
     self._options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only, read_only=read_only,
+        max_to_keep=keep, create=False, cleanup_tmp_directories=not read_only, read_only=read_only,
+        multiprocessing_options=_alone(),
         lightweight_initialize=True)  # else one damaged file of metadata keeps all checkpoints from being opened
     self._manager = self._open()
 
@@ -46,7 +49,8 @@ class Checkpoints:
     return ocp.CheckpointManager(
         self._folder,
         # Named here, for a manager that has not saved yet to read them.
-        item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
+        item_handlers={'state': ocp.StandardCheckpointHandler(multiprocessing_options=_alone()),
+                       'meta': ocp.JsonCheckpointHandler(multiprocessing_options=_alone())},
         options=self._options)
 
   def __enter__(self):
@@ -74,7 +78,7 @@ class Checkpoints:
     # A copy, for orbax writes it in the background, when the caller's lists may have grown.
     saved = json.loads(json.dumps({'meta': meta, 'structure': _structure(state), 'checksums': _checksums(state)}))
     self._manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
+        state=ocp.args.StandardSave(_portable(state)),
         meta=ocp.args.JsonSave({'saved': saved, 'checksum': _checksum_of_json(saved)})))
 
   def latest(self):
@@ -124,6 +128,10 @@ class Checkpoints:
     reasons = '; '.join(f'{bad}: {reason}' for bad, reason in failures.items())
     raise UserError(f'no checkpoint in {self._folder} can be read ({reasons})')
 
+  def go_back(self, step):
+    """Has later checkpoints than `step` count as damaged: of several processes, one found them so."""
+    self._damaged += [later for later in self._usable() if later > step]
+
   def meta(self, step):
     """The `meta` of a checkpoint, to know of what structure it is.
 
@@ -163,6 +171,7 @@ class Checkpoints:
       check(saved['meta'])
     state = self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(jax.tree.map(_target, like_state)))).state
+    state = jax.tree.map(_as_asked, like_state, state)
     for name, checksum in _checksums(state).items():
       if checksum != saved['checksums'][name]:
         raise ValueError(f'{name} is not what was saved')
@@ -209,9 +218,7 @@ def _checksums(state):
 
 
 def _checksum(leaf):
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.random.key_data(leaf)
-  return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+  return zlib.crc32(np.ascontiguousarray(_numbers(leaf)).reshape(-1).view(np.uint8))
 
 
 def _checksum_of_json(value):
@@ -234,6 +241,35 @@ def _difference(saved, wanted):
   return None
 
 
+def _alone():
+  """Every process reads by itself, and one saves: without this, orbax would have all of them take part."""
+  if jax.process_count() == 1:
+    return ocp.options.MultiprocessingOptions()
+  index = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+      primary_host=index, active_processes={index}, barrier_sync_key_prefix=f'process{index}')
+
+
+def _portable(state):
+  """The state as orbax takes it: where there are several processes, it refuses arrays of one's own devices."""
+  if jax.process_count() == 1:
+    return state
+  return jax.tree.map(lambda leaf: np.asarray(_numbers(leaf)) if hasattr(leaf, 'dtype') else leaf, state)
+
+
+def _numbers(leaf):
+  """A key's numbers; anything else as it is."""
+  return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _as_asked(like, leaf):
+  """A restored leaf as the caller's: what several processes save and restore is NumPy."""
+  if isinstance(like, np.ndarray) or not hasattr(like, 'dtype') or isinstance(leaf, jax.Array):
+    return leaf
+  array = jax.device_put(leaf)
+  return jax.random.wrap_key_data(array) if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key) else array
+
+
 def _target(leaf):
   """What to restore a leaf as: its shape and dtype, on its device.
 
@@ -242,6 +278,9 @@ def _target(leaf):
   """
   if isinstance(leaf, np.ndarray) or not hasattr(leaf, 'dtype'):
     return leaf
+  if jax.process_count() > 1:
+    numbers = jax.eval_shape(_numbers, leaf)
+    return np.zeros(numbers.shape, numbers.dtype)
   sharding = getattr(leaf, 'sharding', None)
   sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -5,7 +5,7 @@ import collections
 import jax
 import numpy as np
 
-from harmony_jax.envs import episode_seed, play
+from harmony_jax.envs import EpisodeResult, episode_seed, play
 
 
 class Player:
@@ -22,7 +22,8 @@ class Player:
 
   def __init__(self, agent, act, params, num_envs, key, mode=False):
     self._agent, self._act, self._key, self._mode = agent, act, key, mode
-    self.carry = agent.initial_carry(params, num_envs)
+    # Bound to a device as what `act` returns may be: it would be compiled again for a carry that is not.
+    self.carry = jax.device_put(agent.initial_carry(params, num_envs), jax.local_devices()[0])
 
   def act(self, params, timestep, call):
     """(actions for the environments, the same as vectors [N, A]) for a `TimeStep`; `call` numbers the draws."""
@@ -51,19 +52,20 @@ def group_sizes(num_envs) -> list:
   return [num_envs] if num_envs < 2 else [num_envs - num_envs // 2, num_envs // 2]
 
 
-def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False):
+def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False, part=(0, 1)):
   """Plays exactly `episodes` complete episodes; their seeds belong to (run seed, step).
 
   Actions are sampled, or the policy's `mode`; the latent state is sampled either way.
 
   Args:
     groups: environments in one or more groups: while one group steps, the device chooses for the next.
+    part: (index, count): plays each count-th of the episodes, from this index on, where several processes share them.
 
-  Returns: a list of `EpisodeResult`, one per episode.
+  Returns: a list of `EpisodeResult`, one per episode played.
   """
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
-  seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)]
-  results = [None] * episodes
+  seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)][part[0]::part[1]]
+  results = [None] * len(seeds)
   waiting = collections.deque()
 
   def go_on(index, game, player, calls, actions):
@@ -76,12 +78,20 @@ def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False):
       waiting.append((index, game, player, calls + 1, player.begin(params, timestep, calls)))
 
   for index, env in enumerate(groups):
-    player = Player(agent, act, params, env.num_envs, jax.random.fold_in(key, index), mode)
+    player = Player(agent, act, params, env.num_envs, jax.random.fold_in(key, part[0] * len(groups) + index), mode)
     go_on(index, play(env, seeds[index::len(groups)]), player, 0, None)
   while waiting:
     index, game, player, calls, action = waiting.popleft()
     go_on(index, game, player, calls, player.finish(action)[0])
   return results
+
+
+def together(parts):
+  """All processes' [results, scores of training episodes] in one list each, results in the order of episodes."""
+  results = [None] * sum(len(played) for played, _ in parts)
+  for index, (played, _) in enumerate(parts):
+    results[index::len(parts)] = [EpisodeResult(*row) for row in played]
+  return results, sum((recent for _, recent in parts), [])
 
 
 def summary(results):

@@ -72,7 +72,7 @@ def reproduce(folder, update=None) -> dict:
 
 
 def explain(error) -> str | None:
-  """One line for an exception that says that the machine, and not the program, is at its limits; else None."""
+  """One line for an exception that says that a machine, and not the program, is at its limits or gone; else None."""
   chain = []
   while error is not None and error not in chain:
     chain.append(error)
@@ -85,6 +85,9 @@ def explain(error) -> str | None:
       return f'the disk is full{place}; what was saved before is whole. Make room and run the same command again'
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
       return f'cannot write{place} ({error.strerror}); what was saved before is whole'
+    if 'Gloo' in text or 'heartbeat' in text or 'coordination service' in text.lower():
+      return ('another process of this run has ended, or cannot be reached: start all of them again, and they continue '
+              'from the last checkpoint')
     if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text or 'Out of memory' in text:
       return ('out of memory: take a smaller batch or model (--config.batch_size=…, --preset=cpu), fewer seeds at a time, '
               'or --replay=host')

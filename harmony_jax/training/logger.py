@@ -143,6 +143,25 @@ class MetricsWriter:
       self._wandb.log(values, step=int(step))
 
 
+class NoWriter:
+  """Stands where a `MetricsWriter` stands, in processes whose lines another process writes."""
+
+  def write(self, *args):
+    return []
+
+  def write_score(self, score):
+    pass
+
+  def truncate_after(self, *args):
+    pass
+
+  def flush(self):
+    return [0, 0]
+
+  def close(self):
+    pass
+
+
 def _start_wandb(folder, project, config):
   """Starts the Weights & Biases run of a folder, or goes on with it."""
   try:

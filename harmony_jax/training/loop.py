@@ -3,26 +3,31 @@
 An update is only begun, not waited for: the device works on it while the environments step, the next batch is put
 together and lines are written. The next action waits for it, so that the policy is never an update late.
 
+Of several processes that train together, each runs this loop with its share of the environments and of each batch. All
+do the same number of updates between the same steps, for an update waits for all; `parallel.exchange` and `gather` do,
+too, so they stand where all processes come by. Process 0 alone writes, and saves what all know.
+
 Counting: a step is one time step of one environment, the one that begins an episode included (as the authors count);
 a frame is `step × action_repeat`; an update is one call of `train_step`.
 """
 
+import functools
+import os
 import threading
 import time
 
 import jax
 import numpy as np
 
-from harmony_jax import device_replay, envs
+from harmony_jax import device_replay, envs, parallel
 from harmony_jax.agent import Agent, parameter_count
 from harmony_jax.errors import UserError
-from harmony_jax.parallel import compile_agent
 from harmony_jax.prefetch import Prefetcher
 from harmony_jax.replay import Draw, Replay
 from harmony_jax.training import evaluation, faults, video
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import Interrupted, Interruption
-from harmony_jax.training.logger import MetricsWriter
+from harmony_jax.training.logger import MetricsWriter, NoWriter
 from harmony_jax.training.progress import Progress, format_seconds
 
 # For trainers in threads. Processes of environments are started with changed variables of this process, and orbax
@@ -33,13 +38,13 @@ _one_at_a_time = threading.Lock()
 class Trainer:
   """One run in one folder. `run()` continues from the newest checkpoint and trains to the end."""
 
-  def __init__(self, config, folder, wandb=False, interruption=None, compiler=compile_agent, name='', sharing=1,
+  def __init__(self, config, folder, wandb=False, interruption=None, compiler=None, name='', sharing=1,
                check=None):
     """`config` as of configs/, `folder` an open `RunFolder`. The last four are for one run among several (`seeds.py`).
 
     Args:
       interruption: an `Interruption`, by which the run can be asked to save and to end.
-      compiler: called with the agent; returns what `compile_agent` returns.
+      compiler: called with the agent; returns what `parallel.compile_agent` returns. By default that.
       name: stands before its lines; a run without one may show a panel.
       sharing: how many runs put their replay on the device.
       check: called before every step; raises an exception to end the run.
@@ -47,7 +52,11 @@ class Trainer:
     self.config, self.folder, self.name, self.sharing = config, folder, name, sharing
     self.interruption = interruption or Interruption()
     self.check = check or (lambda: None)
-    self.env = self._make_env(config.num_envs)
+    self.process, self.processes = parallel.process_index(), parallel.process_count()
+    self.first_env, self.num_envs = parallel.share(config.num_envs, 'config.num_envs')
+    self.devices = 1 if compiler else parallel.choose_devices(config.devices, config.batch_size)
+    compiler = compiler or functools.partial(parallel.compile_agent, devices=self.devices)
+    self.env = self._make_env(self.num_envs)
     self.eval_envs = []         # in groups: made for the first evaluation
     spec = self.env.spec
     shapes = {name: array.shape for name, array in spec.observation.items()}
@@ -57,20 +66,23 @@ class Trainer:
       raise UserError(str(error)) from None
     self.compiled = compiler(self.agent)
     self.replay = self._make_replay(spec)
-    self.prefetcher = Prefetcher(self.replay, jax.device_put)
-    self.writer = MetricsWriter(folder.path, wandb=wandb, config=config.to_dict())
-    self.checkpoints = Checkpoints(folder / 'checkpoints')
+    self.prefetcher = Prefetcher(self.replay, self.compiled['put'])
+    self.writer = NoWriter() if self.process else MetricsWriter(folder.path, wandb=wandb, config=config.to_dict())
+    if not self.process:
+      (folder / 'checkpoints').mkdir(exist_ok=True)
+    parallel.exchange(None)  # the others only look into it
+    self.checkpoints = Checkpoints(folder / 'checkpoints', read_only=self.process > 0)
     self.progress = None
 
     seed_key = jax.random.key(config.seed)
     self.state = self.compiled['init'](jax.random.fold_in(seed_key, 0))
-    self.player = evaluation.Player(self.agent, self.compiled['act'], self.state.weights, config.num_envs,
-                                    jax.random.fold_in(seed_key, 2))
-    self.episodes = envs.Episodes(self.env, config.seed, 'train')
+    self.player = evaluation.Player(self.agent, self.compiled['act'], self._weights(), self.num_envs,
+                                    jax.random.fold_in(seed_key, 2 + self.process))
+    self.episodes = envs.Episodes(self.env, config.seed, 'train', self.first_env)
     self.timestep = None
     self.step = self.update = 0
     self.trained_at = None      # step up to which updates have been paid for; None before the first
-    self.returns = np.zeros(config.num_envs)
+    self.returns = np.zeros(self.num_envs)
     self.recent = []            # scores of training episodes since the last evaluation
     self.hours = 0.0
     self.metrics = None         # of the last update, still on the device
@@ -79,6 +91,7 @@ class Trainer:
     self.left_out = 0           # updates that were not finite
     self.last_score = None
     self.evaluated = None       # step of the last evaluation
+    self.saved = None           # step of the last checkpoint
 
   def _make_env(self, num_envs, **options):
     config = self.config
@@ -93,8 +106,9 @@ class Trainer:
     specs = {name: (array.shape, array.dtype) for name, array in spec.observation.items()}
     specs |= {'action': ((spec.num_actions,), np.float32), 'reward': ((), np.float32)}
     specs |= {name: ((), bool) for name in ('is_first', 'is_last', 'is_terminal')}
-    replay = Replay(specs, config.num_envs, config.replay_capacity, config.batch_size, config.batch_length, config.seed,
-                    **config.replay)
+    capacity, batch = (parallel.share(config[name], f'config.{name}')[1] for name in ('replay_capacity', 'batch_size'))
+    replay = Replay(specs, self.num_envs, capacity, batch, config.batch_length, config.seed,
+                    part=(self.process, self.processes), **config.replay)
     try:
       return device_replay.choose(self._replay_place(replay), replay)
     except ValueError as error:
@@ -107,6 +121,10 @@ class Trainer:
     crowded = self.sharing > 1 and self.sharing * device_replay.device_nbytes(replay) > room
     return 'host' if crowded and self.config.replay_on == 'auto' else self.config.replay_on
 
+  def _weights(self):
+    """What acting needs, on one device."""
+    return self.compiled['local'](self.state).weights
+
   # -------------------------------------------------------------------------------------------------------------------
 
   def run(self):
@@ -114,12 +132,15 @@ class Trainer:
     try:
       self._resume()
       lines = {'live': False, 'prefix': f'{self.name}: '} if self.name else {}
+      if self.process:
+        lines = {'live': False, 'file': open(os.devnull, 'w', encoding='utf-8')}
       self.progress = Progress(self.config.steps, self.step, **lines)
       self._introduce()
       self._loop()
       self.checkpoints.wait()
-      self.folder.mark_complete({'step': self.step, 'update': self.update, 'hours': self.hours,
-                                 'score': self.last_score})
+      if not self.process:
+        self.folder.mark_complete({'step': self.step, 'update': self.update, 'hours': self.hours,
+                                   'score': self.last_score})
       self.progress.line(f'complete: {self.step:,} steps, {self.update:,} updates, {self.hours:.2f} h, '
                          f'final score {self.last_score:.2f}; results in {self.folder.path}')
       return self.last_score
@@ -161,17 +182,24 @@ class Trainer:
       if ends['save']:
         self._save()
       self.progress.update(self.step)
-      if self.interruption.requested and self.step < config.steps:
-        self._leave()
+      self._leave_if_asked(ends['log'])
     self._write_metrics()
 
-  def _leave(self):
+  def _leave_if_asked(self, logged):
+    """Ends the run where this process was asked to; several processes agree on it whenever metrics are logged."""
+    requested = self.interruption.requested
+    if self.processes > 1:
+      requested = next(filter(None, parallel.exchange(requested)), '') if logged else ''
+    if requested and self.step < self.config.steps:
+      self._leave(requested)
+
+  def _leave(self, requested):
     """Saves, where that was not just done, and ends the run."""
-    if self.step and self.checkpoints.latest() != self.step:
+    if self.step and self.saved != self.step:
       self._save()
     self.checkpoints.wait()
     saved = f'saved at step {self.step:,} of {self.config.steps:,} in' if self.step else 'nothing to save yet in'
-    raise Interrupted(f'{self.interruption.requested}: {saved} {self.folder.path}')
+    raise Interrupted(f'{requested}: {saved} {self.folder.path}')
 
   def _crossed(self, every):
     """Whether this step of N environments passed a multiple of `every`, or the end."""
@@ -183,7 +211,8 @@ class Trainer:
   def _filled(self):
     """Whether there is enough to learn from; looked at after every `prefill_chunk` steps, as the authors do."""
     if self.trained_at is None and self._crossed(self.config.prefill_chunk):
-      if self.replay.filled(self.config.prefill):
+      # Episodes end at other times elsewhere.
+      if all(parallel.exchange(self.replay.filled(self.config.prefill // parallel.process_count()))):
         self.trained_at = float(self.step)
     return self.trained_at is not None
 
@@ -196,9 +225,10 @@ class Trainer:
         vector = np.eye(spec.num_actions, dtype=np.float32)[rng.integers(spec.num_actions, size=config.num_envs)]
       else:
         vector = rng.uniform(-1, 1, (config.num_envs, spec.num_actions)).astype(np.float32)
+      vector = vector[self.first_env:self.first_env + self.num_envs]
       action = evaluation.to_environment(vector, spec.discrete)
     else:
-      action, vector = self.player.act(self.state.weights, timestep, self.step)
+      action, vector = self.player.act(self._weights(), timestep, self.step)
     self.replay.append({
         **timestep.observation, 'action': np.where(timestep.is_last[:, None], 0, vector).astype(np.float32),
         'reward': timestep.reward, 'is_first': timestep.is_first, 'is_last': timestep.is_last,
@@ -242,10 +272,13 @@ class Trainer:
 
   def _calibrate(self):
     """Starts the harmonizers at the closed form for the losses of the first batches."""
-    count = self.config.weighting.calibrate
-    batches = [self.replay.sample(2 ** 31 + index) for index in range(count)]
-    losses = [jax.device_get(self.compiled['task_losses'](self.state, batch)) for batch in batches]
-    self.state = self.agent.with_harmonizers(self.state, {k: np.mean([x[k] for x in losses]) for k in losses[0]})
+    state = self.compiled['local'](self.state)
+    batches = [self.replay.sample(2 ** 31 + index) for index in range(self.config.weighting.calibrate)]
+    losses = [jax.device_get(self.compiled['task_losses'](state, batch)) for batch in batches]
+    means = parallel.exchange({k: float(np.mean([x[k] for x in losses])) for k in losses[0]})
+    state = self.agent.with_harmonizers(self.compiled['gather'](self.state),
+                                        {k: np.mean([x[k] for x in means]) for k in means[0]})
+    self.state = self.compiled['spread'](state)
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -256,8 +289,9 @@ class Trainer:
                 'replay/windows': self.replay.windows}
     if getattr(self.env, 'failures', 0):  # of processes, since this start of the run
       metrics['env/failures'] = self.env.failures
-    if self.recent:
-      metrics['return/train'] = float(np.mean(self.recent))
+    recent = sum(parallel.exchange(self.recent), [])
+    if recent:
+      metrics['return/train'] = float(np.mean(recent))
     self.unwritten = (self.step, self.update, metrics)
 
   def _write_metrics(self):
@@ -286,7 +320,10 @@ class Trainer:
     """The state has stayed as it was before the update that went wrong, whose draw is among those not looked at."""
     update = int(self.state.step)
     batch = self.replay.gather(next(draw for draw in self.unchecked if draw.update == update))
-    names, path = faults.dump(self.agent, self.state, batch, self.folder.path, {'step': self.step})
+    batch, state = parallel.concatenate(jax.device_get(batch)), self.compiled['gather'](self.state)
+    if self.process:
+      raise UserError(f'update {update:,} is not finite: process 0 says more')
+    names, path = faults.dump(self.agent, state, batch, self.folder.path, {'step': self.step})
     self.checkpoints.wait()
     last = self.checkpoints.latest()
     raise UserError(
@@ -303,12 +340,14 @@ class Trainer:
     if not episodes:
       return
     if not self.eval_envs:
-      sizes = evaluation.group_sizes(min(config.eval_envs, episodes))
+      sizes = evaluation.group_sizes(max(1, min(config.eval_envs, episodes) // self.processes))
       self.eval_envs = [self._make_env(size, **config.eval_env) for size in sizes]
     started = time.monotonic()
-    results = evaluation.summary(evaluation.evaluate(
-        self.agent, self._act_in_evaluation, self.state.weights, self.eval_envs, config.seed, self.step, episodes,
-        config.eval_policy == 'mode'))
+    played = evaluation.evaluate(
+        self.agent, self._act_in_evaluation, self._weights(), self.eval_envs, config.seed, self.step, episodes,
+        config.eval_policy == 'mode', (self.process, self.processes))
+    results, self.recent = evaluation.together(parallel.exchange([played, self.recent]))
+    results = evaluation.summary(results)
     seconds = time.monotonic() - started
     train = {'train_mean': float(np.mean(self.recent)) if self.recent else None, 'train_scores': self.recent}
     self.writer.write_score({
@@ -329,15 +368,17 @@ class Trainer:
 
   def _act_in_evaluation(self, *args, **kwargs):
     """The compiled `act`; an evaluation may take long, and is begun anew by the run that goes on."""
-    if self.interruption.requested:
-      self._leave()
+    if self.interruption.requested and self.processes == 1:
+      self._leave(self.interruption.requested)
     return self.compiled['act'](*args, **kwargs)
 
   def _open_loop_video(self):
     """A sequence of the replay beside its open-loop prediction, 5 frames of context."""
+    if self.process:
+      return
     batch = self.replay.sample(2 ** 32 + self.update)
     batch = {k: v[:6] for k, v in jax.device_get(batch).items()}
-    predicted, _ = jax.device_get(self.compiled['report'](self.state, batch))
+    predicted, _ = jax.device_get(self.compiled['report'](self.compiled['local'](self.state), batch))
     for name, images in predicted.items():
       if images.ndim == 5:
         grid = video.open_loop_grid(batch[name], images, 5)
@@ -346,49 +387,91 @@ class Trainer:
   # -------------------------------------------------------------------------------------------------------------------
 
   def _save(self):
-    """Replay first, then the checkpoint that refers to it."""
+    """Replay first, then the checkpoint that refers to it.
+
+    A checkpoint is of all environments, whichever process has them, so that other numbers of processes can take it up.
+    """
     self._write_metrics()
     self._check_finite()
+    differing = self.compiled['differing'](self.state)
+    if differing:
+      raise UserError(f'at step {self.step:,} the devices do not agree about {differing[0]}: one of them is faulty, or '
+                      'the program is; nothing was saved')
     lines = self.writer.flush()
     self.replay.save(self.folder / 'replay')
+    saved = {'train': self.compiled['gather'](self.state), 'player': parallel.concatenate(self.player.carry)}
+    # Of environments, in their order, and of processes. Comes after the replay of all has been saved.
+    episodes, returns, recent, requested = zip(*parallel.exchange([
+        self.episodes.state(), self.returns.tolist(), self.recent,
+        [[np.asarray(part).tolist() for part in draw] for draw in self.prefetcher.draws]]))
+    self.saved = self.step
+    if self.process:
+      return
     with _one_at_a_time:
-      self.checkpoints.save(self.step, self._saved(), {
+      self.checkpoints.save(self.step, saved, {
           'step': self.step, 'update': self.update, 'trained_at': self.trained_at, 'hours': self.hours,
-          'replay_steps': self.replay.steps, 'episodes': self.episodes.state(), 'returns': self.returns.tolist(),
-          'recent': self.recent, 'last_score': self.last_score, 'evaluated': self.evaluated,
-          'lines': lines,
-          'requested': [[np.asarray(part).tolist() for part in draw] for draw in self.prefetcher.draws]})
-
-  def _saved(self):
-    """The arrays of a checkpoint: what training changes, and the latent state of the running episodes."""
-    return {'train': self.state, 'player': self.player.carry}
+          'replay_steps': self.replay.steps, 'last_score': self.last_score, 'evaluated': self.evaluated, 'lines': lines,
+          'processes': self.processes, 'episodes': {k: sum((one[k] for one in episodes), []) for k in episodes[0]},
+          'returns': sum(returns, []), 'recent': sum(recent, []), 'requested': sum(requested, [])})
 
   def _resume(self):
     """Takes everything up from the newest checkpoint, if there is one; else drops lines of a run that saved none."""
-    if self.checkpoints.latest() is None:
+    found = parallel.exchange(self.checkpoints.latest())
+    if None in found:
+      if any(found):
+        raise UserError(f'process {found.index(None)} sees no checkpoint in {self.folder.path}, where others see some: '
+                        'all processes need one folder that they share')
       self.writer.truncate_after(-1)
       return
-    saved, meta = self.checkpoints.restore(
-        self._saved(), check=lambda meta: self.replay.load(self.folder / 'replay', meta['replay_steps']))
-    self.state, self.player.carry = saved['train'], saved['player']
+    saved, meta = self._restore()
+    self.state = self.compiled['spread'](saved['train'])
+    mine = slice(self.first_env, self.first_env + self.num_envs)
+    if self.processes > 1:
+      saved['player'] = jax.tree.map(lambda leaf: leaf[mine], saved['player'])
+    self.player.carry = saved['player']
     self.left_out = int(self.state.nonfinite)
-    for name in ('step', 'update', 'trained_at', 'hours', 'recent', 'last_score', 'evaluated'):
+    for name in ('step', 'update', 'trained_at', 'hours', 'last_score', 'evaluated'):
       setattr(self, name, meta[name])
-    for update, envs, starts, steps in meta['requested']:
-      self.prefetcher.take_up(Draw(update, np.array(envs), np.array(starts), steps))
-    self.returns = np.array(meta['returns'])
-    self.timestep = self.episodes.restore(meta['episodes'])
+    self.saved = self.step
+    self.recent = [] if self.process else meta['recent']
+    saved_by = meta.get('processes', 1)
+    if saved_by == self.processes:  # else the batches that were chosen are of other environments
+      each = len(meta['requested']) // self.processes
+      for update, envs, starts, steps in meta['requested'][self.process * each:][:each]:
+        self.prefetcher.take_up(Draw(update, np.array(envs), np.array(starts), steps))
+    self.returns = np.array(meta['returns'][mine])
+    self.timestep = self.episodes.restore({name: values[mine] for name, values in meta['episodes'].items()})
     self.writer.truncate_after(self.step, meta['lines'])
+
+  def _restore(self):
+    """(state, meta) of the newest checkpoint that is intact with every process's part of the replay."""
+    player = jax.eval_shape(lambda: self.agent.initial_carry(self._weights(), self.config.num_envs))
+    like = {'train': jax.eval_shape(self.agent.init, jax.random.key(0)), 'player': player}
+    load = lambda meta: self.replay.load(self.folder / 'replay', meta['replay_steps'], meta.get('processes', 1))
+    step = None
+    while True:
+      saved, meta = self.checkpoints.restore(like, step, load)
+      steps = parallel.exchange(meta['step'])
+      step = min(steps)
+      if len(set(steps)) == 1:
+        return saved, meta
+      self.checkpoints.go_back(step)
 
   def _introduce(self):
     config, count = self.config, parameter_count(self.state.params)
     say = self.progress.line
     say(f'{config.suite} {config.task}, {config.method}, weighting {config.weighting.rule}, seed {config.seed}: '
         f'{config.steps:,} steps, {self._updates_planned():,} updates, {count:,} parameters, '
-        f'{config.compute_dtype} on {jax.devices()[0].device_kind}')
+        f'{config.compute_dtype} on {self._machine()}')
     say(self.replay.describe())
     if self.step:
       say(f'continues from step {self.step:,} (update {self.update:,}, {format_seconds(self.hours * 3600)} so far)')
+
+  def _machine(self):
+    kind, there = jax.local_devices()[0].device_kind, jax.local_device_count()
+    count = f'{self.devices} × ' if self.devices > 1 else ''
+    idle = f' ({there - self.devices} more cannot share the batch equally)' if there > self.devices else ''
+    return f'{count}{kind}{idle}' + (f' in each of {self.processes} processes' if self.processes > 1 else '')
 
   def _updates_planned(self):
     config = self.config

@@ -26,7 +26,7 @@ from harmony_jax import configuration
 from harmony_jax.errors import UserError
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
-FREE = ('config.env_processes', 'config.replay_on')
+FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
 
 _LATER = ('environment.txt', 'metrics.jsonl', 'scores.jsonl', 'checkpoints', '.complete')  # never before config.json
 
@@ -70,15 +70,15 @@ def prepare(logdir, config, identity):
 
 
 class RunFolder:
-  """An open, locked run folder.
+  """An open, locked run folder; without a lock one that another process of the run has opened.
 
   Attributes:
     path: the folder, a `pathlib.Path`.
     resumed: whether the folder held this run already.
   """
 
-  def __init__(self, path, resumed, lock):
-    self.path = path
+  def __init__(self, path, resumed=True, lock=None):
+    self.path = pathlib.Path(path)
     self.resumed = resumed
     self._lock = lock
 
@@ -104,7 +104,8 @@ class RunFolder:
 
   def close(self):
     """Unlocks the folder."""
-    self._lock.close()  # closing the file ends its flock
+    if self._lock:
+      self._lock.close()  # closing the file ends its flock
 
 
 def is_complete(logdir):
