@@ -43,11 +43,14 @@ EXTRAS_REQUIRE = {
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
   # CartPole and its kind draw with pygame.
   'gym': ['pygame>=2.6,<3'],
+  # Sweeps over many machines.
+  'ray': ['ray>=2.60,<3'],
+  'slurm': ['submitit>=1.5.4,<2'],
   'wandb': ['wandb>=0.31,<1'],
 }
-# The tests cover Meta-World and drawn gymnasium environments, too.
-EXTRAS_REQUIRE['dev'] = [
-  'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7', *EXTRAS_REQUIRE['metaworld'], *EXTRAS_REQUIRE['gym']]
+# The tests cover Meta-World, drawn gymnasium environments and sweeps on every engine, too.
+EXTRAS_REQUIRE['dev'] = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7',
+                         *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra])]
 
 setup(
   name='harmony-jax',
