@@ -11,6 +11,7 @@
     replay      one batch, drawn and gathered, on the host and on the device; one step stored
     env         every suite with random actions, one environment in one process: median reset and step (picture
                 included) in wall-clock and in CPU milliseconds. On a shared machine the CPU time is the one to compare
+    scaling     one update on 1, 2, 4, … devices of this machine, and the bytes that they exchange: docs/scaling.md
     compile     first calls in a new process with an empty cache, and in the next one
 
 Every part runs in a process of its own. One part alone writes its fields at the top of the JSON; several write
@@ -32,7 +33,7 @@ from experiments.launcher import config_for
 from harmony_jax.configuration import apply_overrides, flatten, split_config_flags
 from harmony_jax.errors import UserError
 
-PARTS = ('train_step', 'policy', 'loop', 'eval', 'replay', 'env', 'compile')
+PARTS = ('train_step', 'policy', 'loop', 'eval', 'replay', 'env', 'scaling', 'compile')
 SUITES = ('atari100k', 'catch', 'dmc', 'dmcr', 'gym', 'metaworld', 'rlbench')
 
 flags.DEFINE_list('what', ['train_step'], f"What to measure: one or more of {', '.join(PARTS)}, with commas.")
@@ -104,7 +105,8 @@ def measure(part, config, options) -> dict:
   """One part's record; for a process that has done nothing else."""
   import jax
   from harmony_jax import parallel
-  from harmony_jax.benchmarking import acting, compilation, environments, loops, machine, replays, training_step
+  from harmony_jax.benchmarking import (acting, compilation, environments, loops, machine, replays, scaling,
+                                        training_step)
   logging.set_verbosity(logging.ERROR)  # dm_control warns about its own models
   described = {'suite': config.suite, 'task': config.task, 'method': config.method, 'preset': config.preset,
                'compute_dtype': config.compute_dtype, 'batch_size': config.batch_size,
@@ -116,6 +118,7 @@ def measure(part, config, options) -> dict:
       'eval': lambda: acting.measure_evaluation(config, options.episodes, options.single_episodes),
       'replay': lambda: replays.measure(config, options.actions, options.repeats),
       'env': lambda: environments.measure(options.resets, options.steps),
+      'scaling': lambda: scaling.measure(config, options.actions, options.repeats),
       'compile': lambda: compilation.measure(config, options.actions)}[part]
   if part == 'env':
     described = {}  # it goes through suites of its own

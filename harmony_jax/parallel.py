@@ -43,25 +43,25 @@ def compile_agent(agent: Agent, devices: int = 1) -> dict:
     init(key): the state, where `train_step` wants it.
     train_step(state, batch): as the agent's; the state is donated, the batch is from `put`.
     put(batch): what this process has drawn, [B / processes, T, …], to where `train_step` wants it.
-    act, report, task_losses: as the agent's, on one device, for what `local` gives.
-    local(state): the parameters and all else but `carry` on this process's first device, without a copy; the state owns
-      it, so it goes with the next update.
+    act, report, task_losses: as the agent's, on one device, for what `weights` or `local` gives.
+    weights(state): its `weights`, on this process's first device, without a copy; they go with the next update.
+    local(state): likewise all of the state but `carry`.
     gather(state): a state on one device, as of `Agent.init`, with the whole `carry`. All processes call it together.
     spread(state): the way back.
-    differing(state): the names of parameters and all else of which some replica has other bits than another one; for
-    one
-      device, none. All processes call it together.
+    differing(state): the names of arrays whose bits are not the same on all devices: none, unless something is broken.
+      All processes call it together.
   """
   on_one = {'act': _jit(agent.act, static_argnames='mode'), 'report': _jit(agent.report, static_argnames='context'),
             'task_losses': _jit(agent.task_losses)}
   if devices * jax.process_count() > 1:
-    return on_one | _Replicas(agent, devices).functions()
+    return on_one | Replicas(agent, devices).functions()
   same = lambda state: state
   return on_one | {'init': _jit(agent.init), 'train_step': _jit(agent.train_step, donate_argnums=0),
-                   'put': jax.device_put, 'local': same, 'gather': same, 'spread': same, 'differing': lambda state: []}
+                   'put': jax.device_put, 'weights': lambda state: state.weights, 'local': same, 'gather': same,
+                   'spread': same, 'differing': lambda state: []}
 
 
-class _Replicas:
+class Replicas:
   """`compile_agent` for several devices.
 
   The state is a `TrainState` of which every device holds a copy, but for `carry` [devices, rows, ...], of which each
@@ -89,7 +89,7 @@ class _Replicas:
 
   def functions(self) -> dict:
     """The part of `compile_agent`'s dict that is not the same on one device."""
-    names = ('init', 'train_step', 'put', 'local', 'gather', 'spread', 'differing')
+    names = ('init', 'train_step', 'put', 'weights', 'local', 'gather', 'spread', 'differing')
     return {name: getattr(self, name) for name in names}
 
   def init(self, key):
@@ -102,8 +102,11 @@ class _Replicas:
   def put(self, batch):
     return jax.device_put(jax.tree.map(self._by_device, batch), self._split)
 
+  def weights(self, state):
+    return _first_copy(state.weights)
+
   def local(self, state):
-    mine = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.replace(carry=None))
+    mine = _first_copy(state.replace(carry=None))
     return mine.replace(rng=jax.random.wrap_key_data(mine.rng))
 
   def gather(self, state):
@@ -125,6 +128,11 @@ class _Replicas:
   def _by_device(self, rows):
     """[rows, ...] -> [devices, rows / devices, ...]."""
     return rows.reshape(self._devices, -1, *rows.shape[1:])
+
+
+def _first_copy(tree):
+  """Of arrays that all devices have, those of this process's first device."""
+  return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
 def _differs(leaf):

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 from configs import atari100k, catch, metaworld, rlbench
-from harmony_jax.benchmarking import acting, flops, loops, replays, subject
+from harmony_jax.agent import parameter_count
+from harmony_jax.benchmarking import acting, flops, loops, replays, scaling, subject
 from harmony_jax.benchmarking.ceilings import larger
 from harmony_jax.benchmarking.timing import repeat, spread
 from harmony_jax.envs.base import Spec
@@ -87,6 +88,26 @@ def test_random_data_fit_the_agent():
   after, metrics = jax.eval_shape(agent.train_step, state, batch)
   assert jax.tree.structure(after) == jax.tree.structure(state) and 'loss/world_model' in metrics
   assert batch['is_first'][:, 0].all() and not batch['is_first'][:, 1].any()
+
+
+def test_scaling_is_measured(quick_compilation):
+  """One device, and the same update by the mapped program."""
+  config = atari100k.get_config('dreamerv3', 'tiny')
+  config.update_from_flattened_dict(SMALLER)
+  found = scaling.measure(config, repeats=2)
+  assert found['devices'] == 1 and found['by_devices'].keys() == {'1', 'mapped'}
+  assert all(each['seconds_median'] > 0 for each in found['by_devices'].values())
+
+
+def test_what_replicas_exchange():
+  """Gradients of 17,922,955 parameters, and 15 returns of 1,024 imaginations; DreamerV2 does not normalise returns."""
+  config = atari100k.get_config('dreamerv3', 'paper')
+  agent = subject.make_agent(config, subject.make_spec(config))
+  assert scaling.reduced_bytes(agent, config) == 4 * 17_922_955 + 4 * 15 * 1024
+  config = atari100k.get_config('dreamerv2', 'paper')
+  agent = subject.make_agent(config, subject.make_spec(config))
+  params = jax.eval_shape(agent.init, jax.random.key(0)).params
+  assert scaling.reduced_bytes(agent, config) == 4 * parameter_count(params)
 
 
 @pytest.mark.parametrize('method', ['dreamerv3', 'dreamerv2'])  # windows and episodes

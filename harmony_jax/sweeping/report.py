@@ -81,5 +81,7 @@ def finish(board, output):
     json.dump({'suite': every[0].suite, 'preset': every[0].preset, 'score': every[0].score, **result,
                'states': states}, file, indent=1)
     file.write('\n')
-  return [*(f'left out: {one_line(text)}' for text in broken), '', *aggregate.lines(result), '',
+  caps = {run['config'].get('env', {}).get('frame_cap') for run in found} - {None, 0}
+  note = [f'episodes were cut after {max(caps)} frames: not to be compared with scores of whole games'] if caps else []
+  return [*(f'left out: {one_line(text)}' for text in broken), '', *aggregate.lines(result), *note, '',
           f'report: {output}']

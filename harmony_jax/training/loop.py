@@ -76,8 +76,8 @@ class Trainer:
 
     seed_key = jax.random.key(config.seed)
     self.state = self.compiled['init'](jax.random.fold_in(seed_key, 0))
-    self.player = evaluation.Player(self.agent, self.compiled['act'], self._weights(), self.num_envs,
-                                    jax.random.fold_in(seed_key, 2 + self.process))
+    self.player = evaluation.Player(self.agent, self.compiled['act'], self.compiled['weights'](self.state),
+                                    self.num_envs, jax.random.fold_in(seed_key, 2 + self.process))
     self.episodes = envs.Episodes(self.env, config.seed, 'train', self.first_env)
     self.timestep = None
     self.step = self.update = 0
@@ -120,10 +120,6 @@ class Trainer:
     room = device_replay.MEMORY_SHARE * memory
     crowded = self.sharing > 1 and self.sharing * device_replay.device_nbytes(replay) > room
     return 'host' if crowded and self.config.replay_on == 'auto' else self.config.replay_on
-
-  def _weights(self):
-    """What acting needs, on one device."""
-    return self.compiled['local'](self.state).weights
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -228,7 +224,7 @@ class Trainer:
       vector = vector[self.first_env:self.first_env + self.num_envs]
       action = evaluation.to_environment(vector, spec.discrete)
     else:
-      action, vector = self.player.act(self._weights(), timestep, self.step)
+      action, vector = self.player.act(self.compiled['weights'](self.state), timestep, self.step)
     self.replay.append({
         **timestep.observation, 'action': np.where(timestep.is_last[:, None], 0, vector).astype(np.float32),
         'reward': timestep.reward, 'is_first': timestep.is_first, 'is_last': timestep.is_last,
@@ -344,8 +340,8 @@ class Trainer:
       self.eval_envs = [self._make_env(size, **config.eval_env) for size in sizes]
     started = time.monotonic()
     played = evaluation.evaluate(
-        self.agent, self._act_in_evaluation, self._weights(), self.eval_envs, config.seed, self.step, episodes,
-        config.eval_policy == 'mode', (self.process, self.processes))
+        self.agent, self._act_in_evaluation, self.compiled['weights'](self.state), self.eval_envs, config.seed,
+        self.step, episodes, config.eval_policy == 'mode', (self.process, self.processes))
     results, self.recent = evaluation.together(parallel.exchange([played, self.recent]))
     results = evaluation.summary(results)
     seconds = time.monotonic() - started
@@ -445,8 +441,9 @@ class Trainer:
 
   def _restore(self):
     """(state, meta) of the newest checkpoint that is intact with every process's part of the replay."""
-    player = jax.eval_shape(lambda: self.agent.initial_carry(self._weights(), self.config.num_envs))
-    like = {'train': jax.eval_shape(self.agent.init, jax.random.key(0)), 'player': player}
+    train = jax.eval_shape(self.agent.init, jax.random.key(0))
+    player = jax.eval_shape(lambda params: self.agent.initial_carry(params, self.config.num_envs), train.params)
+    like = {'train': train, 'player': player}
     load = lambda meta: self.replay.load(self.folder / 'replay', meta['replay_steps'], meta.get('processes', 1))
     step = None
     while True:
