@@ -174,8 +174,7 @@ def join(coordinator: str = '', num_processes: int | None = None, process_id: in
 
   Args:
     coordinator: address host:port at which process 0 listens. '' asks Slurm or the TPU pod, and does nothing where
-    there
-      is neither or this is its only process; 'none' does nothing.
+      there is neither, or this is its only process; 'none' does nothing.
     num_processes, process_id: how many there are, and which one this is, from 0.
 
   Raises:

@@ -207,10 +207,13 @@ class Trainer:
   def _filled(self):
     """Whether there is enough to learn from; looked at after every `prefill_chunk` steps, as the authors do."""
     if self.trained_at is None and self._crossed(self.config.prefill_chunk):
-      # Episodes end at other times elsewhere.
-      if all(parallel.exchange(self.replay.filled(self.config.prefill // parallel.process_count()))):
+      if self._all_filled():
         self.trained_at = float(self.step)
     return self.trained_at is not None
+
+  def _all_filled(self):
+    """Whether every process has enough: episodes end at other times elsewhere."""
+    return all(parallel.exchange(self.replay.filled(self.config.prefill // parallel.process_count())))
 
   def _choose(self, random):
     """Chooses actions for the present time step, and stores both; returns the actions for the environments."""
@@ -435,6 +438,8 @@ class Trainer:
       each = len(meta['requested']) // self.processes
       for update, envs, starts, steps in meta['requested'][self.process * each:][:each]:
         self.prefetcher.take_up(Draw(update, np.array(envs), np.array(starts), steps))
+    elif not self._all_filled():  # a part of the replay may be too little where the whole was enough
+      self.trained_at = None
     self.returns = np.array(meta['returns'][mine])
     self.timestep = self.episodes.restore({name: values[mine] for name, values in meta['episodes'].items()})
     self.writer.truncate_after(self.step, meta['lines'])
@@ -467,7 +472,7 @@ class Trainer:
   def _machine(self):
     kind, there = jax.local_devices()[0].device_kind, jax.local_device_count()
     count = f'{self.devices} × ' if self.devices > 1 else ''
-    idle = f' ({there - self.devices} more cannot share the batch equally)' if there > self.devices else ''
+    idle = f' ({there - self.devices} more are idle)' if there > self.devices else ''
     return f'{count}{kind}{idle}' + (f' in each of {self.processes} processes' if self.processes > 1 else '')
 
   def _updates_planned(self):
