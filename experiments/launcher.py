@@ -13,6 +13,7 @@ import traceback
 
 from absl import app, flags, logging
 
+from harmony_jax import configuration
 from harmony_jax.errors import UserError
 
 INTERRUPTED = 75  # exit code of a run that saved and ended on SIGTERM or Ctrl-C: try again (EX_TEMPFAIL of sysexits.h)
@@ -25,7 +26,6 @@ def run(benchmark):
   of the environment that many will set.
   """
   from configs import common
-  from harmony_jax.configuration import split_config_flags
   flags.DEFINE_string(benchmark.TASK_FLAG, benchmark.DEFAULT_TASK, f'The {benchmark.TASK_FLAG} to train on.')
   for name, (_, text) in getattr(benchmark, 'ENV_FLAGS', {}).items():
     flags.DEFINE_string(name, None, text)
@@ -50,7 +50,7 @@ def run(benchmark):
                       'of their run folders seed<seed>.')
   flags.DEFINE_bool('wandb', False, 'Also log to Weights & Biases.')
   try:
-    argv, overrides = split_config_flags(sys.argv)
+    argv, overrides = configuration.split_config_flags(sys.argv)
   except UserError as error:
     sys.exit(_fail(error))
   app.run(lambda rest: _main(benchmark, rest, overrides), argv=argv, flags_parser=parse_flags)
@@ -90,17 +90,23 @@ def _main(benchmark, rest, overrides):
 
 def _train(benchmark, options, overrides, interruption):
   from harmony_jax import parallel
-  from harmony_jax.training import seeds
-  from harmony_jax.training.loop import Trainer
   if options.wandb and options.num_seeds > 1:
     raise UserError('--wandb shows one run per program: leave it out, or start every seed by itself')
   parallel.join(options.coordinator, options.num_processes, options.process_id)
-  if options.num_seeds > 1 and (parallel.process_count() > 1 or options.devices > 1):
-    raise UserError('--num_seeds trains all seeds on one device of one process: start every seed by itself')
+  with _nobody_waits() if parallel.process_count() > 1 else contextlib.nullcontext():
+    return _run(benchmark, options, overrides, interruption)
+
+
+def _run(benchmark, options, overrides, interruption):
+  from harmony_jax import parallel
+  from harmony_jax.training import seeds
+  from harmony_jax.training.loop import Trainer
   parallel.use_compilation_cache()
   if not parallel.has_accelerator():
     parallel.keep_freed_memory()
   config, reason = make_config(benchmark, options, overrides, parallel.has_accelerator())
+  if options.num_seeds > 1 and (parallel.process_count() > 1 or config.devices > 1):
+    raise UserError('--num_seeds trains all seeds on one device of one process: start every seed by itself')
   with contextlib.ExitStack() as stack:
     runs = _open_runs(stack, seed_configs(config, options.num_seeds), options)
     if not runs:
@@ -114,30 +120,30 @@ def _train(benchmark, options, overrides, interruption):
         print(f'run folder: {folder.path}', flush=True)
     if options.num_seeds > 1:
       seeds.train(runs, interruption)
-    elif parallel.process_count() > 1:
-      _run_with_others(Trainer(*runs[0], options.wandb, interruption))
     else:
       Trainer(*runs[0], options.wandb, interruption).run()
   return 0
 
 
-def _run_with_others(trainer):
-  """Trains as one of several processes. One that fails ends at once: the others could wait for it for ever."""
+@contextlib.contextmanager
+def _nobody_waits():
+  """For one of several processes: where it fails, it ends at once, as the others could wait for it for ever."""
   from harmony_jax.training import faults
   from harmony_jax.training.interruption import Interrupted
   try:
-    trainer.run()
-  except Interrupted:
+    yield
+  except Interrupted:  # of all of them
     raise
   except BaseException as error:
     line = str(error) if isinstance(error, UserError) else faults.explain(error)
-    if line:
-      _fail(line)
+    code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+    if line or code == 130:
+      _fail(line or 'interrupted; the same commands continue from the last checkpoint')
     else:
       traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(2 if isinstance(error, UserError) else 1)
+    os._exit(code)
 
 
 def _open_runs(stack, configs, options):
@@ -158,19 +164,39 @@ def _open_runs(stack, configs, options):
 
 
 def _open_folder(logdir, config, identity):
-  """`run_folder.prepare`. Of several processes, process 0 does it, and all of them learn whether it was refused."""
+  """`run_folder.prepare`. Of several processes, process 0 does it; all learn where, and whether it was refused."""
   from harmony_jax import parallel
   from harmony_jax.training import run_folder
-  folder = refused = None
+  if parallel.process_count() == 1:
+    return run_folder.prepare(logdir, config, identity)
+  _check_equal(parallel.exchange(configuration.to_json_dict(config)))
+  folder = told = None
   if not parallel.process_index():
     try:
       folder = run_folder.prepare(logdir, config, identity)
+      told = {'path': str(folder.path.absolute()), 'complete': folder.is_complete()}
     except UserError as error:
-      refused = str(error)
-  refused = parallel.exchange(refused)[0]
-  if refused:
-    raise UserError(refused)
-  return folder or run_folder.RunFolder(logdir)
+      told = {'refused': str(error)}
+  told = parallel.exchange(told)[0]
+  if 'refused' in told:
+    parallel.exchange(None)  # process 0 keeps the others together until all have heard
+    raise UserError(told['refused'])
+  folder = folder or run_folder.RunFolder(told['path'])
+  if not (folder.is_complete() if told['complete'] else (folder / 'config.json').exists()):
+    raise UserError(f"{told['path']} of process 0 is not there for process {parallel.process_index()}: all need a "
+                    'folder that they share')
+  return folder
+
+
+def _check_equal(configs):
+  """Refuses processes that were started with different settings."""
+  from harmony_jax.training import run_folder
+  for index, other in enumerate(configs):
+    differing = configuration.difference({'config': configs[0]}, {'config': other}).items()
+    differing = [f'{key}: process 0 has {ours!r}, process {index} has {theirs!r}' for key, (ours, theirs) in differing
+                 if key not in run_folder.FREE]
+    if differing:
+      raise UserError(f"the processes of a run need the same settings ({'; '.join(differing)})")
 
 
 def seed_configs(config, count):
@@ -203,10 +229,9 @@ def make_config(benchmark, options, overrides, accelerator):
 def configure(benchmark, method, preset, task, settings, overrides):
   """A run's configuration: the benchmark's, then {'some.field': value}, then texts 'field=value', checked."""
   from configs import common
-  from harmony_jax.configuration import apply_overrides
   config = config_for(benchmark, method, preset, task)
   config.update_from_flattened_dict(settings)
-  common.check(apply_overrides(config, overrides))
+  common.check(configuration.apply_overrides(config, overrides))
   return config
 
 
@@ -226,9 +251,8 @@ def default_logdir(config):
 
 def deviations(benchmark, config):
   """Lines that say where the method differs from the `paper` preset."""
-  from harmony_jax.configuration import difference
   paper = config_for(benchmark, config.method, 'paper', config.task)
-  changed = {k: v for k, v in difference(paper, config).items()
+  changed = {k: v for k, v in configuration.difference(paper, config).items()
              if k not in ('task', 'seed', 'preset', 'weighting.rule', 'devices')}
   if changed:
     yield 'differs from the paper: ' + ', '.join(f'{k}={ours} ({paper})' for k, (paper, ours) in changed.items())

@@ -17,6 +17,7 @@ import ctypes
 import json
 import os
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from harmony_jax.errors import UserError
 # The compiler's first level makes programs as fast as its third, in two thirds of the time (benchmarks/NOTES.md).
 CPU_OPTIONS = {'xla_backend_optimization_level': 1}
 AXIS = 'replicas'
+PATIENCE = 300  # seconds to wait for the others to start
 HEARTBEAT = 60  # seconds without a sign of life after which a process counts as dead, and the others end
 
 
@@ -178,14 +180,14 @@ def join(coordinator: str = '', num_processes: int | None = None, process_id: in
     num_processes, process_id: how many there are, and which one this is, from 0.
 
   Raises:
-    UserError: a part is missing, or the others cannot be reached.
+    UserError: a part is missing or wrong. Where the others cannot be reached, JAX ends the process after a while.
   """
   given = [coordinator not in ('', 'none'), num_processes is not None, process_id is not None]
   if any(given) and not all(given):
     raise UserError('--coordinator=HOST:PORT, --num_processes and --process_id are only of use together')
   if all(given):
     host, _, port = coordinator.rpartition(':')
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or int(port) > 65535:
       raise UserError(f'--coordinator={coordinator}: expected HOST:PORT, such as node1:9876')
     if not 0 <= process_id < num_processes:
       raise UserError(f'--process_id={process_id}: expected 0 to {num_processes - 1}, by --num_processes')
@@ -196,17 +198,22 @@ def join(coordinator: str = '', num_processes: int | None = None, process_id: in
   where = {}
   if all(given):
     where = dict(coordinator_address=coordinator, num_processes=num_processes, process_id=process_id)
+    print(f'process {process_id} of {num_processes}: waiting for the others at {coordinator}, up to {PATIENCE} seconds',
+          file=sys.stderr, flush=True)
+  elif os.environ.get('CUDA_VISIBLE_DEVICES'):  # JAX would take one device, numbered as if it saw its neighbours' too
+    where = dict(local_device_ids=list(range(len(os.environ['CUDA_VISIBLE_DEVICES'].split(',')))))
   jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from the run, which saves at it
   try:
-    jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT)
+    jax.distributed.initialize(**where, initialization_timeout=PATIENCE, heartbeat_timeout_seconds=HEARTBEAT)
   except (RuntimeError, ValueError) as error:
     raise UserError(f'the processes cannot find each other: {str(error).splitlines()[0]}') from None
 
 
 def _on_a_cluster():
   """Whether Slurm or a TPU pod started several processes of this program."""
-  slurm = int(os.environ.get('SLURM_STEP_NUM_TASKS', os.environ.get('SLURM_NTASKS', '1'))) > 1
-  return slurm and 'SLURM_PROCID' in os.environ or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
+  # Of the step, which srun begins; a batch script has the variables of the job.
+  slurm = int(os.environ.get('SLURM_STEP_NUM_TASKS', '1')) > 1 and 'SLURM_STEP_NODELIST' in os.environ
+  return slurm or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
 
 
 def process_index() -> int:

@@ -47,13 +47,14 @@ class Pair:
     self._command = [sys.executable, '-m', 'experiments.catch', '--preset=tiny', f'--logdir={folder}', *TINY]
     self._env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 
-  def start(self, *arguments):
+  def start(self, *arguments, each=((), ())):
+    """Starts both, with these arguments and those of each."""
     with socket.socket() as free:
       free.bind(('localhost', 0))
       address = f'localhost:{free.getsockname()[1]}'
     self.processes = []
     for index, log in enumerate(self.logs):
-      command = [*self._command, *arguments,
+      command = [*self._command, *arguments, *each[index],
                  f'--coordinator={address}', '--num_processes=2', f'--process_id={index}']
       with open(log, 'w', encoding='utf-8') as output:
         self.processes.append(subprocess.Popen(command, cwd=ROOT, env=self._env, stdout=output, stderr=output))
@@ -174,7 +175,7 @@ def test_shares_that_are_not_equal_are_refused(monkeypatch):
 
 @pytest.mark.parametrize('arguments, wanted', [
     (('host:1', None, 0), 'only of use together'), (('', 2, 1), 'only of use together'), (('host', 2, 1), 'HOST:PORT'),
-    (('host:1', 2, 2), '--process_id=2: expected 0 to 1')])
+    (('host:1', 2, 2), '--process_id=2: expected 0 to 1'), (('host:99999', 2, 1), 'HOST:PORT')])
 def test_joining_with_a_part_missing_is_refused(arguments, wanted):
   with pytest.raises(UserError, match=wanted):
     parallel.join(*arguments)
@@ -188,15 +189,27 @@ def test_one_process_needs_nobody():
 
 
 def test_slurm_and_pods_are_recognised(monkeypatch):
-  for name in ('SLURM_STEP_NUM_TASKS', 'SLURM_NTASKS', 'SLURM_PROCID', 'TPU_WORKER_HOSTNAMES'):
+  """By the variables of a step (srun), not by those of a job, which its script has, too."""
+  for name in ('SLURM_STEP_NUM_TASKS', 'SLURM_STEP_NODELIST', 'TPU_WORKER_HOSTNAMES'):
     monkeypatch.delenv(name, raising=False)
-  assert not parallel._on_a_cluster()
+  monkeypatch.setenv('SLURM_NTASKS', '4')
   monkeypatch.setenv('SLURM_PROCID', '0')
-  monkeypatch.setenv('SLURM_NTASKS', '1')
   assert not parallel._on_a_cluster()
-  monkeypatch.setenv('SLURM_NTASKS', '2')
+  monkeypatch.setenv('SLURM_STEP_NODELIST', 'node[1-2]')
+  monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '1')
+  assert not parallel._on_a_cluster()
+  monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
   assert parallel._on_a_cluster()
-  monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '1')  # one task of a job with two
-  assert not parallel._on_a_cluster()
+  monkeypatch.delenv('SLURM_STEP_NUM_TASKS')
   monkeypatch.setenv('TPU_WORKER_HOSTNAMES', 'a,b')
   assert parallel._on_a_cluster()
+
+
+def test_processes_with_other_settings_are_refused(tmp_path):
+  """Both say which, and neither waits for the other."""
+  pair = Pair(tmp_path / 'run')
+  began = time.monotonic()
+  assert pair.start(each=(['--seed=0'], ['--seed=1'])).end() == [2, 2], pair.text()
+  for log in pair.logs:
+    assert "need the same settings (config.seed: process 0 has 0, process 1 has 1)" in log.read_text()
+  assert time.monotonic() - began < parallel.HEARTBEAT and not pair.folder.exists()

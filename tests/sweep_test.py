@@ -301,6 +301,18 @@ def test_a_killed_child_is_tried_again_and_a_stopped_one_saves(tmp_path):
   assert attempts(only) == 2
 
 
+def test_a_worker_stops_for_a_file(tmp_path):
+  """What a sweep asks for reaches a worker on any machine, whatever lies between."""
+  only, record = sweeps.job(tmp_path, 'hangs'), tmp_path / 'record.jsonl'
+  folder = pathlib.Path(only.runs[0].folder)
+  ended, thread = in_thread(job.Worker(only, record=record))
+  sweeps.wait_for((folder / 'ready').exists)
+  job.stop_file(record).touch()
+  thread.join(60)
+  assert ended == [job.Outcome(job.STOPPED, 0)] and (folder / 'saved').exists()
+  assert job.Worker(only, record=record).run() == job.Outcome(job.STOPPED, 0) and attempts(only) == 1
+
+
 def test_a_deaf_child_is_killed(tmp_path):
   only = sweeps.job(tmp_path, 'deaf')
   worker = job.Worker(only)

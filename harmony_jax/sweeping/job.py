@@ -43,6 +43,9 @@ class Worker:
       that still saves.
     pause: seconds to wait after a child that saved and ended though it was not told to by us: where the system signals
       all processes (Slurm), this one is about to be ended, too.
+
+  Where there is a record, the worker also stops when a file `stop_file(record)` appears: a request that no process and
+  no machine between here and the sweep can lose.
   """
 
   def __init__(self, job, retries=2, environment=None, cores=None, record=None, lock_wait=120.0, pause=0.0):
@@ -127,6 +130,7 @@ class Worker:
   def _wait(self):
     """Waits for the child, in pieces: a signal's handler runs between two."""
     while self._process is not None:
+      self._look()
       with contextlib.suppress(subprocess.TimeoutExpired):
         return self._process.wait(0.2)
 
@@ -134,10 +138,16 @@ class Worker:
     """Waits until nobody works in the run folders; returns who still does after `lock_wait`, or ''."""
     end = time.monotonic() + self.lock_wait
     while True:
+      self._look()
       holder = next(filter(None, (locked_by(run.folder) for run in self.job.runs if not run.is_complete())), '')
       if not holder or self._stopping or time.monotonic() > end:
         return holder
       time.sleep(0.2)
+
+  def _look(self):
+    """Stops if the file says so."""
+    if not self._stopping and self._record is not None and stop_file(self._record).exists():
+      self.stop()
 
   def _sleep(self, seconds):
     end = time.monotonic() + seconds
@@ -195,6 +205,11 @@ def write_event(path, event, **details):
   line = {'event': event, 'time': time.time(), 'host': socket.gethostname(), 'process': os.getpid(), **details}
   with contextlib.suppress(OSError), open(path, 'a', encoding='utf-8') as file:
     file.write(json.dumps(line) + '\n')
+
+
+def stop_file(record):
+  """The file that asks the worker with this record to stop."""
+  return pathlib.Path(f'{record}.stop')
 
 
 def read_record(path):

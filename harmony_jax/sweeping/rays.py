@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from harmony_jax.errors import UserError, one_line
-from harmony_jax.sweeping.job import CODE, FAILED, LONGEST, Outcome, STOPPED, Worker
+from harmony_jax.sweeping.job import CODE, FAILED, LONGEST, Outcome, STOPPED, Worker, stop_file
 
 INSTALL = "Ray is not installed: pip install -c constraints/python3.11.txt -e '.[ray]' (3.12: its file)"
 OBJECTS = 100 * 2 ** 20  # bytes for Ray's own objects, of which a sweep has hardly any
@@ -47,6 +47,7 @@ class Rays:
     self.text = (f"on Ray with {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs, of which each takes "
                  f'{cpus:g} and {gpus:g}')
     self._tasks = {}  # reference: job's name
+    self._records = {}
 
   def _connect(self, address, here):
     quiet = dict(logging_level='error', log_to_driver=False)
@@ -70,8 +71,10 @@ class Rays:
       environment = {'CUDA_VISIBLE_DEVICES': ''}
     elif self._gpus < 1:
       environment = {'XLA_PYTHON_CLIENT_MEM_FRACTION': f'{0.9 * self._gpus:.2f}'}
+    self._records = records
     for job in jobs:
       pathlib.Path(records[job.name]).unlink(missing_ok=True)
+      stop_file(records[job.name]).unlink(missing_ok=True)
       settings = dict(retries=self._retries, lock_wait=self._lock_wait, record=str(records[job.name]),
                       environment=environment)
       self._tasks[remote.options(name=job.name).remote(job, settings)] = job.name
@@ -88,7 +91,9 @@ class Rays:
 
   def stop(self):
     """See `Local`. A task that waits ends at once, one that runs when its child has saved."""
-    for task in self._tasks:
+    for task, name in self._tasks.items():
+      with contextlib.suppress(OSError):
+        stop_file(self._records[name]).touch()  # Ray's cancelling was seen to be lost by a task that had just begun
       self._ray.cancel(task)
 
   def kill(self):

@@ -33,7 +33,11 @@ def dump(agent: Agent, state, batch, folder, meta) -> tuple[list, pathlib.Path]:
 
   Returns: `first_not_finite`, and the folder that was written.
   """
-  names, batch = first_not_finite(agent, state, batch), jax.tree.map(jnp.asarray, batch)
+  try:
+    names = first_not_finite(agent, state, batch)
+  except jax.errors.JaxRuntimeError:  # no room on one device for what several shared: `reproduce` can look elsewhere
+    names = []
+  batch = jax.tree.map(jnp.asarray, batch)
   path, update = pathlib.Path(folder) / FOLDER, int(state.step)
   with Checkpoints(path, keep=None) as dumps:
     if dumps.latest() is None or dumps.latest() < update:  # the same run, continued, fails in the same update

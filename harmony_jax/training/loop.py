@@ -54,7 +54,9 @@ class Trainer:
     self.check = check or (lambda: None)
     self.process, self.processes = parallel.process_index(), parallel.process_count()
     self.first_env, self.num_envs = parallel.share(config.num_envs, 'config.num_envs')
-    self.devices = 1 if compiler else parallel.choose_devices(config.devices, config.batch_size)
+    self.devices = 1  # of each process, as many as the one with the fewest has
+    if not compiler:
+      self.devices = min(parallel.exchange(parallel.choose_devices(config.devices, config.batch_size)))
     compiler = compiler or functools.partial(parallel.compile_agent, devices=self.devices)
     self.env = self._make_env(self.num_envs)
     self.eval_envs = []         # in groups: made for the first evaluation
@@ -172,10 +174,12 @@ class Trainer:
         self._log()
       if ends['video'] and self.update:
         self._open_loop_video()
+      if ends['save'] and self.processes > 1:  # they do not leave an evaluation early, and may be ended in it
+        self._save()
       if ends['eval']:
         self._evaluate()
       self.hours = hours_before + (time.monotonic() - started) / 3600
-      if ends['save']:
+      if ends['save'] and self.saved != self.step:
         self._save()
       self.progress.update(self.step)
       self._leave_if_asked(ends['log'])
@@ -284,11 +288,13 @@ class Trainer:
   def _log(self):
     """Prepares a line of metrics; it is written when its update is done."""
     metrics = {} if self.metrics is None else dict(self.metrics)
+    windows, failures, recent = zip(*parallel.exchange([
+        self.replay.windows, getattr(self.env, 'failures', 0), self.recent]))
     metrics |= {'speed/env_steps_per_second': self.progress.speed() or 0.0, 'time/hours': self.hours,
-                'replay/windows': self.replay.windows}
-    if getattr(self.env, 'failures', 0):  # of processes, since this start of the run
-      metrics['env/failures'] = self.env.failures
-    recent = sum(parallel.exchange(self.recent), [])
+                'replay/windows': sum(windows)}
+    if any(failures):  # of environments' processes, since this start of the run
+      metrics['env/failures'] = sum(failures)
+    recent = sum(recent, [])
     if recent:
       metrics['return/train'] = float(np.mean(recent))
     self.unwritten = (self.step, self.update, metrics)
@@ -321,9 +327,11 @@ class Trainer:
     batch = self.replay.gather(next(draw for draw in self.unchecked if draw.update == update))
     batch, state = parallel.concatenate(jax.device_get(batch)), self.compiled['gather'](self.state)
     if self.process:
+      parallel.exchange(None)  # the end of one is the end of all: not before process 0 is done
       raise UserError(f'update {update:,} is not finite: process 0 says more')
     names, path = faults.dump(self.agent, state, batch, self.folder.path, {'step': self.step})
     self.checkpoints.wait()
+    parallel.exchange(None)
     last = self.checkpoints.latest()
     raise UserError(
         f"update {update:,} at step {self.step:,} is not finite, first in {names[0] if names else 'a sum'}; the last "
@@ -411,7 +419,7 @@ class Trainer:
           'step': self.step, 'update': self.update, 'trained_at': self.trained_at, 'hours': self.hours,
           'replay_steps': self.replay.steps, 'last_score': self.last_score, 'evaluated': self.evaluated, 'lines': lines,
           'processes': self.processes, 'episodes': {k: sum((one[k] for one in episodes), []) for k in episodes[0]},
-          'returns': sum(returns, []), 'recent': sum(recent, []), 'requested': sum(requested, [])})
+          'returns': sum(returns, []), 'recent': recent, 'requested': sum(requested, [])})
 
   def _resume(self):
     """Takes everything up from the newest checkpoint, if there is one; else drops lines of a run that saved none."""
@@ -432,8 +440,13 @@ class Trainer:
     for name in ('step', 'update', 'trained_at', 'hours', 'last_score', 'evaluated'):
       setattr(self, name, meta[name])
     self.saved = self.step
-    self.recent = [] if self.process else meta['recent']
-    saved_by = meta.get('processes', 1)
+    saved_by = meta.get('processes')
+    recent = meta['recent'] if saved_by else [meta['recent']]  # before processes were counted there was one
+    saved_by = len(recent)
+    if saved_by == self.processes:
+      self.recent = recent[self.process]
+    else:
+      self.recent = [] if self.process else sum(recent, [])
     if saved_by == self.processes:  # else the batches that were chosen are of other environments
       each = len(meta['requested']) // self.processes
       for update, envs, starts, steps in meta['requested'][self.process * each:][:each]:
@@ -465,7 +478,7 @@ class Trainer:
     say(f'{config.suite} {config.task}, {config.method}, weighting {config.weighting.rule}, seed {config.seed}: '
         f'{config.steps:,} steps, {self._updates_planned():,} updates, {count:,} parameters, '
         f'{config.compute_dtype} on {self._machine()}')
-    say(self.replay.describe())
+    say(self.replay.describe() + (' in each of them' if self.processes > 1 else ''))
     if self.step:
       say(f'continues from step {self.step:,} (update {self.update:,}, {format_seconds(self.hours * 3600)} so far)')
 
