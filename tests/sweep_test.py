@@ -311,6 +311,8 @@ def test_a_worker_stops_for_a_file(tmp_path):
   thread.join(60)
   assert ended == [job.Outcome(job.STOPPED, 0)] and (folder / 'saved').exists()
   assert job.Worker(only, record=record).run() == job.Outcome(job.STOPPED, 0) and attempts(only) == 1
+  job.clear(record)  # as every executor does at its start
+  assert not job.stop_file(record).exists() and not record.exists()
 
 
 def test_a_deaf_child_is_killed(tmp_path):

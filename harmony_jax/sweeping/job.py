@@ -207,6 +207,12 @@ def write_event(path, event, **details):
     file.write(json.dumps(line) + '\n')
 
 
+def clear(record):
+  """Forgets what an earlier sweep recorded and asked for."""
+  for path in (pathlib.Path(record), stop_file(record)):
+    path.unlink(missing_ok=True)
+
+
 def stop_file(record):
   """The file that asks the worker with this record to stop."""
   return pathlib.Path(f'{record}.stop')

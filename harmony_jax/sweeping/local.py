@@ -1,10 +1,9 @@
 """Runs on this machine: one process at a time per accelerator, or per share of the cores."""
 
 import collections
-import pathlib
 import threading
 
-from harmony_jax.sweeping.job import FAILED, Outcome, STOPPED, Worker
+from harmony_jax.sweeping.job import FAILED, Outcome, STOPPED, Worker, clear
 
 
 class Local:
@@ -27,7 +26,7 @@ class Local:
   def start(self, jobs, records):
     """Begins to work on jobs. `records` are {job's name: path of its record}."""
     for job in jobs:
-      pathlib.Path(records[job.name]).unlink(missing_ok=True)
+      clear(records[job.name])
     self._waiting.extend(jobs)
     for place in self.places:
       threading.Thread(target=self._work, args=(place, records), daemon=True).start()

@@ -2,10 +2,9 @@
 
 import contextlib
 import os
-import pathlib
 
 from harmony_jax.errors import UserError, one_line
-from harmony_jax.sweeping.job import CODE, FAILED, LONGEST, Outcome, STOPPED, Worker, stop_file
+from harmony_jax.sweeping.job import CODE, FAILED, LONGEST, Outcome, STOPPED, Worker, clear, stop_file
 
 INSTALL = "Ray is not installed: pip install -c constraints/python3.11.txt -e '.[ray]' (3.12: its file)"
 OBJECTS = 100 * 2 ** 20  # bytes for Ray's own objects, of which a sweep has hardly any
@@ -73,8 +72,7 @@ class Rays:
       environment = {'XLA_PYTHON_CLIENT_MEM_FRACTION': f'{0.9 * self._gpus:.2f}'}
     self._records = records
     for job in jobs:
-      pathlib.Path(records[job.name]).unlink(missing_ok=True)
-      stop_file(records[job.name]).unlink(missing_ok=True)
+      clear(records[job.name])
       settings = dict(retries=self._retries, lock_wait=self._lock_wait, record=str(records[job.name]),
                       environment=environment)
       self._tasks[remote.options(name=job.name).remote(job, settings)] = job.name

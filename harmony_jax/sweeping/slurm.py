@@ -11,7 +11,7 @@ import re
 import time
 
 from harmony_jax.errors import UserError, one_line
-from harmony_jax.sweeping.job import CODE, FAILED, LONGEST, Outcome, STOPPED, Worker
+from harmony_jax.sweeping.job import CODE, FAILED, LONGEST, Outcome, STOPPED, Worker, clear
 from harmony_jax.training.run_folder import atomic_write
 
 INSTALL = "submitit is not installed: pip install -c constraints/python3.11.txt -e '.[slurm]' (3.12: its file)"
@@ -63,7 +63,7 @@ class Slurm:
     self._jobs = {job.name: known[job.name] for job in jobs if job.name in known}
     new = [job for job in jobs if job.name not in known]
     for job in new:
-      pathlib.Path(records[job.name]).unlink(missing_ok=True)
+      clear(records[job.name])
     if new:
       functions = [Requeued(job, dict(self._settings, record=str(records[job.name]))) for job in new]
       with self._executor.batch():
