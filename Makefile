@@ -36,10 +36,10 @@ train: setup
 	$(RUN) -m experiments.atari100k --game=$(GAME) $(ARGS)
 
 test: setup
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: setup
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m '' $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '' $(ARGS)
 
 soak: setup
 	$(RUN) -m pytest -n $(WORKERS) -m slow -rP tests/kills_test.py $(ARGS)

@@ -448,7 +448,9 @@ def run_script(folder, then, timeout=None):
   path = folder / 'script.py'
   path.write_text(SCRIPT.format(then=then, timeout=timeout))
   script = subprocess.Popen([sys.executable, path], cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            # A shell's background jobs, which these tests may be, ignore it.
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
   return script, [int(pid) for pid in script.stdout.readline().split()]
 
 
