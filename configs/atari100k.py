@@ -36,5 +36,5 @@ def get_config(method: str, preset: str):
   settings = dict(replay_capacity=100_000, eval_envs=100, env=dict(
       frame_cap=0,                  # emulator frames per episode; 0 is 108,000, for Chopper Command 5,400
       truncation_is_terminal=True,  # as the authors label an episode that the cap ends
-      sticky=0.0))
+      sticky=0.0))                  # probability that a frame repeats the previous frame's action
   return common.suite_config(method, preset, SUITE, settings, BY_METHOD, PRESETS)

@@ -43,16 +43,27 @@ ENDING = {'continue_head.enabled': True, 'behavior.entropy': 1e-3}
 def run_settings() -> dict:
   """Settings of a run that are not the method's. Steps are agent steps (frames / action_repeat)."""
   return dict(
-      suite='', task='', preset='paper', seed=0, steps=100_000, num_envs=1,
-      env={}, eval_env={},      # options of the environment; those of evaluation where they differ
+      suite='',                 # the benchmark: chosen by the command
+      task='',                  # chosen by --game, --task or --env
+      preset='paper',           # sizes: chosen by --preset
+      seed=0,                   # of the whole run: chosen by --seed
+      steps=100_000,            # agent steps of the whole run
+      num_envs=1,               # environments that step together in training
+      env={},                   # options of the environment: a table per suite below
+      eval_env={},              # those of evaluation where they differ
       score='return',           # what is reported: the return of an episode, or a measure like 'success'
       env_processes=False,      # each environment in a process of its own
       replay_capacity=1_000_000,  # steps; a 100K run never fills more than 100,000
       devices=0,                # of this process, that share the batch; 0: as many as can
       replay_on='auto',         # host, device, or auto: on an accelerator that has room for it
-      prefill_chunk=100,        # they are taken in chunks of so many
-      eval_every=5_000, eval_episodes=100, final_eval_episodes=100, eval_envs=16,
-      log_every=250, checkpoint_every=5_000, video_every=10_000)
+      prefill_chunk=100,        # whether training can begin is looked at after every so many steps
+      eval_every=5_000,         # steps between two evaluations
+      eval_episodes=100,        # episodes of an evaluation
+      final_eval_episodes=100,  # episodes of the last one
+      eval_envs=16,             # environments that evaluate side by side
+      log_every=250,            # steps between two lines of metrics
+      checkpoint_every=5_000,   # steps between two checkpoints
+      video_every=10_000)       # steps between two open-loop videos; 0: none
 
 
 def build(method: str, **settings) -> ConfigDict:

@@ -21,8 +21,14 @@ SETTINGS = dict(
     steps=502_000,  # agent steps, so 1,004,000 of the simulator
     replay_capacity=1_000_000, eval_every=10_000, eval_episodes=10, final_eval_episodes=10, eval_envs=10,
     checkpoint_every=20_000, video_every=50_000, log_every=1_000, env_processes=True,
-    env=dict(action_repeat=2, render='stock', observe='image', camera='', background='none', background_files='',
-             time_limit=0))
+    env=dict(
+        action_repeat=2,         # simulator steps per agent step; rewards are summed
+        render='stock',          # stock for published numbers; fast: no shadows, no multisampling
+        observe='image',         # image, state (vectors), or both
+        camera='',               # number or name of a camera; '': 2 for the quadruped, else 0
+        background='none',       # none, or video: moving pictures behind the robot
+        background_files='',     # folder of videos or pictures for it; '': generated ones
+        time_limit=0))           # simulator steps that end an episode; 0: the suite's 1,000
 # The authors' DreamerV2 settings of the suite are those of DMC Remastered. Their DreamerV3 was not run on it: its own
 # DMC settings are used (16 × 64, 512 replayed steps per agent step).
 BY_METHOD = {'dreamerv2': {'train_ratio': 160.0, 'prefill': 1_000},

@@ -20,9 +20,17 @@ ENV_FLAGS = {
 }
 HOURS = {**dmc.HOURS, 'cpu': 'not measured'}
 
-SETTINGS = {**dmc.SETTINGS, 'env': dict(action_repeat=2, render='stock', vary='all', visual_seeds='train', assets='',
-                                        time_limit=0),
-            'eval_env': dict(visual_seeds='train')}
+SETTINGS = {
+    **dmc.SETTINGS,
+    'env': dict(
+        action_repeat=2,         # simulator steps per agent step; rewards are summed
+        render='stock',          # stock for published numbers; fast: no shadows, no multisampling
+        vary='all',              # all, or some of bg,floor,body,target,reflectance,camera,light
+        visual_seeds='train',    # looks in training: train, test, or a number of them; 0: the plain look
+        assets='',               # folder with the original photographs; '': floors and skies are painted
+        time_limit=0),           # simulator steps that end an episode; 0: the suite's 1,000
+    'eval_env': dict(
+        visual_seeds='train')}   # looks in evaluation: train (as the authors), test (none of training's), a number
 BY_METHOD = {'dreamerv2': {'train_ratio': 160.0, 'prefill': 1_000, 'losses.free_nats': 1.0},
              'dreamerv3': dmc.BY_METHOD['dreamerv3']}
 PRESETS = dmc.PRESETS

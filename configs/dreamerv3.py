@@ -1,6 +1,7 @@
 """DreamerV3 with harmonizers, at the sizes that the paper's authors used for Atari 100K (the `paper` preset).
 
 This file lists every setting of the method; benchmarks (configs/atari100k.py, …) start from it and say what differs.
+The comment beside or above a setting is its documentation: docs/configuration.md is made of them.
 """
 
 from ml_collections import ConfigDict
@@ -9,47 +10,135 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """Harmony DreamerV3, Atari 100K sizes: 17,922,955 trained parameters with 6 actions."""
   return ConfigDict(dict(
-      method='dreamerv3',
+      method='dreamerv3',            # base method: chosen by --method
       compute_dtype='float32',       # or bfloat16; losses, norms, harmonizers and optimisers stay float32
       skip_nonfinite=0,              # updates that may be left out because a loss or gradient is not finite; then stop
-      batch_size=16,
-      batch_length=64,
-      # Hidden layers: layer norm in place of a bias, or none; silu | elu | relu; normal | uniform initialisation.
-      network=dict(normalization='layer', activation='silu', init='normal'),
-      # kind: plain or residual (residual.py). padding: same, or valid as DreamerV2. patch: networks.py, for CPUs.
-      encoder=dict(kind='plain', depth=32, minres=4, patch=1, padding='same', mlp_layers=2, mlp_units=512),
-      decoder=dict(kind='plain', depth=32, minres=4, patch=1, padding='same', mlp_layers=2, mlp_units=512),
-      rssm=dict(deter=512, units=512, stoch=32, classes=32, unimix=0.01, action_clip=1.0, learned_initial=True,
-                gru_bias=False),
-      reward_head=dict(layers=2, units=512, distribution='two_hot', bins=255),
-      continue_head=dict(enabled=True, layers=2, units=512, predicts='continue', scale=1.0, gradient=True),
-      actor=dict(layers=2, units=512, distribution='normal', unimix=0.01, min_std=0.1, max_std=1.0),
-      critic=dict(layers=2, units=512, distribution='two_hot', bins=255, slow_regularizer=1.0, slow_fraction=0.02,
-                  slow_every=1),
-      # likelihood: squared errors, of vectors in symlog space (symlog), or unit-variance Gaussians (gaussian).
-      losses=dict(likelihood='symlog', free_nats=1.0, free_average=False, dyn=0.5, rep=0.1),
+      batch_size=16,                 # sequences in a batch, B
+      batch_length=64,               # steps of each of them, T
+      # All hidden layers.
+      network=dict(
+          normalization='layer',     # layer norm in place of a bias (layer), or none
+          activation='silu',         # silu | elu | relu | tanh
+          init='normal'),            # initial weights: normal | uniform
+      # Observations -> embedding.
+      encoder=dict(
+          kind='plain',              # plain: strided convolutions; residual: residual.py, with batch norms
+          depth=32,                  # channels of the first convolution; doubled by every further one
+          minres=4,                  # side of the last feature map, with padding same
+          patch=1,                   # side of the blocks that one product maps to `depth` channels; 1: none; for CPUs
+          padding='same',            # of the convolutions: same, or valid as DreamerV2
+          mlp_layers=2,              # hidden layers for vector observations
+          mlp_units=512),            # their width
+      # Latent state -> observations.
+      decoder=dict(
+          kind='plain',              # as of encoder
+          depth=32,                  # as of encoder
+          minres=4,                  # as of encoder
+          patch=1,                   # as of encoder
+          padding='same',            # as of encoder
+          mlp_layers=2,              # as of encoder
+          mlp_units=512),            # as of encoder
+      # The recurrent state-space model: the dynamics.
+      rssm=dict(
+          deter=512,                 # size of the deterministic state, D
+          units=512,                 # width of its hidden layers
+          stoch=32,                  # groups of the stochastic state, S
+          classes=32,                # classes of each group, K
+          unimix=0.01,               # share of a uniform distribution in prior and posterior
+          action_clip=1.0,           # actions are scaled down to this; 0: taken as they are
+          learned_initial=True,      # the first deterministic state is learned, or zeros
+          gru_bias=False),           # a bias before the GRU's norm
+      # Latent state -> reward.
+      reward_head=dict(
+          layers=2,                  # hidden layers
+          units=512,                 # their width
+          distribution='two_hot',    # two_hot: cross entropy over bins in symlog space; gaussian: half squared error
+          bins=255),                 # bins of two_hot
+      # Latent state -> whether the episode goes on.
+      continue_head=dict(
+          enabled=True,              # False where episodes never end early: it always goes on
+          layers=2,                  # hidden layers
+          units=512,                 # their width
+          predicts='continue',       # continue: 0 or 1; discount: the discount in place of 1, as DreamerV2
+          scale=1.0,                 # weight of its loss, which has no harmonizer
+          gradient=True),            # the latent state learns from it, too
+      # The policy.
+      actor=dict(
+          layers=2,                  # hidden layers
+          units=512,                 # their width
+          distribution='normal',     # of continuous actions: normal, or trunc_normal as DreamerV2
+          unimix=0.01,               # share of a uniform distribution, for discrete actions
+          min_std=0.1,               # smallest standard deviation, for continuous ones
+          max_std=1.0),              # largest one, of normal
+      # The value of a latent state.
+      critic=dict(
+          layers=2,                  # hidden layers
+          units=512,                 # their width
+          distribution='two_hot',    # as of reward_head
+          bins=255,                  # bins of two_hot
+          slow_regularizer=1.0,      # weight of the loss that holds the critic near the slow one
+          slow_fraction=0.02,        # how far the slow critic goes towards the critic in one of its updates
+          slow_every=1),             # updates between two of them
+      # The world model's losses, before they are weighed.
+      losses=dict(
+          likelihood='symlog',       # symlog: squared errors, of vectors in symlog space; gaussian: unit variance
+          free_nats=1.0,             # KL below this is not reduced
+          free_average=False,        # they count for the batch's mean KL, not for every step's
+          dyn=0.5,                   # weight of the KL that trains the prior; over dyn + rep it is the balance (eq. 15)
+          rep=0.1),                  # weight of the KL that trains the posterior; dyn + rep: of both, under rule none
+      # How the tasks are weighed: harmony.py.
       weighting=dict(
-          rule='harmony',            # harmony | none | harmony_unrectified | fixed | reciprocal
+          rule='harmony',            # harmony | none | harmony_unrectified | fixed | reciprocal: chosen by --weighting
           tasks=('observation', 'reward', 'dynamics'),  # those with a harmonizer
           dynamics_regularizer='code',  # 'code': 5/6 log(1+σ_d), as the authors ran it; 'paper': log(1+σ_d) (eq. 5)
           harmonize_vector=False,    # vector observations: weight 1 as the authors ran it, or part of `observation`
-          w_o=1.0, w_r=1.0, w_d=1.0,  # for rule='fixed' (eq. 3)
+          w_o=1.0,                   # weight of the observation loss, for rule='fixed' (eq. 3)
+          w_r=1.0,                   # weight of the reward loss, for rule='fixed'
+          w_d=1.0,                   # weight of the dynamics loss, for rule='fixed'
           rate=1.0,                  # learning rate of the harmonizers over that of the model; 1 in the paper
           beta2=0.999,               # Adam's memory of the harmonizers' squared gradients; 0.999 in the paper
           calibrate=0,               # batches from whose losses σ starts (eq. 12); 0: σ starts at 1, as in the paper
       ),
-      # What each setting means: harmony_jax/behavior.py.
-      behavior=dict(horizon=15, discount=1 - 1 / 333, lam=0.95, entropy=3e-4, reward_of='next', value='fast',
-                    baseline=True, normalize=True, keep='mode', critic_entropy=False, return_decay=0.99,
-                    return_low=5.0, return_high=95.0),
-      model_opt=dict(lr=1e-4, eps=1e-8, clip=1000.0, weight_decay=0.0),
-      actor_opt=dict(lr=3e-5, eps=1e-5, clip=100.0, weight_decay=0.0),
-      critic_opt=dict(lr=3e-5, eps=1e-5, clip=100.0, weight_decay=0.0),
-      # How experience is taken up. Replay: uniform over all windows of the stream, or over episodes.
-      replay=dict(sampling='windows', prioritize_ends=False),
+      # How actor and critic learn in imagination: behavior.py.
+      behavior=dict(
+          horizon=15,                # imagined steps, H
+          discount=1 - 1 / 333,      # γ
+          lam=0.95,                  # λ of the λ-returns
+          entropy=3e-4,              # weight of the policy's entropy
+          reward_of='next',          # a value begins with the next state's reward, or the present one's (DreamerV2)
+          value='fast',              # the critic that returns bootstrap from: fast or slow
+          baseline=True,             # subtract the value where the gradient goes through the dynamics, too
+          normalize=True,            # divide advantages by the range of returns
+          keep='mode',               # imagined episodes go on by the continue head's mode (0 or 1) or its mean
+          critic_entropy=False,      # the critic's targets contain the actor's entropy bonus
+          return_decay=0.99,         # memory of the range of returns
+          return_low=5.0,            # percentile where the range begins
+          return_high=95.0),         # percentile where it ends
+      # The world model's optimiser: clip, then Adam. The harmonizers are among its parameters.
+      model_opt=dict(
+          lr=1e-4,                   # learning rate
+          eps=1e-8,                  # Adam's epsilon
+          clip=1000.0,               # largest global norm of the gradient
+          weight_decay=0.0),         # times the parameters, added to the clipped gradient (L2)
+      # The actor's.
+      actor_opt=dict(
+          lr=3e-5,                   # learning rate
+          eps=1e-5,                  # Adam's epsilon
+          clip=100.0,                # largest global norm of the gradient
+          weight_decay=0.0),         # as of model_opt
+      # The critic's.
+      critic_opt=dict(
+          lr=3e-5,                   # learning rate
+          eps=1e-5,                  # Adam's epsilon
+          clip=100.0,                # largest global norm of the gradient
+          weight_decay=0.0),         # as of model_opt
+      # How experience is taken up.
+      replay=dict(
+          sampling='windows',        # windows: uniform over all windows of the stream; episodes: over complete episodes
+          prioritize_ends=False),    # of episodes: their last windows are drawn more often
       pretrain=1,                    # updates before the first step with the policy
       train_ratio=1024.0,            # replayed steps per environment step: 1024 / (16 · 64) = 1 update per step
-      prefill=0,                     # random steps before training, beside what the first batch needs
+      prefill=0,                     # random steps before training, if the first batch does not need more
       eval_policy='sample',          # evaluation samples its actions, or takes the mode
-      eval_at_start=False,
+      eval_at_start=False,           # evaluate before the first step, too
   ))

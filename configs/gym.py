@@ -12,7 +12,11 @@ ENV_FLAGS = {'observe': ('env.observe', "auto: what the environment gives; rende
 HOURS = {'paper': 'not measured', 'cpu': 'not measured', 'debug': 'about a minute', 'tiny': 'about half a minute'}
 
 SETTINGS = dict(steps=500_000, replay_capacity=500_000, eval_every=10_000, eval_episodes=20, final_eval_episodes=100,
-                eval_envs=10, env=dict(action_repeat=1, observe='auto', time_limit=0, success=''))
+                eval_envs=10, env=dict(
+                    action_repeat=1,     # steps of the environment per agent step; rewards are summed
+                    observe='auto',      # auto: what the environment gives; render: its picture; both
+                    time_limit=0,        # agent steps of an episode; 0: the environment's own limit
+                    success=''))         # entry of `info` that tells success, reported as a measure; '': none
 BY_METHOD = {'dreamerv2': common.ENDING, 'dreamerv3': {'train_ratio': 512.0}}
 
 CPU = {**common.SMALL, **common.SHORT_HARMONY, 'encoder.mlp_units': 128, 'decoder.mlp_units': 128, 'steps': 30_000,

@@ -21,7 +21,12 @@ STEPS = {'sweep_into': 505_000, 'push': 1_005_000, 'assembly': 1_005_000}
 SETTINGS = dict(
     steps=255_000, replay_capacity=1_000_000, eval_every=10_000, eval_episodes=10, final_eval_episodes=10, eval_envs=5,
     checkpoint_every=20_000, video_every=50_000, log_every=1_000, score='success', env_processes=True,
-    env=dict(action_repeat=1, camera='corner', render='stock', time_limit=500, observe='image'))
+    env=dict(
+        action_repeat=1,         # simulator steps per agent step; rewards are summed
+        camera='corner',         # corner, corner2, corner3, topview, behindGripper or gripperPOV
+        render='stock',          # stock for published numbers; fast: no shadows, no multisampling
+        time_limit=500,          # agent steps of an episode
+        observe='image'))        # image, state (vectors), or both
 UNITS = {f'{part}.{field}': value for part in ('reward_head', 'continue_head', 'actor', 'critic')
          for field, value in (('units', 640), ('layers', 3))}
 BY_METHOD = {

@@ -15,7 +15,10 @@ HOURS = {**dmc.HOURS, 'cpu': 'not measured'}
 SETTINGS = dict(
     steps=502_000, replay_capacity=1_000_000, eval_every=5_000, eval_episodes=5, final_eval_episodes=10, eval_envs=1,
     checkpoint_every=20_000, video_every=50_000, log_every=1_000, score='success', env_processes=True,
-    env=dict(action_repeat=2, camera='front', time_limit=200))
+    env=dict(
+        action_repeat=2,         # simulator steps per agent step; rewards are summed
+        camera='front',          # front, left_shoulder, right_shoulder, overhead or wrist
+        time_limit=200))         # agent steps of an episode
 BY_METHOD = {
     'dreamerv2': {'batch_size': 50, 'train_ratio': 500.0, 'prefill': 5_000, 'losses.free_nats': 1.0,
                   'losses.dyn': 0.08, 'losses.rep': 0.02,  # balance 0.8, scale 0.1
