@@ -6,6 +6,7 @@ line, with exit code 2.
 
 import contextlib
 import copy
+import functools
 import os
 import shlex
 import sys
@@ -25,35 +26,44 @@ def run(benchmark):
   It may also have DEFAULT_METHOD, and ENV_FLAGS {flag: (field of the configuration, help)}: shorter names for options
   of the environment that many will set.
   """
-  from configs import common
-  flags.DEFINE_string(benchmark.TASK_FLAG, benchmark.DEFAULT_TASK, f'The {benchmark.TASK_FLAG} to train on.')
-  for name, (_, text) in getattr(benchmark, 'ENV_FLAGS', {}).items():
-    flags.DEFINE_string(name, None, text)
-  flags.DEFINE_integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
-  flags.DEFINE_integer('num_seeds', 1, 'How many seeds to train side by side in one program: seed, seed + 1, …; each '
-                       'in its run folder, as if started alone.', lower_bound=1)
-  flags.DEFINE_enum('method', getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3'), sorted(common.METHODS), 'Base method.')
-  flags.DEFINE_enum('weighting', 'harmony', common.WEIGHTINGS, 'How the tasks of the world model are weighed.')
-  flags.DEFINE_enum('preset', 'auto', common.PRESETS, "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
-                    "takes 'paper' on an accelerator and 'cpu' otherwise.")
-  flags.DEFINE_enum('replay', 'auto', ('auto', 'host', 'device'), "Where replay is sampled: 'auto' takes an accelerator "
-                    'that has room for it. The batches are the same.')
-  flags.DEFINE_integer('devices', 0, 'How many devices of each process share the batch, whose size stays; by default '
-                       'as many as can share it equally.', lower_bound=0)
-  flags.DEFINE_string('coordinator', '', 'Trains one run in several processes, on one machine or many, with one '
-                      '--logdir: HOST:PORT of process 0, the same in all. By default they are found on Slurm and TPU '
-                      "pods; 'none' to train alone there.")
-  flags.DEFINE_integer('num_processes', None, 'How many processes train together, with --coordinator.', lower_bound=1)
-  flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
-  flags.DEFINE_string('logdir', None, 'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
-                      'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
-                      'of their run folders seed<seed>.')
-  flags.DEFINE_bool('wandb', False, 'Also log to Weights & Biases.')
+  define_flags(benchmark)
+  for flag in flags.FLAGS.get_flags_for_module(__name__):  # of the command, though it is this file that defines them
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   try:
     argv, overrides = configuration.split_config_flags(sys.argv)
   except UserError as error:
     sys.exit(_fail(error))
   app.run(lambda rest: _main(benchmark, rest, overrides), argv=argv, flags_parser=parse_flags)
+
+
+def define_flags(benchmark, values=flags.FLAGS):
+  """Defines the flags of a benchmark's command; `values` other than absl's own are for tests and documentation."""
+  from configs import common
+  string, integer, enum, switch = (functools.partial(define, flag_values=values) for define in (
+      flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool))
+  string(benchmark.TASK_FLAG, benchmark.DEFAULT_TASK, f'The {benchmark.TASK_FLAG} to train on.')
+  for name, (_, text) in getattr(benchmark, 'ENV_FLAGS', {}).items():
+    string(name, None, text)
+  integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
+  integer('num_seeds', 1, 'How many seeds to train side by side in one program: seed, seed + 1, …; each '
+          'in its run folder, as if started alone.', lower_bound=1)
+  enum('method', getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3'), sorted(common.METHODS), 'Base method.')
+  enum('weighting', 'harmony', common.WEIGHTINGS, 'How the tasks of the world model are weighed.')
+  enum('preset', 'auto', common.PRESETS, "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
+       "takes 'paper' on an accelerator and 'cpu' otherwise.")
+  enum('replay', 'auto', ('auto', 'host', 'device'), "Where replay is sampled: 'auto' takes an accelerator "
+       'that has room for it. The batches are the same.')
+  integer('devices', 0, 'How many devices of each process share the batch, whose size stays; by default '
+          'as many as can share it equally.', lower_bound=0)
+  string('coordinator', '', 'Trains one run in several processes, on one machine or many, with one '
+         '--logdir: HOST:PORT of process 0, the same in all. By default they are found on Slurm and TPU '
+         "pods; 'none' to train alone there.")
+  integer('num_processes', None, 'How many processes train together, with --coordinator.', lower_bound=1)
+  integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
+  string('logdir', None, 'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
+         'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
+         'of their run folders seed<seed>.')
+  switch('wandb', False, 'Also log to Weights & Biases.')
 
 
 def parse_flags(argv):
