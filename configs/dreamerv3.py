@@ -102,7 +102,7 @@ def get_config() -> ConfigDict:
       # How actor and critic learn in imagination: behavior.py.
       behavior=dict(
           horizon=15,                # imagined steps, H
-          discount=1 - 1 / 333,      # γ
+          discount=1 - 1 / 333,      # γ; here 1 - 1/333, a horizon of 333 steps
           lam=0.95,                  # λ of the λ-returns
           entropy=3e-4,              # weight of the policy's entropy
           reward_of='next',          # a value begins with the next state's reward, or the present one's (DreamerV2)
