@@ -24,7 +24,7 @@ from configs import catch, common, gym
 from harmony_jax import configuration
 from harmony_jax.errors import UserError
 from harmony_jax.replay import Draw, Replay
-from harmony_jax.reporting import runs
+from harmony_jax.reporting import records, results_files
 from harmony_jax.training import run_folder
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.logger import MetricsWriter
@@ -124,7 +124,7 @@ def test_a_field_of_any_type_keeps_it(field, text):
 # ---------------------------------------------------------------------------------------------------------------------
 # Run folders
 
-CONFIG = CONFIGS['catch', 'dreamerv3', 'tiny']
+CONFIG = {**configuration.to_json_dict(CONFIGS['catch', 'dreamerv3', 'tiny']), 'task': 'catch', 'steps': 60}
 IDENTITY = {'suite': 'catch', 'task': 'catch', 'method': 'dreamerv3'}
 STEPS = range(10, 70, 10)
 LOGS = ('metrics.jsonl', 'scores.jsonl')
@@ -221,22 +221,25 @@ def test_a_resumed_run_keeps_every_whole_line(run, harm, step, counts):
 @cases(200)
 @given(harm=st.lists(damages(), min_size=1, max_size=2))
 def test_a_report_names_a_broken_run_and_takes_the_others(run, tmp_path_factory, harm):
-  whole = runs.read(run)
+  (whole,), _ = records.collect(run)
   with copy_of(run) as folder:
     for damage in harm:
       damage.do(files_in(folder))
     before = contents(folder)
-    found, broken = runs.read_all([run, folder])
-    for text in broken:
+    found, problems = records.collect([run, folder])
+    for text in problems:
       assert_one_line(text)
       assert str(folder) in text
-    assert len(found) + len(broken) == 2 and found[0] == whole
-    for other in found[1:]:
-      for name, key in zip(LOGS, ('metrics', 'scores')):  # only an unfinished last line may be missing
-        lines = before.get(name, b'').split(b'\n')
-        assert len(other[key]) in (len(lines) - 1, len(lines))
-    runs.write(found, tmp_path_factory.getbasetemp() / 'reports')
-  OUTCOMES['reports']['named' if broken else 'read'] += 1
+    assert found and found[0] == whole  # the damaged one is the same run, with no more of it than the other
+    try:
+      record = records.read(folder)
+    except UserError as error:
+      assert str(error) in problems or not files_in(folder)
+    else:  # only an unfinished last line may be missing
+      lines = before.get('scores.jsonl', b'').split(b'\n')
+      assert len(record['evaluations']) <= len(lines)
+      results_files.write([record], tmp_path_factory.mktemp('reports'))
+  OUTCOMES['reports']['named' if problems else 'read'] += 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -400,7 +403,7 @@ def test_no_pickle_in_a_run_folder_is_executed(run, payload):
   for name in contents(run):
     with copy_of(run) as folder:
       (folder / name).write_bytes(pickle.dumps(payload))
-      runs.read_all([folder])
+      records.collect([folder])
       MetricsWriter(folder, tensorboard=False).truncate_after(100)
       try:
         run_folder.prepare(folder, CONFIG, IDENTITY).close()

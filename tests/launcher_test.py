@@ -105,8 +105,8 @@ def test_results_are_drawn(atari_run, tmp_path):
   folder, _ = atari_run
   result = command('results', str(folder), f'--output={tmp_path}')
   assert result.returncode == 0, result.stderr
-  record = json.loads(next(tmp_path.glob('*.json')).read_text())
-  assert record['runs'][0]['steps'] == [100, 200] and len(record['runs'][0]['final_eval_returns']) == 2
+  run = json.loads((tmp_path / 'dreamerv3-harmony-tiny.json').read_text())['runs'][0]
+  assert run['evaluations']['step'] == [100, 200] and len(run['final_scores']) == 2
   assert (tmp_path / 'curves.png').stat().st_size > 10_000
   assert (tmp_path / 'scores.csv').read_text().splitlines()[0] == 'method,task,seed,step,return'
-  assert command('results', str(tmp_path)).returncode == 2
+  assert command('results', str(tmp_path / 'nowhere'), f'--output={tmp_path}').returncode == 2

@@ -1,7 +1,7 @@
 """Scores of many runs as one table: means over seeds, and for Atari the human-normalised scores.
 
     wanted = [('Pong', 'dreamerv3-harmony', 0), ('Pong', 'dreamerv3-harmony', 1)]
-    result = aggregate(finished(runs), wanted)
+    result = aggregate(finished(records), wanted)
     print('\\n'.join(lines(result)))
 
 A run counts when it is complete, by its last evaluation. Whatever is wanted and not there is counted as missing and
@@ -10,31 +10,15 @@ shown, for a mean over the seeds that happen to have ended is not the mean that 
 
 import numpy as np
 
+from harmony_jax.reporting import statistics
 from harmony_jax.reporting.atari_scores import human_normalized
+from harmony_jax.reporting.form import final
 
 
-def configuration_of(config) -> str:
-  """'dreamerv3-harmony': the method and the weighting of a run's configuration."""
-  return f"{config['method']}-{config['weighting']['rule']}"
-
-
-def final_score(run) -> float | None:
-  """The last evaluation of a run of `runs.read`: its mean return or, where the benchmark has one, its measure."""
-  if not run['scores']:
-    return None
-  key = run['config'].get('score', 'return')
-  return run['scores'][-1].get('eval_mean' if key == 'return' else f'eval_{key}')
-
-
-def finished(runs) -> dict:
-  """{(task, configuration, seed): final score} of those runs of `runs.read` that are complete."""
-  found = {}
-  for run in runs:
-    score = final_score(run) if run['complete'] else None
-    if score is not None:
-      config = run['config']
-      found[config['task'], configuration_of(config), config['seed']] = float(score)
-  return found
+def finished(records) -> dict:
+  """{(task, 'dreamerv3-harmony', seed): final score} of those of `records.collect` that are complete."""
+  return {(record['task'], f"{record['base']}-{record['weighting']}", record['seed']): float(final(record))
+          for record in records if record['complete'] and final(record) is not None}
 
 
 def aggregate(scores, wanted, atari=False) -> dict:
@@ -86,18 +70,9 @@ def human_normalized_summary(scores) -> dict:
   """
   normalized = {game: [human_normalized(game, score) for score in each] for game, each in scores.items()}
   normalized = {game: each for game, each in normalized.items() if each and None not in each}
-  means = [np.mean(each) for each in normalized.values()]
-  runs = [score for each in normalized.values() for score in each]
-  return {'mean': float(np.mean(means)) if means else None, 'median': float(np.median(means)) if means else None,
-          'iqm': interquartile_mean(runs) if runs else None, 'games': len(means), 'games_wanted': len(scores),
-          'runs': len(runs)}
-
-
-def interquartile_mean(values) -> float:
-  """The mean without the lowest and the highest quarter (each rounded down), as rliable defines it."""
-  values = np.sort(np.asarray(values, float), axis=None)
-  cut = len(values) // 4
-  return float(np.mean(values[cut:len(values) - cut]))
+  points = statistics.points(normalized)
+  return {**{name: points[name] for name in ('mean', 'median', 'iqm')}, 'games': len(normalized),
+          'games_wanted': len(scores), 'runs': sum(map(len, normalized.values()))}
 
 
 def lines(result) -> list:

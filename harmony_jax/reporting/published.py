@@ -8,6 +8,7 @@ import json
 import pathlib
 
 from harmony_jax.errors import UserError
+from harmony_jax.reporting import form
 from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
 
 # Table 2 of the HarmonyDream paper (arXiv 2310.00344): mean scores, as it prints them. The first four columns are what
@@ -102,5 +103,5 @@ def _record(name, game, seed, frames, scores):
   return {'suite': 'atari', 'task': game, 'method': method, 'base': 'dreamerv3', 'weighting': weighting,
           'preset': 'paper', 'seed': seed, 'complete': True, 'source': name, 'config': config,
           'planned_steps': config['steps'], 'action_repeat': _FRAMES_PER_STEP, 'score': 'return',
-          'environment': {'command': None, 'commit': None, 'python': None, 'devices': None, 'versions': {}},
+          'environment': {**form.NO_ENVIRONMENT, 'versions': {}},
           'evaluations': evaluations, 'metrics': {}, 'hours': None, 'steps_per_second': None}

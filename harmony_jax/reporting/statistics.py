@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 PERCENTILES = (2.5, 97.5)
+AGGREGATES = ('mean', 'median', 'iqm', 'optimality_gap')
 
 
 class Interval(NamedTuple):
@@ -56,12 +57,19 @@ def aggregates(scores, reps=2000, seed=0) -> dict:
     {'mean', 'median', 'iqm', 'optimality_gap': Interval}; points are None without any run.
   """
   values, sizes = _flat(scores)
-  names = ('mean', 'median', 'iqm', 'optimality_gap')
   if not sizes:
-    return {name: Interval(None) for name in names}
-  once = _all_aggregates(values, sizes, np.ones((1, len(values))))
+    return dict.fromkeys(AGGREGATES, Interval(None))
   draws = _all_aggregates(values, sizes, _counts(sizes, reps, seed))
-  return {name: _interval(point[0], drawn, sizes) for name, point, drawn in zip(names, once, draws)}
+  return {name: _interval(point, drawn, sizes) for (name, point), drawn in zip(points(scores).items(), draws)}
+
+
+def points(scores) -> dict:
+  """The four aggregates alone, without intervals: {'mean', 'median', 'iqm', 'optimality_gap': number or None}."""
+  values, sizes = _flat(scores)
+  if not sizes:
+    return dict.fromkeys(AGGREGATES)
+  once = _all_aggregates(values, sizes, np.ones((1, len(values))))
+  return {name: float(point[0]) for name, point in zip(AGGREGATES, once)}
 
 
 def interquartile_mean(values) -> float:

@@ -5,7 +5,7 @@ import pathlib
 import shlex
 
 from harmony_jax.errors import one_line
-from harmony_jax.reporting import aggregate, runs
+from harmony_jax.reporting import aggregate, records, results_files
 from harmony_jax.sweeping.board import end_of
 from harmony_jax.sweeping.estimate import Estimate, wall_clock
 from harmony_jax.sweeping.job import locked_by
@@ -64,7 +64,7 @@ def _hours(hours):
 
 
 def finish(board, output):
-  """Writes aggregate.json, scores.csv and a JSON per group of seeds of what there is; returns the lines to print.
+  """Writes aggregate.json, scores.csv and a JSON per method of what there is; returns the lines to print.
 
   Args:
     board: a refreshed `Board`. output: the folder.
@@ -72,8 +72,8 @@ def finish(board, output):
   output = pathlib.Path(output)
   output.mkdir(parents=True, exist_ok=True)
   every = [row.run for row in board.rows]
-  found, broken = runs.read_all([run.folder for run in every if pathlib.Path(run.folder, 'config.json').exists()])
-  runs.write(found, output)
+  found, broken = records.collect([run.folder for run in every if pathlib.Path(run.folder, 'config.json').exists()])
+  results_files.write(found, output, replace=True)
   wanted = [(run.task, f'{run.method}-{run.weighting}', run.seed) for run in every]
   result = aggregate.aggregate(aggregate.finished(found), wanted, atari=every[0].suite == 'atari100k')
   states = {f'{row.run.task} {row.run.method}-{row.run.weighting} {row.run.seed}': row.state for row in board.rows}
@@ -81,7 +81,7 @@ def finish(board, output):
     json.dump({'suite': every[0].suite, 'preset': every[0].preset, 'score': every[0].score, **result,
                'states': states}, file, indent=1)
     file.write('\n')
-  caps = {run['config'].get('env', {}).get('frame_cap') for run in found} - {None, 0}
+  caps = {record['config'].get('env', {}).get('frame_cap') for record in found} - {None, 0}
   note = [f'episodes were cut after {max(caps)} frames: not to be compared with scores of whole games'] if caps else []
   return [*(f'left out: {one_line(text)}' for text in broken), '', *aggregate.lines(result), *note, '',
           f'report: {output}']
