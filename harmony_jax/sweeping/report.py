@@ -83,5 +83,5 @@ def finish(board, output):
     file.write('\n')
   caps = {record['config'].get('env', {}).get('frame_cap') for record in found} - {None, 0}
   note = [f'episodes were cut after {max(caps)} frames: not to be compared with scores of whole games'] if caps else []
-  return [*(f'left out: {one_line(text)}' for text in broken), '', *aggregate.lines(result), *note, '',
+  return [*(f'note: {one_line(text)}' for text in broken), '', *aggregate.lines(result), *note, '',
           f'report: {output}']
