@@ -50,7 +50,9 @@ EXTRAS_REQUIRE = {
 }
 # The tests cover Meta-World, drawn gymnasium environments and sweeps on every engine, too.
 # rliable is what our statistics are held against; the arch it needs breaks from pandas 3 on.
-EXTRAS_REQUIRE['dev'] = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7', 'rliable>=1.2,<2', 'pandas>=2.3,<3',
+# selenium drives a browser, where there is one, in which the page of a report is looked at.
+EXTRAS_REQUIRE['dev'] = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7', 'rliable>=1.2,<2',
+                         'pandas>=2.3,<3', 'selenium>=4.51,<5',
                          *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra])]
 
 setup(
