@@ -67,14 +67,9 @@ def _line(record, score):
 def _draw(found, output, references, title):
   """curves.png of one task, or one for each of several; returns their paths."""
   from harmony_jax.reporting import figures
-  from harmony_jax.reporting.form import value
   groups, paths = {}, []
   for record in found:
-    run = {'config': record['config'], 'scores': [
-        {'step': evaluation['step'], 'eval_mean': value(evaluation, record)} for evaluation in record['evaluations']
-        if value(evaluation, record) is not None], 'metrics': [
-            {'step': step, name: number} for name, points in record['metrics'].items() for step, number in zip(*points)]}
-    groups.setdefault((record['suite'], record['task']), []).append(run)
+    groups.setdefault((record['suite'], record['task']), []).append(record)
   for suite, task in groups:
     name = 'curves' if len(groups) == 1 else f'curves-{suite}-{"".join(c if c.isalnum() else "_" for c in task)}'
     paths.append(output / f'{name}.png')

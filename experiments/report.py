@@ -1,0 +1,80 @@
+"""A report on runs: python -m experiments.report RUNS... --output=report/.
+
+    RUNS                      run folders, folders that hold some at any depth, results files or folders of them
+    --reference=DIR           the authors' published scores per seed, beside the runs or alone
+    --references='{"walker_stand": {"random": 144.2}}'   dashed lines, per task
+    --title='My runs'         of the page
+
+Writes one page that needs no network (index.html), every figure as PNG and SVG (figures/), and the numbers as files
+(results/: one JSON per method and suite, scores.csv); prints the tables. The folder must be new, empty, or an earlier
+report, which is written anew. Runs may still be going on; those that cannot be read are named and left out.
+"""
+
+import datetime
+import json
+import re
+import shlex
+import sys
+
+from absl import app, flags
+
+from experiments import launcher
+from harmony_jax.errors import UserError
+
+flags.DEFINE_string('output', 'report', 'Where the report goes: a new or empty folder, or an earlier report.')
+flags.DEFINE_string('reference', None, "A folder with the authors' scores per seed (harmony_dreamerv3.json, "
+                    'dreamerv3_reproduced.json).')
+flags.DEFINE_string('references', '{}', 'JSON of {task: {name: score}} for dashed lines.')
+flags.DEFINE_string('title', '', 'Title of the page.')
+
+
+def main(argv):
+  """Reads runs, writes the report, prints its tables."""
+  from harmony_jax.reporting import published, records, report, report_files, results_files
+  options = flags.FLAGS
+  try:
+    if len(argv) < 2 and not options.reference:
+      raise UserError('name run folders or results files, such as runs/, or --reference=DIR')
+    lines = references(options.references)
+    report_files.check(options.output)
+    found, problems = records.collect(argv[1:]) if argv[1:] else ([], [])
+    if options.reference:
+      found = found + published.read_scores(options.reference)
+    for problem in problems:
+      print(f'problem: {problem}', file=sys.stderr)
+    if not found:
+      raise UserError('none of these holds a run that can be read')
+    made = report.make(found, problems, lines, options.title)
+    html = report.render(made, lead(), shlex.join(['python', '-m', 'experiments.report', *sys.argv[1:]]))
+    own = [record for record in made.records if record['method'] not in report.AUTHORS]
+    report_files.write(options.output, html, made.figures, lambda folder: results_files.write(own, folder))
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  for line in report.terminal(made):
+    print(line)
+  print(f"{options.output.rstrip('/')}/index.html")
+  return 0
+
+
+def references(text) -> dict:
+  """{task: {name: score}} of --references. Raises UserError for anything else."""
+  try:
+    lines = json.loads(text)
+    good = all(isinstance(score, (int, float)) for scores in lines.values() for score in scores.values())
+  except (ValueError, AttributeError):
+    good = False
+  if not good:
+    raise UserError('--references must be JSON of tasks and their scores, such as \'{"walker_stand": {"random": 144.2}}\'')
+  return lines
+
+
+def lead() -> str:
+  """When the page was made, and of which commit's code."""
+  from harmony_jax.training.run_folder import git_commit
+  commit = re.sub(r'^([0-9a-f]{10})[0-9a-f]{30}', r'\1', git_commit())
+  return f'Made {datetime.datetime.now():%d %B %Y, %H:%M} by the code of commit {commit}.'
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=launcher.parse_flags)
