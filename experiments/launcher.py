@@ -66,6 +66,33 @@ def define_flags(benchmark, values=flags.FLAGS):
   switch('wandb', False, 'Also log to Weights & Biases.')
 
 
+def command(main):
+  """Runs an entry point that trains nothing: `main(words, overrides)` with the words that are no flags and the texts
+  'field=value' of --config.field=value; what the user can mend is told in one line."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
+
+  def guarded(rest):
+    try:
+      return main(rest[1:], overrides)
+    except UserError as error:
+      return _fail(error)
+    except KeyboardInterrupt:
+      return _fail('interrupted', 130)
+    except Exception as error:
+      from harmony_jax.training import faults
+      line = faults.explain(error)
+      if line is None:
+        raise
+      return _fail(line)
+
+  try:
+    argv, overrides = configuration.split_config_flags(sys.argv)
+  except UserError as error:
+    sys.exit(_fail(error))
+  app.run(guarded, argv=argv, flags_parser=parse_flags)
+
+
 def parse_flags(argv):
   """absl's parsing, with one line in place of its page of usage."""
   try:

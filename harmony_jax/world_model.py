@@ -248,17 +248,34 @@ class WorldModel:
     posterior, _ = self.rssm.observe(rssm, self.rssm.initial(rssm, size), embed, previous_action[:, :context],
                                      batch['is_first'][:, :context], None if uniform is None else uniform[:, :context])
     start = jax.tree.map(lambda x: x[:, -1], posterior)
-    actions = previous_action[:, context:].swapaxes(0, 1)
-    draws = None if uniform is None else uniform[:, context:].swapaxes(0, 1)
+    future = self.follow(params, start, previous_action[:, context:], None if uniform is None else uniform[:, context:])
+    prediction = self.predict(params, jnp.concatenate([posterior.feature(), future.feature()], 1))
+    return prediction['observation'], prediction['reward']
+
+  def follow(self, params, start: State, action, uniform: Optional[jax.Array]) -> State:
+    """The states that actions lead to, without observations.
+
+    Args:
+      start: leaves [B, ...]. action: [B, T, A], each leads to the next state. uniform: [B, T, S], or None for modes.
+
+    Returns: the states after each action, leaves [B, T, ...].
+    """
+    draws = (action,) if uniform is None else (action, uniform)
 
     def step(state, inputs):
-      state = self.rssm.imagine(rssm, state, inputs[0], inputs[1] if len(inputs) > 1 else None)
+      state = self.rssm.imagine(params['rssm'], state, inputs[0], inputs[1] if len(inputs) > 1 else None)
       return state, state
 
-    _, future = jax.lax.scan(step, start, (actions,) if draws is None else (actions, draws))
-    feature = jnp.concatenate([posterior.feature(), future.feature().swapaxes(0, 1)], 1)
-    reward = self.reward.mean(self.reward_logits(params, feature))
-    return predictions(self.decode(params, feature), self.likelihood), reward
+    _, states = jax.lax.scan(step, start, jax.tree.map(lambda x: x.swapaxes(0, 1), draws))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), states)
+
+  def predict(self, params, feature) -> dict:
+    """What the model makes of features [..., F]: {'observation': {name: [..., *shape]}, images in [0, 1]; 'reward' [...];
+    'continue' [...], the probability that the episode goes on, 1 without a head}."""
+    logit = self.continue_logit(params, feature)
+    keep = jnp.ones(feature.shape[:-1]) if logit is None else jax.nn.sigmoid(logit) / self.continue_target
+    return {'observation': predictions(self.decode(params, feature), self.likelihood),
+            'reward': self.reward.mean(self.reward_logits(params, feature)), 'continue': keep}
 
   def decoder_images(self):
     """Names of the image observations."""

@@ -67,7 +67,7 @@ def test_grid_rows_are_truth_prediction_error():
   np.testing.assert_array_equal(middle[0, 2, :, 0], [25, 128])  # (0.2 - 1 + 1)/2 in float32, and grey
   # The border of the prediction, inside the picture, changes after the context.
   for t in range(time):
-    colour = video._GIVEN if t < context else video._IMAGINED
+    colour = video.GIVEN if t < context else video.IMAGINED
     for row, column in [(height, 0), (2 * height - 1, width - 1), (height + 5, width), (height + 5, 2 * width - 1)]:
       np.testing.assert_array_equal(grid[t, row, column], colour)
   assert (grid[:, 0] == grid[:, 16]).all()  # the truth has no border

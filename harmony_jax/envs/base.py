@@ -56,6 +56,18 @@ class Spec:
   num_actions: int
   action_repeat: int
 
+  def to_json(self) -> dict:
+    """As JSON can hold it."""
+    observation = {name: [list(array.shape), np.dtype(array.dtype).name] for name, array in self.observation.items()}
+    return {**dataclasses.asdict(self), 'observation': observation}
+
+  @classmethod
+  def from_json(cls, saved) -> 'Spec':
+    """The way back."""
+    observation = {name: ArraySpec(tuple(shape), np.dtype(dtype).type)
+                   for name, (shape, dtype) in saved['observation'].items()}
+    return cls(**{**saved, 'observation': observation})
+
 
 class TimeStep(NamedTuple):
   """What N environments show after a step; the arrays belong to the caller.

@@ -85,7 +85,11 @@ class Checkpoints:
     """The step of the newest checkpoint, or None. Leaves out those found damaged."""
     return max(self._usable(), default=None)
 
-  def restore(self, like_state, step=None, check=None):
+  def steps(self):
+    """The steps of all checkpoints, in order. Leaves out those found damaged."""
+    return sorted(self._usable())
+
+  def restore(self, like_state, step=None, check=None, part=False):
     """Reads a checkpoint.
 
     Where `step` is None and the newest checkpoint is damaged, a warning names
@@ -99,6 +103,8 @@ class Checkpoints:
       check: called with the `meta` of a checkpoint before its arrays are read,
         for what is stored elsewhere (the replay); a ValueError from it means
         that this is damaged.
+      part: `like_state` is nested dicts with some of the state's arrays, and
+        only those are read, whatever else there is.
 
     Returns:
       `(state, meta)`.
@@ -114,7 +120,7 @@ class Checkpoints:
     failures = {}
     for candidate in sorted(steps, reverse=True):
       try:
-        restored = self._restore(like_state, candidate, check)
+        restored = self._restore(like_state, candidate, check, part)
       except UserError:  # whole, but of something else: an older one is no help
         raise
       except Exception as error:  # whatever orbax and the system have for damage
@@ -161,16 +167,21 @@ class Checkpoints:
   def _usable(self):
     return [step for step in self._manager.all_steps() if step not in self._damaged]
 
-  def _restore(self, like_state, step, check):
+  def _restore(self, like_state, step, check, part):
     """One checkpoint, or whatever exception its damage causes."""
-    saved = self._read_meta(step)
-    difference = _difference(saved['structure'], _structure(like_state))
+    saved, wanted = self._read_meta(step), _structure(like_state)
+    there = {name: saved['structure'].get(name, 'nothing') for name in wanted} if part else saved['structure']
+    difference = _difference(there, wanted)
     if difference:
       raise UserError(f'checkpoint {step} in {self._folder} is of another configuration: {difference}')
     if check:
       check(saved['meta'])
-    state = self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(jax.tree.map(_target, like_state)))).state
+    target = jax.tree.map(_target, like_state)
+    if part:
+      state = ocp.PyTreeCheckpointHandler().restore(self._folder / str(step) / 'state', args=ocp.args.PyTreeRestore(
+          target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True))
+    else:
+      state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
     state = jax.tree.map(_as_asked, like_state, state)
     for name, checksum in _checksums(state).items():
       if checksum != saved['checksums'][name]:

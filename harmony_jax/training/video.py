@@ -7,17 +7,18 @@ import subprocess
 import numpy as np
 
 _log = logging.getLogger(__name__)
-_GIVEN = (0, 114, 178)  # blue: the model has seen this frame
-_IMAGINED = (230, 159, 0)  # orange: the model has not; told apart by colour-blind eyes
+GIVEN = (0, 114, 178)  # blue: the model has seen this frame
+IMAGINED = (230, 159, 0)  # orange: the model has not; told apart by colour-blind eyes
 
 
-def save_video(path, frames, fps=20):
+def save_video(path, frames, fps=20, scale=1):
   """Writes a video as mp4, or as gif where no ffmpeg is found.
 
   Args:
     path: file name without suffix.
     frames: [T, H, W, 3] uint8.
     fps: frames per second.
+    scale: how many pixels each becomes in width and height.
 
   Returns:
     The path that was written, with its suffix.
@@ -32,12 +33,12 @@ def save_video(path, frames, fps=20):
   path.parent.mkdir(parents=True, exist_ok=True)
   movie = path.with_name(path.name + '.mp4')
   try:
-    _save_mp4(movie, frames, fps)
+    _save_mp4(movie, frames, fps, scale)
     return movie
   except (ImportError, OSError, RuntimeError) as error:  # no ffmpeg, or one without H.264
     movie.unlink(missing_ok=True)
     _log.warning('no mp4 (%s): a gif instead', (str(error).splitlines() or [type(error).__name__])[0])
-  return _save_gif(path.with_name(path.name + '.gif'), frames, fps)
+  return _save_gif(path.with_name(path.name + '.gif'), frames, fps, scale)
 
 
 def save_image(path, array):
@@ -82,8 +83,8 @@ def open_loop_grid(truth, prediction, context):
                      f'got {truth.shape} and {prediction.shape}')
   error = (prediction - truth + 1) / 2
   framed = to_uint8(prediction)
-  _draw_border(framed[:, :context], _GIVEN)
-  _draw_border(framed[:, context:], _IMAGINED)
+  _draw_border(framed[:, :context], GIVEN)
+  _draw_border(framed[:, context:], IMAGINED)
   rows = np.stack([to_uint8(truth), framed, to_uint8(error)])  # [3, B, T, H, W, 3]
   batch, time, height, width = truth.shape[:4]
   rows = rows.transpose(2, 0, 3, 1, 4, 5)  # [T, 3, H, B, W, 3]
@@ -107,7 +108,7 @@ def _draw_border(images, colour):
     images[..., :, edge, :] = colour
 
 
-def _save_mp4(path, frames, fps):
+def _save_mp4(path, frames, fps, scale):
   """H.264 in yuv420p, which every browser shows; that needs even sides.
 
   ffmpeg is called here and not through imageio's writer, which runs Python code
@@ -120,15 +121,15 @@ def _save_mp4(path, frames, fps):
   done = subprocess.run(
       [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error',
        '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}', '-r', str(fps), '-i', '-',
-       '-c:v', 'libx264', '-crf', '18', '-pix_fmt', 'yuv420p', str(path)],
+       '-vf', f'scale=iw*{scale}:ih*{scale}:flags=neighbor', '-c:v', 'libx264', '-crf', '18', '-pix_fmt', 'yuv420p', str(path)],
       input=frames.tobytes(), capture_output=True, check=False)
   if done.returncode:
     raise RuntimeError(done.stderr.decode(errors='replace').strip() or f'ffmpeg: {done.returncode}')
 
 
-def _save_gif(path, frames, fps):
+def _save_gif(path, frames, fps, scale):
   from PIL import Image
-  images = [Image.fromarray(frame) for frame in frames]
+  images = [Image.fromarray(frame.repeat(scale, 0).repeat(scale, 1)) for frame in frames]
   # A gif counts in hundredths of a second, and viewers slow down below two.
   images[0].save(path, save_all=True, append_images=images[1:], loop=0,
                  duration=max(20, round(1000 / fps)))

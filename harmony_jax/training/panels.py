@@ -1,0 +1,106 @@
+"""Frames of videos that explain themselves: an episode beside the world model's view of it, and dreams."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from harmony_jax.training.video import IMAGINED, to_uint8
+
+SIZE, GAP, LINE, CHART = 256, 8, 24, 110  # pixels: side of a picture, between them, a line of text, the chart's height
+BACKGROUND, TEXT, FAINT = (22, 24, 28), (232, 232, 232), (120, 124, 130)
+RIGHT, WRONG = (86, 180, 233), (230, 130, 0)  # told apart by colour-blind eyes
+GIVEN = RIGHT  # brighter than elsewhere, on this ground
+_TOP = 2 * LINE + GAP // 2  # of the pictures
+_FONT = ImageFont.load_default(15)
+
+
+def episode_frames(episode, prediction, tolerance, title):
+  """Per step: what the agent sees, what the world model expects, the error, and the rewards so far.
+
+  Args:
+    episode: a `recording.Episode` of T steps. prediction: of `trained.Agent.open_loop`; 'picture' [T, H, W, 3] in [0, 1].
+    tolerance: how far a predicted reward may be from the true one to count as correct.
+    title: a line above.
+
+  Yields: [height, width, 3] uint8, even sides.
+  """
+  length, reward, expected, seen = len(episode.reward), episode.reward, prediction['reward'], prediction['seen']
+  error = to_uint8((prediction['picture'] - episode.picture.astype(np.float32) / 255 + 1) / 2)
+  pictures = [episode.picture, to_uint8(prediction['picture']), error]
+  low, high = min(reward.min(), expected.min()), max(reward.max(), expected.max())
+  for t in range(length):
+    image, draw = _canvas(3, CHART + GAP)
+    draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, _FONT)
+    color, knows = (GIVEN, 'has seen this') if seen[t] else (IMAGINED, 'imagines this')
+    for place, (name, picture) in enumerate(zip(('the agent sees', f'the model {knows}', 'error'), pictures)):
+      _paste(image, draw, place, picture[t], name, color if place == 1 else None)
+    correct = abs(expected[t] - reward[t]) <= tolerance
+    _label(draw, 0, f'reward {_number(reward[t])}', TEXT)
+    _label(draw, 1, f'reward {_number(expected[t])} {"correct" if correct else "incorrect"}', RIGHT if correct else WRONG)
+    _chart(draw, t, reward, expected, seen, low, high)
+    yield np.asarray(image)
+
+
+def dream_frames(dreams, name, title):
+  """Per step: N dreams side by side, with the rewards that the model expects in them.
+
+  Args:
+    dreams: of `trained.Agent.dream`. name: of the observation to show. title: a line above.
+
+  Yields: [height, width, 3] uint8, even sides. A dream whose episode the model holds for ended is shown dark.
+  """
+  pictures, reward, keep = to_uint8(dreams['observation'][name]), dreams['reward'], dreams['continue']
+  over = np.cumsum(keep < 0.5, 1) - (keep < 0.5) > 0  # after the step that ends it
+  total = np.cumsum(np.where(over, 0, reward), 1)
+  for t in range(pictures.shape[1]):
+    image, draw = _canvas(len(pictures), 0)
+    draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, _FONT)
+    for place, picture in enumerate(pictures[:, t]):
+      text = 'over' if over[place, t] else f'reward {_number(reward[place, t])}'
+      _paste(image, draw, place, picture // 4 if over[place, t] else picture, f'sum of rewards {_number(total[place, t])}',
+             IMAGINED)
+      _label(draw, place, text, TEXT)
+    yield np.asarray(image)
+
+
+def _canvas(count, below):
+  width, height = GAP + count * (SIZE + GAP), _TOP + SIZE + LINE + GAP + below
+  image = Image.new('RGB', (width + width % 2, height + height % 2), BACKGROUND)
+  return image, ImageDraw.Draw(image)
+
+
+def _paste(image, draw, place, picture, name, border):
+  x, y = GAP + place * (SIZE + GAP), _TOP
+  draw.text((x, LINE + 2), name, TEXT, _FONT)
+  image.paste(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.NEAREST), (x, y))
+  if border:
+    draw.rectangle((x - 3, y - 3, x + SIZE + 2, y + SIZE + 2), outline=border, width=3)
+
+
+def _label(draw, place, text, color):
+  """Text below a picture, to the right."""
+  draw.text((GAP + place * (SIZE + GAP) + SIZE, _TOP + SIZE + GAP // 2), text, color, _FONT, anchor='ra')
+
+
+def _chart(draw, now, reward, expected, seen, low, high, longest=300):
+  """True rewards as a line, expected ones as dots in their colours; a window of steps around now."""
+  begin = max(0, min(now - longest // 2, len(reward) - longest))
+  steps = np.arange(begin, min(len(reward), begin + longest))
+  left, right = GAP + 52, 3 * (SIZE + GAP)
+  top, bottom = _TOP + SIZE + 2 * LINE + GAP, _TOP + SIZE + LINE + CHART
+  scale = (right - left) / max(1, min(len(reward), longest) - 1)
+  x = lambda t: left + (t - begin) * scale
+  y = lambda value: bottom - (value - low) / max(high - low, 1e-6) * (bottom - top)
+  for at, (text, color) in zip((0, 96, 216), (('true reward', TEXT), ('predicted, seen', GIVEN), ('predicted, imagined', IMAGINED))):
+    draw.text((GAP + at, top - LINE), text, color, _FONT)
+  for value in {low, high}:
+    draw.text((left - 6, y(value)), _number(value), FAINT, _FONT, anchor='rm')
+  draw.line((x(now), top, x(now), bottom), FAINT)
+  past = steps[steps <= now]
+  if len(past) > 1:
+    draw.line([(x(t), y(reward[t])) for t in past], TEXT, 1)
+  for t in past:
+    draw.ellipse((x(t) - 1.5, y(expected[t]) - 1.5, x(t) + 1.5, y(expected[t]) + 1.5), GIVEN if seen[t] else IMAGINED)
+
+
+def _number(value):
+  return f'{value:.0f}' if abs(value) >= 100 else f'{value + 0.0 if abs(value) >= 0.005 else 0.0:.2f}'
