@@ -77,7 +77,8 @@ def _catch(config, env):
 
 
 def _seen(env):
-  return {'image': '64 × 64 images', 'state': 'states', 'both': 'states and 64 × 64 images'}[env.get('observe', 'image')]
+  return {'image': '64 × 64 images', 'state': 'states', 'both': 'states and 64 × 64 images'}[
+      env.get('observe', 'image')]
 
 
 def _control(config, env):
@@ -130,8 +131,8 @@ def _metaworld(config, env):
 def _rlbench(config, env):
   repeat, limit, camera = env.get('action_repeat', 2), env.get('time_limit', 200), env.get('camera', 'front')
   return {'action_repeat': repeat, 'episode_steps': limit, 'camera': camera, 'success': 'ends an episode'}, [
-      f'RLBench: a success ends an episode, which has at most {limit} steps, action repeat {repeat}, 64 × 64 images, '
-      f'camera {camera}']
+      f'RLBench: episodes of at most {limit} steps, ended by a success, and by an action that the simulator refuses; '
+      f'action repeat {repeat}, 64 × 64 images, camera {camera}']
 
 
 def _gym(config, env):

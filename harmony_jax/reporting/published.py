@@ -97,8 +97,8 @@ def _record(name, game, seed, frames, scores):
             'seed': seed, 'steps': frames[-1] // _FRAMES_PER_STEP, 'score': 'return', 'eval_every': 5_000,
             'eval_episodes': 100, 'final_eval_episodes': 100, 'eval_policy': 'sample',
             'env': {'frame_cap': 0, 'truncation_is_terminal': True, 'sticky': 0.0}}
-  evaluations = [{'step': frame // _FRAMES_PER_STEP, 'frame': frame, 'update': None, 'hours': None, 'mean': float(score),
-                  'std': None, 'episodes': 100, 'train_mean': None, 'train_episodes': None, 'scores': None,
+  unknown = dict.fromkeys(('update', 'hours', 'std', 'train_mean', 'train_episodes', 'scores'))
+  evaluations = [{'step': frame // _FRAMES_PER_STEP, 'frame': frame, 'mean': float(score), 'episodes': 100, **unknown,
                   'measures': {}} for frame, score in zip(frames, scores)]
   return {'suite': 'atari', 'task': game, 'method': method, 'base': 'dreamerv3', 'weighting': weighting,
           'preset': 'paper', 'seed': seed, 'complete': True, 'source': name, 'config': config,

@@ -200,7 +200,8 @@ def _entry(record, common, text):
   measures = sorted({name for evaluation in evaluations for name in evaluation['measures']})
   return {
       'task': rest.pop('task'), 'seed': rest.pop('seed'), 'complete': record['complete'],
-      **{fact: record['environment'][fact] for fact in form.NO_ENVIRONMENT}, 'hours': record['hours'], 'steps_per_second': record['steps_per_second'],
+      **{fact: record['environment'][fact] for fact in form.NO_ENVIRONMENT},
+      'hours': record['hours'], 'steps_per_second': record['steps_per_second'],
       'frames_per_step': record['action_repeat'],
       **({'config': rest} if rest else {}), **({'protocol': told} if told != text else {}),
       'evaluations': {
