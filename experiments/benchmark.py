@@ -23,14 +23,13 @@ import importlib
 import json
 import os
 import pathlib
-import sys
 import types
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from configs import common
-from experiments.launcher import config_for
-from harmony_jax.configuration import apply_overrides, flatten, split_config_flags
+from experiments import launcher
+from harmony_jax.configuration import apply_overrides, flatten
 from harmony_jax.errors import UserError
 
 PARTS = ('train_step', 'policy', 'loop', 'eval', 'replay', 'env', 'scaling', 'compile')
@@ -55,19 +54,17 @@ flags.DEFINE_integer('resets', 10, 'Resets of each environment (env).', lower_bo
 flags.DEFINE_integer('steps', 60, 'Steps of each environment (env).', lower_bound=1)
 
 
-def main(argv, overrides):
+def main(words, overrides):
   """Measures the parts one after the other; writes what was measured even if a later one fails."""
   from harmony_jax.benchmarking.machine import in_fresh_process
   options = types.SimpleNamespace(**flags.FLAGS.flag_values_dict())
   records = {}
   try:
-    _check(argv, options)
+    _check(words, options)
     configs = {part: make_config(part, options, overrides) for part in options.what}
     for part, config in configs.items():
       records[part] = in_fresh_process(measure, part, config, options)
       print(table(records[part]), flush=True)
-  except UserError as error:
-    return _fail(error)
   finally:
     if options.output and records:
       text = json.dumps(records if len(options.what) > 1 else records[options.what[0]], indent=1)
@@ -75,10 +72,9 @@ def main(argv, overrides):
   return 0
 
 
-def _check(argv, options):
+def _check(words, options):
   """Refuses what would only be noticed after some minutes of measuring."""
-  if len(argv) > 1:
-    raise UserError(f'unexpected argument {argv[1]!r}: options look like --what=…')
+  launcher.no_words(words, '--what=…')
   if not options.what:
     raise UserError(f"--what is empty: name some of {', '.join(PARTS)}")
   for part in options.what:
@@ -96,7 +92,7 @@ def make_config(part, options, overrides):
   benchmark = importlib.import_module(f'configs.{options.suite}')
   method = options.method or getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3')
   preset = options.preset or ('cpu' if part == 'loop' else 'paper')
-  config = apply_overrides(config_for(benchmark, method, preset, benchmark.DEFAULT_TASK), overrides)
+  config = apply_overrides(launcher.config_for(benchmark, method, preset, benchmark.DEFAULT_TASK), overrides)
   common.check(config)
   return config
 
@@ -159,28 +155,5 @@ def _shown(value):
   return f'{value:,}' if isinstance(value, int) else value
 
 
-def _parse_flags(argv):
-  """absl's parsing, with one line in place of its page of usage."""
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    sys.exit(_fail(str(error).replace('\n', ' ').strip()))
-
-
-def _fail(message):
-  print(f'error: {message}', file=sys.stderr)
-  return 2
-
-
-def run():
-  """The command. Exit code 2 and one line for what the user can mend."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  try:
-    argv, overrides = split_config_flags(sys.argv)
-  except UserError as error:
-    sys.exit(_fail(error))
-  app.run(lambda rest: main(rest, overrides), argv=argv, flags_parser=_parse_flags)
-
-
 if __name__ == '__main__':
-  run()
+  launcher.command(main, configurable=True)

@@ -12,7 +12,6 @@ import time
 from absl import flags
 
 from experiments import launcher
-from harmony_jax.errors import UserError
 
 flags.DEFINE_string('logdir', None, 'The run folder; the run may be going on.', required=True)
 flags.DEFINE_integer('episodes', 100, 'How many complete episodes.', lower_bound=1)
@@ -29,8 +28,7 @@ flags.DEFINE_string('output', None, 'Where the files go; by default evaluation/ 
 def main(words, overrides):
   """Loads, plays, writes."""
   options = flags.FLAGS
-  if words:
-    raise UserError(f'unexpected argument {words[0]!r}: the run folder is given as --logdir={words[0]}')
+  launcher.no_words(words, '--logdir=…')
   from harmony_jax import parallel, trained
   from harmony_jax.benchmarking.machine import describe_machine
   from harmony_jax.reporting import protocol
@@ -77,4 +75,4 @@ def main(words, overrides):
 
 
 if __name__ == '__main__':
-  launcher.command(main)
+  launcher.command(main, configurable=True)

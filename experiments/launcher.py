@@ -66,15 +66,25 @@ def define_flags(benchmark, values=flags.FLAGS):
   switch('wandb', False, 'Also log to Weights & Biases.')
 
 
-def command(main):
-  """Runs an entry point that trains nothing: `main(words, overrides)` with the words that are no flags and the texts
-  'field=value' of --config.field=value; what the user can mend is told in one line."""
+def command(main, configurable=False):
+  """Runs an entry point that trains nothing; what the user can mend is told in one line.
+
+  Args:
+    main: called with the words that are no flags, and, if `configurable`, the texts 'field=value' of
+      --config.field=value; returns the exit code.
+  """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
+  argv, more = sys.argv, ()
+  try:
+    if configurable:
+      argv, *more = configuration.split_config_flags(sys.argv)
+  except UserError as error:
+    sys.exit(_fail(error))
 
-  def guarded(rest):
+  def guarded(words):
     try:
-      return main(rest[1:], overrides)
+      return main(words[1:], *more)
     except UserError as error:
       return _fail(error)
     except KeyboardInterrupt:
@@ -86,11 +96,13 @@ def command(main):
         raise
       return _fail(line)
 
-  try:
-    argv, overrides = configuration.split_config_flags(sys.argv)
-  except UserError as error:
-    sys.exit(_fail(error))
   app.run(guarded, argv=argv, flags_parser=parse_flags)
+
+
+def no_words(words, example):
+  """Refuses words that are no flags."""
+  if words:
+    raise UserError(f'unexpected argument {words[0]!r}: options look like {example}')
 
 
 def parse_flags(argv):

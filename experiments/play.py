@@ -13,7 +13,6 @@ import numpy as np
 from absl import flags
 
 from experiments import launcher
-from harmony_jax.errors import UserError
 
 flags.DEFINE_string('logdir', None, 'The run folder; the run may be going on.', required=True)
 flags.DEFINE_bool('dream', False, 'Roll the world model out without the environment.')
@@ -33,8 +32,7 @@ flags.DEFINE_string('output', None, 'Folder for the video; by default videos/ in
 def main(words, overrides):
   """Loads, plays, draws, writes."""
   options = flags.FLAGS
-  if words:
-    raise UserError(f'unexpected argument {words[0]!r}: the run folder is given as --logdir={words[0]}')
+  launcher.no_words(words, '--logdir=…')
   from harmony_jax import parallel, trained
   from harmony_jax.training import recording, video
   parallel.use_compilation_cache()
@@ -92,4 +90,4 @@ def _dream(agent, options):
 
 
 if __name__ == '__main__':
-  launcher.command(main)
+  launcher.command(main, configurable=True)

@@ -8,15 +8,13 @@ and draws, and writes <output>.json and <output>.png. Parameters, losses and opt
 
 import json
 import pathlib
-import sys
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
 from configs import atari100k, common
-from experiments.launcher import config_for
-from harmony_jax.configuration import apply_overrides, split_config_flags
-from harmony_jax.errors import UserError
+from experiments import launcher
+from harmony_jax.configuration import apply_overrides
 
 flags.DEFINE_integer('updates', 300, 'Updates in each precision.', lower_bound=1)
 flags.DEFINE_integer('played', 2_000, 'Steps of random play in the replay.', lower_bound=100)
@@ -94,19 +92,14 @@ def draw(curves, path):
   plt.close(figure)
 
 
-def main(argv, overrides):
+def main(words, overrides):
   """Records, trains twice, compares."""
   from harmony_jax import parallel
   from harmony_jax.benchmarking.machine import describe_machine
   options = flags.FLAGS
-  try:
-    if len(argv) > 1:
-      raise UserError(f'unexpected argument {argv[1]!r}: options look like --updates=…')
-    config = apply_overrides(config_for(atari100k, 'dreamerv3', options.preset, atari100k.DEFAULT_TASK), overrides)
-    common.check(config)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+  launcher.no_words(words, '--updates=…')
+  config = apply_overrides(launcher.config_for(atari100k, 'dreamerv3', options.preset, atari100k.DEFAULT_TASK), overrides)
+  common.check(config)
   parallel.use_compilation_cache()
   replay, spec = record(config, options.played)
   curves = {dtype: train(config, replay, spec, options.updates, dtype) for dtype in PRECISIONS}
@@ -122,14 +115,5 @@ def main(argv, overrides):
   return 0
 
 
-def run():
-  """The command."""
-  try:
-    argv, overrides = split_config_flags(sys.argv)
-  except UserError as error:
-    sys.exit(f'error: {error}')
-  app.run(lambda rest: main(rest, overrides), argv=argv)
-
-
 if __name__ == '__main__':
-  run()
+  launcher.command(main, configurable=True)

@@ -3,24 +3,19 @@
 Such an update stops a run, which leaves the state before it and its batch in the folder `nonfinite`.
 """
 
-import sys
+from absl import flags
 
-from absl import app, flags
-
-from harmony_jax.errors import UserError
+from experiments import launcher
 
 flags.DEFINE_string('logdir', None, 'The run folder.', required=True)
 flags.DEFINE_integer('update', None, 'Which update; by default the last one that was written down.')
 
 
-def main(unused):
+def main(words):
   """Repeats it and says what is not finite, first."""
+  launcher.no_words(words, '--logdir=…')
   from harmony_jax.training import faults
-  try:
-    found = faults.reproduce(flags.FLAGS.logdir, flags.FLAGS.update)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+  found = faults.reproduce(flags.FLAGS.logdir, flags.FLAGS.update)
   print(f"update {found['update']:,} at step {found['step']:,}: not finite, first in")
   for name in found['found'] or ['nothing']:
     print(f'  {name}')
@@ -32,4 +27,4 @@ def main(unused):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  launcher.command(main)
