@@ -440,19 +440,16 @@ class Trainer:
     for name in ('step', 'update', 'trained_at', 'hours', 'last_score', 'evaluated'):
       setattr(self, name, meta[name])
     self.saved = self.step
-    saved_by = meta.get('processes')
-    recent = meta['recent'] if saved_by else [meta['recent']]  # before processes were counted there was one
-    saved_by = len(recent)
-    if saved_by == self.processes:
+    recent = meta['recent'] if 'processes' in meta else [meta['recent']]  # before processes were counted there was one
+    if len(recent) == self.processes:
       self.recent = recent[self.process]
-    else:
-      self.recent = [] if self.process else sum(recent, [])
-    if saved_by == self.processes:  # else the batches that were chosen are of other environments
       each = len(meta['requested']) // self.processes
       for update, envs, starts, steps in meta['requested'][self.process * each:][:each]:
         self.prefetcher.take_up(Draw(update, np.array(envs), np.array(starts), steps))
-    elif not self._all_filled():  # a part of the replay may be too little where the whole was enough
-      self.trained_at = None
+    else:  # the batches that were chosen are of other environments, and a part of the replay may be too little
+      self.recent = [] if self.process else sum(recent, [])
+      if not self._all_filled():
+        self.trained_at = None
     self.returns = np.array(meta['returns'][mine])
     self.timestep = self.episodes.restore({name: values[mine] for name, values in meta['episodes'].items()})
     self.writer.truncate_after(self.step, meta['lines'])
