@@ -103,7 +103,7 @@ def decimals(value) -> int:
 
 
 def number(value, digits=None) -> str:
-  """A short number for tables: '22,274', '18.6', '0.012'. digits: those after the point; by the number's size without."""
+  """A short number for tables: '22,274', '18.6', '0.012'. digits: how many after the point, not by its size."""
   if value is None or not math.isfinite(value):
     return 'missing' if value is None else str(value)
   if value == 0 and digits is None:
@@ -140,28 +140,38 @@ def _single(figure, panel):
   from matplotlib.figure import Figure as Canvas
   with matplotlib.rc_context(RC):
     canvas = Canvas(figsize=(panel.width / 72, panel.height / 72))
-    bottom, top = 33 if figure.xlabel else 20, 21 if panel.title else 8
-    axis = canvas.add_axes([(panel.left + (12 if figure.ylabel else 0)) / panel.width, bottom / panel.height,
-                            1 - (panel.left + 22) / panel.width, 1 - (bottom + top) / panel.height])
-    draw_panel(figure, panel, axis)
+    _place(canvas, figure, panel, 0, 0)
     return canvas
 
 
 def _grid(figure):
+  """All panels in rows, the legend below; with margins of our own, as Matplotlib takes seconds to find them for 26."""
   from matplotlib.figure import Figure as Canvas
   columns = min(figure.columns, len(figure.panels))
   rows = -(-len(figure.panels) // columns)
   width, height = (max(getattr(panel, side) for panel in figure.panels) for side in ('width', 'height'))
-  canvas = Canvas(figsize=(max(columns * width, 420) / 72, (rows * height + 30) / 72), layout='constrained')
-  axes = canvas.subplots(rows, columns, squeeze=False).flat
-  for panel, axis in zip(figure.panels, axes):
-    draw_panel(figure, panel, axis)
-  for axis in list(axes)[len(figure.panels):]:
-    axis.set_axis_off()
+  longest = max((len(label) for label, _, _ in figure.legend), default=0)
+  total = max(columns * width, 7 * longest + 60)
+  across = max(1, min(len(figure.legend), total // (7 * longest + 60)))
+  below = 17 * -(-len(figure.legend) // across) + 8 if figure.legend else 0
+  canvas = Canvas(figsize=(total / 72, (rows * height + below) / 72))
+  for at, panel in enumerate(figure.panels):
+    row, column = divmod(at, columns)
+    _place(canvas, figure, panel, column * width, below + (rows - row) * height - panel.height)
   if figure.legend:
-    canvas.legend(handles=handles(figure), loc='outside lower center', fontsize=9,
-                  ncols=max(1, min(len(figure.legend), columns * width // 190)))
+    canvas.legend(handles=handles(figure), loc='lower left', ncols=across, fontsize=9.5,
+                  bbox_to_anchor=(figure.panels[0].left / total, 0), borderaxespad=0.2)
   return canvas
+
+
+def _place(canvas, figure, panel, x, y):
+  """Adds a panel whose lower left corner is at (x, y), in the pixels of panels."""
+  width, height = canvas.get_size_inches() * 72
+  bottom, top = 33 if figure.xlabel else 20, 21 if panel.title else 8
+  left = panel.left + (12 if figure.ylabel else 0)
+  axis = canvas.add_axes([(x + left) / width, (y + bottom) / height, (panel.width - left - 12) / width,
+                          (panel.height - bottom - top) / height])
+  draw_panel(figure, panel, axis)
 
 
 def draw_panel(figure, panel, axis):

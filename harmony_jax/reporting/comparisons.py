@@ -121,7 +121,7 @@ def improvement(suite, pairs, colors) -> Figure:
 
 def bars(suite, means, colors) -> Figure:
   """Human-normalised means per game, sorted, a panel per method. means: {method: {game: score}}."""
-  panels = [Panel(method, _bars_panel(scores, colors[method]), width=320, height=60 + 15 * len(scores), left=96)
+  panels = [Panel(method, _bars_panel(scores, colors[method]), width=320, height=60 + 15 * len(scores), left=108)
             for method, scores in means.items()]
   above = '; '.join(f'{method}: {sum(score > 1 for score in scores.values())} of {len(scores)}'
                     for method, scores in means.items())

@@ -137,14 +137,14 @@ def harmonizers(suite, records) -> Figure | None:
   return _over_time(
       suite, [record for record in records if str(record.get('weighting')).startswith('harmony')], 'weights',
       'Harmonizer weights 1/σ', 'harmony/{}/weight',
-      'Learned weight 1/σ of each of the world model’s tasks, on a logarithmic scale; a line per seed, no smoothing.')
+      'Learned weight 1/σ of each of the world model’s tasks, logarithmic; a line per seed, unsmoothed.')
 
 
 def losses(suite, records) -> Figure | None:
   """The unweighted losses over time (the paper's Fig. 2b): their scales, and what harmony changes in them."""
   return _over_time(
       suite, records, 'losses', 'Loss scales', 'loss/{}',
-      'Losses of the world model’s tasks before they are weighted, on a logarithmic scale; a line per seed, no smoothing.')
+      'Losses of the world model’s tasks, before they are weighted, logarithmic; a line per seed, unsmoothed.')
 
 
 def _over_time(suite, records, name, title, metric, caption):

@@ -211,7 +211,8 @@ def _counted(values):
 
 def _how(report, command):
   authors = any(record['method'] in AUTHORS for record in report.records)
-  entries = [*definitions.HOW, *(definitions.AUTHORS if authors else [])]
+  atari = any(record['suite'] == 'atari' for record in report.records)
+  entries = [*definitions.HOW, *(definitions.ATARI if atari else []), *(definitions.AUTHORS if authors else [])]
   items = ''.join(f'<dt>{page.text(term)}</dt><dd>{page.text(words)}</dd>' for term, words in entries)
   made = f'<p>This page was made by</p><p><code>{page.text(command)}</code></p>'
   return Section('How each number is made', [f'<dl class="how">{items}</dl>', made])

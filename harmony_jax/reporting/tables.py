@@ -100,7 +100,8 @@ def atari(records) -> Table:
     ours = {method: values[game] for method, group in groups.items() if (values := grouping.finals(group))}
     bold = within_5_percent({**context, **{method: statistics.mean_interval(each).point
                                            for method, each in ours.items()}})
-    cells = [Cell(game)] + [Cell(reference(each), faint=each is None) for each in RANDOM_AND_HUMAN.get(game, (None, None))]
+    known = RANDOM_AND_HUMAN.get(game, (None, None))
+    cells = [Cell(game)] + [Cell(reference(each), faint=each is None) for each in known]
     cells += [Cell(number(each), strong=column in bold, faint=each is None) for column, each in context.items()]
     for method, group in groups.items():
       cell = summary_of(group)
@@ -116,7 +117,8 @@ def tasks(suite, records, references=None) -> Table:
   success = any(record['score'] == 'success' for record in records)
   names = list(dict.fromkeys(name for record in records for name in references_of(record['task'], suite, references)))
   header = ['Task', 'Method', 'Success rate' if success else 'Evaluation return',
-            *(['Evaluation return'] if success else []), 'Training return', *names, 'Frames', 'Hours per run', 'Steps/s']
+            *(['Evaluation return'] if success else []), 'Training return', *names, 'Frames', 'Hours per run',
+            'Steps/s']
   rows = []
   for task, methods in grouping.by_task(records).items():
     lines = references_of(task, suite, references)
@@ -183,8 +185,8 @@ def interval_cell(interval) -> Cell:
 def improvement(pairs) -> Table:
   """P(first > second) of `comparisons.improvements`."""
   return Table('Probability of improvement', ['First', 'Second', 'P(first > second)', 'Tasks'],
-               [[Cell(x), Cell(y), interval_cell(interval), Cell(str(len(shared)))] for x, y, interval, shared in pairs],
-               left=2)
+               [[Cell(x), Cell(y), interval_cell(interval), Cell(str(len(shared)))]
+                for x, y, interval, shared in pairs], left=2)
 
 
 def runs(records) -> Table:
@@ -194,8 +196,9 @@ def runs(records) -> Table:
     for method, each in grouping.by_method(group).items():
       complete = sum(bool(record['complete']) for record in each)
       hours = [value for record in each if (value := grouping.number_or_none(hours_of(record))) is not None]
+      seeds = sorted({str(record['seed']) for record in each}, key=lambda text: (len(text), text))
       rows.append([Cell(suite), Cell(method), Cell(str(len({record['task'] for record in each}))),
-                   Cell(', '.join(sorted({str(record['seed']) for record in each}, key=lambda text: (len(text), text)))),
+                   Cell(', '.join(seeds)),
                    Cell(f'{complete} of {len(each)}'),
                    Cell(number(sum(hours))) if hours else Cell('not recorded', faint=True)])
   return Table('What was run', ['Suite', 'Method', 'Tasks', 'Seeds', 'Runs complete', 'Hours in all'], rows, left=2)
@@ -208,8 +211,8 @@ def hours_of(record):
 
 
 def lines(table) -> list:
-  """The table as aligned text, without the columns `beside`; of the notes only intervals and what is missing; rows in which
-  all of ours is missing in one line."""
+  """The table as aligned text, without the columns `beside`, of the notes only intervals and what is missing, and rows
+  in which all of ours is missing in one line."""
   kept = [at for at, name in enumerate(table.header) if name not in table.beside]
   rows = [[table.header[at] for at in kept]]
   absent = [row[0].text for row in table.rows if len(row) > 1 and all(cell.text == MISSING for cell in row[table.own:])]

@@ -1,0 +1,273 @@
+"""Reports say what there is and what is missing; their numbers are those of the runs, their page needs nothing else."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from harmony_jax.errors import UserError
+from harmony_jax.reporting import charts, comparisons, curves, grouping, page, report, report_files, statistics, tables
+from tests.reports import record
+
+ROOT = pathlib.Path(__file__).parents[1]
+SCORES = ROOT.parent / 'shared' / 'scores'
+
+
+def words(html):
+  """What a reader reads: no style, no figures, no tags."""
+  html = re.sub(r'<style>.*?</style>|<svg.*?</svg>', ' ', html, flags=re.S)
+  return re.sub(r'\s+', ' ', re.sub(r'<[^>]+>', ' ', html))
+
+
+def rendered(records, problems=(), **options):
+  made = report.make(records, problems, **options)
+  return made, report.render(made, 'today', 'python -m experiments.report runs')
+
+
+def row(table, *first):
+  """The cells of the row that begins so."""
+  return next(each for each in table.rows if [cell.text for cell in each[:len(first)]] == list(first))
+
+
+# -------------------------------------------------------------------------------------------------------- what counts
+
+
+def test_runs_not_complete_are_in_the_curves_but_in_no_mean():
+  records = [record(seed=0), record(seed=1, complete=False, values=(-20.0, 100.0), planned_steps=4000)]
+  made, html = rendered(records)
+  cell = tables.atari(records).rows[list_index(tables.atari(records), 'Pong')][9]
+  assert cell.text == '15.0' and 'seed 1 not complete: 50 %' in cell.notes
+  assert '1 of 2' in words(html) and 'Pong, dreamerv3-harmony-cpu, seed 1: step 2,000 of 4,000 (50 %)' in words(html)
+  assert grouping.finals(records) == {'Pong': [15.0]}
+  assert len(grouping.points(records[1])) == 2  # drawn
+  assert made.figures[0].name == 'atari-curves-frames'
+
+
+def list_index(table, name):
+  return [each[0].text for each in table.rows].index(name)
+
+
+def test_problems_are_named():
+  _, html = rendered([record()], ['runs/x/seed3 holds no run: its config.json cannot be read'])
+  assert 'runs/x/seed3 holds no run' in words(html)
+
+
+def test_a_run_without_any_evaluation_yet():
+  _, html = rendered([record(complete=False, values=(), planned_steps=4000, metrics=False)])
+  assert 'seed 0: no evaluation yet' in words(html) and '<svg' not in html
+
+
+@pytest.mark.parametrize('wrong', [float('nan'), None, float('inf')])
+def test_a_score_that_is_none_is_missing_not_zero(wrong):
+  records = [record(values=(1.0, wrong)), record(seed=1, values=(1.0, 3.0))]
+  assert grouping.finals(records) == {'Pong': [3.0]}
+  assert len(grouping.points(records[0])) == 1
+  cell = tables.summary_of(records)
+  assert cell.text == '3.00' and '1 complete without a finite score' in cell.notes
+  _, html = rendered(records)
+  assert 'nan' not in words(html).lower().split()
+
+
+def test_one_seed_has_no_interval_and_the_page_says_so():
+  _, html = rendered([record(), record(method='dreamerv3-none-cpu', values=(1.0, 2.0, 3.0))])
+  assert 'One seed only, so no interval' in words(html) and 'no interval: 1 run' in words(html)
+  assert 'fill-opacity' not in html  # bands would have it
+  _, html = rendered([record(), record(seed=1, values=(0.0, 1.0, 2.0))])
+  assert 'fill-opacity: 0.2' in html and 'fewer than five' in words(html)
+
+
+def test_tasks_that_one_method_lacks_are_missing():
+  records = [record(), record(task='Boxing'), record(method='dreamerv3-none-cpu')]
+  made, html = rendered(records)
+  boxing = row(tables.atari(records), 'Boxing')
+  assert [cell.text for cell in boxing[-4:]] == ['15.0', '14.0', 'missing', 'missing']
+  assert 'dreamerv3-none-cpu: 1 of 26 games have a complete run' in words(html)
+  sets = [[cell.text for cell in each] for each in made.tables[1].rows if len(each) == 1]
+  assert sets == [['1 of 26 games: Pong'], ['2 of 26 games: Boxing, Pong']]
+  assert 'missing: Alien' in '\n'.join(tables.lines(made.tables[0]))
+
+
+def test_an_unknown_method_and_suite():
+  records = [record(method='mine', suite='mygame', task='level 1'), record(suite='mygame', task='level 1')]
+  _, html = rendered(records)
+  assert 'mine' in words(html) and 'level 1' in words(html)
+  colors = charts.method_colors(records)
+  assert len(set(colors.values())) == 2 and colors['dreamerv3-harmony-cpu'] == charts.COLORS['harmony']
+
+
+def test_what_comes_from_files_is_escaped(tmp_path):
+  evil = '<script>alert("x")</script>&'
+  records = [record(task=evil, suite='"><b>', method=f'{evil}-none-cpu', source=evil) for _ in range(1)]
+  made, html = rendered(records, [evil], title=evil, references={evil: {evil: 1.0}})
+  assert '<script' not in html and '"><b>' not in html and '&lt;script&gt;' in html
+  assert all(re.fullmatch(r'[a-z0-9_-]+', figure.name) for figure in made.figures)
+
+
+def test_success_rates_are_percentages():
+  records = [record(suite='metaworld', task='lever_pull', seed=seed, values=(0.1, value), score='success')
+             for seed, value in enumerate((0.5, 0.9))]
+  made, html = rendered(records)
+  cells = [cell.text for cell in row(made.tables[0], 'lever_pull')]
+  assert cells[2].startswith('70% ± 28.3%') and cells[3] == '0.700'  # the rate, then the return
+  assert '>100%<' in html or '>80%<' in html  # an axis
+
+
+def test_no_runs_at_all():
+  _, html = rendered([])
+  assert 'There are no runs' in words(html)
+
+
+# --------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_means_are_taken_where_all_seeds_have_a_point():
+  rows, width = grouping.common_grid([[(4, 4, 1.0), (8, 8, 3.0)], [(4, 6, 2.0), (8, 8, 5.0), (12, 12, 9.0)]])
+  assert rows == [(5.0, [1.0, 2.0]), (8.0, [3.0, 5.0])] and width is None
+
+
+def test_seeds_without_common_frames_are_binned():
+  rows, width = grouping.common_grid([[(10, 10, 1.0), (20, 20, 3.0)], [(12, 12, 5.0), (22, 22, 7.0), (32, 32, 9.0)]])
+  assert width == 10 and rows == [(11.0, [1.0, 5.0]), (21.0, [3.0, 7.0])]
+  runs = [record(seed=0), record(seed=1)]
+  for evaluation in runs[1]['evaluations']:
+    evaluation['frame'] += 1
+  figure = curves.learning('atari', runs, charts.method_colors(runs))
+  assert 'bins of 4,000 frames' in figure.caption
+
+
+def test_bold_is_within_5_percent_of_the_best():
+  assert tables.within_5_percent({'a': 100, 'b': 95, 'c': 94.9, 'd': None}) == {'a', 'b'}
+  assert tables.within_5_percent({'a': -20.0, 'b': -20.9, 'c': -21.1}) == {'a', 'b'}
+
+
+def test_improvement_of_harmony_over_none():
+  records = [record(seed=seed, values=(each,)) for seed, each in enumerate((3.0, 5.0))]
+  records += [record(method='dreamerv3-none-cpu', seed=seed, values=(each,)) for seed, each in enumerate((1.0, 4.0))]
+  made, _ = rendered(records)
+  cells = made.tables[-1].rows[0]
+  assert [cell.text for cell in cells] == ['dreamerv3-harmony-cpu', 'dreamerv3-none-cpu', '0.750', '1']
+
+
+def test_numbers_of_the_published_columns_are_computed_from_game_means():
+  found = comparisons.published_aggregates(sorted(comparisons.published.TABLE_2['Harmony DreamerV3']))
+  assert round(found['Harmony DreamerV3']['median'], 3) == 0.671 and found['SimPLe (2020)'].keys() == {'mean', 'median'}
+
+
+def test_protocols_that_differ_are_printed_each():
+  short = record(task='Boxing')
+  short['config']['env'] = {'frame_cap': 400}
+  lines = report.protocol_lines([record(), record(seed=1), short])
+  assert [bold for bold, _ in lines] == ['Protocol:', 'Boxing:'] and 'at most 400 frames' in lines[1][1]
+  other = record(seed=2)
+  other['config']['final_eval_episodes'] = 7
+  lines = report.protocol_lines([record(), record(seed=1), other])
+  assert lines[0][0] == 'Protocols differ' and sum('7 complete episodes' in line for _, line in lines) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+def test_the_page_needs_nothing_else_and_its_links_lead_somewhere():
+  made, html = rendered([record(seed=seed) for seed in range(2)] + [record(task='Boxing')], references={})
+  assert not re.search(r'<script|<link(?! rel="icon" href="data:,")|@import|https?://(?!www\.w3\.org)', html)
+  assert not re.search(r'(src|href)="(?!#|figures/|data:,)', html)
+  ids = re.findall(r' id="([^"]+)"', html)
+  assert len(ids) == len(set(ids))
+  assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', html)) <= set(ids)
+  assert set(re.findall(r'href="figures/([^"]+)\.svg', html)) == {figure.name for figure in made.figures}
+  assert html.count('<svg') == html.count('role="img" aria-label="')
+  assert 'currentColor' in html and charts.INK not in html and '<text' in html
+
+
+def test_distant_references_are_named_but_do_not_flatten_the_curve():
+  from matplotlib.figure import Figure
+  axis = Figure().add_subplot()
+  axis.plot([0, 1], [0, 10])
+  curves._reference_lines(axis, {'random': 1.0, 'human': 70000.0})
+  assert axis.get_ylim()[1] < 20 and [text.get_text() for text in axis.texts] == ['random', 'human 70k ↑']
+
+
+def test_numbers():
+  assert [charts.number(each) for each in (22274.4, 144.25, 18.6, 1.364, 0.0122, -0.5, 0, 617, None)] == [
+      '22,274', '144.2', '18.6', '1.36', '0.012', '−0.500', '0', '617', 'missing']
+  assert [charts.tick(each) for each in (400000, 1500, 0.5, 1e-6, 0.0002, -20)] == [
+      '400k', '1.5k', '0.5', '10⁻⁶', '2·10⁻⁴', '−20']
+
+
+def test_a_folder_that_is_no_report_is_left_alone(tmp_path):
+  (tmp_path / 'thesis').mkdir()
+  (tmp_path / 'thesis' / 'index.html').write_text('mine')
+  with pytest.raises(UserError, match='index.html.*no report'):
+    report_files.check(tmp_path / 'thesis')
+  old = tmp_path / 'old'
+  report_files.write(old, page.document('a', '', [], []), [], lambda folder: None)
+  report_files.write(old, page.document('b', '', [], []), [], lambda folder: (folder.mkdir(), None))
+  assert '<title>b' in (old / 'index.html').read_text() and (old / 'results').is_dir()
+  (old / 'notes.txt').write_text('mine')
+  with pytest.raises(UserError, match='notes.txt'):
+    report_files.check(old)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['old', 'thesis']
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+  report_files.write(tmp_path / 'r', page.document('a', '', [], []), [], lambda folder: None)
+  def fail(folder):
+    raise OSError(28, 'No space left on device')
+  with pytest.raises(UserError, match='No space left'):
+    report_files.write(tmp_path / 'r', 'new', [], fail)
+  assert '<title>a' in (tmp_path / 'r' / 'index.html').read_text()
+  assert [path.name for path in tmp_path.iterdir()] == ['r']
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def command(*words, **options):
+  return subprocess.run([sys.executable, '-m', 'experiments.report', *map(str, words)], cwd=ROOT, capture_output=True,
+                        text=True, timeout=200, **options)
+
+
+def test_the_command_on_results_files(tmp_path):
+  broken = tmp_path / 'runs' / 'seed7'
+  broken.mkdir(parents=True)
+  (broken / 'config.json').write_text('{')
+  result = command(ROOT / 'results' / 'dmc', tmp_path / 'runs', f'--output={tmp_path / "report"}', '--title=Walker',
+                   '--references={"walker_stand": {"random": 144.2}}')
+  assert result.returncode == 0, result.stderr
+  html = (tmp_path / 'report' / 'index.html').read_text(encoding='utf-8')
+  assert 'seed7' in result.stderr and 'seed7' in words(html) and '<title>Walker' in html and '144.2' in words(html)
+  kept = json.loads((ROOT / 'results' / 'dmc' / 'dreamerv2-harmony-cpu.json').read_text(encoding='utf-8'))
+  mean = np.mean([run['evaluations']['eval_mean'][-1] for run in kept['runs']])
+  assert f'{mean:.1f} ±' in result.stdout and f'{mean:.1f} ±' in words(html)
+  for name in ('dmc-curves-frames', 'dmc-curves-hours', 'dmc-weights', 'dmc-losses'):
+    for kind in ('png', 'svg'):
+      assert (tmp_path / 'report' / 'figures' / f'{name}.{kind}').stat().st_size > 1000
+  assert (tmp_path / 'report' / 'results' / 'scores.csv').exists()
+
+
+@pytest.mark.parametrize('given, told', [
+    ((), 'name run folders'), (('/nowhere',), 'none of these holds a run'),
+    (('results/dmc', '--references={"a": 1}'), '--references must be'),
+    (('results/dmc', '--output=docs'), 'no report')])
+def test_mistakes_are_told_in_one_line(tmp_path, given, told):
+  result = command(*given, *([] if any('--output' in word for word in given) else [f'--output={tmp_path / "r"}']))
+  assert result.returncode == 2 and told in result.stderr and 'Traceback' not in result.stderr
+  assert result.stderr.strip().split('\n')[-1].startswith('error: ') and not (tmp_path / 'r').exists()
+
+
+@pytest.mark.skipif(not SCORES.exists(), reason="the authors' scores are not beside this checkout")
+def test_the_published_aggregates_are_reproduced(tmp_path):
+  result = command(f'--reference={SCORES}', f'--output={tmp_path / "reference"}')
+  assert result.returncode == 0, result.stderr
+  line = next(line for line in result.stdout.splitlines() if re.match(r'Harmony DreamerV3 \(authors\) +1\.', line))
+  points = re.findall(r'(\d\.\d{3}) \[(\d\.\d{3}), (\d\.\d{3})\]', line)
+  assert [point for point, _, _ in points[:3]] == ['1.364', '0.671', '0.607']
+  assert all(float(low) < float(point) < float(high) for point, low, high in points)
+  text = words((tmp_path / 'reference' / 'index.html').read_text(encoding='utf-8'))
+  for point, low, high in points:
+    assert f'{point} [{low}, {high}]' in text
+  assert statistics.mean_interval([0.0]).low is None  # the page's numbers come from there
