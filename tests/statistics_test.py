@@ -43,9 +43,9 @@ def rliable():
 def assert_percentiles(low, high, draws, reps):
   """Whether `low` and `high`, from `reps` resamples of our own, are the 2.5 % and 97.5 % percentiles of other draws.
 
-  Of R draws the share below the true p-percentile has standard deviation √(p (1−p) / R), whatever the distribution. So
-  what we call the p-percentile is, among draws of the same distribution, off from p by √(p (1−p) (1/R + 1/reps)); four of
-  them are allowed. Statistics that have few values, such as profiles, may lie on either side of their percentile.
+  Of R draws the share below the true p-percentile has standard deviation √(p (1−p) / R), whatever the distribution.
+  So what we call the p-percentile is, among draws of the same distribution, off from p by √(p (1−p) (1/R + 1/reps));
+  four of them are allowed. Statistics that have few values, such as profiles, may lie on either side of it.
   """
   p = 0.025
   off = 4 * math.sqrt(p * (1 - p) * (1 / len(draws) + 1 / reps))

@@ -34,7 +34,10 @@ def facts(config) -> dict:
 
 def action_repeat(config) -> int:
   """Simulator frames per agent step."""
-  return {'atari': 4, 'catch': 1}.get(config['suite']) or config.get('env', {}).get('action_repeat', 1)
+  suite = config['suite']
+  if suite == 'atari':
+    return 4
+  return 1 if suite == 'catch' else _env(config).get('action_repeat', 2 if suite in ('dmc', 'dmcr', 'rlbench') else 1)
 
 
 def _env(config):

@@ -188,7 +188,7 @@ def to_text(records) -> str:
   text = protocol.describe(first['config'])
   return _dumps({
       'format': FORMAT, 'suite': first['suite'], 'method': first['method'], 'score': first['score'],
-      'protocol': {'text': text, 'facts': protocol.facts(first['config'])}, 'config': common,
+      'protocol': {'text': text, 'facts': protocol.facts(first['config'])}, 'config': _in_order(common),
       'runs': [_entry(record, common, text) for record in records]}) + '\n'
 
 
@@ -203,7 +203,7 @@ def _entry(record, common, text):
       **{fact: record['environment'][fact] for fact in form.NO_ENVIRONMENT},
       'hours': record['hours'], 'steps_per_second': record['steps_per_second'],
       'frames_per_step': record['action_repeat'],
-      **({'config': rest} if rest else {}), **({'protocol': told} if told != text else {}),
+      **({'config': _in_order(rest)} if rest else {}), **({'protocol': told} if told != text else {}),
       'evaluations': {
           **{column: [evaluation[field] for evaluation in evaluations] for column, field in _COLUMNS.items()},
           'measures': {name: [evaluation['measures'].get(name) for evaluation in evaluations] for name in measures}},
@@ -252,12 +252,17 @@ def _parted(joined):
 def _common(a, b):
   """What two nested dicts have in common."""
   both = {}
-  for key in sorted(a.keys() & b.keys()):
+  for key in a.keys() & b.keys():
     if isinstance(a[key], dict) and isinstance(b[key], dict):
       both[key] = _common(a[key], b[key])
     elif json.dumps(a[key]) == json.dumps(b[key]):  # 1, 1.0 and true are different
       both[key] = a[key]
   return both
+
+
+def _in_order(entry):
+  """Nested dicts with their keys by name, so that the same records give the same text."""
+  return {key: _in_order(entry[key]) for key in sorted(entry)} if isinstance(entry, dict) else entry
 
 
 def _rest(config, common):
