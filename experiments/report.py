@@ -12,6 +12,7 @@ report, which is written anew. Runs may still be going on; those that cannot be 
 
 import datetime
 import json
+import pathlib
 import re
 import shlex
 import sys
@@ -38,6 +39,7 @@ def main(argv):
     lines = references(options.references)
     report_files.check(options.output)
     found, problems = records.collect(argv[1:]) if argv[1:] else ([], [])
+    found = [record for record in found if not within(record['source'], options.output)]
     if options.reference:
       found = found + published.read_scores(options.reference)
     for problem in problems:
@@ -65,8 +67,13 @@ def references(text) -> dict:
   except (ValueError, AttributeError):
     good = False
   if not good:
-    raise UserError('--references must be JSON of tasks and their scores, such as \'{"walker_stand": {"random": 144.2}}\'')
+    raise UserError('--references must be JSON of tasks and their scores, such as {"walker_stand": {"random": 144.2}}')
   return lines
+
+
+def within(source, folder) -> bool:
+  """Whether a record comes from the results of the report that is written anew."""
+  return pathlib.Path(source).resolve().is_relative_to(pathlib.Path(folder).resolve())
 
 
 def lead() -> str:

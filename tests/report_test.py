@@ -58,7 +58,7 @@ def test_problems_are_named():
 
 def test_a_run_without_any_evaluation_yet():
   _, html = rendered([record(complete=False, values=(), planned_steps=4000, metrics=False)])
-  assert 'seed 0: no evaluation yet' in words(html) and '<svg' not in html
+  assert 'seed 0: nothing written yet' in words(html) and '<svg' not in html
 
 
 @pytest.mark.parametrize('wrong', [float('nan'), None, float('inf')])

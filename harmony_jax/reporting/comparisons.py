@@ -108,11 +108,11 @@ def improvements(finals) -> list:
 
 def improvement(suite, pairs, colors) -> Figure:
   """P(X > Y) per pair of `improvements`."""
-  rows = [(f'{x} over {y}', *interval, colors[x], True) for x, y, interval, _ in pairs]
+  rows = [(f'{x}\nover {y}', *interval, colors[x], True) for x, y, interval, _ in pairs]
   known = any(interval.low is not None for _, _, interval, _ in pairs)
   return Figure(f'{suite}-improvement', 'Probability of improvement',
-                [Panel('', _points_panel(rows, 0.5, (0, 1)), width=340, height=56 + 32 * len(rows), left=10)],
-                alt='; '.join(f'{label}: {number(point)}' for label, point, *_ in rows),
+                [Panel('', _points_panel(rows, 0.5, (-0.02, 1.02)), width=340, height=56 + 48 * len(rows), left=10)],
+                alt='; '.join(f'{label}: {number(point)}'.replace('\n', ' ') for label, point, *_ in rows),
                 caption='How probable it is that a run of the first method scores higher than one of the second on a '
                         'task that both have, averaged over these tasks. Dashed: no difference.'
                         + (' Bar: 95 % stratified bootstrap interval.' if known else ' Single runs, so no intervals.'),

@@ -109,6 +109,11 @@ def table(found, notes=()) -> str:
           + note(notes))
 
 
+def folded(title, inner) -> str:
+  """What is there for those who want it: opened by a click."""
+  return f'<details><summary>{text(title)}</summary>{inner}</details>\n'
+
+
 def note(lines) -> str:
   """Small print below a table: [line or (bold words, line)]."""
   return f'<div class="note">{"".join(map(_note_line, lines))}</div>\n' if lines else ''

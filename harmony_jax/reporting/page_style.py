@@ -37,9 +37,12 @@ nav ul ul a{font-weight:400}
 .warn{border-left:4px solid var(--warn);background:var(--warnbg);padding:.6em .9em;max-width:none}
 .warn p,.warn ul{margin:.2em 0;max-width:none}
 .warn strong{color:var(--warn)}
-.scroll{position:relative;overflow-x:auto;margin:.6em 0 .3em;border-bottom:1px solid var(--rule)}
+.scroll{position:relative;overflow-x:auto;margin:.6em 0 .3em;border-bottom:1px solid var(--rule);
+background:linear-gradient(to left,var(--bg) 35%,transparent) right/44px 100% no-repeat local,
+linear-gradient(to left,var(--rule),transparent) right/18px 100% no-repeat scroll}
 .scroll:focus-visible{outline:2px solid var(--link)}
-table{border-collapse:collapse;font-size:.86rem;line-height:1.35;font-variant-numeric:tabular-nums;min-width:100%}
+table{border-collapse:collapse;font-size:.86rem;line-height:1.35;font-variant-numeric:tabular-nums;
+min-width:100%}
 caption{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 th,td{padding:5px 10px;text-align:right;vertical-align:top;white-space:nowrap}
 thead th{border-bottom:1.5px solid var(--ink);vertical-align:bottom;white-space:normal;min-width:5.4em;font-weight:600}
@@ -68,10 +71,12 @@ figcaption,.note{color:var(--soft);font-size:.86rem;line-height:1.5;max-width:96
 figcaption p,.note p{margin:.25em 0;max-width:none}
 .note b,figcaption b{color:var(--ink);font-weight:600}
 .how dt{font-weight:600;margin-top:.8em}.how dd{margin:0}
+details{margin:1em 0}summary{cursor:pointer;font-weight:600;font-size:.95rem}
 footer{color:var(--soft);font-size:.86rem;padding-top:24px;padding-bottom:48px}
 @media (max-width:600px){body{font-size:15.5px}main,header,footer{padding-left:16px;padding-right:16px}
 header{padding-top:22px}
-h2{margin-top:2em}th,td{padding:5px 8px}nav>ul>li>a{min-width:100%}}
+h2{margin-top:2em}th,td{padding:5px 8px}tbody th:first-child{white-space:normal;max-width:34vw}
+nav>ul>li>a{min-width:100%}}
 @media print{:root{--bg:#fff;--ink:#000;--soft:#444;--rule:#ccc}body{font-size:10pt}nav{display:none}
 figure,tr{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}table{font-size:7pt}th,td{padding:2px 4px}
 .panels{grid-template-columns:repeat(3,1fr)}a{color:inherit;text-decoration:none}}

@@ -21,6 +21,7 @@ class Report:
   sections: list
   figures: list
   tables: list
+  few: bool = False  # whether an interval is of fewer than five runs
 
 
 def make(records, problems=(), references=None, title='') -> Report:
@@ -39,14 +40,17 @@ def make(records, problems=(), references=None, title='') -> Report:
 
 def render(report, lead, command) -> str:
   """The page. lead: when and of which commit; command: that made it."""
-  opening = [_facts(report.records)] if report.records else [page.paragraph('There are no runs to report on.')]
+  nothing = page.paragraph('There are no runs to report on.')
+  opening = [_facts(report.records, report.problems) if report.records else nothing]
   if report.problems:
     opening.append(page.warning('Left out, or not as it should be', report.problems))
   still = [f"{record['task']}, {record['method']}, seed {record['seed']}: {tables.progress(record)}"
            for record in report.records if not record['complete']]
   if still:
     opening.append(page.warning(f'{len(still)} not complete: in the curves, but in no mean of a table', still))
-  overview = Section('What was run', [page.table(tables.runs(report.records)), _origins(report.records)])
+  overview = Section('What was run', [
+      page.table(tables.runs(report.records)), _origins(report.records),
+      page.folded(f'Every run ({len(report.records)})', page.table(tables.each_run(report.records)))])
   return page.document(report.title, lead, opening,
                        [*([overview] if report.records else []), *report.sections, _how(report, command)])
 
@@ -82,7 +86,7 @@ def terminal(report) -> list:
   text = [f'{complete} of {len(report.records)} runs are complete; the others are in no mean']
   for table in report.tables:
     text += ['', *tables.lines(table)]
-  return text
+  return text + (['', ' '.join(definitions.FEW)] if report.few else [])
 
 
 def _title(records):
@@ -129,7 +133,7 @@ def _atari(report, add, suite, records, colors):
       f'{method}: {len(each)} of {len(RANDOM_AND_HUMAN)} games have a complete run. Aggregates are over these games '
       'only, next to the published columns over the same games.' for method, each in scores.items()
       if len(each) < len(RANDOM_AND_HUMAN)])] if few < len(RANDOM_AND_HUMAN) else []
-  blocks.append(_table(report, tables.aggregates(sets, scores), [*definitions.AGGREGATES, *_few(scores)]))
+  blocks.append(_table(report, tables.aggregates(sets, scores), [*definitions.AGGREGATES, *_few(report, scores)]))
   several = len(games) > 1
   found = {method: comparisons.statistics.aggregates(each) for method, each in drawn.items()}
   add('Human-normalised aggregates', [comparisons.aggregates(
@@ -151,7 +155,7 @@ def _others(report, add, suite, records, colors, references):
               for method, each in finals.items()}
     found = tables.returns(scaled)
     if found:
-      add('Aggregate', blocks=[_table(report, found, [*definitions.DMC, *_few(finals)])])
+      add('Aggregate', blocks=[_table(report, found, [*definitions.DMC, *_few(report, finals)])])
   _improvement(report, add, suite, finals, colors)
 
 
@@ -159,12 +163,14 @@ def _improvement(report, add, suite, finals, colors):
   pairs = comparisons.improvements(finals)
   if pairs:
     add('Probability of improvement', [comparisons.improvement(suite, pairs, colors)],
-        [_table(report, tables.improvement(pairs), _few(finals))])
+        [_table(report, tables.improvement(pairs), _few(report, finals))])
 
 
-def _few(scores):
-  """A caution where a task has fewer than five runs. scores: {method: {task: [...]}}."""
-  return [definitions.FEW] if any(len(values) < 5 for each in scores.values() for values in each.values()) else []
+def _few(report, scores):
+  """A caution where a task has two to four runs. scores: {method: {task: [...]}}."""
+  few = any(1 < len(values) < 5 for each in scores.values() for values in each.values())
+  report.few |= few
+  return [definitions.FEW] if few else []
 
 
 def _finals(records):
@@ -172,7 +178,7 @@ def _finals(records):
   return {method: scores for method, group in grouping.by_method(records).items() if (scores := grouping.finals(group))}
 
 
-def _facts(records):
+def _facts(records, problems):
   complete = sum(bool(record['complete']) for record in records)
   hours = [value for record in records if (value := grouping.number_or_none(tables.hours_of(record))) is not None]
   seeds = {(record['suite'], record['task'], record['method']): 0 for record in records}
@@ -181,6 +187,7 @@ def _facts(records):
   least, most = min(seeds.values()), max(seeds.values())
   return page.facts([
       ('Runs complete', f'{complete} of {len(records)}', True),
+      *([('Problems', str(len(problems)), True)] if problems else []),
       ('Seeds per task and method', f'{least}' if least == most else f'{least} to {most}', True),
       ('Hours in all', f'{charts.number(sum(hours))}{f" ({len(hours)} runs)" if len(hours) < len(records) else ""}'
        if hours else 'not recorded', True),

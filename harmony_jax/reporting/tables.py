@@ -75,11 +75,12 @@ def training_of(runs) -> Cell:
 
 
 def progress(record, short=False) -> str:
-  """'step 14,000 of 100,000 (14 %)' by the last evaluation, or only '14 %'; 'no evaluation yet' before there is one."""
-  done = max((each['step'] for each in record['evaluations']), default=None)
-  planned = record.get('planned_steps')
+  """'step 14,000 of 100,000 (14 %)', or only '14 %', by what was written last."""
+  steps = [each['step'] for each in record['evaluations']]
+  steps += [series[0][-1] for series in record.get('metrics', {}).values() if series[0]]
+  done, planned = max(steps, default=None), record.get('planned_steps')
   if done is None:
-    return 'no evaluation yet'
+    return 'nothing written yet'
   if short and planned:
     return f'{100 * done / planned:.0f} %'
   return f'step {done:,} of {planned:,} ({100 * done / planned:.0f} %)' if planned else f'step {done:,}'
@@ -202,6 +203,24 @@ def runs(records) -> Table:
                    Cell(f'{complete} of {len(each)}'),
                    Cell(number(sum(hours))) if hours else Cell('not recorded', faint=True)])
   return Table('What was run', ['Suite', 'Method', 'Tasks', 'Seeds', 'Runs complete', 'Hours in all'], rows, left=2)
+
+
+def each_run(records) -> Table:
+  """A row per run: how far it is, its last evaluation, what it took, where it was read from."""
+  rows = []
+  for record in records:
+    last = record['evaluations'][-1] if record['evaluations'] else None
+    success = record['score'] == 'success'
+    value = grouping.value(record, last) if last else None
+    hours, speed = grouping.number_or_none(hours_of(record)), grouping.number_or_none(record.get('steps_per_second'))
+    train = grouping.number_or_none(last['train_mean']) if last else None
+    commit = str((record.get('environment') or {}).get('commit') or MISSING)
+    rows.append([Cell(record['task']), Cell(record['method']), Cell(str(record['seed'])),
+                 Cell('complete') if record['complete'] else Cell(progress(record), faint=True),
+                 Cell(score(value, success)), Cell(number(train)), Cell(number(hours)), Cell(number(speed)),
+                 Cell(commit[:10] + (' (dirty)' if 'dirty' in commit else '')), Cell(record['source'])])
+  return Table('Every run', ['Task', 'Method', 'Seed', 'State', 'Last evaluation', 'Training', 'Hours', 'Steps/s',
+                             'Commit', 'Read from'], rows, left=2)
 
 
 def hours_of(record):
