@@ -1,12 +1,11 @@
 """Results as files, from runs: python -m experiments.results runs/atari --output=results/atari100k.
 
-Takes run folders, folders with run folders at any depth (also of runs that are still going on) and results files. Writes
-one JSON per method with everything that reports are made from, scores.csv (method,task,seed,step,return) and a figure.
-Runs that the files hold already stay there, so that 26 games can be added one by one.
+Takes run folders, folders with run folders at any depth (also of runs that are still going on) and results files.
+Writes one JSON per method with everything that reports are made from, scores.csv (method,task,seed,step,return) and a
+figure. Runs that the files hold already stay there, so that 26 games can be added one by one.
 """
 
 import json
-import pathlib
 import sys
 
 from absl import app, flags
@@ -16,7 +15,7 @@ from harmony_jax.errors import UserError
 flags.DEFINE_string('output', 'results', 'Where the files go; with runs of several suites, into a folder for each.')
 flags.DEFINE_string('references', '{}', 'JSON of {name: score} for dashed lines, such as {"random": -20.7}.')
 flags.DEFINE_string('title', '', 'Title of the figure.')
-flags.DEFINE_bool('figure', True, 'Whether to draw curves.png, too.')
+flags.DEFINE_bool('figure', True, 'Whether to draw curves.png, too; with several tasks, a picture of each.')
 flags.DEFINE_bool('replace', False, 'Put runs in the place of different ones, of the same task and seed, that a file '
                   'has.')
 
@@ -40,7 +39,7 @@ def main(argv):
     print(f'error: {error}', file=sys.stderr)
     return 2
   if flags.FLAGS.figure:
-    written += _draw(found, pathlib.Path(flags.FLAGS.output), references, flags.FLAGS.title)
+    written += _draw(written, references, flags.FLAGS.title)
   for record in sorted(found, key=lambda each: (each['suite'], each['method'], each['task'], each['seed'])):
     print(_line(record, records.final(record)))
   print('written: ' + ', '.join(map(str, written)))
@@ -64,17 +63,18 @@ def _line(record, score):
   return f"{record['suite']} {record['task']} {record['method']} seed {record['seed']}: {last}{end}"
 
 
-def _draw(found, output, references, title):
-  """curves.png of one task, or one for each of several; returns their paths."""
-  from harmony_jax.reporting import figures
-  groups, paths = {}, []
-  for record in found:
-    groups.setdefault((record['suite'], record['task']), []).append(record)
-  for suite, task in groups:
-    name = 'curves' if len(groups) == 1 else f'curves-{suite}-{"".join(c if c.isalnum() else "_" for c in task)}'
-    paths.append(output / f'{name}.png')
-    output.mkdir(parents=True, exist_ok=True)
-    figures.draw(groups[suite, task], paths[-1], references, title)
+def _draw(written, references, title):
+  """A figure for each task that the files beside these have, curves.png if that is but one; returns their paths."""
+  from harmony_jax.reporting import figures, records
+  paths = []
+  for folder in dict.fromkeys(path.parent for path in written):
+    tasks = {}
+    for record in records.collect(sorted(folder.glob('*.json')))[0]:
+      tasks.setdefault(record['task'], []).append(record)
+    for task, group in sorted(tasks.items()):
+      name = 'curves' if len(tasks) == 1 else f'curves-{"".join(c if c.isalnum() else "_" for c in task)}'
+      paths.append(folder / f'{name}.png')
+      figures.draw(group, paths[-1], references, title)
   return paths
 
 

@@ -144,13 +144,13 @@ def _merged(path, given, replace):
 
 def _table(folder, groups):
   """scores.csv: all runs of all results files in a folder, and rows of runs that no file has."""
-  records = [record for group in groups.values() for record in group]
-  for path in sorted(folder.glob('*.json')) if folder.is_dir() else []:
-    if path not in groups:
-      try:
-        records += read(path)
-      except UserError:  # whatever it is
-        pass
+  records = {}
+  for path in sorted(folder.glob('*.json')):
+    try:
+      records |= {form.place(record): record for record in (read(path) if path not in groups else [])}
+    except UserError:  # whatever it is
+      pass
+  records = {**records, **{form.place(record): record for group in groups.values() for record in group}}.values()
   rows = _rows(folder / 'scores.csv')
   known = {(record['method'], record['task'], str(record['seed'])) for record in records}
   rows = [row for row in rows if tuple(row[:3]) not in known]
