@@ -83,8 +83,8 @@ def inline(figure) -> list:
           for number, panel in enumerate(figure.panels)]
 
 
-def save(figure, folder, dpi=110):
-  """Writes `folder`/`figure.name`.svg and .png: all panels and the legend in one picture."""
+def save(figure, folder, pixels=1100):
+  """Writes `folder`/`figure.name`.svg and .png, `pixels` wide or more: all panels and the legend in one picture."""
   import matplotlib
   with matplotlib.rc_context(RC):
     drawn = _grid(figure)
@@ -93,6 +93,7 @@ def save(figure, folder, dpi=110):
     style = '<style>svg{color:#1a1c1e}@media (prefers-color-scheme:dark){svg{color:#e8e6e3}}</style>'
     text = _ids(_slim(buffer.getvalue()), 'f').replace('<defs>', f'{style}<defs>', 1)
     (folder / f'{figure.name}.svg').write_text(_fonts(text), encoding='utf-8')
+    dpi = min(max(pixels / drawn.get_size_inches()[0], 90), 200)
     drawn.savefig(folder / f'{figure.name}.png', dpi=dpi, facecolor='white')
 
 
@@ -154,7 +155,9 @@ def _grid(figure):
   total = max(columns * width, 7 * longest + 60)
   across = max(1, min(len(figure.legend), total // (7 * longest + 60)))
   below = 17 * -(-len(figure.legend) // across) + 8 if figure.legend else 0
-  canvas = Canvas(figsize=(total / 72, (rows * height + below) / 72))
+  size = rows * height + below + 22
+  canvas = Canvas(figsize=(total / 72, size / 72))
+  canvas.text(figure.panels[0].left / total, 1 - 5 / size, figure.title, va='top', fontsize=12, fontweight='bold')
   for at, panel in enumerate(figure.panels):
     row, column = divmod(at, columns)
     _place(canvas, figure, panel, column * width, below + (rows - row) * height - panel.height)

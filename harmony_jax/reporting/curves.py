@@ -2,12 +2,15 @@
 
 import itertools
 
+import numpy as np
+
 from harmony_jax.reporting import grouping, statistics
 from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
 from harmony_jax.reporting.charts import Figure, INK, Panel, TASKS, percent, tick
 
 STYLES = ('-', (0, (1.2, 1.2)), (0, (5, 2)), (0, (5, 1.5, 1, 1.5)))
 STYLE_NAMES = dict(zip(STYLES, ('line', 'dotted', 'dashed', 'dash-dotted')))
+WINDOW = 5  # logged values that a point of a loss averages
 AXES = {'frame': 'environment frames', 'step': 'agent steps', 'hours': 'hours'}
 
 
@@ -50,9 +53,9 @@ def learning(suite, records, colors, references=None, x='frame') -> Figure | Non
   legend = [(f'{method}{_seeds(method, records)}', colors[method], 'line') for method in methods]
   if several:
     legend.append(('95 % interval of the mean', INK, 'band'))
-  judged = 'success rate' if any(record['score'] == 'success' for record in records) else 'return'
-  return Figure(f'{suite}-curves-{x}s'.replace('hourss', 'hours'), f'Learning curves over {AXES[x]}', panels,
-                alt=f'Evaluation {judged} over {AXES[x]} for {", ".join(methods)}, a thin line per seed.',
+  judged = 'Success rate' if any(record['score'] == 'success' for record in records) else 'Evaluation return'
+  return Figure(f'{suite}-curves-{x}s'.replace('hourss', 'hours'), f'{judged} over {AXES[x]}', panels,
+                alt=f'{judged} over {AXES[x]} for {", ".join(methods)}, a thin line per seed.',
                 caption=_caption(x, binned, single, few), legend=legend, xlabel=AXES[x])
 
 
@@ -136,18 +139,19 @@ def harmonizers(suite, records) -> Figure | None:
   """The learned weights 1/σ over time (the paper's Fig. 23), a panel per task."""
   return _over_time(
       suite, [record for record in records if str(record.get('weighting')).startswith('harmony')], 'weights',
-      'Harmonizer weights 1/σ', 'harmony/{}/weight',
+      'Harmonizer weights 1/σ', 'harmony/{}/weight', 1,
       'Learned weight 1/σ of each of the world model’s tasks, logarithmic; a line per seed, unsmoothed.')
 
 
 def losses(suite, records) -> Figure | None:
   """The unweighted losses over time (the paper's Fig. 2b): their scales, and what harmony changes in them."""
   return _over_time(
-      suite, records, 'losses', 'Loss scales', 'loss/{}',
-      'Losses of the world model’s tasks, before they are weighted, logarithmic; a line per seed, unsmoothed.')
+      suite, records, 'losses', 'Loss scales', 'loss/{}', WINDOW,
+      'Losses of the world model’s tasks, before they are weighted, logarithmic; a line per seed, each point the mean '
+      f'of up to {WINDOW} logged values around it.')
 
 
-def _over_time(suite, records, name, title, metric, caption):
+def _over_time(suite, records, name, title, metric, window, caption):
   methods = [method for method, group in grouping.by_method(records).items()
              if any(_positive(record, metric.format(part)) for record in group for part in TASKS)]
   styles = dict(zip(methods, itertools.cycle(STYLES)))
@@ -157,14 +161,15 @@ def _over_time(suite, records, name, title, metric, caption):
              for method, group in groups.items() for record in group for part in TASKS
              if _positive(record, metric.format(part))]
     if lines:
-      panels.append(Panel(task, _lines_panel(lines)))
+      panels.append(Panel(task, _lines_panel(lines, window)))
       seen |= {part for part, _, _ in lines}
   if not panels:
     return None
   legend = [(part, TASKS[part], 'line') for part in TASKS if part in seen]
   if len(methods) > 1:
     legend += [(method, INK, STYLE_NAMES[styles[method]]) for method in methods]
-  return Figure(f'{suite}-{name}', f'{title} over agent steps', panels,
+  smoothed = f', means of {window}' if window > 1 else ''
+  return Figure(f'{suite}-{name}', f'{title} over agent steps{smoothed}', panels,
                 alt=f'{title} of {", ".join(part for part in TASKS if part in seen)} over agent steps, logarithmic.',
                 caption=caption, legend=legend, xlabel=AXES['step'])
 
@@ -175,12 +180,13 @@ def _positive(record, name):
   return bool(series and series[0]) and any((grouping.number_or_none(each) or 0) > 0 for each in series[1])
 
 
-def _lines_panel(lines):
+def _lines_panel(lines, window):
   def draw(axis):
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
     for part, style, (steps, values) in lines:
       kept = [(step, each) for step, each in zip(steps, values) if (grouping.number_or_none(each) or 0) > 0]
-      axis.plot(*zip(*kept), color=TASKS[part], linestyle=style, linewidth=1, alpha=0.9)
+      steps, values = zip(*kept)
+      axis.plot(steps, _averaged(values, window), color=TASKS[part], linestyle=style, linewidth=1, alpha=0.9)
     axis.set_yscale('log')
     axis.margins(x=0.02)
     axis.set_xlim(left=0)
@@ -190,3 +196,9 @@ def _lines_panel(lines):
     axis.yaxis.set_major_formatter(FuncFormatter(tick))
     axis.yaxis.set_minor_formatter(NullFormatter())
   return draw
+
+
+def _averaged(values, window):
+  """The mean of up to `window` values around each; fewer at the ends."""
+  kernel = np.ones(min(window, len(values)))
+  return np.convolve(values, kernel, 'same') / np.convolve(np.ones(len(values)), kernel, 'same')

@@ -75,7 +75,7 @@ details{margin:1em 0}summary{cursor:pointer;font-weight:600;font-size:.95rem}
 footer{color:var(--soft);font-size:.86rem;padding-top:24px;padding-bottom:48px}
 @media (max-width:600px){body{font-size:15.5px}main,header,footer{padding-left:16px;padding-right:16px}
 header{padding-top:22px}
-h2{margin-top:2em}th,td{padding:5px 8px}tbody th:first-child{white-space:normal;max-width:34vw}
+h2{margin-top:2em}th,td{padding:5px 8px}tbody th:first-child{white-space:normal;max-width:38vw;overflow-wrap:normal}
 nav>ul>li>a{min-width:100%}}
 @media print{:root{--bg:#fff;--ink:#000;--soft:#444;--rule:#ccc}body{font-size:10pt}nav{display:none}
 figure,tr{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}table{font-size:7pt}th,td{padding:2px 4px}
