@@ -29,7 +29,7 @@ from tests.documents import PAGES, ROOT
 
 # Beginnings of commands that are not taken further than said here.
 NOT_RUN = {
-    'python -m experiments.line': 'the environment of docs/own_environment.md: tests/envs_own_environment_test.py',
+    'python -m experiments.line': 'run by test_own_environment',
     'python -m experiments.catch --preset=tiny --method=dreamerv3_plain_kl': 'run by test_own_method',
     'python -m experiments.rlbench': 'needs a simulator that no registry has: tests/suites_test.py',
     "python -c 'from tests import agent_test; agent_test.record_goldens()'": 'would overwrite the goldens',
@@ -288,10 +288,14 @@ def test_own_method(how, tmp_path):
   assert all(f'harmony/{task}/weight' in metrics for task in ('observation', 'reward', 'dynamics'))
 
 
-def apply_edits(edits, folder):
-  """Copies the code to a folder and applies diffs whose first line names a file: there, or new."""
+def copy_code(folder):
   for name in ('harmony_jax', 'configs', 'experiments'):
     shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
+
+
+def apply_edits(edits, folder):
+  """Copies the code to a folder and applies diffs whose first line names a file: there, or new."""
+  copy_code(folder)
   assert len(edits) == 7
   for name, *lines in (edit.splitlines() for edit in edits):
     old, new = ('\n'.join(line[1:] for line in lines if line[:1] != other) for other in '+-')
@@ -303,6 +307,29 @@ def apply_edits(edits, folder):
     text = path.read_text(encoding='utf-8')
     assert text.count(old) == 1, f'docs/own_method.md changes lines of {name} that are not there: {old}'
     path.write_text(text.replace(old, new), encoding='utf-8')
+
+
+@pytest.mark.parametrize('how', ['made', pytest.param('trained', marks=pytest.mark.slow)])
+def test_own_environment(how, tmp_path):
+  """The class of docs/own_environment.md and the three edits that the page tells: its command starts, and trains."""
+  page = PAGES['docs/own_environment.md']
+  copy_code(tmp_path)
+  (tmp_path / 'my_package.py').write_text(next(b for b in documents.blocks(page, 'python') if 'class Line' in b))
+  edit = lambda source, old, new, to: (tmp_path / to).write_text(re.sub(
+      old, new, (tmp_path / source).read_text(encoding='utf-8'), count=1), encoding='utf-8')
+  edit('harmony_jax/envs/__init__.py', r'SUITES = {', "SUITES = {\n    'line': 'my_package:Line',", 'harmony_jax/envs/__init__.py')
+  edit('configs/catch.py', r"= 'catch', 'task', 'catch'", "= 'line', 'task', 'line'", 'configs/line.py')
+  edit('configs/line.py', r'env=dict\([^)]*\)', 'env=dict(length=8)', 'configs/line.py')
+  edit('experiments/catch.py', r'(?s)^.*$', 'from configs import line\nfrom experiments import launcher\n'
+       "if __name__ == '__main__':\n  launcher.run(line)\n", 'experiments/line.py')
+  words = shlex.split(next(command for command in documents.commands(page) if 'experiments.line' in command))
+  if how == 'made':  # without a step of training
+    words[1:3] = ['-c', 'import sys; from harmony_jax.training import loop; from configs import line; '
+                  "from experiments import launcher; loop.Trainer.run = lambda self: print('complete: ', self.env.length); "
+                  'launcher.run(line)']
+  result = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=400,
+                          env=environment(PYTHONPATH=str(tmp_path)))
+  assert result.returncode == 0 and 'complete: ' in result.stdout, (result.stdout, result.stderr)
 
 
 def test_no_other_python():
