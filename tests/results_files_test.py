@@ -118,9 +118,10 @@ def test_runs_are_added_bit_by_bit(tmp_path, pong):
   folder = tmp_path / 'results'
   short = {**pong, 'evaluations': pong['evaluations'][:1], 'complete': False}
   boxing = records.read(write_run(tmp_path / 'boxing', 0, task='Boxing'))
-  for record, longest in ((short, 1), (boxing, 1), (pong, 2), (short, 2)):
+  for record, longest in ((short, 1), (boxing, 2), (pong, 2), (short, 2)):
     (path, table), problems = results_files.write([record], folder)
-    assert not problems
+    lengths = {each['task']: len(each['evaluations']) for each in results_files.read(path)}
+    assert not problems and lengths[record['task']] == longest
   found = results_files.read(path)
   assert [(record['task'], len(record['evaluations'])) for record in found] == [('Boxing', 2), ('Pong', 2)]
   assert len(table.read_text().splitlines()) == 5
