@@ -31,7 +31,7 @@ flags.DEFINE_string('title', '', 'Title of the page.')
 
 def main(argv):
   """Reads runs, writes the report, prints its tables."""
-  from harmony_jax.reporting import published, records, report, report_files, results_files
+  from harmony_jax.reporting import grouping, published, records, report, report_files, results_files
   options = flags.FLAGS
   try:
     if len(argv) < 2 and not options.reference:
@@ -48,7 +48,7 @@ def main(argv):
       raise UserError('none of these holds a run that can be read')
     made = report.make(found, problems, lines, options.title)
     html = report.render(made, lead(), shlex.join(['python', '-m', 'experiments.report', *sys.argv[1:]]))
-    own = [record for record in made.records if record['method'] not in report.AUTHORS]
+    own = [record for record in made.records if record['method'] not in grouping.AUTHORS]
     report_files.write(options.output, html, made.figures, lambda folder: results_files.write(own, folder))
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)

@@ -166,6 +166,10 @@ def test_protocols_that_differ_are_printed_each():
   other['config']['final_eval_episodes'] = 7
   lines = report.protocol_lines([record(), record(seed=1), other])
   assert lines[0][0] == 'Protocols differ' and sum('7 complete episodes' in line for _, line in lines) == 1
+  theirs = record(method='dreamerv3-none-cpu')
+  theirs['config']['eval_policy'] = 'mode'
+  assert [bold for bold, _ in report.protocol_lines([record(), record(seed=1), short, theirs])] == [
+      'Protocols differ', 'dreamerv3-harmony-cpu:', 'Boxing:', 'dreamerv3-none-cpu:']
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

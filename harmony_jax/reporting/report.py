@@ -3,13 +3,12 @@
 import dataclasses
 import re
 
-from harmony_jax.reporting import charts, comparisons, curves, definitions, grouping, page, protocol, published, tables
+from harmony_jax.reporting import charts, comparisons, curves, definitions, grouping, page, protocol, tables
 from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
 from harmony_jax.reporting.page import Section
 
 SUITES = {'atari': 'Atari 100K', 'dmc': 'DeepMind Control', 'dmcr': 'DMC Remastered', 'metaworld': 'Meta-World',
           'rlbench': 'RLBench', 'catch': 'Catch', 'gym': 'Gymnasium'}
-AUTHORS = {method for method, _ in published.FILES.values()}  # what `published.read_scores` calls their runs
 
 
 @dataclasses.dataclass
@@ -57,21 +56,29 @@ def render(report, lead, command) -> str:
 
 def protocol_lines(records) -> list:
   """[(bold words, line)]: the protocol of some records. Where tasks have their own, what is theirs; where runs of one
-  task have different ones, that they differ, and each."""
+  task have different ones, that they differ, and each method's."""
+  told = {}  # {task: {line}}
+  for record in records:
+    told.setdefault(record['task'], set()).add(protocol.describe(record['config']))
+  if all(len(lines) == 1 for lines in told.values()):
+    return _protocol_of(records, 'Protocol')
+  groups = {}
+  for method, group in grouping.by_method(records).items():
+    groups.setdefault(tuple(_protocol_of(group, '')), []).append(method)
+  lines = [('Protocols differ', 'between runs of the same task: compare with care.')]
+  for group, methods in groups.items():
+    lines += [(f'{curves.some(methods)}:' if bold == ':' else bold, line) for bold, line in group]
+  return lines
+
+
+def _protocol_of(records, name):
+  """[(bold words, line)]: the most frequent protocol, and what of it is different in which tasks."""
   found = {}
   for record in records:
-    found.setdefault(protocol.describe(record['config']), []).append(record)
+    found.setdefault(protocol.describe(record['config']), []).append(record['task'])
   base = max(found, key=lambda line: len(found[line]))
-  others = [line for line in found if line != base]
-  tasks = [{record['task'] for record in each} for each in found.values()]
-  if sum(map(len, tasks)) == len(set().union(*tasks)):
-    return [('Protocol:', f'{base}.')] + [(f"{', '.join(sorted({each['task'] for each in found[line]}))}:",
-                                           _difference(line, base)) for line in others]
-  lines = [('Protocols differ', 'between runs of the same task: their scores are not comparable.')]
-  for line in [base, *others]:
-    whose = dict.fromkeys(f"{record['method']} on {record['task']}" for record in found[line])
-    lines.append((f'{curves.some(list(whose))}:', f'{line}.'))
-  return lines
+  return [(f'{name}:', f'{base}.')] + [(f'{curves.some(sorted(set(tasks)))}:', _difference(line, base))
+                                       for line, tasks in found.items() if line != base]
 
 
 def _difference(line, base):
@@ -167,8 +174,9 @@ def _improvement(report, add, suite, finals, colors):
 
 
 def _few(report, scores):
-  """A caution where a task has two to four runs. scores: {method: {task: [...]}}."""
-  few = any(1 < len(values) < 5 for each in scores.values() for values in each.values())
+  """A caution where there are intervals of fewer than five runs. scores: {method: {task: [...]}}."""
+  runs = [len(values) for each in scores.values() for values in each.values()]
+  few = min(runs, default=5) < 5 and max(runs) > 1
   report.few |= few
   return [definitions.FEW] if few else []
 
@@ -217,7 +225,7 @@ def _counted(values):
 
 
 def _how(report, command):
-  authors = any(record['method'] in AUTHORS for record in report.records)
+  authors = any(record['method'] in grouping.AUTHORS for record in report.records)
   atari = any(record['suite'] == 'atari' for record in report.records)
   entries = [*definitions.HOW, *(definitions.ATARI if atari else []), *(definitions.AUTHORS if authors else [])]
   items = ''.join(f'<dt>{page.text(term)}</dt><dd>{page.text(words)}</dd>' for term, words in entries)
