@@ -1,7 +1,6 @@
 """A report's page in a real browser: what a reader sees, wide and on a phone, light and dark."""
 
 import json
-import pathlib
 import shutil
 
 import pytest

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from harmony_jax.errors import UserError
-from harmony_jax.reporting import charts, comparisons, curves, grouping, page, report, report_files, statistics, tables
+from harmony_jax.reporting import (
+    charts, comparisons, curves, grouping, page, published, report, report_files, statistics, tables)
 from tests.reports import record
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -153,7 +154,7 @@ def test_improvement_of_harmony_over_none():
 
 
 def test_numbers_of_the_published_columns_are_computed_from_game_means():
-  found = comparisons.published_aggregates(sorted(comparisons.published.TABLE_2['Harmony DreamerV3']))
+  found = comparisons.published_aggregates(sorted(published.TABLE_2['Harmony DreamerV3']))
   assert round(found['Harmony DreamerV3']['median'], 3) == 0.671 and found['SimPLe (2020)'].keys() == {'mean', 'median'}
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from harmony_jax.reporting import charts, comparisons, curves, definitions, grouping, page, protocol, tables
+from harmony_jax.reporting import charts, comparisons, curves, definitions, grouping, page, protocol, statistics, tables
 from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
 from harmony_jax.reporting.page import Section
 
@@ -142,13 +142,13 @@ def _atari(report, add, suite, records, colors):
       if len(each) < len(RANDOM_AND_HUMAN)])] if few < len(RANDOM_AND_HUMAN) else []
   blocks.append(_table(report, tables.aggregates(sets, scores), [*definitions.AGGREGATES, *_few(report, scores)]))
   several = len(games) > 1
-  found = {method: comparisons.statistics.aggregates(each) for method, each in drawn.items()}
+  found = {method: statistics.aggregates(each) for method, each in drawn.items()}
   add('Human-normalised aggregates', [comparisons.aggregates(
       suite, found, colors, comparisons.published_aggregates(games))] if several else [], blocks)
   if several:
     add('Performance profiles', [comparisons.profiles(suite, drawn, colors)])
   _improvement(report, add, suite, finals, colors)
-  means = {method: {game: tables.statistics.mean_interval(values).point for game, values in each.items()}
+  means = {method: {game: statistics.mean_interval(values).point for game, values in each.items()}
            for method, each in scores.items() if len(each) > 1}
   if means:
     add('Games, sorted', [comparisons.bars(suite, means, colors)])
