@@ -38,7 +38,8 @@ def aggregates(suite, found, colors, context=None, title='Human-normalised aggre
   panels = [Panel(title, _points_panel([(row, *_row(row, name, found, context, colors)) for row in rows], None),
                   height=52 + 30 * len(rows), left=10)
             for name, title in NAMES.items() if all(name in each for each in found.values())]
-  caption = 'Filled: our files, with 95 % stratified bootstrap intervals over runs. More is better, but for the gap.'
+  caption = (f'{title}. Filled: runs that are here, with 95 % stratified bootstrap intervals over runs. More is better, '
+             'but for the gap.')
   if context:
     caption += (' Hollow: published columns, computed here from their mean per game, so without an interval, and '
                 'without IQM and gap, which need single runs.')
@@ -76,7 +77,7 @@ def _points_panel(rows, line, limits=None):
   return draw
 
 
-def profiles(suite, scores, colors) -> Figure:
+def profiles(suite, scores, colors, title='Performance profiles') -> Figure:
   """Fraction of runs that score above τ, with 95 % bands. scores: {method: {game: [human-normalised score]}}."""
   def draw(axis):
     for method, each in scores.items():
@@ -87,10 +88,10 @@ def profiles(suite, scores, colors) -> Figure:
     axis.annotate('human', (1, 1), xycoords=('data', 'axes fraction'), xytext=(3, -2), textcoords='offset points',
                   va='top', fontsize=9)
     axis.set(xlim=(0, TAUS[-1]), ylim=(0, 1))
-  return Figure(f'{suite}-profiles', 'Performance profiles', [Panel('', draw, width=340, height=230)], columns=1,
+  return Figure(f'{suite}-profiles', title, [Panel('', draw, width=340, height=230)], columns=1,
                 alt=f'Fraction of runs above each human-normalised score, for {", ".join(scores)}.',
-                caption='The higher, the better: the share of runs (all games, all seeds) whose human-normalised score '
-                        'is above τ; shade: 95 % stratified bootstrap bands.',
+                caption=f'{title}. The higher, the better: the share of runs (all games, all seeds) whose human-'
+                        'normalised score is above τ; shade: 95 % stratified bootstrap bands.',
                 legend=[(method, colors[method], 'line') for method in scores],
                 xlabel='human-normalised score τ', ylabel='fraction of runs > τ')
 

@@ -133,20 +133,22 @@ def _atari(report, add, suite, records, colors):
   sets = tables.game_sets(scores)
   if not sets:
     return
-  games, methods = max(sets, key=lambda each: (len(each[1]), len(each[0])))
-  drawn = {method: {game: scores[method][game] for game in games} for method in methods}
-  few = min(len(each) for each in scores.values())
-  blocks = [page.warning(f'Not the benchmark’s {len(RANDOM_AND_HUMAN)} games', [
-      f'{method}: {len(each)} of {len(RANDOM_AND_HUMAN)} games have a complete run. Aggregates are over these games '
-      'only, next to the published columns over the same games.' for method, each in scores.items()
-      if len(each) < len(RANDOM_AND_HUMAN)])] if few < len(RANDOM_AND_HUMAN) else []
+  total = len(RANDOM_AND_HUMAN)
+  lacking = [f'{method}: {len(each)} of {total} games have a complete run. Aggregates are over these games only, next '
+             'to the published columns over the same games.' for method, each in scores.items() if len(each) < total]
+  blocks = [page.warning(f'Not the benchmark’s {total} games', lacking)] if lacking else []
   blocks.append(_table(report, tables.aggregates(sets, scores), [*definitions.AGGREGATES, *_few(report, scores)]))
-  several = len(games) > 1
-  found = {method: statistics.aggregates(each) for method, each in drawn.items()}
-  add('Human-normalised aggregates', [comparisons.aggregates(
-      suite, found, colors, comparisons.published_aggregates(games))] if several else [], blocks)
-  if several:
-    add('Performance profiles', [comparisons.profiles(suite, drawn, colors)])
+  # One game needs no picture; of several sets of games that in which most methods can be compared gets one.
+  games, methods = max(sets, key=lambda each: (len(each[0]) > 1, len(each[1]), len(each[0])))
+  if len(games) < 2:
+    add('Human-normalised aggregates', blocks=blocks)
+  else:
+    drawn = {method: {game: scores[method][game] for game in games} for method in methods}
+    found = {method: statistics.aggregates(each) for method, each in drawn.items()}
+    over = f'{len(games)} games'
+    add('Human-normalised aggregates', [comparisons.aggregates(
+        suite, found, colors, comparisons.published_aggregates(games), f'Human-normalised aggregates, {over}')], blocks)
+    add('Performance profiles', [comparisons.profiles(suite, drawn, colors, f'Performance profiles, {over}')])
   _improvement(report, add, suite, finals, colors)
   means = {method: {game: statistics.mean_interval(values).point for game, values in each.items()}
            for method, each in scores.items() if len(each) > 1}
