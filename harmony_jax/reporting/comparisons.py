@@ -38,8 +38,8 @@ def aggregates(suite, found, colors, context=None, title='Human-normalised aggre
   panels = [Panel(title, _points_panel([(row, *_row(row, name, found, context, colors)) for row in rows], None),
                   height=52 + 30 * len(rows), left=10)
             for name, title in NAMES.items() if all(name in each for each in found.values())]
-  caption = (f'{title}. Filled: runs that are here, with 95 % stratified bootstrap intervals over runs. More is better, '
-             'but for the gap.')
+  caption = (f'{title}. Filled: runs that are here, with 95 % stratified bootstrap intervals over runs. More is '
+             'better, but for the gap.')
   if context:
     caption += (' Hollow: published columns, computed here from their mean per game, so without an interval, and '
                 'without IQM and gap, which need single runs.')
