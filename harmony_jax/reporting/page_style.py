@@ -34,7 +34,7 @@ nav ul ul a{font-weight:400}
 .facts dt{color:var(--soft);font-size:.82rem}
 .facts dd{margin:0;font-size:.95rem;overflow-wrap:anywhere}
 .facts .short dd{white-space:nowrap;font-size:1.3rem;line-height:1.3;font-weight:650;font-variant-numeric:tabular-nums}
-.warn{border-left:4px solid var(--warn);background:var(--warnbg);padding:.6em .9em;max-width:none}
+.warn{border-left:4px solid var(--warn);background:var(--warnbg);padding:.6em .9em;max-width:none;margin:.8em 0}
 .warn p,.warn ul{margin:.2em 0;max-width:none}
 .warn strong{color:var(--warn)}
 .scroll{position:relative;overflow-x:auto;margin:.6em 0 .3em;border-bottom:1px solid var(--rule);
