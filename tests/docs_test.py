@@ -6,6 +6,7 @@ through the launcher to their configuration; `tests/suites_test.py` trains each 
 flags checked, sweeps their plan made. What cannot go that far is in `NOT_RUN`, with the reason. Anything else fails.
 """
 
+import ast
 import importlib
 import os
 import re
@@ -64,7 +65,8 @@ def reach():
 
 def test_commands_are_found():
   """The search for commands finds those of every form, and nothing else."""
-  page = ('```python\nmake = 1\n```\n```\npython -m experiments.a --x=1   # why\nmake b\nprinted: 3\nsrun -n4 python -m experiments.c \\\n    --y\n```\n'
+  page = ('```python\nmake = 1\n```\n```\npython -m experiments.a --x=1   # why\nmake b\nprinted: 3\n'
+          'srun -n4 python -m experiments.c \\\n    --y\n```\n'
           'See `python -m experiments.d\n--z`, `make_e`, `A=1 python -m pytest`.\n\n    make f\n')
   assert documents.commands(page) == ['python -m experiments.a --x=1', 'make b', 'srun -n4 python -m experiments.c --y',
                                       'make f', 'python -m experiments.d --z', 'A=1 python -m pytest']
@@ -128,8 +130,8 @@ def check_experiment(module, words, tmp_path):
     of = lambda *names: next((given[name] for name in names if name in given), documents.flags_of(module)[names[-1]][2])
     assert not rest
     preset = 'cpu' if of('preset') == 'auto' else of('preset')
-    jobs = plan.make(of('suite'), of('tasks', 'games').split(','), plan.parse_seeds(of('seeds')), of('method').split(','),
-                     of('weighting').split(','), preset, tmp_path, overrides)
+    jobs = plan.make(of('suite'), of('tasks', 'games').split(','), plan.parse_seeds(of('seeds')),
+                     of('method').split(','), of('weighting').split(','), preset, tmp_path, overrides)
     assert jobs
   else:
     assert module in TOOLS, f'the tests do not know experiments.{module}'
@@ -137,14 +139,14 @@ def check_experiment(module, words, tmp_path):
 
 
 def test_flags_in_the_text_exist():
-  """`--flag=value` and `… --flag=a|b`, alone in a line of text, are flags of some command, with values that it takes."""
+  """`--flag=value` and `… --flag=a|b`, alone in a line of text, are flags of some command, with its values."""
   training, fields = {}, set()
   for suite in documents.SUITES:
-    values = documents.flags.FlagValues()
-    docs.launcher.define_flags(importlib.import_module(f'configs.{suite}'), values)
+    values, benchmark = documents.flags.FlagValues(), importlib.import_module(f'configs.{suite}')
+    docs.launcher.define_flags(benchmark, values)
     training |= {flag.name: getattr(flag.parser, 'enum_values', None)
                  for flag in values.get_flags_for_module(docs.launcher.__name__)}
-    fields |= set(configuration.flatten(importlib.import_module(f'configs.{suite}').get_config('dreamerv2', 'paper').to_dict()))
+    fields |= set(configuration.flatten(benchmark.get_config('dreamerv2', 'paper').to_dict()))
   of_tools = lambda name: any(name in documents.flags_of(tool) for tool in ('sweep', *TOOLS))
   fields |= {'…', 'some.field', 'x'}  # that stand for any
   seen = 0
@@ -183,8 +185,8 @@ def run(command, folder):
   command = command.replace('-cpu/', '-tiny/').replace('--preset=cpu', '--preset=tiny')
   command = re.sub(r'--episodes=\d+', '--episodes=2', command)
   python = shlex.quote(sys.executable)
-  result = subprocess.run(re.sub(r'^python ', f'{python} ', command), shell=True, cwd=folder, capture_output=True, text=True,
-                          timeout=400, env=environment())
+  result = subprocess.run(re.sub(r'^python ', f'{python} ', command), shell=True, cwd=folder, capture_output=True,
+                          text=True, timeout=400, env=environment())
   assert result.returncode == 0 and 'Traceback' not in result.stderr, (command, result.stdout, result.stderr)
   return result.stdout
 
@@ -215,8 +217,8 @@ def test_quick_start(quick_start):
 def test_python_of_the_first_run(quick_start, monkeypatch):
   """Blocks of Python that load the first run."""
   monkeypatch.chdir(quick_start)
-  names, found = {}, [block for page in ('README.md', 'docs/quick_start.md') for block in documents.blocks(PAGES[page], 'python')
-                      if 'Agent.load' in block]
+  names, found = {}, [block for page in ('README.md', 'docs/quick_start.md')
+                      for block in documents.blocks(PAGES[page], 'python') if 'Agent.load' in block]
   assert found
   for block in found:
     folder = quick_start / 'runs/catch/catch/dreamerv3-harmony-tiny/seed0'
@@ -319,7 +321,8 @@ def test_own_environment(how, tmp_path):
   (tmp_path / 'my_package.py').write_text(next(b for b in documents.blocks(page, 'python') if 'class Line' in b))
   edit = lambda source, old, new, to: (tmp_path / to).write_text(re.sub(
       old, new, (tmp_path / source).read_text(encoding='utf-8'), count=1), encoding='utf-8')
-  edit('harmony_jax/envs/__init__.py', r'SUITES = {', "SUITES = {\n    'line': 'my_package:Line',", 'harmony_jax/envs/__init__.py')
+  suites = 'harmony_jax/envs/__init__.py'
+  edit(suites, r'SUITES = {', "SUITES = {\n    'line': 'my_package:Line',", suites)
   edit('configs/catch.py', r"= 'catch', 'task', 'catch'", "= 'line', 'task', 'line'", 'configs/line.py')
   edit('configs/line.py', r'env=dict\([^)]*\)', 'env=dict(length=8)', 'configs/line.py')
   edit('experiments/catch.py', r'(?s)^.*$', 'from configs import line\nfrom experiments import launcher\n'
@@ -372,7 +375,8 @@ def test_every_setting_is_described(tmp_path):
     for field in configuration.flatten(benchmark.get_config('dreamerv2', 'paper').to_dict()):
       assert f'| `{field}`' in text, field
   source = tmp_path / 'some.py'
-  source.write_text('dict(\n  # all of it\n  a=dict(b=1, c=dict()),  # this\n  d=2)  # that\nX = {"e": dict(\n  f=3)}  # other\n')
+  source.write_text('dict(\n  # all of it\n  a=dict(b=1, c=dict()),  # this\n  d=2)  # that\n'
+                    'X = {"e": dict(\n  f=3)}  # other\n')
   assert docs.descriptions(source) == {'a': 'this', 'a.b': 'this', 'a.c': 'this', 'd': 'that', 'e.f': 'other'}
   with pytest.raises(UserError, match='no comment says what these settings mean: g'):
     docs.described(['d', 'g'], docs.descriptions(source))
@@ -411,7 +415,8 @@ def test_numbers_of_the_concepts():
       source = PAGES[f"results/{'catch' if run_name.startswith('catch') else 'dmc'}/README.md"]
       for cell in cells:
         assert f'| {cell} |' in source, cell
-  levels, *table = [line.split('|')[2:-1] for line in text.splitlines() if re.match(r'\| (L|weight|contribution)\b', line)]
+  levels, *table = [line.split('|')[2:-1] for line in text.splitlines()
+                    if re.match(r'\| (L|weight|contribution)\b', line)]
   levels = np.array(levels, float)
   for cells, wanted in zip(table, (1 / levels, harmony.optimal_weight(levels), harmony.optimal_scale(levels))):
     np.testing.assert_allclose(np.array(cells, float), wanted, rtol=6e-3)
@@ -428,7 +433,10 @@ def test_numbers_of_the_concepts():
 
 
 def test_quoted_messages_are_in_the_source():
-  """A text with a space, quoted as a symptom in docs/troubleshooting.md, is one that the program prints; … is what differs."""
+  """A text with a space, quoted as a symptom in docs/troubleshooting.md, is one that the program prints.
+
+  … is what differs.
+  """
   sources = [text for folder in ('harmony_jax', 'experiments', 'configs') for path in (ROOT / folder).rglob('*.py')
              for text in texts(path)] + (ROOT / 'Makefile').read_text().splitlines()
   count = 0
@@ -443,12 +451,12 @@ def test_quoted_messages_are_in_the_source():
 
 def texts(path):
   """The strings of a Python file; the placeholders of f-strings are a character that is in no message."""
-  import ast
   tree = ast.parse(path.read_text(encoding='utf-8'))
   known = {target.id: str(node.value.value) for node in tree.body
            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
            for target in node.targets if isinstance(target, ast.Name)}
-  part = lambda value: value.value if isinstance(value, ast.Constant) else known.get(getattr(value.value, 'id', ''), '\0')
+  part = lambda value: (value.value if isinstance(value, ast.Constant) else
+                        known.get(getattr(value.value, 'id', ''), '\0'))
   for node in ast.walk(tree):
     if isinstance(node, ast.JoinedStr):
       yield ''.join(map(part, node.values))
