@@ -211,8 +211,8 @@ def test_old_files_are_named_as_old(tmp_path):
 
 
 def test_the_committed_results_are_read_and_their_tables_agree():
-  for folder in ('catch', 'catch/two_cores', 'atari100k', 'dmc'):
-    path = ROOT / 'results' / folder
+  for folder in ('results/catch', 'benchmarks/catch_two_cores', 'results/atari100k', 'results/dmc'):
+    path = ROOT / folder
     found = [record for each in sorted(path.glob('*.json')) for record in results_files.read(each)]
     assert found and all(record['metrics'] and record['environment']['commit'] for record in found)
     rows = {tuple(line.split(',')) for line in (path / 'scores.csv').read_text().splitlines()[1:]}
