@@ -248,7 +248,7 @@ class Agent:
     """The state with every harmonizer at its rule's closed form (eq. 12) for the given losses {name: scalar}."""
     model = state.params['world_model']
     chosen = {k: jnp.asarray(losses[k]) for k in model['harmony']}
-    start = harmony.from_losses(chosen, self.world_model.weighting.optimum)
+    start = harmony.from_losses(chosen, self.world_model.weighting)
     return state.replace(params={**state.params, 'world_model': {**model, 'harmony': start}})
 
 

@@ -33,7 +33,8 @@ class Weighting(NamedTuple):
       task of the rule are added with weight 1.
     combine: for rules that need each task's gradient of the shared parameters (GradNorm, NashMTL):
       `combine(task_gradients, state) -> (gradient, state)`. None where the gradient of `total` is all that is needed.
-    optimum: the σ that the rule's harmonizers approach for a constant loss; None where it has none.
+    optimum: `optimum(loss, task='')`, the σ that a harmonizer approaches for a constant loss of that task; None where
+      the rule has none.
   """
   init: Callable[[Sequence[str]], tuple[dict, Any]]
   weigh: Callable[[Losses, dict, Any], tuple[jax.Array, Any, dict]]
@@ -141,17 +142,20 @@ def _harmony(log_term, regularizer, optimum):
       metrics |= {f'{name}/sigma': jnp.exp(s), f'{name}/weight': jnp.exp(-s), f'{name}/scaled': loss * jnp.exp(-s)}
     return total, state, metrics
 
-  return Weighting(init, weigh, optimum=optimum)
+  # L/σ + c log_term is c times the form with L/c and without c.
+  return Weighting(init, weigh, optimum=lambda loss, task='': optimum(loss / regularizer.get(task, 1.0)))
 
 
 _default = rectified()
 init, weigh = _default.init, _default.weigh
 
 
-def from_losses(losses: Losses, optimum: Callable = optimal_sigma) -> dict:
-  """Harmonizer parameters sᵢ = log σ*(Lᵢ) for given losses: a start that is already balanced. `optimum` is a rule's."""
+def from_losses(losses: Losses, rule: Optional[Weighting] = None) -> dict:
+  """Harmonizer parameters sᵢ = log σ*(Lᵢ) for given losses: a start that is already balanced; of `rectified()` or of
+  another rule with harmonizers."""
   _check(losses)
-  return {name: jnp.log(optimum(jnp.maximum(loss, 1e-8))) for name, loss in losses.items()}
+  optimum = (rule or _default).optimum
+  return {name: jnp.log(optimum(jnp.maximum(loss, 1e-8), name)) for name, loss in losses.items()}
 
 
 def _check(losses):

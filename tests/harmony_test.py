@@ -112,10 +112,11 @@ def test_it_starts_at_sigma_one():
   chex.assert_trees_all_equal(params, {k: jnp.float32(0) for k in TASKS})
 
 
+@pytest.mark.parametrize('regularizer', [{}, {'dynamics': 5 / 6}])
 @pytest.mark.parametrize('name', ['harmony', 'harmony_unrectified'])
-def test_from_losses_is_the_optimum(name):
-  rule = harmony.RULES[name]()
-  params = harmony.from_losses(losses_of(), rule.optimum)
+def test_from_losses_is_the_optimum(name, regularizer):
+  rule = harmony.RULES[name](regularizer)
+  params = harmony.from_losses(losses_of(), rule)
   gradient = jax.grad(lambda p: rule.weigh(losses_of(), p, ())[0])(params)
   chex.assert_trees_all_close(gradient, jax.tree.map(jnp.zeros_like, params), atol=1e-5)
 
