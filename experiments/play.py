@@ -1,6 +1,6 @@
 """Shows an agent and what its world model expects: python -m experiments.play --logdir=RUN_FOLDER [--dream].
 
-Writes a video. The agent plays an episode; beside it stands the world model's open-loop prediction of it, in windows: it
+Writes a video, and of an episode a picture with some steps of one window. The agent plays an episode; beside it stands the world model's open-loop prediction of it, in windows: it
 sees --context steps (blue), then knows only the actions for --horizon steps (orange); then the error, and the predicted
 against the true rewards. With --dream there is no environment: the world model makes up episodes, and the policy acts
 in them.
@@ -40,8 +40,10 @@ def main(words, overrides):
   trained.change_environment(agent.config, overrides)
   recording.picture_name(agent.spec)
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'videos')
-  frames = _dream(agent, options) if options.dream else _play(agent, options)
+  frames, picture = _dream(agent, options) if options.dream else _play(agent, options)
   path = recording.unused(output, f'{"dream" if options.dream else "play"}_{agent.step:08d}', '')
+  if picture is not None:
+    print(f'picture: {video.save_image(path.with_suffix(".png"), picture)}')
   path = video.save_video(path, np.stack(frames), options.fps)
   print(f'video: {path}')
   if options.show:
@@ -50,7 +52,7 @@ def main(words, overrides):
 
 
 def _play(agent, options):
-  """The frames of an episode; prints how well its rewards were predicted."""
+  """(frames of an episode, a picture of it); prints how well its rewards were predicted."""
   from harmony_jax import envs
   from harmony_jax.training import panels, recording
   config = agent.config
@@ -74,11 +76,12 @@ def _play(agent, options):
             f'{(error[rewarded] <= tolerance).sum()} of {rewarded.sum()} where the true one is not near 0; mean error '
             f'{error[where].mean():.3g}')
   title = f'{config.suite} {config.task}, {config.method}, {config.weighting.rule}, trained for {agent.step:,} steps'
-  return list(panels.episode_frames(episode, found, tolerance, title))
+  return (list(panels.episode_frames(episode, found, tolerance, title)),
+          panels.strip(episode, found, tolerance, options.context + options.horizon))
 
 
 def _dream(agent, options):
-  """The frames of some dreams; prints what the model expects of them."""
+  """(frames of some dreams, None); prints what the model expects of them."""
   from harmony_jax.training import panels, recording
   length = max(2, options.steps // 10)
   found = agent.dream(options.dreams, length)
@@ -86,7 +89,7 @@ def _dream(agent, options):
   print(f'{options.dreams} dreams of {length} steps; in {ended} the model expects an end; expected rewards between '
         f'{found["reward"].min():.3g} and {found["reward"].max():.3g}')
   title = f'dreams of {agent.config.suite} {agent.config.task}, trained for {agent.step:,} steps'
-  return list(panels.dream_frames(found, recording.picture_name(agent.spec), title))
+  return list(panels.dream_frames(found, recording.picture_name(agent.spec), title)), None
 
 
 if __name__ == '__main__':

@@ -194,6 +194,8 @@ def test_frames(agent, episode):
   assert len(frames) == 8 and frames.shape[1] % 2 == frames.shape[2] % 2 == 0
   wrong = [(frame == panels.WRONG).all(-1).sum() for frame in frames]
   assert wrong[3] > 20 and not wrong[2]
+  picture = panels.strip(episode, prediction, 0.1, 8)  # all 8 steps, of which one is wrong
+  assert picture.shape[1] > 8 * panels.SIZE // 2 and (picture == panels.WRONG).all(-1).sum() > 20
   dreams = {'observation': {'image': np.ones((1, 3, 8, 8, 3))}, 'reward': np.zeros((1, 3)),
             'continue': np.array([[1, 0.2, 1]])}
   bright = [(frame == 255).all(-1).sum() for frame in panels.dream_frames(dreams, 'image', 'title')]

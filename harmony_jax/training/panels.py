@@ -40,6 +40,43 @@ def episode_frames(episode, prediction, tolerance, title):
     yield np.asarray(image)
 
 
+def strip(episode, prediction, tolerance, window, columns=8):
+  """A picture of one window, as the paper's figure 3: the true steps, what the model expects of them, and the error.
+
+  Args:
+    episode, prediction, tolerance: as in `episode_frames`. window: steps of a window; of those that are whole, the one
+      with the most reward is shown: its first step, and of each of `columns` - 1 stretches the one with the largest
+      reward, so that rare rewards are seen.
+
+  Returns: [height, width, 3] uint8.
+  """
+  reward, expected, seen = episode.reward, prediction['reward'], prediction['seen']
+  starts = range(0, max(1, len(reward) - window + 1), window)
+  start = max(starts, key=lambda t: np.abs(reward[t:t + window])[~seen[t:t + window]].sum())
+  rest = np.arange(start + 1, min(start + window, len(reward)))
+  steps = [start, *(part[np.abs(reward[part]).argmax()] for part in np.array_split(rest, columns - 1) if len(part))]
+  side, margin = SIZE // 2, 60
+  image = Image.new('RGB', (margin + len(steps) * (side + GAP), LINE + 3 * (side + GAP) + 2 * LINE), BACKGROUND)
+  draw = ImageDraw.Draw(image)
+  error = to_uint8((prediction['picture'] - episode.picture.astype(np.float32) / 255 + 1) / 2)
+  for row, (name, pictures) in enumerate((('true', episode.picture), ('model', to_uint8(prediction['picture'])),
+                                          ('error', error))):
+    y = LINE + row * (side + GAP + LINE)
+    draw.text((GAP, y + side // 2), name, TEXT, _FONT)
+    for place, t in enumerate(steps):
+      x = margin + place * (side + GAP)
+      image.paste(Image.fromarray(pictures[t]).resize((side, side), Image.Resampling.NEAREST), (x, y))
+      if row == 0:
+        draw.text((x, 2), f'step {t}', FAINT, _FONT)
+        draw.text((x + side, y + side + 4), f'reward {_number(reward[t])}', TEXT, _FONT, anchor='ra')
+      if row == 1:
+        right = abs(expected[t] - reward[t]) <= tolerance
+        draw.rectangle((x - 3, y - 3, x + side + 2, y + side + 2), outline=GIVEN if seen[t] else IMAGINED, width=3)
+        draw.text((x + side, y + side + 4), f'{_number(expected[t])} {"correct" if right else "incorrect"}',
+                  RIGHT if right else WRONG, _FONT, anchor='ra')
+  return np.asarray(image)
+
+
 def dream_frames(dreams, name, title):
   """Per step: N dreams side by side, with the rewards that the model expects in them.
 
