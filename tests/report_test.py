@@ -218,6 +218,33 @@ def test_a_folder_that_is_no_report_is_left_alone(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ['old', 'thesis']
 
 
+@pytest.mark.parametrize('name', ['figures/notes.txt', 'results/mine.json', 'figures/deep/er/notes.txt', 'link'])
+def test_what_a_user_has_put_into_a_report_is_not_lost(tmp_path, name):
+  made = report.make([record()])
+  def write(folder):
+    report_files.write(folder, page.document('a', '', [], []), made.figures[:1], lambda results: (
+        results.mkdir(), (results / 'scores.csv').write_text('')))
+  write(tmp_path / 'r')
+  write(tmp_path / 'r')  # its own files are written anew
+  path = tmp_path / 'r' / name
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if name == 'link':
+    (tmp_path / 'data').mkdir()
+    path.symlink_to(tmp_path / 'data', target_is_directory=True)
+  else:
+    path.write_text('mine')
+  with pytest.raises(UserError, match=re.escape(f'{name!r}, which is no part of a report')):
+    write(tmp_path / 'r')
+  assert path.exists() and [each.name for each in tmp_path.iterdir() if each.name.startswith('.')] == []
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  monkeypatch.chdir(tmp_path)
+  report_files.write('~/r', page.document('a', '', [], []), [], lambda folder: None)
+  assert (tmp_path / 'home' / 'r' / 'index.html').exists() and not (tmp_path / '~').exists()
+
+
 def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
   report_files.write(tmp_path / 'r', page.document('a', '', [], []), [], lambda folder: None)
   def fail(folder):

@@ -1,48 +1,80 @@
-"""A report's folder: written whole, beside what was there, and only where nothing else can be lost."""
+"""A report's folder: written whole, beside what was there, and only where nothing else can be lost.
 
+The page names the files that were written with it, so that a later report takes the place of these and of no others.
+"""
+
+import html as markup
+import json
+import os
 import pathlib
+import re
 import shutil
 import tempfile
 
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import charts, page
 
-CONTENTS = {'index.html', 'figures', 'results'}
+_MINE = f'<meta name="generator" content="{page.GENERATOR}">'
 
 
 def check(folder):
-  """Raises UserError unless `folder` is new, empty, or an earlier report and nothing else."""
-  folder = pathlib.Path(folder)
+  """Raises UserError unless `folder` is new, empty, or an earlier report and nothing else, at any depth."""
+  folder = _path(folder)
   wish = 'name a new or empty folder, or an earlier report'
   if not folder.exists() and not folder.is_symlink():
     return
   if not folder.is_dir():
     raise UserError(f'--output={folder} is a file: {wish}')
-  names = sorted(path.name for path in folder.iterdir())
-  if not names:
-    return
   try:
-    with open(folder / 'index.html', encoding='utf-8') as file:
-      mine = f'<meta name="generator" content="{page.GENERATOR}">' in file.read(4096)
-  except (OSError, UnicodeDecodeError):
-    mine = False
-  if not mine:
-    raise UserError(f'--output={folder} holds {names[0]!r} and no report: {wish}')
-  others = [name for name in names if name not in CONTENTS]
+    files = _files(folder)
+  except OSError as error:
+    raise UserError(f'--output={folder} cannot be read: {error.strerror or error}') from None
+  if not files and not any(folder.iterdir()):
+    return
+  own = _own(folder / 'index.html')
+  if own is None:
+    raise UserError(f'--output={folder} holds {[*files, *sorted(os.listdir(folder))][0]!r} and no report: {wish}')
+  others = [name for name in files if name not in own]
   if others:
     raise UserError(f'--output={folder} holds {others[0]!r}, which is no part of a report and would be lost: {wish}')
+
+
+def _path(folder):
+  return pathlib.Path(os.path.expanduser(folder))  # a shell leaves the ~ of --output=~/report as it is
+
+
+def _files(folder):
+  """Paths below a folder, relative to it, of all that is no folder; links count as files."""
+  def fail(error):
+    raise error
+  found = []
+  for top, folders, names in os.walk(folder, onerror=fail):
+    names = [*names, *(name for name in folders if os.path.islink(os.path.join(top, name)))]
+    found += [pathlib.Path(top, name).relative_to(folder).as_posix() for name in names]
+  return sorted(found)
+
+
+def _own(path):
+  """The files of the report whose page this is; None for a page that names none, and for what is no report."""
+  try:
+    text = path.read_text(encoding='utf-8')
+    files = re.search(f'{re.escape(_MINE)}\n<meta name="files" content="([^"]*)">', text)
+    return set(json.loads(markup.unescape(files[1]))) if files else None
+  except (OSError, ValueError):
+    return None
 
 
 def write(folder, html, figures, write_results):
   """Writes index.html, figures/ and results/, in place of an earlier report.
 
   Args:
-    folder: passes `check`. html: the page. figures: [charts.Figure]. write_results: called with the folder results/.
+    folder: passes `check`. html: of `page.document`. figures: [charts.Figure]. write_results: called with the folder
+    results/.
 
   Raises:
     UserError: the folder cannot be written; the earlier report is still there.
   """
-  folder = pathlib.Path(folder)
+  folder = _path(folder)
   check(folder)
   new = None
   try:
@@ -53,7 +85,10 @@ def write(folder, html, figures, write_results):
     for figure in figures:
       charts.save(figure, new / 'figures')
     write_results(new / 'results')
+    names = markup.escape(json.dumps(['index.html', *_files(new)]))
+    html = html.replace(_MINE, f'{_MINE}\n<meta name="files" content="{names}">', 1)
     (new / 'index.html').write_text(html, encoding='utf-8')
+    check(folder)  # drawing takes a while
     _put(new, folder)
   except OSError as error:
     raise UserError(f'the report cannot be written to {folder}: {error.strerror or error}') from None
