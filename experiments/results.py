@@ -5,55 +5,43 @@ Writes one JSON per method with everything that reports are made from, scores.cs
 figure. Runs that the files hold already stay there, so that 26 games can be added one by one.
 """
 
-import json
 import sys
 
-from absl import app, flags
+from absl import flags
 
+from experiments import launcher
 from harmony_jax.errors import UserError
 
 flags.DEFINE_string('output', 'results', 'Where the files go; with runs of several suites, into a folder for each.')
-flags.DEFINE_string('references', '{}', 'JSON of {name: score} for dashed lines, such as {"random": -20.7}.')
+flags.DEFINE_string('references', '{}', 'JSON of {name: score} for dashed lines, such as {"random": -20.7}, or of {task: '
+                    '{name: score}}.')
 flags.DEFINE_string('title', '', 'Title of the figure.')
 flags.DEFINE_bool('figure', True, 'Whether to draw curves.png, too; with several tasks, a picture of each.')
 flags.DEFINE_bool('replace', False, 'Put runs in the place of different ones, of the same task and seed, that a file '
                   'has.')
 
 
-def main(argv):
+def main(words):
   """Reads the runs and writes the files."""
   from harmony_jax.reporting import records, results_files
-  try:
-    if len(argv) < 2:
-      raise UserError('name one or more run folders, or folders with such: runs/catch')
-    references = _references(flags.FLAGS.references)
-    found, problems = records.collect(argv[1:])
-    for text in problems:
-      print(f'note: {text}', file=sys.stderr)
-    if not found:
-      raise UserError('no run can be read there')
-    written, left_out = results_files.write(found, flags.FLAGS.output, flags.FLAGS.replace)
-    for text in left_out:
-      print(f'note: {text}', file=sys.stderr)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+  from harmony_jax.reporting import references as references_given
+  if not words:
+    raise UserError('name one or more run folders, or folders with such: runs/catch')
+  references = references_given.parse(flags.FLAGS.references)
+  found, problems = records.collect(words)
+  for text in problems:
+    print(f'note: {text}', file=sys.stderr)
+  if not found:
+    raise UserError('no run can be read there')
+  written, left_out = results_files.write(found, flags.FLAGS.output, flags.FLAGS.replace)
+  for text in left_out:
+    print(f'note: {text}', file=sys.stderr)
   if flags.FLAGS.figure:
     written += _draw(written, references, flags.FLAGS.title)
   for record in sorted(found, key=lambda each: (each['suite'], each['method'], each['task'], each['seed'])):
     print(_line(record, records.final(record)))
   print('written: ' + ', '.join(map(str, written)))
   return 0
-
-
-def _references(text):
-  try:
-    references = json.loads(text)
-    if not isinstance(references, dict) or not all(type(score) in (int, float) for score in references.values()):
-      raise ValueError
-    return references
-  except (ValueError, RecursionError):
-    raise UserError('--references must be JSON of {name: score}, such as {"random": -20.7}') from None
 
 
 def _line(record, score):
@@ -79,4 +67,4 @@ def _draw(written, references, title):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  launcher.command(main)

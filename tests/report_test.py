@@ -11,7 +11,7 @@ import pytest
 
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import (
-    charts, comparisons, curves, grouping, page, published, report, report_files, statistics, tables)
+    charts, comparisons, curves, grouping, page, published, references, report, report_files, statistics, tables)
 from tests.reports import record
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -245,6 +245,17 @@ def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
   assert (tmp_path / 'home' / 'r' / 'index.html').exists() and not (tmp_path / '~').exists()
 
 
+def test_references_have_two_forms_and_are_finite():
+  both = references.parse('{"random": -1, "Pong": {"mine": 2.5}}')
+  assert references.of('Pong', both) == {'random': -1, 'mine': 2.5} and references.of('Boxing', both) == {'random': -1}
+  assert references.of('Pong', None) == {} == references.of('Pong', references.parse('{}'))
+  for wrong in ('{"a": NaN}', '{"a": {"b": Infinity}}', '{"a": true}', '{"a": null}', '{"a": {"b": "1"}}', '[1]', '{',
+                '{"a": 1e999}', '{"a": 1' + '0' * 400 + '}', '{"a": {"b": {"c": 1}}}'):
+    with pytest.raises(UserError, match='--references must be JSON of names and finite scores'):
+      references.parse(wrong)
+  assert report.make([record()], references=both).tables
+
+
 def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
   report_files.write(tmp_path / 'r', page.document('a', '', [], []), [], lambda folder: None)
   def fail(folder):
@@ -283,7 +294,8 @@ def test_the_command_on_results_files(tmp_path):
 
 @pytest.mark.parametrize('given, told', [
     ((), 'name run folders'), (('/nowhere',), 'none of these holds a run'),
-    (('results/dmc', '--references={"a": 1}'), '--references must be'),
+    (('results/dmc', '--references={"a": true}'), '--references must be'),
+    (('results/dmc', '--outptu=x'), "Unknown command line flag 'outptu'"),
     (('results/dmc', '--output=docs'), 'no report')])
 def test_mistakes_are_told_in_one_line(tmp_path, given, told):
   result = command(*given, *([] if any('--output' in word for word in given) else [f'--output={tmp_path / "r"}']))

@@ -1,6 +1,7 @@
 """Results files: what is written is read again, runs are added bit by bit, and nothing of others is overwritten."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -33,7 +34,8 @@ sections = st.dictionaries(st.text(max_size=4), leaves | st.dictionaries(st.text
 @st.composite
 def one_record(draw, task, seed):
   config = {**draw(st.dictionaries(st.sampled_from('abc'), sections | leaves, max_size=3)), 'suite': 'mine',
-            'task': task, 'method': 'dreamerv3', 'weighting': {'rule': 'none', **draw(st.dictionaries(st.just('w'), numbers))},
+            'task': task, 'method': 'dreamerv3',
+            'weighting': {'rule': 'none', **draw(st.dictionaries(st.just('w'), numbers))},
             'preset': 'cpu', 'seed': seed, 'steps': draw(st.sampled_from([10, 20])), 'score': 'success'}
   steps = sorted(draw(st.sets(st.integers(0, 50), max_size=5)))
   evaluations = [{
@@ -229,9 +231,9 @@ def test_published_records_have_the_form():
   assert made.keys() == published._record('harmony_dreamerv3.json', 'Pong', 0, [20], [1.0]).keys()
 
 
-def command(*words):
+def command(*words, **options):
   return subprocess.run([sys.executable, '-m', 'experiments.results', *map(str, words)], cwd=ROOT, capture_output=True,
-                        text=True, timeout=120)
+                        text=True, timeout=120, **options)
 
 
 def test_the_command(tmp_path):
@@ -247,9 +249,13 @@ def test_the_command(tmp_path):
   assert len(result.stderr.splitlines()) == 1 and 'seed2 is damaged' in result.stderr
   assert {path.name for path in (tmp_path / 'results').iterdir()} == {
       'dreamerv3-harmony-cpu.json', 'scores.csv', 'curves.png'}
+  result = command(tmp_path / 'runs', '--output=~/mine', '--references={"Pong": {"random": -20.7}}', '--title=x',
+                   env={**os.environ, 'HOME': str(tmp_path)})
+  assert result.returncode == 0 and (tmp_path / 'mine' / 'curves.png').exists(), result.stderr
   (tmp_path / 'results' / 'scores.csv').write_text('mine')
   for words, told in (((), 'name one or more run folders'), ((tmp_path / 'nowhere',), 'no run can be read'),
-                      ((tmp_path / 'runs', '--references=[1]'), '--references must be'),
+                      ((tmp_path / 'runs', '--references={"a": {"b": NaN}}'), '--references must be'),
+                      ((tmp_path / 'runs', '--outptu=x'), "Unknown command line flag 'outptu'"),
                       ((tmp_path / 'runs', f'--output={tmp_path}/results'), 'is in the way')):
     result = command(*words)
     assert result.returncode == 2 and 'Traceback' not in result.stderr

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 
 from harmony_jax.reporting import grouping, statistics
+from harmony_jax.reporting import references as references_given
 from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
 from harmony_jax.reporting.charts import Figure, INK, Panel, TASKS, percent, tick
 
@@ -16,7 +17,7 @@ AXES = {'frame': 'environment frames', 'step': 'agent steps', 'hours': 'hours'}
 
 def references_of(task, suite, references=None) -> dict:
   """{name: score} of a task's dashed lines: a random player and people for Atari, what the user gave for the others."""
-  given = dict((references or {}).get(task, {}))
+  given = references_given.of(task, references)
   if suite == 'atari' and task in RANDOM_AND_HUMAN:
     random, human = RANDOM_AND_HUMAN[task]
     return {'random': random, 'human': human, **given}
@@ -27,7 +28,7 @@ def learning(suite, records, colors, references=None, x='frame') -> Figure | Non
   """Learning curves: per method the mean over seeds, its 95 % bootstrap interval, and a thin line per seed.
 
   Args:
-    suite, records: of `grouping.by_suite`. colors: {method: colour}. references: {task: {name: score}}.
+    suite, records: of `grouping.by_suite`. colors: {method: colour}. references: of `references.parse`.
     x: 'frame', 'step' or 'hours'.
 
   Returns:

@@ -9,13 +9,13 @@ def draw(records, path, references=None, title=''):
   """Draws learning curves, harmonizer weights and loss scales of one task side by side.
 
   Args:
-    records: of `records.collect`, of one suite and task. path: the file, a PNG or SVG. references: {name: score} for
-    dashed lines besides Atari's. title: above the picture.
+    records: of `records.collect`, of one suite and task. path: the file, a PNG or SVG. references: of
+    `references.parse`, for dashed lines besides Atari's. title: above the picture.
   """
   import matplotlib
   from matplotlib.figure import Figure as Canvas
-  suite, task = records[0]['suite'], records[0]['task']
-  drawn = [curves.learning(suite, records, charts.method_colors(records), {task: references or {}}),
+  suite = records[0]['suite']
+  drawn = [curves.learning(suite, records, charts.method_colors(records), references),
            curves.harmonizers(suite, records), curves.losses(suite, records)]
   drawn = [figure for figure in drawn if figure]
   with matplotlib.rc_context({**charts.RC, 'font.size': 11}):

@@ -19,7 +19,7 @@ def find(paths):
   """
   seen = set()
   for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     try:
       if path.is_dir():
         found = list(_below(path, seen))

@@ -5,6 +5,7 @@ at the end, as ours are.
 """
 
 import json
+import os
 import pathlib
 
 from harmony_jax.errors import UserError
@@ -53,7 +54,7 @@ def read_scores(folder) -> list:
   Raises:
     UserError: no such folder, none of the files in it, or one that is not as it should be; names the file.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(os.path.expanduser(folder))
   if not folder.is_dir():
     raise UserError(f'{folder} is no folder: it should hold {" and ".join(FILES)}')
   present = [name for name in FILES if (folder / name).exists()]

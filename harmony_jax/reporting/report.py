@@ -27,8 +27,8 @@ def make(records, problems=(), references=None, title='') -> Report:
   """Puts a report together.
 
   Args:
-    records, problems: of `records.collect` and `published.read_scores`. references: {task: {name: score}} for dashed
-    lines. title: of the page; the suites and their methods without one.
+    records, problems: of `records.collect` and `published.read_scores`. references: of `references.parse`, for
+    dashed lines. title: of the page; the suites and their methods without one.
   """
   report = Report(title or _title(records), records, list(problems), [], [], [])
   colors = charts.method_colors(records)

@@ -13,6 +13,7 @@ import csv
 import functools
 import io
 import json
+import os
 import pathlib
 
 from harmony_jax.errors import UserError, one_line
@@ -65,7 +66,7 @@ def write(records, folder, replace=False) -> tuple:
   Raises:
     UserError: the folder cannot be written, or a file in the way is not one of these files. Nothing is written then.
   """
-  folder, suites = pathlib.Path(folder), {record['suite'] for record in records}
+  folder, suites = pathlib.Path(os.path.expanduser(folder)), {record['suite'] for record in records}
   groups = {}
   for record in records:
     place = folder / record['suite'] if len(suites) > 1 else folder
