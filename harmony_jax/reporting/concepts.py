@@ -1,7 +1,7 @@
 """The figure of docs/concepts.md: what the harmonious loss (eq. 4) and the rectified one (eq. 5) do to a loss.
 
-Knows no JAX: the numbers come from harmony_jax/harmony.py by way of `experiments.docs`, so that the figure shows what the
-code computes.
+Knows no JAX: the numbers come from harmony_jax/harmony.py by way of `experiments.docs`, so that the figure shows what
+the code computes.
 """
 
 LOSSES = (0.1, 1.0, 10.0, 100.0)  # of which the loss over σ is drawn

@@ -5,9 +5,10 @@
 
 The definitions are those of rliable (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
 Precipice", arXiv 2108.13264), which asks for the same number of runs in every task; here tasks may have different
-numbers of them (a run then counts for one in what is taken over all runs), and those without any are left out. Intervals
-are percentile intervals, 95 %, over resamples of the runs within each task: what would change if the same tasks were run
-again with other seeds. Where no task has more than one run nothing is known of that, and an interval's bounds are None.
+numbers of them (a run then counts for one in what is taken over all runs), and those without any are left out.
+Intervals are percentile intervals, 95 %, over resamples of the runs within each task: what would change if the same
+tasks were run again with other seeds. Where no task has more than one run nothing is known of that, and an interval's
+bounds are None.
 
 A resample is a row of counts, how often each run was drawn; every statistic below is a function of counts and scores.
 The order of tasks and of runs changes nothing, not even the random draws.
