@@ -1,7 +1,8 @@
 """Evaluates what a run has learned: python -m experiments.evaluate --logdir=RUN_FOLDER --episodes=100 [--video].
 
 Prints the result and writes it, with every episode's score, to evaluation/ in the run folder. Episodes and actions are
-those of the run's own evaluation at that step: with as many episodes it comes to the same scores. --seed plays others.
+those of the run's own evaluation at that step: the same code on the same kind of device, with as many episodes and
+environments, comes to the same scores. --seed plays others.
 Options of the environment can be changed: --config.env.camera=side, --config.eval_env.visual_seeds=test.
 """
 
@@ -40,6 +41,8 @@ def main(words, overrides):
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'evaluation')
   mode = {'auto': config.eval_policy, 'sample': 'sample', 'mode': 'mode'}[options.policy]
   seed = config.seed if options.seed is None else options.seed
+  if options.video:
+    recording.picture_name(agent.spec)
   sizes = evaluation.group_sizes(min(options.num_envs or config.eval_envs, options.episodes))
   groups = [agent.make_env(size) for size in sizes]
   if options.video:
@@ -52,11 +55,14 @@ def main(words, overrides):
     for group in groups:
       group.close()
   found = evaluation.summary(results)
+  # This evaluation's, not those of the run.
+  config.update(final_eval_episodes=options.episodes, eval_policy=mode, eval_every=0, steps=agent.step)
+  how = protocol.describe(config.to_dict()).removesuffix(f'; {protocol.TRAINING}')
   record = {
       'suite': config.suite, 'task': config.task, 'method': config.method, 'weighting': config.weighting.rule,
       'preset': config.preset, 'run_seed': config.seed, 'step': agent.step,
       'frame': agent.step * agent.spec.action_repeat, 'episodes': options.episodes, 'policy': mode, 'seed': seed,
-      'protocol': protocol.describe(config), 'env': {**config.env.to_dict(), **config.eval_env.to_dict()},
+      'protocol': how, 'env': {**config.env.to_dict(), **config.eval_env.to_dict()},
       **found, 'seeds': [result.seed for result in results], 'seconds': time.monotonic() - started,
       'machine': describe_machine()}
   path = recording.unused(output, f'step_{agent.step:08d}_{options.episodes}_{mode}_seed{seed}', '.json')
@@ -68,6 +74,7 @@ def main(words, overrides):
   for name, value in found.items():
     if name not in ('mean', 'std', 'scores', 'lengths'):
       print(f'{name}: {value:.3f}')
+  print(f'protocol: {how}')
   print(f'every score: {path}')
   if options.video:
     print(f'video: {video.save_video(path.with_suffix(""), groups[0].pictures(), options.fps, scale=4)}')

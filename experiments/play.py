@@ -1,9 +1,9 @@
 """Shows an agent and what its world model expects: python -m experiments.play --logdir=RUN_FOLDER [--dream].
 
-Writes a video, and of an episode a picture with some steps of one window. The agent plays an episode; beside it stands the world model's open-loop prediction of it, in windows: it
-sees --context steps (blue), then knows only the actions for --horizon steps (orange); then the error, and the predicted
-against the true rewards. With --dream there is no environment: the world model makes up episodes, and the policy acts
-in them.
+Writes a video, and of an episode a picture with some steps of one window. The agent plays an episode; beside it stands
+the world model's open-loop prediction of it, in windows: it sees --context steps (blue), then knows only the actions for
+--horizon steps (orange); then the error, and the predicted against the true rewards. With --dream there is no
+environment: the world model makes up episodes, and the policy acts in them.
 """
 
 import pathlib
@@ -36,7 +36,7 @@ def main(words, overrides):
   from harmony_jax import parallel, trained
   from harmony_jax.training import recording, video
   parallel.use_compilation_cache()
-  agent = trained.Agent.load(options.logdir, options.checkpoint, options.seed or 0)
+  agent = trained.Agent.load(options.logdir, options.checkpoint, options.seed)
   trained.change_environment(agent.config, overrides)
   recording.picture_name(agent.spec)
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'videos')

@@ -52,12 +52,12 @@ class Agent:
     self._key = jax.random.key(seed)
 
   @classmethod
-  def load(cls, path, step: Optional[int] = None, seed: int = 0) -> 'Agent':
+  def load(cls, path, step: Optional[int] = None, seed: Optional[int] = None) -> 'Agent':
     """The agent of a run folder.
 
     Args:
       path: the run folder. step: of which checkpoint; by default the newest one that is intact. seed: of the actions
-        that are sampled.
+        that are sampled and of dreams; by default that of the run.
 
     Raises:
       UserError: no run, no checkpoint of this step, or one of another configuration.
@@ -75,7 +75,7 @@ class Agent:
       saved, spec, step = _restore(checkpoints, config, reversed(there) if step is None else [step])
     params = saved['train']['params']
     world_model = with_statistics(params['world_model'], saved['train'].get('statistics'))
-    return cls(config, spec, {**params, 'world_model': world_model}, step, seed)
+    return cls(config, spec, {**params, 'world_model': world_model}, step, config.seed if seed is None else seed)
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -132,12 +132,20 @@ class Agent:
   # -------------------------------------------------------------------------------------------------------------------
 
   def make_env(self, num_envs=1):
-    """Environments as in the run's evaluation. Raises UserError where the simulator is missing."""
-    config = self.config
-    try:
-      return envs.make(config.suite, config.task, num_envs, config.env_processes, **{**config.env, **config.eval_env})
-    except (ValueError, RuntimeError) as error:
-      raise UserError(str(error)) from None
+    """Environments as in the run's evaluation.
+
+    Raises:
+      UserError: the simulator is missing, an option is bad, or what the agent would see or do there is not what it has
+        learned with.
+    """
+    config, wanted = self.config, self.spec
+    env = _make(config, num_envs, config.env_processes, {**config.env, **config.eval_env})
+    there = env.spec
+    if any(getattr(there, name) != getattr(wanted, name) for name in ('observation', 'discrete', 'num_actions')):
+      env.close()
+      raise UserError(f'the agent does not fit this environment: it has learned with {_seen(wanted)}, here are '
+                      f'{_seen(there)}')
+    return env
 
   def open_loop(self, latents: State, actions, context: int, horizon: int) -> dict:
     """What the world model makes of an episode, looking at it now and then.
@@ -153,7 +161,8 @@ class Agent:
     """
     length, window = len(actions), context + horizon
     count = -(-length // window)
-    cut = lambda x: np.concatenate([x, np.repeat(x[-1:], count * window - length, 0)]).reshape(count, window, *x.shape[1:])
+    padded = lambda x: np.concatenate([x, np.repeat(x[-1:], count * window - length, 0)])
+    cut = lambda x: padded(x).reshape(count, window, *x.shape[1:])
     latents, actions = jax.tree.map(lambda x: cut(np.asarray(x)), (latents, actions))
     found = jax.device_get(self._compiled['open_loop'](self.weights, latents, actions, context=context, key=self._key))
     found['seen'] = np.broadcast_to(np.arange(window) < context, (count, window))
@@ -187,14 +196,18 @@ def read_config(path) -> ConfigDict:
     raise UserError(f'{path} holds no run that can be read: {type(error).__name__} in its config.json '
                     f'({one_line(str(error))[:100]})') from None
   # The suites' options have fields of their own, so nothing can be said of them.
+  saved = {'env': {}, 'eval_env': {}, **saved}
   known = {key: value for key, value in configuration.flatten(config).items() if key not in ('env', 'eval_env')}
-  options = {key: saved.get(key, {}) for key in ('env', 'eval_env')}
+  options = {key: saved[key] for key in ('env', 'eval_env')}
   strange = [key for key in given if key not in known and key.split('.')[0] not in options]
   missing = [key for key in known if key not in given]
+  wrong = [key for key in known if key in given and not _is_like(given[key], known[key])]
+  if wrong:
+    raise UserError(f'{path} holds no run that can be read: in its config.json {wrong[0]} is {given[wrong[0]]!r}')
   if strange or missing:
-    _log.warning('%s is of another version:%s%s', path / 'config.json',
-                 f" takes today's {', '.join(f'{key}={known[key]}' for key in missing)}" if missing else '',
-                 f'; leaves out {", ".join(strange)}' if strange else '')
+    told = [f"takes today's {', '.join(f'{key}={known[key]}' for key in missing)}"] if missing else []
+    told += [f'leaves out {", ".join(strange)}'] if strange else []
+    _log.warning('%s is of another version: %s', path / 'config.json', '; '.join(told))
   for key in missing:
     given[key] = known[key]
   nested = dict(options)
@@ -205,6 +218,14 @@ def read_config(path) -> ConfigDict:
       inside = inside.setdefault(group, {})
     inside[name] = given[key]
   return ConfigDict(nested)
+
+
+def _is_like(value, example):
+  """Whether a value from JSON can stand where `example` stands."""
+  if example is None or isinstance(value, bool) or isinstance(example, bool):
+    return example is None or isinstance(value, bool) == isinstance(example, bool)
+  kinds = {int: (int,), float: (int, float), str: (str,), tuple: (list,)}
+  return isinstance(value, kinds.get(type(example), (type(example),))) or value in ('inf', '-inf', 'nan')
 
 
 def change_environment(config, overrides):
@@ -227,10 +248,13 @@ def _restore(checkpoints, config, steps):
       spec = _spec(config, checkpoints.meta(step))
       like = jax.eval_shape(make_method(config, spec).init, jax.random.key(0))
       like = {'params': like.params, **({'statistics': like.statistics} if like.statistics else {})}
-      return checkpoints.restore({'train': like}, step, part=True)[0], spec, step
+      restored = checkpoints.restore({'train': like}, step, part=True)
     except UserError as error:
-      _log.warning('%s', error)
       failures.append(error)
+    else:
+      for error in failures:
+        _log.warning('%s: taking checkpoint %d', error, step)
+      return restored[0], spec, step
   raise failures[0]
 
 
@@ -238,9 +262,19 @@ def _spec(config, meta) -> envs.Spec:
   """The environment's spec from a checkpoint; an older one does not have it, and the environment is asked."""
   if 'spec' in meta:
     return envs.Spec.from_json(meta['spec'])
-  try:
-    env = envs.make(config.suite, config.task, 1, **config.env)
-  except (ValueError, RuntimeError) as error:
-    raise UserError(str(error)) from None
+  env = _make(config, 1, False, config.env)
   env.close()
   return env.spec
+
+
+def _make(config, num_envs, processes, options):
+  try:
+    return envs.make(config.suite, config.task, num_envs, processes, **options)
+  except (ValueError, RuntimeError) as error:  # a bad option, or a simulator that is not there: the text says which
+    raise UserError(str(error)) from None
+
+
+def _seen(spec):
+  """A spec in words."""
+  observations = ', '.join(f'{name} {list(array.shape)}' for name, array in spec.observation.items())
+  return f'{observations} and {spec.num_actions} {"choices" if spec.discrete else "continuous actions"}'

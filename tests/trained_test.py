@@ -1,5 +1,6 @@
 """Trained agents outside their training: loaded, asked for actions, evaluated, looked at."""
 
+import copy
 import functools
 import json
 import shutil
@@ -89,7 +90,9 @@ def test_what_cannot_be_loaded(whole, tmp_path):
     trained.Agent.load(tmp_path)
   with pytest.raises(UserError, match='no checkpoint of step 81: there are 80, 160'):
     trained.Agent.load(whole[0], step=81)
-  for text in ('{}', '[]', '{"config": {"method": "dreamerv9"}}', 'null', '{"config": 3}', '['):
+  saved = json.loads((whole[0] / 'config.json').read_text())
+  saved['config']['eval_envs'] = 'many'
+  for text in ('{}', '[]', '{"config": {"method": "dreamerv9"}}', 'null', '{"config": 3}', '[', json.dumps(saved)):
     (tmp_path / 'config.json').write_text(text)
     with pytest.raises(UserError, match='holds no run that can be read'):
       trained.Agent.load(tmp_path)
@@ -119,6 +122,17 @@ def test_only_the_environment_can_be_changed(agent):
       trained.change_environment(config, [text])
 
 
+def test_an_environment_that_does_not_fit(agent):
+  """Another picture than the agent has learned with."""
+  spec = envs.Spec({'image': envs.ArraySpec((32, 32, 3), np.uint8)}, True, 3, 1)
+  other = copy.copy(agent)
+  other.spec = spec
+  with pytest.raises(UserError, match=r'learned with image \[32, 32, 3\] and 3 choices, here are image \[64, 64, 3\]'):
+    other.make_env()
+  with pytest.raises(ValueError, match='action_repeat is 0'):
+    envs.Spec({}, True, 3, 0)
+
+
 # Commands ------------------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +147,17 @@ def test_evaluating_again_gives_the_runs_own_scores(whole):
       last['eval_scores'], last['eval_lengths'], last['eval_mean'])
   assert found['step'] == 160 and found['policy'] == 'sample' and found['machine']['commit'] and found['protocol']
   assert path.with_suffix('.mp4').exists() and f"{found['mean']:,.2f} ±" in done.stdout
+
+
+def test_an_evaluation_says_how_it_was_made(whole, tmp_path):
+  folder, _ = whole
+  done = command('evaluate', f'--logdir={folder}', '--episodes=3', '--policy=mode', '--checkpoint=80',
+                 f'--output={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  found = json.loads(next(tmp_path.glob('*.json')).read_text())
+  assert found['protocol'].startswith("mean return of 3 complete episodes at the end, of 80 steps (80 frames) in all; the "
+                                      "policy's mode") and 'training' not in found['protocol']
+  assert found['protocol'] in done.stdout
 
 
 @pytest.mark.parametrize('program, words, text', [

@@ -56,6 +56,10 @@ class Spec:
   num_actions: int
   action_repeat: int
 
+  def __post_init__(self):
+    if self.action_repeat < 1:
+      raise ValueError(f'action_repeat is {self.action_repeat}: expected 1 or more')
+
   def to_json(self) -> dict:
     """As JSON can hold it."""
     observation = {name: [list(array.shape), np.dtype(array.dtype).name] for name, array in self.observation.items()}

@@ -419,7 +419,8 @@ class Trainer:
           'step': self.step, 'update': self.update, 'trained_at': self.trained_at, 'hours': self.hours,
           'replay_steps': self.replay.steps, 'last_score': self.last_score, 'evaluated': self.evaluated, 'lines': lines,
           'processes': self.processes, 'spec': self.env.spec.to_json(),
-          'episodes': {k: sum((one[k] for one in episodes), []) for k in episodes[0]}, 'returns': sum(returns, []), 'recent': recent, 'requested': sum(requested, [])})
+          'episodes': {k: sum((one[k] for one in episodes), []) for k in episodes[0]}, 'returns': sum(returns, []),
+          'recent': recent, 'requested': sum(requested, [])})
 
   def _resume(self):
     """Takes everything up from the newest checkpoint, if there is one; else drops lines of a run that saved none."""

@@ -17,7 +17,8 @@ def episode_frames(episode, prediction, tolerance, title):
   """Per step: what the agent sees, what the world model expects, the error, and the rewards so far.
 
   Args:
-    episode: a `recording.Episode` of T steps. prediction: of `trained.Agent.open_loop`; 'picture' [T, H, W, 3] in [0, 1].
+    episode: a `recording.Episode` of T steps. prediction: of `trained.Agent.open_loop`, with 'picture' [T, H, W, 3] in
+      [0, 1].
     tolerance: how far a predicted reward may be from the true one to count as correct.
     title: a line above.
 
@@ -35,7 +36,8 @@ def episode_frames(episode, prediction, tolerance, title):
       _paste(image, draw, place, picture[t], name, color if place == 1 else None)
     correct = abs(expected[t] - reward[t]) <= tolerance
     _label(draw, 0, f'reward {_number(reward[t])}', TEXT)
-    _label(draw, 1, f'reward {_number(expected[t])} {"correct" if correct else "incorrect"}', RIGHT if correct else WRONG)
+    verdict, color = ('correct', RIGHT) if correct else ('incorrect', WRONG)
+    _label(draw, 1, f'reward {_number(expected[t])} {verdict}', color)
     _chart(draw, t, reward, expected, seen, low, high)
     yield np.asarray(image)
 
@@ -93,8 +95,8 @@ def dream_frames(dreams, name, title):
     draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, _FONT)
     for place, picture in enumerate(pictures[:, t]):
       text = 'over' if over[place, t] else f'reward {_number(reward[place, t])}'
-      _paste(image, draw, place, picture // 4 if over[place, t] else picture, f'sum of rewards {_number(total[place, t])}',
-             IMAGINED)
+      picture = picture // 4 if over[place, t] else picture
+      _paste(image, draw, place, picture, f'sum of rewards {_number(total[place, t])}', IMAGINED)
       _label(draw, place, text, TEXT)
     yield np.asarray(image)
 
@@ -127,7 +129,8 @@ def _chart(draw, now, reward, expected, seen, low, high, longest=300):
   scale = (right - left) / max(1, min(len(reward), longest) - 1)
   x = lambda t: left + (t - begin) * scale
   y = lambda value: bottom - (value - low) / max(high - low, 1e-6) * (bottom - top)
-  for at, (text, color) in zip((0, 96, 216), (('true reward', TEXT), ('predicted, seen', GIVEN), ('predicted, imagined', IMAGINED))):
+  legend = (0, 'true reward', TEXT), (96, 'predicted, seen', GIVEN), (216, 'predicted, imagined', IMAGINED)
+  for at, text, color in legend:
     draw.text((GAP + at, top - LINE), text, color, _FONT)
   for value in {low, high}:
     draw.text((left - 6, y(value)), _number(value), FAINT, _FONT, anchor='rm')

@@ -121,7 +121,8 @@ def _save_mp4(path, frames, fps, scale):
   done = subprocess.run(
       [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error',
        '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}', '-r', str(fps), '-i', '-',
-       '-vf', f'scale=iw*{scale}:ih*{scale}:flags=neighbor', '-c:v', 'libx264', '-crf', '18', '-pix_fmt', 'yuv420p', str(path)],
+       '-vf', f'scale=iw*{scale}:ih*{scale}:flags=neighbor',
+       '-c:v', 'libx264', '-crf', '18', '-pix_fmt', 'yuv420p', str(path)],
       input=frames.tobytes(), capture_output=True, check=False)
   if done.returncode:
     raise RuntimeError(done.stderr.decode(errors='replace').strip() or f'ffmpeg: {done.returncode}')
