@@ -167,6 +167,13 @@ def test_protocols_that_differ_are_printed_each():
   other['config']['final_eval_episodes'] = 7
   lines = report.protocol_lines([record(), record(seed=1), other])
   assert lines[0][0] == 'Protocols differ' and sum('7 complete episodes' in line for _, line in lines) == 1
+  behind = [record(task='walker_walk', suite='dmc', seed=seed) for seed in range(2)]
+  for each in behind:
+    each['config']['env'] = {'background': 'video'}
+  lines = report.protocol_lines([*behind, record(task='cup_catch', suite='dmc')])
+  assert lines[1] == ('cup_catch:', '(not: moving pictures behind the robot, generated); else as above.')
+  assert report._difference('a; b, c', 'a; c, b') == 'a; b, c.' and report._difference('a; b, b', 'a; b') == (
+      'b; else as above.')
   theirs = record(method='dreamerv3-none-cpu')
   theirs['config']['eval_policy'] = 'mode'
   assert [bold for bold, _ in report.protocol_lines([record(), record(seed=1), short, theirs])] == [
@@ -282,6 +289,7 @@ def test_the_command_on_results_files(tmp_path):
                    '--references={"walker_stand": {"random": 144.2}}')
   assert result.returncode == 0, result.stderr
   html = (tmp_path / 'report' / 'index.html').read_text(encoding='utf-8')
+  assert '\nDeepMind Control\nProtocol: mean return of ' in result.stdout
   assert 'seed7' in result.stderr and 'seed7' in words(html) and '<title>Walker' in html and '144.2' in words(html)
   kept = json.loads((ROOT / 'results' / 'dmc' / 'dreamerv2-harmony-cpu.json').read_text(encoding='utf-8'))
   mean = np.mean([run['evaluations']['eval_mean'][-1] for run in kept['runs']])

@@ -1,5 +1,6 @@
 """What a report says about records of runs: its sections, figures and tables, each only where there is data for it."""
 
+import collections
 import dataclasses
 import re
 
@@ -82,15 +83,20 @@ def _protocol_of(records, name):
 
 
 def _difference(line, base):
-  """The parts of a protocol that another has not."""
-  known = set(re.split('[;,] ', base))
-  return f"{', '.join(part for part in re.split('[;,] ', line) if part not in known)}; else as above."
+  """What a protocol has that another has not, and the other way round; all of it where that tells nothing."""
+  parts, known = (collections.Counter(re.split('[;,] ', text)) for text in (line, base))
+  new, gone = (', '.join(each.elements()) for each in (parts - known, known - parts))
+  if not new and not gone:
+    return f'{line}.'
+  return f"{new}{' ' if new and gone else ''}{f'(not: {gone})' if gone else ''}; else as above."
 
 
 def terminal(report) -> list:
-  """The report's tables as lines of text, after how many runs there are."""
+  """The report's tables as lines of text, after how many runs there are and how their numbers are made."""
   complete = sum(bool(record['complete']) for record in report.records)
   text = [f'{complete} of {len(report.records)} runs are complete; the others are in no mean']
+  for suite, records in grouping.by_suite(report.records).items():
+    text += ['', SUITES.get(suite, suite), *(f'{bold} {line}' for bold, line in protocol_lines(records))]
   for table in report.tables:
     text += ['', *tables.lines(table)]
   return text + (['', ' '.join(definitions.FEW)] if report.few else [])
