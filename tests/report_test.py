@@ -140,6 +140,36 @@ def test_seeds_without_common_frames_are_binned():
   assert 'bins of 4,000 frames' in figure.caption
 
 
+def drawn(records, x='frame'):
+  """(the figure, {(x, y, width, marker)} of the first panel's lines) of learning curves."""
+  from matplotlib.figure import Figure
+  figure, axis = curves.learning('atari', records, charts.method_colors(records), x=x), Figure().add_subplot()
+  figure.panels[0].draw(axis)
+  return figure, [(list(line.get_xdata()), list(line.get_ydata()), line.get_linewidth(), line.get_marker())
+                  for line in axis.lines if line.get_linestyle() == '-']
+
+
+def test_a_run_that_has_just_begun_does_not_end_the_mean():
+  whole = [record(seed=seed, values=(0.0, 5.0, 10.0 + 2 * seed)) for seed in range(2)]
+  begun = record(seed=2, values=(3.0,), complete=False, planned_steps=3000)
+  figure, lines = drawn([*whole, begun])
+  assert ([4000, 8000, 12000], [0, 5, 11], 1.8, 'o') in lines
+  assert ([4000], [3], 0.7, 'o') in lines and len(lines) == 4
+  assert 'not complete are thin lines only' in figure.caption and figure.legend[0][0].endswith(', 2 seeds')
+  figure, lines = drawn([whole[0], begun])
+  assert ([4000, 8000, 12000], [0, 5, 10], 1.8, 'o') in lines and len(lines) == 2
+  assert 'One seed only' in figure.caption and figure.legend[0][0].endswith(', 1 seed')
+  figure, lines = drawn([{**each, 'complete': False} for each in (*whole, begun)])  # none is complete: of all
+  assert ([4000], [1], 1.8, 'o') in lines and 'not complete' not in figure.caption
+  assert [width for *_, width, _ in lines].count(0.7) == 3
+
+
+def test_captions_say_what_is_averaged():
+  records = [record()]
+  assert 'at most 200 of the logged values' in curves.losses('atari', records).caption
+  assert 'at most 200 of the logged values' in curves.harmonizers('atari', records).caption
+
+
 def test_bold_is_within_5_percent_of_the_best():
   assert tables.within_5_percent({'a': 100, 'b': 95, 'c': 94.9, 'd': None}) == {'a', 'b'}
   assert tables.within_5_percent({'a': -20.0, 'b': -20.9, 'c': -21.1}) == {'a', 'b'}

@@ -4,14 +4,15 @@ import itertools
 
 import numpy as np
 
-from harmony_jax.reporting import grouping, statistics
+from harmony_jax.reporting import form, grouping, statistics
 from harmony_jax.reporting import references as references_given
 from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
 from harmony_jax.reporting.charts import Figure, INK, Panel, TASKS, percent, tick
 
 STYLES = ('-', (0, (1.2, 1.2)), (0, (5, 2)), (0, (5, 1.5, 1, 1.5)))
 STYLE_NAMES = dict(zip(STYLES, ('line', 'dotted', 'dashed', 'dash-dotted')))
-WINDOW = 5  # logged values that a point of a loss averages
+WINDOW = 5  # points that a point of a loss averages
+THINNED = f'at most {form.MOST} of the logged values, evenly spaced'
 AXES = {'frame': 'environment frames', 'step': 'agent steps', 'hours': 'hours'}
 
 
@@ -27,6 +28,8 @@ def references_of(task, suite, references=None) -> dict:
 def learning(suite, records, colors, references=None, x='frame') -> Figure | None:
   """Learning curves: per method the mean over seeds, its 95 % bootstrap interval, and a thin line per seed.
 
+  Where a method has complete runs of a task its mean is over these, so that a run that has just begun does not end it.
+
   Args:
     suite, records: of `grouping.by_suite`. colors: {method: colour}. references: of `references.parse`.
     x: 'frame', 'step' or 'hours'.
@@ -34,35 +37,40 @@ def learning(suite, records, colors, references=None, x='frame') -> Figure | Non
   Returns:
     The figure, or None where no run has an evaluation with this x.
   """
-  panels, binned, single, few, several = [], set(), set(), False, False
+  panels, binned, single, few, several, going = [], set(), set(), False, False, False
+  counts = {}  # {method: {how many seeds a mean is over}}
   for task, methods in grouping.by_task(records).items():
-    runs = {method: [grouping.points(record, x) for record in group] for method, group in methods.items()}
-    runs = {method: [run for run in group if run] for method, group in runs.items()}
-    runs = {method: group for method, group in runs.items() if group}
+    runs = {method: grouping.averaged(group, x) for method, group in methods.items()}
+    runs = {method: pair for method, pair in runs.items() if pair[0]}
     if not runs:
       continue
-    grids = {method: grouping.common_grid(group) for method, group in runs.items()}
+    grids = {method: grouping.common_grid(group) for method, (group, _) in runs.items()}
+    for method, (group, _) in runs.items():
+      counts.setdefault(method, set()).add(len(group))
     binned |= {width for _, width in grids.values() if width}
-    single |= {f'{method} on {task}' for method, group in runs.items() if len(group) == 1}
-    several |= any(len(group) > 1 for group in runs.values())
-    few |= any(1 < len(group) < 5 for group in runs.values())
+    single |= {f'{method} on {task}' for method, (group, _) in runs.items() if len(group) == 1}
+    several |= any(len(group) > 1 for group, _ in runs.values())
+    few |= any(1 < len(group) < 5 for group, _ in runs.values())
+    going |= any(others for _, others in runs.values())
     success = any(record['score'] == 'success' for group in methods.values() for record in group)
     panels.append(Panel(task, _learning_panel(runs, grids, colors, references_of(task, suite, references), success)))
   if not panels:
     return None
   methods = list(grouping.by_method(records))
-  legend = [(f'{method}{_seeds(method, records)}', colors[method], 'line') for method in methods]
+  legend = [(f"{method}{_seeds(counts.get(method, ()))}", colors[method], 'line') for method in methods]
   if several:
     legend.append(('95 % interval of the mean', INK, 'band'))
   judged = 'Success rate' if any(record['score'] == 'success' for record in records) else 'Evaluation return'
   return Figure(f'{suite}-curves-{x}s'.replace('hourss', 'hours'), f'{judged} over {AXES[x]}', panels,
                 alt=f'{judged} over {AXES[x]} for {", ".join(methods)}, a thin line per seed.',
-                caption=_caption(x, binned, single, few), legend=legend, xlabel=AXES[x])
+                caption=_caption(x, binned, single, few, going), legend=legend, xlabel=AXES[x])
 
 
-def _caption(x, binned, single, few):
+def _caption(x, binned, single, few, going):
   text = ['Thick line: mean over seeds at the evaluations that all of them have; shade: 95 % bootstrap interval of '
           'that mean; thin lines: the seeds. No smoothing.']
+  if going:
+    text.append('Runs that are not complete are thin lines only, in no mean, where the method has complete ones.')
   if binned:
     widths = ', '.join(f'{width:,}' for width in sorted(binned))
     text.append(f'Seeds that were evaluated at different frames are averaged in bins of {widths} frames.')
@@ -75,10 +83,9 @@ def _caption(x, binned, single, few):
   return ' '.join(text)
 
 
-def _seeds(method, records):
-  """', 3 seeds', where it is the same number for all of the method's tasks."""
-  groups = [group[method] for group in grouping.by_task(records).values() if method in group]
-  return f', {grouping.seeds_of(groups[0])}' if len({len(group) for group in groups}) == 1 else ''
+def _seeds(counts):
+  """', 3 seeds', where the means over all of the method's tasks are over the same number."""
+  return f", {(count := min(counts))} seed{'' if count == 1 else 's'}" if len(counts) == 1 else ''
 
 
 def some(names, most=4) -> str:
@@ -88,25 +95,29 @@ def some(names, most=4) -> str:
 
 def _learning_panel(runs, grids, colors, lines, success):
   def draw(axis):
-    for method, group in runs.items():
+    for method, (group, others) in runs.items():
       color, (rows, _) = colors[method], grids[method]
-      if len(group) > 1:
-        for run in group:
-          axis.plot([x for _, x, _ in run], [score for _, _, score in run], color=color, alpha=0.4, linewidth=0.7)
-        rows_x = [x for x, _ in rows]
-        intervals = [statistics.mean_interval(scores) for _, scores in rows]
-        if rows:
-          axis.fill_between(rows_x, [each.low for each in intervals], [each.high for each in intervals], color=color,
-                            alpha=0.2, linewidth=0)
-          axis.plot(rows_x, [each.point for each in intervals], color=color, linewidth=1.8)
-      else:
-        axis.plot([x for _, x, _ in group[0]], [score for _, _, score in group[0]], color=color, linewidth=1.8,
-                  marker='o' if len(group[0]) < 4 else None, markersize=3.5)
+      for run in [*(group if len(group) > 1 else []), *others]:
+        axis.plot([x for _, x, _ in run], [score for _, _, score in run], color=color, alpha=0.4, linewidth=0.7,
+                  marker='o' if len(run) == 1 else None, markersize=2.5)
+      if len(group) == 1:
+        _thick(axis, [x for _, x, _ in group[0]], [score for _, _, score in group[0]], color)
+      elif rows:
+        rows_x, intervals = [x for x, _ in rows], [statistics.mean_interval(scores) for _, scores in rows]
+        lows, highs = [each.low for each in intervals], [each.high for each in intervals]
+        if len(rows) == 1:  # an area needs two
+          axis.vlines(rows_x, lows, highs, color=color, alpha=0.2, linewidth=6)
+        axis.fill_between(rows_x, lows, highs, color=color, alpha=0.2, linewidth=0)
+        _thick(axis, rows_x, [each.point for each in intervals], color)
     axis.margins(x=0.02)
     axis.set_xlim(left=min(0, axis.get_xlim()[0]))
     _format(axis, success)
     _reference_lines(axis, lines)
   return draw
+
+
+def _thick(axis, x, y, color):
+  axis.plot(x, y, color=color, linewidth=1.8, marker='o' if len(x) < 4 else None, markersize=3.5)
 
 
 def _format(axis, success=False):
@@ -141,15 +152,15 @@ def harmonizers(suite, records) -> Figure | None:
   return _over_time(
       suite, [record for record in records if str(record.get('weighting')).startswith('harmony')], 'weights',
       'Harmonizer weights 1/σ', 'harmony/{}/weight', 1,
-      'Learned weight 1/σ of each of the world model’s tasks, logarithmic; a line per seed, unsmoothed.')
+      f'Learned weight 1/σ of each of the world model’s tasks, logarithmic; a line per seed, unsmoothed: {THINNED}.')
 
 
 def losses(suite, records) -> Figure | None:
   """The unweighted losses over time (the paper's Fig. 2b): their scales, and what harmony changes in them."""
   return _over_time(
       suite, records, 'losses', 'Loss scales', 'loss/{}', WINDOW,
-      'Losses of the world model’s tasks, before they are weighted, logarithmic; a line per seed, each point the mean '
-      f'of up to {WINDOW} logged values around it.')
+      f'Losses of the world model’s tasks, before they are weighted, logarithmic; a line per seed: {THINNED}, each '
+      f'then the mean of up to {WINDOW} of these around it.')
 
 
 def _over_time(suite, records, name, title, metric, window, caption):
@@ -169,7 +180,7 @@ def _over_time(suite, records, name, title, metric, window, caption):
   legend = [(part, TASKS[part], 'line') for part in TASKS if part in seen]
   if len(methods) > 1:
     legend += [(method, INK, STYLE_NAMES[styles[method]]) for method in methods]
-  smoothed = f', means of {window}' if window > 1 else ''
+  smoothed = f', means of {window} points' if window > 1 else ''
   return Figure(f'{suite}-{name}', f'{title} over agent steps{smoothed}', panels,
                 alt=f'{title} of {", ".join(part for part in TASKS if part in seen)} over agent steps, logarithmic.',
                 caption=caption, legend=legend, xlabel=AXES['step'])

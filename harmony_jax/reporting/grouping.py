@@ -90,6 +90,16 @@ def points(record, x='frame') -> list:
   return found
 
 
+def averaged(records, x='frame') -> tuple:
+  """([points of each run that a mean is over], [points of the others]): complete runs where there are any, else all.
+
+  Runs without points are in neither. records: of one task and method.
+  """
+  pairs = [(record['complete'], found) for record in records if (found := points(record, x))]
+  done, others = ([found for complete, found in pairs if complete is wanted] for wanted in (True, False))
+  return (done, others) if done else (others, [])
+
+
 def common_grid(runs) -> tuple:
   """(rows, width): evaluations that all seeds have, on which their mean can be taken.
 
@@ -119,9 +129,3 @@ def _binned(table, width):
   for frame, pair in table.items():
     bins.setdefault(int(frame // width), []).append(pair)
   return {at: tuple(np.mean(pairs, 0)) for at, pairs in bins.items()}
-
-
-def seeds_of(records) -> str:
-  """'3 seeds', '1 seed'."""
-  count = len({str(record['seed']) for record in records})
-  return f"{count} seed{'' if count == 1 else 's'}"
