@@ -53,11 +53,11 @@ def _line(record, score):
 
 def _draw(written, references, title):
   """A figure for each task that the files beside these have, curves.png if that is but one; returns their paths."""
-  from harmony_jax.reporting import figures, records
+  from harmony_jax.reporting import figures, grouping, records
   paths = []
   for folder in dict.fromkeys(path.parent for path in written):
     tasks = {}
-    for record in records.collect(sorted(folder.glob('*.json')))[0]:
+    for record in grouping.told_apart(records.collect(sorted(folder.glob('*.json')))[0]):
       tasks.setdefault(record['task'], []).append(record)
     for task, group in sorted(tasks.items()):
       name = 'curves' if len(tasks) == 1 else f'curves-{"".join(c if c.isalnum() else "_" for c in task)}'

@@ -117,6 +117,57 @@ def test_success_rates_are_percentages():
   assert '>100%<' in html or '>80%<' in html  # an axis
 
 
+def test_tasks_judged_by_different_things_are_not_mixed():
+  """One task by success, one by the return, and one by either: each number is what it is."""
+  records = [record(suite='gym', task='Pull', values=(0.5,), score='success'),
+             record(suite='gym', task='Walk', values=(700.0,)), record(suite='gym', task='Both', values=(300.0,)),
+             record(suite='gym', task='Both', seed=1, values=(0.25,), score='success'),
+             record('dreamerv3-none-cpu', suite='gym', task='Both', values=(200.0,))]
+  made, html = rendered(records)
+  table = made.tables[0]
+  assert table.header[2] == 'Score' and 'Score over environment frames' in words(html)
+  ours = [(each[0].text, each[2].text, each[3].text) for each in table.rows if each[1].text == 'dreamerv3-harmony-cpu']
+  assert ours == [('Both', '300.0', '300.0'), ('Both (by success)', '25%', '0.250'), ('Pull', '50%', '0.500'),
+                  ('Walk', '700.0', '700.0')]
+  figure = made.figures[0]
+  assert [panel.title for panel in figure.panels] == ['Both', 'Both (by success)', 'Pull', 'Walk']
+  shown = [bool(re.search(r'>[\d.]+%<', svg)) for svg in charts.inline(figure)]
+  assert shown == [False, True, True, False]
+  improvement = made.tables[-1].rows[0]
+  assert improvement[2].text == '1.000' and improvement[3].text == '1'  # 300 against 200, and no 0.25 against 200
+
+
+def test_returns_over_1000_are_of_returns():
+  records = [record(suite='dmc', task=task, values=(500.0,)) for task in ('a', 'b')]
+  records.append(record(suite='dmc', task='c', values=(1.0,), score='success'))
+  made, _ = rendered(records)
+  assert [row[0].text for row in made.tables[1].rows] == ['2 tasks: a, b', 'dreamerv3-harmony-cpu']
+
+
+@pytest.mark.parametrize('suite', ['atari', 'dmc'])
+def test_missing_runs_and_seeds_are_named(suite):
+  records = [record(suite=suite, seed=seed) for seed in range(3)] + [record(suite=suite, task='Boxing', seed=1)]
+  records += [record('dreamerv3-none-cpu', suite=suite, seed=seed) for seed in (0, 2)]
+  authors = sorted(grouping.AUTHORS)[0]
+  records += [record(authors, suite=suite, seed=seed, weighting=None) for seed in range(5)]  # seeds of their own
+  made, html = rendered(records)
+  if suite == 'dmc':
+    none = row(made.tables[0], 'Boxing', 'dreamerv3-none-cpu')
+    assert [cell.text for cell in none[2:]] == ['missing'] * 5
+    notes = lambda task, method: row(made.tables[0], task, method)[2].notes
+    assert 'missing: seed 1' in notes('Pong', 'dreamerv3-none-cpu')
+    assert 'missing: seeds 0, 2' in notes('Boxing', 'dreamerv3-harmony-cpu')
+    assert not any('missing' in note for method in ('dreamerv3-harmony-cpu', authors) for note in notes('Pong', method))
+  assert 'missing: seeds 0, 2' in words(html) and words(html).count('missing: seed') == 2
+  assert '(missing: seed 1)' in '\n'.join(report.terminal(made))
+
+
+def test_the_spread_has_the_digits_of_its_mean():
+  cell = lambda *values: tables.summary_of([record(seed=seed, values=(each,)) for seed, each in enumerate(values)]).text
+  assert [cell(0.0, 0.0), cell(-1.0, 1.0), cell(15.0, 15.0), cell(0.5, 0.7)] == [
+      '0 ± 0', '0 ± 1.41', '15.0 ± 0.0', '0.600 ± 0.141']
+
+
 def test_no_runs_at_all():
   _, html = rendered([])
   assert 'There are no runs' in words(html)

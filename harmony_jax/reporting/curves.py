@@ -31,7 +31,7 @@ def learning(suite, records, colors, references=None, x='frame') -> Figure | Non
   Where a method has complete runs of a task its mean is over these, so that a run that has just begun does not end it.
 
   Args:
-    suite, records: of `grouping.by_suite`. colors: {method: colour}. references: of `references.parse`.
+    suite, records: of `grouping.by_suite`, told apart by `grouping.told_apart`. colors: {method: colour}. references: of `references.parse`.
     x: 'frame', 'step' or 'hours'.
 
   Returns:
@@ -52,7 +52,7 @@ def learning(suite, records, colors, references=None, x='frame') -> Figure | Non
     several |= any(len(group) > 1 for group, _ in runs.values())
     few |= any(1 < len(group) < 5 for group, _ in runs.values())
     going |= any(others for _, others in runs.values())
-    success = any(record['score'] == 'success' for group in methods.values() for record in group)
+    success = all(record['score'] == 'success' for group in methods.values() for record in group)
     panels.append(Panel(task, _learning_panel(runs, grids, colors, references_of(task, suite, references), success)))
   if not panels:
     return None
@@ -60,7 +60,7 @@ def learning(suite, records, colors, references=None, x='frame') -> Figure | Non
   legend = [(f"{method}{_seeds(counts.get(method, ()))}", colors[method], 'line') for method in methods]
   if several:
     legend.append(('95 % interval of the mean', INK, 'band'))
-  judged = 'Success rate' if any(record['score'] == 'success' for record in records) else 'Evaluation return'
+  judged = grouping.judged_by(records)
   return Figure(f'{suite}-curves-{x}s'.replace('hourss', 'hours'), f'{judged} over {AXES[x]}', panels,
                 alt=f'{judged} over {AXES[x]} for {", ".join(methods)}, a thin line per seed.',
                 caption=_caption(x, binned, single, few, going), legend=legend, xlabel=AXES[x])

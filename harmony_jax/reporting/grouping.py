@@ -40,6 +40,31 @@ def by_task(records) -> dict:
   return tasks
 
 
+def told_apart(records) -> list:
+  """The records; where runs of one task are judged by different things, those not by the return have a task of their
+  own, 'lever_pull (by success)', as their numbers cannot stand in one mean, curve or comparison."""
+  kinds = {}
+  for record in records:
+    kinds.setdefault((record['suite'], record['task']), set()).add(record['score'])
+  return [{**record, 'task': f"{record['task']} (by {record['score']})"}
+          if len(kinds[record['suite'], record['task']]) > 1 and record['score'] != 'return' else record
+          for record in records]
+
+
+def judged_by(records) -> str:
+  """What the scores of records are: 'Evaluation return', 'Success rate', or 'Score' where they are of several kinds."""
+  kinds = {record['score'] for record in records}
+  if len(kinds) != 1:
+    return 'Score'
+  return {'return': 'Evaluation return', 'success': 'Success rate'}.get(min(kinds), f'Evaluation’s {min(kinds)}')
+
+
+def seeds(records) -> dict:
+  """{whether they are the authors': the seeds} of the runs of a suite: what each group of them might have, too."""
+  return {authors: sorted({str(record['seed']) for record in records if (record['method'] in AUTHORS) is authors},
+                          key=lambda text: (len(text), text)) for authors in (False, True)}
+
+
 def number_or_none(value):
   """A finite number, or None for what is none (missing, NaN, text)."""
   if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

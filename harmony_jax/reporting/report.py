@@ -31,6 +31,7 @@ def make(records, problems=(), references=None, title='') -> Report:
     records, problems: of `records.collect` and `published.read_scores`. references: of `references.parse`, for
     dashed lines. title: of the page; the suites and their methods without one.
   """
+  records = grouping.told_apart(records)
   report = Report(title or _title(records), records, list(problems), [], [], [])
   colors = charts.method_colors(records)
   for suite, group in grouping.by_suite(records).items():
@@ -167,7 +168,7 @@ def _others(report, add, suite, records, colors, references):
   finals = _finals(records)
   if suite == 'dmc':
     scaled = {method: {task: [value / 1000 for value in values] for task, values in each.items()}
-              for method, each in finals.items()}
+              for method, each in _finals([each for each in records if each['score'] == 'return']).items()}
     found = tables.returns(scaled)
     if found:
       add('Aggregate', blocks=[_table(report, found, [*definitions.DMC, *_few(report, finals)])])

@@ -46,8 +46,12 @@ def within_5_percent(scores) -> set:
   return {key for key, each in known.items() if each >= best - 0.05 * abs(best)}
 
 
-def summary_of(runs, success=False) -> Cell:
-  """'mean ± std' over the complete runs of a task, min – max and number of seeds below; how far the others are."""
+def summary_of(runs, seeds=()) -> Cell:
+  """'mean ± std' over the complete runs of a task, min – max and number of seeds below; how far the others are.
+
+  seeds: those that there might be; which of them there are no runs of is named.
+  """
+  success = any(record['score'] == 'success' for record in runs)
   values = [last['value'] for last in map(grouping.final, runs) if last]
   open_runs = [record for record in runs if not record['complete']]
   without = sum(record['complete'] and grouping.final(record) is None for record in runs)
@@ -57,6 +61,9 @@ def summary_of(runs, success=False) -> Cell:
   if open_runs:
     notes += [f"seed {each['seed']} {'not complete: ' if values else 'at '}{progress(each, short=True)}"
               for each in open_runs]
+  absent = [seed for seed in seeds if runs and seed not in {str(record['seed']) for record in runs}]
+  if absent:
+    notes.append(f"missing: seed{'s' if len(absent) > 1 else ''} {', '.join(absent)}")
   if not values:
     return Cell('not complete' if open_runs else MISSING, tuple(notes), faint=True)
   mean = statistics.mean_interval(values).point
@@ -64,7 +71,7 @@ def summary_of(runs, success=False) -> Cell:
     return Cell(score(mean, success), ('1 seed', *notes))
   spread = f'{score(min(values), success)} to {score(max(values), success)}, {len(values)} seeds'
   std = float(np.std(values, ddof=1))
-  shown = score(std, success) if success else number(std, decimals(mean))
+  shown = score(std, success) if success else number(std, decimals(mean) if mean else None)
   return Cell(f'{score(mean, success)} ± {shown}', (spread, *notes))
 
 
@@ -91,6 +98,7 @@ def atari(records) -> Table:
   methods = grouping.by_method(records)
   trained = {method: any(each.get('train_mean') is not None for record in group for each in record['evaluations'])
              for method, group in methods.items()}
+  seeds = grouping.seeds(records)
   header = ['Game', 'Random', 'Human', *published.TABLE_2]
   for method in methods:
     header += [method, *([f'{method}, training'] if trained[method] else [])]
@@ -105,7 +113,7 @@ def atari(records) -> Table:
     cells = [Cell(game)] + [Cell(reference(each), faint=each is None) for each in known]
     cells += [Cell(number(each), strong=column in bold, faint=each is None) for column, each in context.items()]
     for method, group in groups.items():
-      cell = summary_of(group)
+      cell = summary_of(group, seeds[method in grouping.AUTHORS])
       cell.strong = method in bold
       cells += [cell, *([training_of(group)] if trained[method] else [])]
     rows.append(cells)
@@ -114,20 +122,21 @@ def atari(records) -> Table:
 
 
 def tasks(suite, records, references=None) -> Table:
-  """A row per task and method: evaluation over seeds, training returns, references, hours and speed."""
-  success = any(record['score'] == 'success' for record in records)
+  """A row per task and method of the suite: evaluation over seeds, training returns, references, hours and speed."""
+  returns_too = any(record['score'] != 'return' for record in records)
+  seeds, all_methods = grouping.seeds(records), grouping.by_method(records)
   names = list(dict.fromkeys(name for record in records for name in references_of(record['task'], suite, references)))
-  header = ['Task', 'Method', 'Success rate' if success else 'Evaluation return',
-            *(['Evaluation return'] if success else []), 'Training return', *names, 'Frames', 'Hours per run',
-            'Steps/s']
+  header = ['Task', 'Method', grouping.judged_by(records), *(['Evaluation return'] if returns_too else []), 'Training return',
+            *names, 'Frames', 'Hours per run', 'Steps/s']
   rows = []
   for task, methods in grouping.by_task(records).items():
     lines = references_of(task, suite, references)
-    for method, group in methods.items():
+    for method in all_methods:
+      group = methods.get(method, [])
       done = [record for record in group if grouping.final(record)]
       returns = [grouping.number_or_none(record['evaluations'][-1].get('mean')) for record in done]
-      rows.append([Cell(task), Cell(method), summary_of(group, success),
-                   *([_mean_cell(returns)] if success else []), training_of(group),
+      rows.append([Cell(task), Cell(method), summary_of(group, seeds[method in grouping.AUTHORS]),
+                   *([_mean_cell(returns)] if returns_too else []), training_of(group),
                    *(Cell(reference(lines.get(name)), faint=name not in lines) for name in names),
                    _mean_cell([record['evaluations'][-1].get('frame') for record in done]),
                    _mean_cell([record.get('hours') or record['evaluations'][-1].get('hours') for record in done]),
