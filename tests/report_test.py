@@ -306,6 +306,12 @@ def test_a_folder_that_is_no_report_is_left_alone(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ['old', 'thesis']
 
 
+def test_a_report_that_does_not_name_its_files_is_left_alone(tmp_path):
+  (tmp_path / 'index.html').write_text(page.document('a', '', [], []))
+  with pytest.raises(UserError, match='does not say which files are its own'):
+    report_files.check(tmp_path)
+
+
 @pytest.mark.parametrize('name', ['figures/notes.txt', 'results/mine.json', 'figures/deep/er/notes.txt', 'link'])
 def test_what_a_user_has_put_into_a_report_is_not_lost(tmp_path, name):
   made = report.make([record()])

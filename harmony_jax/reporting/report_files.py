@@ -55,13 +55,21 @@ def _files(folder):
 
 
 def _own(path):
-  """The files of the report whose page this is; None for a page that names none, and for what is no report."""
+  """The files of the report whose page this is; None for what is no report.
+
+  Raises:
+    UserError: the page is a report's, but does not name its files, as those of earlier versions.
+  """
   try:
     text = path.read_text(encoding='utf-8')
     files = re.search(f'{re.escape(_MINE)}\n<meta name="files" content="([^"]*)">', text)
-    return set(json.loads(markup.unescape(files[1]))) if files else None
-  except (OSError, ValueError):
+    own = set(json.loads(markup.unescape(files[1]))) if files else None
+  except (OSError, ValueError, TypeError):
     return None
+  if own is None and _MINE in text:
+    raise UserError(f'--output={path.parent} holds a report that does not say which files are its own: remove it, or '
+                    'name another folder')
+  return own
 
 
 def write(folder, html, figures, write_results):
