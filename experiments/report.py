@@ -25,8 +25,8 @@ from harmony_jax.errors import UserError
 flags.DEFINE_string('output', 'report', 'Where the report goes: a new or empty folder, or an earlier report.')
 flags.DEFINE_string('reference', None, "A folder with the authors' scores per seed (harmony_dreamerv3.json, "
                     'dreamerv3_reproduced.json).')
-flags.DEFINE_string('references', '{}', 'JSON of {task: {name: score}} for dashed lines, or of {name: score} for those of '
-                    'every task.')
+flags.DEFINE_string('references', '{}', 'JSON of {task: {name: score}} for dashed lines, or of {name: score} for '
+                    'those of every task.')
 flags.DEFINE_string('title', '', 'Title of the page.')
 
 

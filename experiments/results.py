@@ -13,8 +13,8 @@ from experiments import launcher
 from harmony_jax.errors import UserError
 
 flags.DEFINE_string('output', 'results', 'Where the files go; with runs of several suites, into a folder for each.')
-flags.DEFINE_string('references', '{}', 'JSON of {name: score} for dashed lines, such as {"random": -20.7}, or of {task: '
-                    '{name: score}}.')
+flags.DEFINE_string('references', '{}', 'JSON of {name: score} for dashed lines, such as {"random": -20.7}, or of '
+                    '{task: {name: score}}.')
 flags.DEFINE_string('title', '', 'Title of the figure.')
 flags.DEFINE_bool('figure', True, 'Whether to draw curves.png, too; with several tasks, a picture of each.')
 flags.DEFINE_bool('replace', False, 'Put runs in the place of different ones, of the same task and seed, that a file '

@@ -215,6 +215,15 @@ def test_a_run_that_has_just_begun_does_not_end_the_mean():
   assert [width for *_, width, _ in lines].count(0.7) == 3
 
 
+def test_the_title_of_a_file_is_whole():
+  for panels in (1, 2):
+    records = [record(task=task, suite='dmc') for task in ('a', 'b')[:panels]]
+    for figure in report.make(records).figures:
+      canvas = charts._grid(figure)
+      box = canvas.texts[0].get_window_extent()
+      assert box.x1 <= canvas.bbox.x1, figure.title
+
+
 def test_captions_say_what_is_averaged():
   records = [record()]
   assert 'at most 200 of the logged values' in curves.losses('atari', records).caption

@@ -152,7 +152,7 @@ def _grid(figure):
   rows = -(-len(figure.panels) // columns)
   width, height = (max(getattr(panel, side) for panel in figure.panels) for side in ('width', 'height'))
   longest = max((len(label) for label, _, _ in figure.legend), default=0)
-  total = max(columns * width, 7 * longest + 60)
+  total = max(columns * width, 7 * longest + 60, figure.panels[0].left + 8 * len(figure.title))
   across = max(1, min(len(figure.legend), total // (7 * longest + 60)))
   below = 17 * -(-len(figure.legend) // across) + 8 if figure.legend else 0
   size = rows * height + below + 22

@@ -31,8 +31,8 @@ def learning(suite, records, colors, references=None, x='frame') -> Figure | Non
   Where a method has complete runs of a task its mean is over these, so that a run that has just begun does not end it.
 
   Args:
-    suite, records: of `grouping.by_suite`, told apart by `grouping.told_apart`. colors: {method: colour}. references: of `references.parse`.
-    x: 'frame', 'step' or 'hours'.
+    suite, records: of `grouping.by_suite`, told apart by `grouping.told_apart`. colors: {method: colour}.
+    references: of `references.parse`. x: 'frame', 'step' or 'hours'.
 
   Returns:
     The figure, or None where no run has an evaluation with this x.

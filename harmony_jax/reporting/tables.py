@@ -126,8 +126,8 @@ def tasks(suite, records, references=None) -> Table:
   returns_too = any(record['score'] != 'return' for record in records)
   seeds, all_methods = grouping.seeds(records), grouping.by_method(records)
   names = list(dict.fromkeys(name for record in records for name in references_of(record['task'], suite, references)))
-  header = ['Task', 'Method', grouping.judged_by(records), *(['Evaluation return'] if returns_too else []), 'Training return',
-            *names, 'Frames', 'Hours per run', 'Steps/s']
+  header = ['Task', 'Method', grouping.judged_by(records), *(['Evaluation return'] if returns_too else []),
+            'Training return', *names, 'Frames', 'Hours per run', 'Steps/s']
   rows = []
   for task, methods in grouping.by_task(records).items():
     lines = references_of(task, suite, references)
