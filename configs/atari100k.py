@@ -14,7 +14,7 @@ SUITE, TASK_FLAG, DEFAULT_TASK = 'atari', 'game', 'Pong'
 HOURS = {'paper': 'not measured', 'cpu': '1.6 hours on one core',
          'debug': 'about two minutes', 'tiny': 'about half a minute'}
 
-BY_METHOD = {'dreamerv3': {}, 'dreamerv2': common.ENDING}
+BY_METHOD = {'dreamerv3': {}, 'dreamerv2': common.ENDING, 'dreamerpro': common.ENDING_PRO}
 
 # A smaller model and train ratio that 2 cores can train for all 100,000 steps, and fewer evaluations.
 CPU = {**common.SMALL, **common.SHORT_HARMONY, 'train_ratio': 32.0, 'eval_episodes': 10,

@@ -28,10 +28,13 @@ PRESETS = {
              'log_every': 80},
 }
 
+BY_METHOD = {'dreamerv3': {},
+             'dreamerv2': common.ENDING, 'dreamerpro': common.ENDING_PRO}
+
 
 def get_config(method: str, preset: str):
   """Configuration of a preset. `paper` is the authors' Atari model on this game."""
   settings = dict(env=dict(
       distractors=4,                # drifting blobs in the background; 0: a black one
       size=8))                      # cells per side, a divisor of 64
-  return common.suite_config(method, preset, SUITE, settings, {'dreamerv3': {}, 'dreamerv2': common.ENDING}, PRESETS)
+  return common.suite_config(method, preset, SUITE, settings, BY_METHOD, PRESETS)

@@ -2,11 +2,12 @@
 
 from ml_collections import ConfigDict
 
-from configs import dreamerv2, dreamerv3
+from configs import dreamerpro, dreamerv2, dreamerv3
 from harmony_jax.configuration import flatten
 from harmony_jax.errors import UserError
 
-METHODS = {'dreamerv3': dreamerv3.get_config, 'dreamerv2': dreamerv2.get_config}
+METHODS = {'dreamerv3': dreamerv3.get_config, 'dreamerv2': dreamerv2.get_config,
+           'dreamerpro': dreamerpro.get_config}
 PRESETS = ('auto', 'paper', 'cpu', 'debug', 'tiny')
 WEIGHTINGS = ('harmony', 'none', 'harmony_unrectified', 'fixed', 'reciprocal')
 
@@ -36,8 +37,12 @@ SMALL_BY_METHOD = {
     'dreamerv2': {'encoder.padding': 'same', 'decoder.padding': 'same', 'reward_head.layers': 2, 'prefill': 0,
                   'pretrain': 1,
                   'continue_head.layers': 2, 'actor.layers': 2, 'critic.layers': 2}}
+SMALL_BY_METHOD['dreamerpro'] = {
+    **SMALL_BY_METHOD['dreamerv2'], 'prototypes.count': 256, 'actor.samples': 20,
+    'prototypes.freeze': 500}  # a tenth of a short run, as 10,000 are of a long one
 # DreamerV2 where episodes can end early and actions are discrete (not among the paper's runs of it).
 ENDING = {'continue_head.enabled': True, 'behavior.entropy': 1e-3}
+ENDING_PRO = {**ENDING, 'behavior.known_ends': False}  # DreamerPro's authors ask the head
 
 
 def run_settings() -> dict:
@@ -105,13 +110,17 @@ CHOICES = {
     **{f'{net}.kind': ('plain', 'residual') for net in ('encoder', 'decoder')},
     **{f'{net}.padding': ('same', 'valid') for net in ('encoder', 'decoder')},
     **{f'{head}.distribution': ('two_hot', 'gaussian') for head in ('reward_head', 'critic')},
-    'continue_head.predicts': ('continue', 'discount'), 'actor.distribution': ('normal', 'trunc_normal'),
+    'continue_head.predicts': ('continue', 'discount'), 'actor.distribution': ('normal', 'trunc_normal', 'tanh_normal'),
+    'behavior.gradient': ('auto', 'reinforce', 'dynamics', 'both'), 'rssm.latent': ('categorical', 'gaussian'),
+    'rssm.gru_init': ('fan_in', 'style'),
+    **{f'{each}_opt.kind': ('adam', 'tensorflow') for each in ('model', 'actor', 'critic')},
     'behavior.reward_of': ('next', 'present'), 'behavior.value': ('fast', 'slow'), 'behavior.keep': ('mode', 'mean'),
     'replay.sampling': ('windows', 'episodes'), 'replay_on': ('auto', 'host', 'device'), 'weighting.rule': WEIGHTINGS,
     'weighting.dynamics_regularizer': ('code', 'paper')}
 
 # What can only be 1 or more wherever it stands, and what is between 0 and 1.
-SIZES = ('depth', 'minres', 'patch', 'units', 'mlp_units', 'deter', 'stoch', 'classes', 'bins', 'horizon', 'slow_every')
+SIZES = ('depth', 'minres', 'patch', 'units', 'mlp_units', 'deter', 'stoch', 'classes', 'bins', 'horizon',
+         'slow_every', 'count', 'size', 'samples')
 SHARES = ('behavior.discount', 'behavior.lam', 'behavior.return_decay', 'rssm.unimix', 'actor.unimix',
           'critic.slow_fraction', 'weighting.beta2')
 

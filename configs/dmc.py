@@ -32,7 +32,8 @@ SETTINGS = dict(
 # The authors' DreamerV2 settings of the suite are those of DMC Remastered. Their DreamerV3 was not run on it: its own
 # DMC settings are used (16 × 64, 512 replayed steps per agent step).
 BY_METHOD = {'dreamerv2': {'train_ratio': 160.0, 'prefill': 1_000},
-             'dreamerv3': {'train_ratio': 512.0, 'prefill': 1_000}}
+             'dreamerv3': {'train_ratio': 512.0, 'prefill': 1_000},
+             'dreamerpro': {}}
 
 # Continuous control at CPU scale. A step lasts 4 simulator steps, so that there are more episodes; the latent state is
 # half as large as in the other small presets, which leaves time for twice the updates.

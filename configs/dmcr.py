@@ -32,7 +32,7 @@ SETTINGS = {
     'eval_env': dict(
         visual_seeds='train')}   # looks in evaluation: train (as the authors), test (none of training's), a number
 BY_METHOD = {'dreamerv2': {'train_ratio': 160.0, 'prefill': 1_000, 'losses.free_nats': 1.0},
-             'dreamerv3': dmc.BY_METHOD['dreamerv3']}
+             'dreamerv3': dmc.BY_METHOD['dreamerv3'], 'dreamerpro': {}}
 PRESETS = dmc.PRESETS
 
 

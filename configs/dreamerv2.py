@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
       losses=dict(likelihood='gaussian', free_nats=1.0, free_average=True, dyn=0.8, rep=0.2),
       weighting=dict(dynamics_regularizer='paper'),  # here the code has log(1+σ_d) with weight 1, too
       # The entropy bonus in the critic's target is what the authors' code does; False is the paper's eq. 7.
-      behavior=dict(discount=0.99, entropy=1e-4, reward_of='present', value='slow', baseline=False, normalize=False,
+      behavior=dict(discount=0.99, entropy=1e-4, reward_of='present', lead=1, value='slow', baseline=False, normalize=False,
                     keep='mean', critic_entropy=True),
       model_opt=dict(lr=3e-4, eps=1e-5, clip=100.0, weight_decay=1e-6),
       actor_opt=dict(lr=8e-5, weight_decay=1e-6),

@@ -42,12 +42,29 @@ def get_config() -> ConfigDict:
       rssm=dict(
           deter=512,                 # size of the deterministic state, D
           units=512,                 # width of its hidden layers
-          stoch=32,                  # groups of the stochastic state, S
+          latent='categorical',      # the stochastic state: groups of classes, or gaussian (DreamerPro)
+          stoch=32,                  # groups, or dimensions of a Gaussian, S
           classes=32,                # classes of each group, K
-          unimix=0.01,               # share of a uniform distribution in prior and posterior
+          unimix=0.01,               # share of a uniform distribution in a group's prior and posterior
+          min_std=0.1,               # smallest standard deviation of a Gaussian
           action_clip=1.0,           # actions are scaled down to this; 0: taken as they are
           learned_initial=True,      # the first deterministic state is learned, or zeros
-          gru_bias=False),           # a bias before the GRU's norm
+          gru_bias=False,            # a bias before the GRU's norm
+          gru_init='fan_in'),        # initial weights of a GRU with that bias: fan_in as PyTorch, or style: as all layers
+      # Assignments to prototypes in place of reconstruction: DreamerPro's head, prototypes.py.
+      prototypes=dict(
+          enabled=False,             # True: no decoder, and the losses swav and temporal in place of observation
+          count=2500,                # prototypes, K
+          size=32,                   # their dimensions, P
+          temperature=0.1,           # of the predicted assignments
+          sinkhorn_epsilon=0.0125,   # of the target assignments
+          sinkhorn_iterations=3,     # rounds in which they are made equal shares
+          warm_up=1,                 # first steps of a sequence that are not predicted
+          norm=0.0,                  # weight of the loss that holds projections at length 1
+          freeze=10_000,             # updates during which the prototypes stay as they were drawn
+          slow_fraction=0.05,        # how far the slow encoder goes towards the encoder in one of its updates
+          slow_every=1,              # updates between two of them
+          max_shift=3.0),            # pixels by which the two views of a sequence are shifted at most
       # Latent state -> reward.
       reward_head=dict(
           layers=2,                  # hidden layers
@@ -66,7 +83,8 @@ def get_config() -> ConfigDict:
       actor=dict(
           layers=2,                  # hidden layers
           units=512,                 # their width
-          distribution='normal',     # of continuous actions: normal, or trunc_normal as DreamerV2
+          distribution='normal',     # of continuous actions: normal; trunc_normal as DreamerV2, tanh_normal as DreamerPro
+          samples=100,               # from which entropy and mode of a tanh_normal are estimated
           unimix=0.01,               # share of a uniform distribution, for discrete actions
           min_std=0.1,               # smallest standard deviation, for continuous ones
           max_std=1.0),              # largest one, of normal
@@ -105,6 +123,10 @@ def get_config() -> ConfigDict:
           discount=1 - 1 / 333,      # γ; here 1 - 1/333, a horizon of 333 steps
           lam=0.95,                  # λ of the λ-returns
           entropy=3e-4,              # weight of the policy's entropy
+          lead=0,                    # an action is judged by the return so many states after its own
+          gradient='auto',           # the actor's: reinforce, dynamics, both; auto: the former for discrete actions
+          mix=0.1,                   # share of dynamics in both
+          known_ends=True,           # where an episode ended is known to imagination; False: its first state asks the head
           reward_of='next',          # a value begins with the next state's reward, or the present one's (DreamerV2)
           value='fast',              # the critic that returns bootstrap from: fast or slow
           baseline=True,             # subtract the value where the gradient goes through the dynamics, too
@@ -116,18 +138,21 @@ def get_config() -> ConfigDict:
           return_high=95.0),         # percentile where it ends
       # The world model's optimiser: clip, then Adam. The harmonizers are among its parameters.
       model_opt=dict(
+          kind='adam',               # adam: optax's, decay joins the gradient (L2); tensorflow: its ε and decay differ
           lr=1e-4,                   # learning rate
           eps=1e-8,                  # Adam's epsilon
           clip=1000.0,               # largest global norm of the gradient
-          weight_decay=0.0),         # times the parameters, added to the clipped gradient (L2)
+          weight_decay=0.0),         # share of the parameters: added to the gradient, or taken from them
       # The actor's.
       actor_opt=dict(
+          kind='adam',               # as of model_opt
           lr=3e-5,                   # learning rate
           eps=1e-5,                  # Adam's epsilon
           clip=100.0,                # largest global norm of the gradient
           weight_decay=0.0),         # as of model_opt
       # The critic's.
       critic_opt=dict(
+          kind='adam',               # as of model_opt
           lr=3e-5,                   # learning rate
           eps=1e-5,                  # Adam's epsilon
           clip=100.0,                # largest global norm of the gradient

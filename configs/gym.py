@@ -17,7 +17,7 @@ SETTINGS = dict(steps=500_000, replay_capacity=500_000, eval_every=10_000, eval_
                     observe='auto',      # auto: what the environment gives; render: its picture; both
                     time_limit=0,        # agent steps of an episode; 0: the environment's own limit
                     success=''))         # entry of `info` that tells success, reported as a measure; '': none
-BY_METHOD = {'dreamerv2': common.ENDING, 'dreamerv3': {'train_ratio': 512.0}}
+BY_METHOD = {'dreamerv2': common.ENDING, 'dreamerv3': {'train_ratio': 512.0}, 'dreamerpro': common.ENDING_PRO}
 
 CPU = {**common.SMALL, **common.SHORT_HARMONY, 'encoder.mlp_units': 128, 'decoder.mlp_units': 128, 'steps': 30_000,
        'train_ratio': 32.0, 'replay_capacity': 100_000, 'eval_every': 2_500, 'final_eval_episodes': 50,

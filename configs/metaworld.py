@@ -35,6 +35,7 @@ BY_METHOD = {
     'dreamerv3': {**UNITS, 'batch_size': 50, 'batch_length': 50, 'train_ratio': 500.0, 'prefill': 5_000, 'num_envs': 5,
                   'encoder.depth': 48, 'decoder.depth': 48, 'rssm.deter': 1024, 'rssm.units': 640,
                   'continue_head.gradient': False},
+    'dreamerpro': {},  # not run by its authors
 }
 
 CPU = {**dmc.CPU, 'env.action_repeat': 2, 'eval_envs': 2, 'replay.prioritize_ends': False}

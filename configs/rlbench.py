@@ -25,6 +25,7 @@ BY_METHOD = {
                   'continue_head.enabled': True, 'encoder.kind': 'residual', 'decoder.kind': 'residual'},
     'dreamerv3': {**metaworld.BY_METHOD['dreamerv3'], 'num_envs': 1, 'continue_head.gradient': True,
                   'encoder.kind': 'residual', 'decoder.kind': 'residual'},
+    'dreamerpro': {'continue_head.enabled': True, 'behavior.known_ends': False},  # not run by its authors
 }
 # Meta-World's smaller presets, without what RLBench does not have, and with plain networks.
 SMALLER = {name: {k: v for k, v in changes.items() if k != 'env.render'}

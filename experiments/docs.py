@@ -37,8 +37,8 @@ unknown setting, a value of another type and an impossible one are refused in on
 
 A configuration is put together in this order; what comes later counts:
 
-1. the base method: [configs/dreamerv3.py](../configs/dreamerv3.py), or [configs/dreamerv2.py](../configs/dreamerv2.py),
-   which says what differs from it;
+1. the base method: [configs/dreamerv3.py](../configs/dreamerv3.py); [configs/dreamerv2.py](../configs/dreamerv2.py) says what
+   differs from it, and [configs/dreamerpro.py](../configs/dreamerpro.py) what differs from that;
 2. the suite, `configs/<suite>.py`: its settings, then its settings for the method;
 3. the preset, where it is not `paper`: what the method needs at small sizes, then the suite's sizes;
 4. the flags of the command, and `--config.…` flags last.
@@ -130,7 +130,7 @@ def flag_rows(benchmark, names=None) -> list:
 
 def method_tables() -> list:
   """Every setting of the base methods, a table per section."""
-  base, v2 = (flatten(common.METHODS[name]().to_dict()) for name in ('dreamerv3', 'dreamerv2'))
+  base, *others = (flatten(common.METHODS[name]().to_dict()) for name in common.METHODS)
   known = descriptions(CONFIGS / 'dreamerv3.py')
   texts = described(base, known)
   sections = {}
@@ -141,9 +141,9 @@ def method_tables() -> list:
   for section in sorted(sections, key=bool):  # those without a section first
     lines += [f'### {section}' if section else '### training', '']
     lines += [known[section], ''] if section in known else []
-    lines += table(('`--config.…`', 'dreamerv3', 'dreamerv2', 'meaning'), [
-        (f'`{field}`', cell(base[field]), SAME if v2[field] == base[field] else cell(v2[field]), texts[field])
-        for field in sections[section]])
+    lines += table(('`--config.…`', *common.METHODS, 'meaning'), [
+        (f'`{field}`', cell(base[field]), *(SAME if other[field] == base[field] else cell(other[field]) for other in others),
+         texts[field]) for field in sections[section]])
   return lines
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments import launcher
+from harmony_jax.errors import UserError
 
 flags.DEFINE_string('logdir', None, 'The run folder; the run may be going on.', required=True)
 flags.DEFINE_bool('dream', False, 'Roll the world model out without the environment.')
@@ -39,6 +40,9 @@ def main(words, overrides):
   agent = trained.Agent.load(options.logdir, options.checkpoint, options.seed)
   trained.change_environment(agent.config, overrides)
   recording.picture_name(agent.spec)
+  if not agent.method.world_model.decoder:
+    raise UserError(f'{agent.config.method} predicts no pictures, as it has no decoder; experiments.evaluate --video '
+                    'shows how it plays')
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'videos')
   frames, picture = _dream(agent, options) if options.dream else _play(agent, options)
   path = recording.unused(output, f'{"dream" if options.dream else "play"}_{agent.step:08d}', '')

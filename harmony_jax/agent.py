@@ -16,14 +16,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from harmony_jax import harmony, replicas
-from harmony_jax.behavior import Behavior
+from harmony_jax.behavior import Behavior, Noise
 from harmony_jax.returns import Percentiles
 from harmony_jax.rssm import State
 from harmony_jax.world_model import WorldModel, with_statistics
 
 SUBTREES = ('world_model', 'actor', 'critic')
 # What `Agent.finite` looks at, in the order in which an update uses and makes it.
-FINITE = ('batch', 'params', 'slow critic', 'optimizer', 'loss', *(f'gradient of {k}' for k in SUBTREES), 'metric',
+FINITE = ('batch', 'params', 'targets', 'optimizer', 'loss', *(f'gradient of {k}' for k in SUBTREES), 'metric',
           'new params')
 
 
@@ -38,7 +38,7 @@ class TrainState:
   """Everything that training changes. `params` and `opt_state` have the keys world_model, actor, critic."""
   params: dict
   opt_state: dict
-  targets: dict      # slow critic
+  targets: dict      # slow critic; with prototypes the slow parts of the world model, too
   statistics: dict   # running statistics of the networks that keep some (residual ones)
   weighting: Any     # state of the weighting rule; empty for harmony
   normalizer: Percentiles
@@ -98,7 +98,8 @@ class Agent:
     actor, critic = self.behavior.init(behavior_key)
     params = {'world_model': model, 'actor': actor, 'critic': critic}
     opt_state = {k: self.optimizers[k].init(params[k]) for k in SUBTREES}
-    return TrainState(params, opt_state, {'critic': jax.tree.map(jnp.copy, critic)}, statistics, weighting,
+    targets = {'critic': critic, **({'world_model': slow} if (slow := self.world_model.targets(model)) else {})}
+    return TrainState(params, opt_state, jax.tree.map(jnp.copy, targets), statistics, weighting,
                       Percentiles.zeros(), self.initial_carry(params, self.batch_size), jnp.zeros((), jnp.int32),
                       jnp.zeros((), jnp.int32), rng)
 
@@ -144,6 +145,7 @@ class Agent:
   def _update(self, state, batch):
     """(next state, metrics, gradients by subtree), finite or not."""
     params, optimizers = dict(state.params), dict(state.opt_state)
+    params['world_model'] = self.world_model.prepared(params['world_model'])
     noise = self._train_noise(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
     carry = jax.lax.stop_gradient(state.carry)
     previous_action = shift_actions(batch['action'], carry.action)
@@ -152,7 +154,10 @@ class Agent:
     def update(name, loss, *args):
       """Gradient and update of one subtree; returns what the loss returns beside its value."""
       (_, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params[name], *args)
-      gradient = gradients[name] = replicas.mean(gradient, self.axis_name)
+      gradient = replicas.mean(gradient, self.axis_name)
+      if name == 'world_model':
+        gradient = self.world_model.frozen(gradient, state.step)
+      gradients[name] = gradient
       metrics[f'grad_norm/{name}'] = jnp.linalg.norm(ravel_pytree(gradient)[0])  # the optimiser's vector
       updates, optimizers[name] = self.optimizers[name].update(gradient, optimizers[name], params[name])
       params[name] = optax.apply_updates(params[name], updates)
@@ -161,9 +166,8 @@ class Agent:
     model_loss = lambda params, *args: self.world_model.loss(with_statistics(params, state.statistics), *args)
     weighting, outputs, model_metrics = update(
         'world_model', model_loss, state.weighting, carry.latent, batch, previous_action,
-        noise['posterior'])
-    start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs.posterior)
-    not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
+        noise['posterior'], state.targets.get('world_model'))
+    start, not_terminal = self._starts(outputs.posterior, batch)
     trajectory, returns, normalizer, actor_metrics = update(
         'actor', self.behavior.actor_loss, self.world_model, params['world_model'],
         {'fast': params['critic'], 'slow': state.targets['critic']}, start, not_terminal, noise['imagination'],
@@ -171,7 +175,10 @@ class Agent:
     critic_metrics = update('critic', self.behavior.critic_loss, state.targets['critic'], trajectory, returns)
     metrics |= replicas.mean(model_metrics | actor_metrics | critic_metrics, self.axis_name)
     targets = {'critic': self._slow_update(state.targets['critic'], params['critic'], state.step)}
-    last = jax.tree.map(lambda x: x[:, -1], outputs.posterior)
+    if 'world_model' in state.targets:
+      targets['world_model'] = self.world_model.update_targets(
+          state.targets['world_model'], params['world_model'], state.step)
+    last = jax.tree.map(lambda x: x[:len(batch['action']), -1], outputs.posterior)  # the first view's
     state = state.replace(
         params=params, opt_state=optimizers, targets=targets, statistics=outputs.statistics, weighting=weighting,
         normalizer=normalizer, carry=jax.lax.stop_gradient(Carry(last, batch['action'][:, -1])), step=state.step + 1)
@@ -182,20 +189,35 @@ class Agent:
     mix = jnp.where(step == 0, 1.0, jnp.where(step % self.slow_every == 0, self.slow_fraction, 0.0))
     return jax.tree.map(lambda s, f: (1 - mix) * s + mix * f, slow, fast)
 
+  def _starts(self, posterior, batch):
+    """(states that imagination starts from, whether their episodes go on): all steps of all views, in one row."""
+    count = None if self.behavior.known_ends else -1
+    not_terminal = 1 - batch['is_terminal'].astype(jnp.float32)
+    not_terminal = jnp.concatenate([not_terminal] * self.world_model.views)
+    return jax.tree.map(lambda x: x[:, :count].reshape(-1, *x.shape[2:]), (posterior, not_terminal))
+
   def _train_noise(self, key, batch: int, length: int) -> dict:
-    """All draws of one update, keyed by the row in the whole batch: posterior [B, T, S], imagination [H, B·T, …]."""
+    """All draws of one update, keyed by the row in the whole batch: of the posterior as of `WorldModel.noise`, of the
+    imagination a `Noise` for all starts."""
     if self.deterministic:
-      return {'posterior': None, 'imagination': (None, None)}
-    horizon, groups, actor = self.behavior.horizon, self.world_model.rssm.stoch, self.behavior.actor
+      return {'posterior': None, 'imagination': Noise()}
+    model, behavior, actor = self.world_model, self.behavior, self.behavior.actor
+    starts = (model.views, length if behavior.known_ends else length - 1)
 
     def row(index):
       keys = jax.random.split(jax.random.fold_in(key, index), 3)
-      return (jax.random.uniform(keys[0], (length, groups)), jax.random.uniform(keys[1], (horizon, length, groups)),
-              actor.noise(keys[2], (horizon + 1, length)))
+      entropy = None
+      if actor.estimates:
+        entropy = actor.noise(jax.random.fold_in(keys[2], 1), (actor.samples, behavior.horizon, *starts))
+      return (model.noise(keys[0], length), model.rssm.latents.noise(keys[1], (behavior.horizon, *starts)),
+              actor.noise(keys[2], (behavior.horizon + 1, *starts)), entropy)
 
-    posterior, latent, action = jax.vmap(row, out_axes=(0, 1, 1))(replicas.rows(batch, self.axis_name))
-    merge = lambda x: x.reshape(x.shape[0], batch * length, *x.shape[3:])
-    return {'posterior': posterior, 'imagination': (merge(latent), merge(action))}
+    # The axis of rows comes after that of views: the first views of all sequences stand before the second.
+    posterior, latent, action, entropy = jax.vmap(row, out_axes=(1, 2, 2, 3))(replicas.rows(batch, self.axis_name))
+    merge = lambda x, first, last: x.reshape(*x.shape[:first], -1, *x.shape[last + 1:])
+    return {'posterior': jax.tree.map(lambda x: merge(x, 0, 1), posterior),
+            'imagination': Noise(merge(latent, 1, 3), merge(action, 1, 3),
+                                 entropy if entropy is None else merge(entropy, 2, 4))}
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -212,18 +234,18 @@ class Agent:
     Returns: actions [N, A] (one-hot if discrete), and the next carry.
     """
     count = is_first.shape[0]
-    model, rssm = params['world_model'], self.world_model.rssm
-    uniform = action_noise = None
+    model, rssm, actor = params['world_model'], self.world_model.rssm, self.behavior.actor
+    latent_noise = action_noise = None
     if key is not None and not self.deterministic:
       latent_key, action_key = jax.random.split(key)
       rows = jnp.arange(count)
-      uniform = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(latent_key, i), (rssm.stoch,)))(rows)
-      action_noise = jax.vmap(lambda i: self.behavior.actor.noise(jax.random.fold_in(action_key, i), ()))(rows)
+      latent_noise = jax.vmap(lambda i: rssm.latents.noise(jax.random.fold_in(latent_key, i), ()))(rows)
+      draws = (actor.samples,) if mode and actor.estimates else ()
+      action_noise = jax.vmap(lambda i: actor.noise(jax.random.fold_in(action_key, i), draws))(rows)
     embed = self.world_model.encode(model, observation)
-    latent = rssm.filter(model['rssm'], carry.latent, embed, carry.action, is_first, uniform)
-    distribution = self.behavior.actor(params['actor'], latent.feature())
-    actor = self.behavior.actor
-    action = actor.mode(distribution) if mode else actor.sample(distribution, action_noise)
+    latent = rssm.filter(model['rssm'], carry.latent, embed, carry.action, is_first, latent_noise)
+    distribution = actor(params['actor'], latent.feature())
+    action = actor.mode(distribution, action_noise) if mode else actor.sample(distribution, action_noise)
     return action, Carry(latent, action)
 
   def act(self, params, carry: Carry, observation, is_first, call, key, mode: bool = False) -> tuple[jax.Array, Carry]:
@@ -233,16 +255,18 @@ class Agent:
   def report(self, state: TrainState, batch, context: int = 5):
     """Open-loop predictions for a batch (observations, rewards) [B, T, ...], the first `context` steps filtered."""
     key = jax.random.fold_in(state.rng, state.step)
-    uniform = self._train_noise(key, *batch['is_first'].shape)['posterior']
+    noise = self._train_noise(key, *batch['is_first'].shape)['posterior']
+    noise = noise and noise['latent'][:len(batch['is_first'])]
     previous_action = shift_actions(batch['action'], jnp.zeros_like(batch['action'][:, 0]))
-    return self.world_model.open_loop(state.weights['world_model'], batch, previous_action, context, uniform)
+    return self.world_model.open_loop(state.weights['world_model'], batch, previous_action, context, noise)
 
   def task_losses(self, state: TrainState, batch) -> dict:
     """The world model's losses by name on one batch, without training."""
     carry = self.initial_carry(state.params, batch['is_first'].shape[0])
     noise = self._train_noise(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
-    return self.world_model.losses(state.weights['world_model'], carry.latent, batch,
-                                   shift_actions(batch['action'], carry.action), noise['posterior'])[0]
+    return self.world_model.losses(self.world_model.prepared(state.weights['world_model']), carry.latent, batch,
+                                   shift_actions(batch['action'], carry.action), noise['posterior'],
+                                   state.targets.get('world_model'))[0]
 
   def with_harmonizers(self, state: TrainState, losses) -> TrainState:
     """The state with every harmonizer at its rule's closed form (eq. 12) for the given losses {name: scalar}."""
@@ -265,11 +289,16 @@ def optimizer(config, harmony_rate: float = 1.0, harmony_beta2: float = 0.999) -
   divides by its root mean square over 1/(1-β₂) steps, so that s = log σ rises by at most (1-β₂)/2 per update in the
   long run, whatever the rate: 0.5 in 1,000 updates with 0.999. That never binds at the paper's rate of 1e-4.
   """
-  # The decay is coupled (L2): it joins the gradient before Adam, on every parameter, as DreamerV2's authors have it.
-  decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+  decay = (lambda share: [optax.add_decayed_weights(share)] if config.weight_decay else [])
 
   def adam(rate=1.0, beta2=0.999):
-    return optax.flatten(optax.chain(*decay, optax.scale_by_adam(b2=beta2, eps=config.eps),
+    if config.kind == 'tensorflow':
+      # The decay shrinks every parameter by this share in each update, whatever the learning rate.
+      # optax adds `eps` after the correction of the second moment's bias, TensorFlow before it.
+      return optax.flatten(optax.chain(scale_by_tensorflow_adam(beta2, config.eps), optax.scale(-config.lr * rate),
+                                       *decay(-config.weight_decay)))
+    # The decay is coupled (L2): it joins the gradient before Adam, on every parameter, as DreamerV2's authors have it.
+    return optax.flatten(optax.chain(*decay(config.weight_decay), optax.scale_by_adam(b2=beta2, eps=config.eps),
                                      optax.scale(-config.lr * rate)))
 
   body = adam()
@@ -277,6 +306,20 @@ def optimizer(config, harmony_rate: float = 1.0, harmony_beta2: float = 0.999) -
     body = optax.partition({'model': body, 'harmony': adam(harmony_rate, harmony_beta2)}, lambda params: {
         name: 'harmony' if name == 'harmony' else 'model' for name in params})
   return optax.chain(optax.flatten(optax.clip_by_global_norm(config.clip)), body)
+
+
+def scale_by_tensorflow_adam(b2: float, eps: float, b1: float = 0.9) -> optax.GradientTransformation:
+  """Adam as TensorFlow has it: √(1-β₂ᵗ)/(1-β₁ᵗ) m / (√v + ε), which is optax's with ε / √(1-β₂ᵗ) in place of ε."""
+  def update(gradient, state, params=None):
+    del params
+    count = optax.safe_increment(state.count)
+    mu = optax.tree.update_moment(gradient, state.mu, b1, 1)
+    nu = optax.tree.update_moment(gradient, state.nu, b2, 2)
+    step = jnp.sqrt(1 - b2 ** count.astype(jnp.float32)) / (1 - b1 ** count.astype(jnp.float32))
+    updates = jax.tree.map(lambda m, v: step * m / (jnp.sqrt(v) + eps), mu, nu)
+    return updates, optax.ScaleByAdamState(count, mu, nu)
+
+  return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
 
 
 def parameter_count(params) -> int:

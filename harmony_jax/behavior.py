@@ -1,10 +1,12 @@
 """Behaviour learned in imagination: the rollout, the actor's loss and the critic's.
 
 Time runs over states 0 … H; `action[t]` is taken in state t. N = B·T rollouts start from every posterior state of the
-batch. Returns and values cover states 0 … H-1, under one of two conventions for whose reward a value begins with:
+batch. Returns and values cover states 0 … H-1, under one of two conventions for whose reward a value begins with, and
+an action is judged by the return of the state `lead` steps after its own:
 
-    reward_of='next'     V(zₜ) ≈ rₜ₊₁ + γ rₜ₊₂ + …   an action is judged by the return of its own state    (DreamerV3)
-    reward_of='present'  V(zₜ) ≈ rₜ + γ rₜ₊₁ + …     an action is judged by the return of the next state   (DreamerV2)
+    reward_of='next', lead=0     V(zₜ) ≈ rₜ₊₁ + γ rₜ₊₂ + …   DreamerV3
+    reward_of='present', lead=1  V(zₜ) ≈ rₜ + γ rₜ₊₁ + …     DreamerV2
+    reward_of='present', lead=0  the same; rₜ does not depend on the action   DreamerPro
 """
 
 import dataclasses
@@ -20,6 +22,14 @@ from harmony_jax.rssm import State
 from harmony_jax.world_model import WorldModel
 
 sg = jax.lax.stop_gradient
+
+
+class Noise(NamedTuple):
+  """The draws of an imagination; None for modes. latent [H, N, ...], action [H+1, N, ...], entropy: of `Actor.entropy`
+  for states 0 … H-1, [samples, H, N, A], where it is estimated."""
+  latent: Optional[jax.Array] = None
+  action: Optional[jax.Array] = None
+  entropy: Optional[jax.Array] = None
 
 
 class Trajectory(NamedTuple):
@@ -41,7 +51,8 @@ class Actor:
   """π(a | z). Discrete: one-hot categorical with unimix. Continuous, per action:
 
   'normal': mean tanh(x), deviation from min_std to max_std (DreamerV3). 'trunc_normal': cut to [-1, 1], mean tanh(x),
-  deviation 2 sigmoid(y/2) + min_std (DreamerV2).
+  deviation 2 sigmoid(y/2) + min_std (DreamerV2). 'tanh_normal': the tanh of a normal with mean 5 tanh(x/5) and deviation
+  softplus(y) + min_std; its entropy and its mode are estimated from `samples` draws (DreamerPro).
   """
   head: Head
   discrete: bool
@@ -49,6 +60,12 @@ class Actor:
   unimix: float = 0.01
   min_std: float = 0.1
   max_std: float = 1.0
+  samples: int = 100
+
+  @property
+  def estimates(self) -> bool:
+    """Whether entropy and mode are estimated from samples."""
+    return not self.discrete and self.distribution == 'tanh_normal'
 
   def __call__(self, params, feature):
     """Policy parameters: log-probabilities [..., A] if discrete, else (mean, std), [..., A] each."""
@@ -58,6 +75,8 @@ class Actor:
     mean, spread = out
     if self.distribution == 'trunc_normal':
       return dists.TruncatedNormal(jnp.tanh(mean), 2 * jax.nn.sigmoid(spread / 2) + self.min_std)
+    if self.distribution == 'tanh_normal':
+      return dists.TanhNormal(5 * jnp.tanh(mean / 5), jax.nn.softplus(spread) + self.min_std)
     return jnp.tanh(mean), (self.max_std - self.min_std) * jax.nn.sigmoid(spread + 2) + self.min_std
 
   def sample(self, policy, noise: Optional[jax.Array]):
@@ -66,11 +85,17 @@ class Actor:
       return dists.straight_through(dists.draw_one_hot(policy, noise), policy)
     if self.distribution == 'trunc_normal':
       return policy.sample(0.5 if noise is None else noise)
+    if self.distribution == 'tanh_normal':
+      return policy.sample(0.0 if noise is None else noise)
     mean, std = policy
     return mean if noise is None else mean + std * noise
 
-  def mode(self, policy):
-    """The most likely action [..., A]."""
+  def mode(self, policy, noise: Optional[jax.Array] = None):
+    """The most likely action [..., A]; of a tanh_normal the likeliest of draws by `noise` [..., samples, A]."""
+    if self.estimates and noise is not None:
+      each = jax.tree.map(lambda x: x[..., None, :], policy)
+      actions, likely = each.sample(noise), each.log_prob_of(noise).sum(-1)
+      return jnp.take_along_axis(actions, likely.argmax(-1)[..., None, None], -2)[..., 0, :]
     if not self.discrete and self.distribution == 'trunc_normal':
       return policy.mode()
     return self.sample(policy, None)
@@ -81,18 +106,22 @@ class Actor:
       return (action * policy).sum(-1)
     if self.distribution == 'trunc_normal':
       return policy.log_prob(action).sum(-1)
+    if self.distribution == 'tanh_normal':
+      return policy.log_prob(action).sum(-1)
     return dists.normal_log_prob(action, *policy).sum(-1)
 
-  def entropy(self, policy):
-    """Entropy, [...]."""
+  def entropy(self, policy, noise: Optional[jax.Array] = None):
+    """Entropy, [...]; of a tanh_normal -log π averaged over draws by `noise` [samples, ..., A]."""
     if self.discrete:
       return dists.categorical_entropy(policy)
     if self.distribution == 'trunc_normal':
       return policy.entropy().sum(-1)
+    if self.distribution == 'tanh_normal':
+      return -policy.log_prob_of(jnp.zeros((1, 1)) if noise is None else noise).sum(-1).mean(0)
     return dists.normal_entropy(policy[1]).sum(-1)
 
   def noise(self, key, shape):
-    """Noise for `sample`, for leading axes `shape`: uniform, or standard normal [..., A] for normal actions."""
+    """Noise for `sample`, for leading axes `shape`: uniform, or standard normal [..., A] for (tanh-)normal actions."""
     if self.discrete:
       return jax.random.uniform(key, shape)
     draw = jax.random.uniform if self.distribution == 'trunc_normal' else jax.random.normal
@@ -111,6 +140,10 @@ class Behavior:
   lam: float = 0.95
   entropy: float = 3e-4
   reward_of: str = 'next'
+  lead: int = 0                   # see above
+  gradient: str = 'auto'          # auto: reinforce for discrete actions, else dynamics; both: `mix` of the latter
+  mix: float = 0.1
+  known_ends: bool = True         # False: no start at the last step of a sequence; the head is asked about the first
   value: str = 'fast'             # the critic that returns bootstrap from, and baselines come from: fast or slow
   baseline: bool = True           # subtract the value where the gradient goes through the dynamics, too
   normalize: bool = True          # divide by the range of returns
@@ -130,7 +163,7 @@ class Behavior:
     out_scale = 0.0 if critic.distribution == 'two_hot' else 1.0
     return cls(
         Actor(Head(features, actor.layers, actor.units, outputs, **shared), discrete, actor.distribution, actor.unimix,
-              actor.min_std, actor.max_std),
+              actor.min_std, actor.max_std, actor.samples),
         Head(features, critic.layers, critic.units, (scalar.size,), out_scale, **shared), scalar,
         critic.slow_regularizer, **config.behavior)
 
@@ -152,10 +185,10 @@ class Behavior:
     Args:
       params: world model. actor_params: the policy; it sees stop-gradient features.
       start: posterior states, leaves [N, ...]. not_terminal: [N], 0 where the replayed step ended its episode.
-      noise: (latent uniforms [H, N, S], action noise [H+1, N, ...]) or (None, None) for modes.
+      noise: a `Noise`.
     """
     start = jax.tree.map(sg, start)
-    latent_noise, action_noise = noise
+    latent_noise, action_noise, *_ = noise
     act = lambda state, noise: self.actor.sample(self.actor(actor_params, sg(state.feature())), noise)
     first = act(start, None if action_noise is None else action_noise[0])
 
@@ -166,7 +199,9 @@ class Behavior:
       action = act(state, chosen)
       return (state, action), (state, action)
 
-    draws = None if latent_noise is None else (latent_noise, action_noise[1:])
+    draws = None
+    if latent_noise is not None or action_noise is not None:
+      draws = (latent_noise, None if action_noise is None else action_noise[1:])
     _, (states, actions) = jax.lax.scan(step, (start, first), draws, length=self.horizon)
     states, action = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b], 0), (start, first), (states, actions))
     feature = states.feature()
@@ -183,9 +218,11 @@ class Behavior:
     if logit is None:
       keep = jnp.ones(feature.shape[:-1], jnp.float32)
     elif self.keep == 'mode':
-      keep = (logit > 0).astype(jnp.float32).at[0].set(not_terminal)
+      keep = (logit > 0).astype(jnp.float32)
     else:
-      keep = (jax.nn.sigmoid(logit) / model.continue_target).at[0].set(not_terminal)
+      keep = jax.nn.sigmoid(logit) / model.continue_target
+    if logit is not None and self.known_ends:
+      keep = keep.at[0].set(not_terminal)
     return keep, self.discount * keep
 
   def evaluate(self, model: WorldModel, params, critic_params, trajectory: Trajectory):
@@ -207,23 +244,24 @@ class Behavior:
     discounted probability to get there. `critics` is {'fast': parameters, 'slow': parameters}.
     """
     # With REINFORCE nothing flows through the rollout, so no residuals of it need to be kept.
-    acting = sg(actor_params) if self.actor.discrete else actor_params
+    how = self.gradient if self.gradient != 'auto' else 'reinforce' if self.actor.discrete else 'dynamics'
+    acting = sg(actor_params) if how == 'reinforce' else actor_params
     trajectory = self.imagine(model, params, acting, start, not_terminal, noise)
     returns, value, reward = self.evaluate(model, params, critics[self.value], trajectory)
     scale = 1.0
     if self.normalize:
       normalizer = normalizer.update(returns, self.return_decay, self.return_low, self.return_high, axis_name)
       scale = normalizer.scale()
-    lead = 0 if self.reward_of == 'next' else 1   # the return that judges an action is so many states ahead
-    count = self.horizon - lead
+    lead, count = self.lead, self.horizon - self.lead
     policy = self.actor(actor_params, sg(trajectory.feature[:count]))
-    entropy = self.actor.entropy(policy)
+    entropy = self.actor.entropy(policy, noise[2][:, :count] if len(noise) > 2 and noise[2] is not None else None)
     bonus = self.entropy * entropy
-    advantage = (returns[lead:] - value[:count] * (self.baseline or self.actor.discrete)) / scale
-    if self.actor.discrete:
-      objective = self.actor.log_prob(policy, sg(trajectory.action[:count])) * sg(advantage)
-    else:
-      objective = advantage
+    judged = lambda baseline: (returns[lead:] - value[:count] * baseline) / scale
+    advantage = judged(self.baseline or how == 'reinforce')
+    objective = advantage
+    if how != 'dynamics':
+      likely = self.actor.log_prob(policy, sg(trajectory.action[:count])) * sg(judged(True))
+      objective = likely if how == 'reinforce' else self.mix * advantage + (1 - self.mix) * likely
     loss = (-(objective + bonus) * trajectory.weight[:count]).mean()
     metrics = {'loss/actor': loss, 'actor/entropy': entropy.mean(), 'actor/advantage': advantage.mean(),
                'return/imagined': returns.mean(), 'return/scale': scale, 'return/imagined_reward': reward.mean(),

@@ -160,6 +160,29 @@ class TruncatedNormal(NamedTuple):
     return normal_entropy(self.std) + jnp.log(inside) + (low * density(low) - high * density(high)) / (2 * inside)
 
 
+class TanhNormal(NamedTuple):
+  """tanh(x), x ~ Normal(mean, std), elementwise: DreamerPro's actor."""
+  mean: jax.Array
+  std: jax.Array
+
+  def sample(self, noise):
+    """tanh(mean + std noise)."""
+    return jnp.tanh(self.mean + self.std * noise)
+
+  def log_prob_of(self, noise):
+    """log p of `sample(noise)`: log N(x) - log(1 - tanh²x), without going back from the action."""
+    return self._log_prob(self.mean + self.std * noise)
+
+  def log_prob(self, action):
+    """log p(action), for actions kept from ±1 by float32's smallest step."""
+    limit = 1 - float(np.finfo(np.float32).epsneg)
+    return self._log_prob(jnp.arctanh(jnp.clip(action, -limit, limit)))
+
+  def _log_prob(self, x):
+    log_slope = 2 * (np.log(2).astype(np.float32) - x - jax.nn.softplus(-2 * x))
+    return normal_log_prob(x, self.mean, self.std) - log_slope
+
+
 def bernoulli_loss(logit, target):
   """-[t log σ(x) + (1-t) log(1-σ(x))], numerically safe. Both [...]."""
   logit, target = logit.astype(jnp.float32), target.astype(jnp.float32)

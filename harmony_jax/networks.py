@@ -48,13 +48,13 @@ def initializer(kind: str, scale: float = 1.0):
 class _Finish(nn.Module):
   """What follows a product: bias or norm, then the activation. Base of the layers below."""
 
-  def _setup_finish(self, units, bias_limit: float = 0.0):
-    """`bias_limit` > 0: a bias also before a norm, drawn uniformly from ± that."""
+  def _setup_finish(self, units, norm_bias: str = 'none', limit: float = 0.0):
+    """`norm_bias`: a bias also before a norm, 'zero' at first or uniformly within ±limit ('fan_in')."""
     if self.style.normalization != 'none':
       self.norm = nn.LayerNorm(epsilon=1e-3, dtype=jnp.float32)
-    if self.style.normalization == 'none' or bias_limit:
-      draw = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bias_limit, bias_limit)
-      self.bias = self.param('bias', draw if bias_limit else nn.initializers.zeros, (units,))
+    if self.style.normalization == 'none' or norm_bias != 'none':
+      draw = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+      self.bias = self.param('bias', draw if norm_bias == 'fan_in' else nn.initializers.zeros, (units,))
     else:
       self.bias = None
 
@@ -77,12 +77,12 @@ class Dense(_Finish):
   units: int
   style: Style = Style()
   scale: float = 1.0
-  norm_bias: bool = False  # a bias before the norm, drawn uniformly from ±1/√inputs
+  norm_bias: str = 'none'  # a bias also before a norm: 'zero' at first, or 'fan_in': drawn uniformly from ±1/√inputs
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
     self.kernel = self.param('kernel', initializer(self.style.init, self.scale), (self.inputs, self.units))
-    self._setup_finish(self.units, 1 / math.sqrt(self.inputs) if self.norm_bias else 0.0)
+    self._setup_finish(self.units, self.norm_bias, 1 / math.sqrt(self.inputs))
 
   def __call__(self, x):
     return self.finish(self.part(x))

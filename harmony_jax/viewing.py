@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax.agent import Agent
+from harmony_jax.behavior import Noise
 
 
 def open_loop(agent: Agent, weights, latents, actions, context: int, key) -> dict:
@@ -23,7 +24,7 @@ def open_loop(agent: Agent, weights, latents, actions, context: int, key) -> dic
   model, params = agent.world_model, weights['world_model']
   known = jax.tree.map(lambda x: x[:, :context], latents)
   start = jax.tree.map(lambda x: x[:, -1], known)
-  future = model.follow(params, start, actions[:, context - 1:-1], _uniforms(agent, key, actions[:, context:].shape[:2]))
+  future = model.follow(params, start, actions[:, context - 1:-1], _latent_noise(agent, key, actions[:, context:].shape[:2]))
   feature = jnp.concatenate([known.feature(), future.feature()], 1)
   return _predict_one_by_one(model, params, feature)
 
@@ -37,16 +38,16 @@ def dream(agent: Agent, weights, key, count: int, length: int) -> dict:
   keys = jax.random.split(key, 3)
   # An episode's first state follows the initial one by an action of zero; here without an observation.
   carry = agent.initial_carry(weights, count)
-  start = model.rssm.imagine(params['rssm'], carry.latent, carry.action, _uniforms(agent, keys[0], (count,)))
-  noise = (_uniforms(agent, keys[1], (length - 1, count)), agent.behavior.actor.noise(keys[2], (length, count)))
+  start = model.rssm.imagine(params['rssm'], carry.latent, carry.action, _latent_noise(agent, keys[0], (count,)))
+  noise = Noise(_latent_noise(agent, keys[1], (length - 1, count)), agent.behavior.actor.noise(keys[2], (length, count)))
   behavior = dataclasses.replace(agent.behavior, horizon=length - 1)
   trajectory = behavior.imagine(model, params, weights['actor'], start, jnp.ones(count), noise)
   found = _predict_one_by_one(model, params, trajectory.feature.swapaxes(0, 1))
   return found | {'action': trajectory.action.swapaxes(0, 1)}
 
 
-def _uniforms(agent, key, shape):
-  return jax.random.uniform(key, (*shape, agent.world_model.rssm.stoch))
+def _latent_noise(agent, key, shape):
+  return agent.world_model.rssm.latents.noise(key, shape)
 
 
 def _predict_one_by_one(model, params, feature):

@@ -7,6 +7,10 @@
     vector        squared error of vector observations (as in the authors' code, weight 1 unless `harmonize_vector`
                   makes it part of `observation`)
 
+Without a decoder, DreamerPro has in place of `observation` (prototypes.py, eq. 16):
+
+    swav, temporal   -Σ q log p of assignments to prototypes, over two shifted views of the batch
+
 A weighting rule (`harmony.py`) makes one scalar of them. The harmonizers are leaves of this model's parameters.
 """
 
@@ -20,17 +24,18 @@ from harmony_jax import distributions as dists
 from harmony_jax import harmony, replicas
 from harmony_jax.chunks import apply_in_chunks, frames_at_once, mean_in_chunks
 from harmony_jax.networks import (Decoder, Encoder, Head, Style, finishing, frame_bytes, predictions,
-                                  reconstruction_losses)
+                                  reconstruction_losses, scale_image)
+from harmony_jax.prototypes import Prototypes, shift
 from harmony_jax.rssm import RSSM, State
 
 TASKS = ('observation', 'reward', 'dynamics')
 
 
 class Outputs(NamedTuple):
-  """One forward pass over a batch: leaves [B, T, ...]."""
+  """One forward pass over a batch: leaves [B, T, ...], or [2B, T, ...] where it is seen in two views."""
   embed: jax.Array
   posterior: State
-  prior_logit: jax.Array
+  prior_stats: jax.Array
   decoded: Mapping[str, jax.Array]
   reward_logits: jax.Array
   continue_logit: Optional[jax.Array]  # None without that head
@@ -42,7 +47,7 @@ class WorldModel:
   """The parts and how their losses are put together. Build one with `from_config`."""
   encoder: Encoder
   rssm: RSSM
-  decoder: Decoder
+  decoder: Optional[Decoder]  # None with prototypes
   reward_head: Head
   reward: dists.Scalar
   continue_head: Optional[Head]
@@ -56,6 +61,7 @@ class WorldModel:
   continue_target: float = 1.0   # what the head predicts where an episode goes on: 1, or the discount (DreamerV2)
   continue_scale: float = 1.0
   continue_gradient: bool = True  # False: the head learns from features that do not learn from it
+  prototypes: Optional[Prototypes] = None
   axis_name: Optional[str] = None  # of replicas that share a batch
 
   @classmethod
@@ -70,12 +76,17 @@ class WorldModel:
     reward = dists.scalar(config.reward_head.distribution, config.reward_head.bins)
     out_scale = 0.0 if config.reward_head.distribution == 'two_hot' else 1.0
     head, gamma = config.continue_head, config.behavior.discount
+    prototypes = dict(config.prototypes)
+    enabled = prototypes.pop('enabled')
+    if enabled and (encoder.kind != 'plain' or not any(len(shape) == 3 for shape in shapes.values())):
+      raise ValueError('prototypes are for pictures and plain encoders')
     return cls(
-        encoder, rssm, Decoder(features, shapes, **config.decoder, **shared),
+        encoder, rssm, None if enabled else Decoder(features, shapes, **config.decoder, **shared),
         Head(features, config.reward_head.layers, config.reward_head.units, (reward.size,), out_scale, **shared),
         reward, Head(features, head.layers, head.units, (1,), **shared) if head.enabled else None,
         weighting, tasks, losses.likelihood, losses.free_nats, losses.free_average, _balance(config),
-        config.weighting.harmonize_vector, gamma if head.predicts == 'discount' else 1.0, head.scale, head.gradient)
+        config.weighting.harmonize_vector, gamma if head.predicts == 'discount' else 1.0, head.scale, head.gradient,
+        Prototypes(encoder.size(), features, **prototypes) if enabled else None)
 
   def init(self, key) -> tuple[dict, dict, object]:
     """(parameters, running statistics, state of the weighting rule).
@@ -87,24 +98,61 @@ class WorldModel:
     features = jnp.zeros((1, self.rssm.feature_size))
     observation = {k: jnp.zeros((1, *shape)) for k, shape in self.encoder.shapes.items()}
     harmonizers, weighting_state = self.weighting.init(self.tasks)
-    encoder, decoder = self.encoder.init(keys[0], observation), self.decoder.init(keys[2], features)
+    made = {'encoder': self.encoder.init(keys[0], observation)}
+    if self.decoder:
+      made['decoder'] = self.decoder.init(keys[2], features)
     params = {
-        'encoder': encoder['params'],
+        **{name: network['params'] for name, network in made.items()},
         'rssm': self.rssm.init(keys[1]),
-        'decoder': decoder['params'],
         'reward': self.reward_head.init(keys[3], features)['params'],
         'harmony': harmonizers,
     }
     if self.continue_head:
       params['continue'] = self.continue_head.init(keys[4], features)['params']
-    statistics = {name: made['batch_stats'] for name, made in (('encoder', encoder), ('decoder', decoder))
-                  if 'batch_stats' in made}
+    if self.prototypes:
+      params['prototypes'] = self.prototypes.init(keys[2])
+    statistics = {name: network['batch_stats'] for name, network in made.items() if 'batch_stats' in network}
     return params, statistics, weighting_state
 
   def across(self, axis_name: str) -> 'WorldModel':
     """This model as one of several replicas with a share of the batch each, under `jax.pmap` with this axis."""
-    return dataclasses.replace(self, axis_name=axis_name, encoder=self.encoder.clone(axis_name=axis_name),
-                               decoder=self.decoder.clone(axis_name=axis_name))
+    clone = lambda network: network and network.clone(axis_name=axis_name)
+    return dataclasses.replace(self, axis_name=axis_name, encoder=clone(self.encoder), decoder=clone(self.decoder))
+
+  @property
+  def views(self) -> int:
+    """How often each sequence of a batch is seen."""
+    return 2 if self.prototypes else 1
+
+  def noise(self, key, length: int) -> dict:
+    """The draws for one sequence: 'latent' [views, T, ...]; 'shift' [views, 2] where it is seen in shifted views."""
+    draws = {'latent': self.rssm.latents.noise(key, (self.views, length))}
+    if self.prototypes:
+      limit = self.prototypes.max_shift
+      draws['shift'] = jax.random.uniform(jax.random.fold_in(key, 1), (self.views, 2), minval=-limit, maxval=limit)
+    return draws
+
+  # What is beside the parameters in DreamerPro; nothing elsewhere.
+
+  def targets(self, params) -> dict:
+    """The slow copies that the losses learn from."""
+    if not self.prototypes:
+      return {}
+    return {'encoder': params['encoder'], 'embed': params['prototypes']['embed']}
+
+  def update_targets(self, targets, params, step) -> dict:
+    """The slow copies after update number `step`."""
+    return self.prototypes.slow_update(targets, self.targets(params), step) if self.prototypes else {}
+
+  def prepared(self, params) -> dict:
+    """The parameters as an update begins with them."""
+    return params | {'prototypes': self.prototypes.prepared(params['prototypes'])} if self.prototypes else params
+
+  def frozen(self, gradient, step) -> dict:
+    """The gradient of those parameters that learn in this update."""
+    if not self.prototypes:
+      return gradient
+    return {**gradient, 'prototypes': self.prototypes.frozen(gradient['prototypes'], step)}
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -113,7 +161,7 @@ class WorldModel:
     return self._encode(params, observation, train=False)[0]
 
   def decode(self, params, feature):
-    """Features [..., F] -> decoder outputs {name: [..., *shape]}."""
+    """Features [..., F] -> decoder outputs {name: [..., *shape]}, none without a decoder."""
     return self._decode(params, feature, train=False)[0]
 
   def _encode(self, params, observation, train):
@@ -128,6 +176,8 @@ class WorldModel:
     return out.reshape(*lead, -1), statistics
 
   def _decode(self, params, feature, train):
+    if not self.decoder:
+      return {}, {}
     lead = feature.shape[:-1]
     out, statistics = _apply(self.decoder, params, 'decoder', feature.reshape(-1, feature.shape[-1]), train)
     return {k: v.reshape(*lead, *v.shape[1:]) for k, v in out.items()}, statistics
@@ -144,26 +194,35 @@ class WorldModel:
       feature = jax.lax.stop_gradient(feature)
     return self.continue_head.apply({'params': params['continue']}, feature)[..., 0]
 
-  def forward(self, params, state: State, batch, previous_action, uniform) -> Outputs:
-    """All outputs for a batch.
+  def views_of(self, state: State, batch, previous_action, noise):
+    """The arguments as the model sees them: twice, with images shifted, where it has prototypes."""
+    if not self.prototypes:
+      return state, batch, previous_action
+    state, batch, previous_action = jax.tree.map(lambda x: jnp.concatenate([x, x]), (state, batch, previous_action))
+    if noise is not None:
+      batch = {**batch, **{k: shift(scale_image(batch[k]), noise['shift']) for k in self.encoder_images()}}
+    return state, batch, previous_action
+
+  def forward(self, params, state: State, batch, previous_action, noise) -> Outputs:
+    """All outputs for a batch, as of `views_of`.
 
     Args:
       state: latent state before the batch, leaves [B, ...]; a constant.
       batch: observations and `is_first` [B, T].
       previous_action: [B, T, A], the action taken before each observation.
-      uniform: [B, T, S] noise of the posterior, or None for modes.
+      noise: as of `noise`, rows of all sequences' first views before the second; or None for modes.
     """
-    outputs = self._outputs(params, state, batch, previous_action, uniform)
+    outputs = self._outputs(params, state, batch, previous_action, noise)
     decoded, more = self._decode(params, outputs.posterior.feature(), train=True)
     return outputs._replace(decoded=decoded, statistics=outputs.statistics | more)
 
-  def _outputs(self, params, state, batch, previous_action, uniform) -> Outputs:
+  def _outputs(self, params, state, batch, previous_action, noise) -> Outputs:
     """`forward` without decoding."""
     embed, statistics = self._encode(params, batch, train=True)
-    posterior, prior_logit = self.rssm.observe(params['rssm'], state, embed, previous_action, batch['is_first'],
-                                               uniform)
+    posterior, prior_stats = self.rssm.observe(params['rssm'], state, embed, previous_action, batch['is_first'],
+                                               noise and noise['latent'])
     feature = posterior.feature()
-    return Outputs(embed, posterior, prior_logit, {}, self.reward_logits(params, feature),
+    return Outputs(embed, posterior, prior_stats, {}, self.reward_logits(params, feature),
                    self.continue_logit(params, feature), statistics)
 
   def step_losses(self, outputs: Outputs, batch) -> dict:
@@ -175,8 +234,8 @@ class WorldModel:
 
   def _by_task(self, parts) -> dict:
     """Reconstruction losses by observation -> by task: `observation`, and `vector` where that is one of its own."""
-    images = [v for k, v in parts.items() if k in self.decoder_images()]
-    vectors = [v for k, v in parts.items() if k not in self.decoder_images()]
+    images = [v for k, v in parts.items() if k in self.encoder_images()]
+    vectors = [v for k, v in parts.items() if k not in self.encoder_images()]
     if self.harmonize_vector or not vectors:
       return {'observation': sum(images + vectors)}
     return {**({'observation': sum(images)} if images else {}), 'vector': sum(vectors)}
@@ -194,7 +253,7 @@ class WorldModel:
       decoded, statistics = _apply(self.decoder, params, 'decoder', feature, train=True)
       return self._by_task(mean(decoded)), statistics
     variables = {'params': params['decoder']}
-    images = self.decoder_images()
+    images = self.encoder_images()
 
     def image_loss(part, start, target):
       decoded = self.decoder.apply({'params': part}, start, method='finish_images')
@@ -209,58 +268,68 @@ class WorldModel:
   def _latent_losses(self, outputs: Outputs, batch) -> dict:
     """The losses per step of what is predicted in latent space, {name: [B, T]}."""
     losses, stop = {}, jax.lax.stop_gradient
-    post, prior = outputs.posterior.logit, outputs.prior_logit
+    post, prior = outputs.posterior.stats, outputs.prior_stats
     losses['reward'] = self.reward.loss(outputs.reward_logits, batch['reward'])
     if self.continue_head:
       target = self.continue_target * (1 - batch['is_terminal'].astype(jnp.float32))
       losses['continue'] = self.continue_scale * dists.bernoulli_loss(outputs.continue_logit, target)
-    losses['dyn'] = dists.categorical_kl(stop(post), prior).sum(-1)
-    losses['rep'] = dists.categorical_kl(post, stop(prior)).sum(-1)
+    losses['dyn'] = self.rssm.latents.kl(stop(post), prior)
+    losses['rep'] = self.rssm.latents.kl(post, stop(prior))
     return losses if self.free_average else losses | {k: self._clamp(losses[k]) for k in ('dyn', 'rep')}
 
   def _clamp(self, kl):
     return jnp.maximum(self.free_nats, kl)
 
-  def losses(self, params, state: State, batch, previous_action, uniform) -> tuple[dict, Outputs]:
-    """The tasks' scalar losses by name (means over B, T), and the outputs, without what was decoded."""
-    outputs = self._outputs(params, state, batch, previous_action, uniform)
-    reconstruction, statistics = self._reconstruction(params, outputs.posterior.feature(), batch)
-    outputs = outputs._replace(statistics=outputs.statistics | statistics)
-    means = reconstruction | {k: v.mean() for k, v in self._latent_losses(outputs, batch).items()}
+  def losses(self, params, state: State, batch, previous_action, noise, targets=None) -> tuple[dict, Outputs]:
+    """The tasks' scalar losses by name (means over B, T), and the outputs, without what was decoded.
+
+    `targets` are as of the function of that name.
+    """
+    state, batch, previous_action = self.views_of(state, batch, previous_action, noise)
+    outputs = self._outputs(params, state, batch, previous_action, noise)
+    feature = outputs.posterior.feature()
+    if self.prototypes:
+      slow = jax.lax.stop_gradient(targets)
+      means = self.prototypes.losses(params['prototypes'], slow, outputs.embed, self.encode(slow, batch), feature,
+                                     self.axis_name)
+    else:
+      means, statistics = self._reconstruction(params, feature, batch)
+      outputs = outputs._replace(statistics=outputs.statistics | statistics)
+    means = means | {k: v.mean() for k, v in self._latent_losses(outputs, batch).items()}
     means = replicas.mean(means, self.axis_name)  # before anything that is not linear in them: free nats, some rules
     dyn, rep = means.pop('dyn'), means.pop('rep')
     if self.free_average:
       dyn, rep = self._clamp(dyn), self._clamp(rep)
     return {**means, 'dynamics': self.dynamics_balance * dyn + (1 - self.dynamics_balance) * rep}, outputs
 
-  def loss(self, params, weighting_state, state: State, batch, previous_action, uniform):
+  def loss(self, params, weighting_state, state: State, batch, previous_action, noise, targets=None):
     """(total, (weighting state, outputs, metrics)): the scalar to differentiate."""
-    losses, outputs = self.losses(params, state, batch, previous_action, uniform)
+    losses, outputs = self.losses(params, state, batch, previous_action, noise, targets)
     total, weighting_state, weights = self.weighting.weigh(losses, params['harmony'], weighting_state)
     metrics = {f'loss/{k}': v for k, v in losses.items()} | {f'harmony/{k}': v for k, v in weights.items()}
     metrics['loss/world_model'] = total
     return total, (weighting_state, outputs, metrics)
 
-  def open_loop(self, params, batch, previous_action, context: int, uniform: Optional[jax.Array]):
+  def open_loop(self, params, batch, previous_action, context: int, noise: Optional[jax.Array]):
     """Predicted images and rewards [B, T, ...]: posterior for the first `context` steps, imagination afterwards."""
     rssm, size = params['rssm'], batch['is_first'].shape[0]
     embed = self.encode(params, {k: v[:, :context] for k, v in batch.items()})
     posterior, _ = self.rssm.observe(rssm, self.rssm.initial(rssm, size), embed, previous_action[:, :context],
-                                     batch['is_first'][:, :context], None if uniform is None else uniform[:, :context])
+                                     batch['is_first'][:, :context], None if noise is None else noise[:, :context])
     start = jax.tree.map(lambda x: x[:, -1], posterior)
-    future = self.follow(params, start, previous_action[:, context:], None if uniform is None else uniform[:, context:])
+    future = self.follow(params, start, previous_action[:, context:], None if noise is None else noise[:, context:])
     prediction = self.predict(params, jnp.concatenate([posterior.feature(), future.feature()], 1))
     return prediction['observation'], prediction['reward']
 
-  def follow(self, params, start: State, action, uniform: Optional[jax.Array]) -> State:
+  def follow(self, params, start: State, action, noise: Optional[jax.Array]) -> State:
     """The states that actions lead to, without observations.
 
     Args:
-      start: leaves [B, ...]. action: [B, T, A], each leads to the next state. uniform: [B, T, S], or None for modes.
+      start: leaves [B, ...]. action: [B, T, A], each leads to the next state. noise: [B, T, S], or None for modes.
 
     Returns: the states after each action, leaves [B, T, ...].
     """
-    draws = (action,) if uniform is None else (action, uniform)
+    draws = (action,) if noise is None else (action, noise)
 
     def step(state, inputs):
       state = self.rssm.imagine(params['rssm'], state, inputs[0], inputs[1] if len(inputs) > 1 else None)
@@ -270,14 +339,14 @@ class WorldModel:
     return jax.tree.map(lambda x: x.swapaxes(0, 1), states)
 
   def predict(self, params, feature) -> dict:
-    """What the model makes of features [..., F]: {'observation': {name: [..., *shape]}, images in [0, 1]; 'reward' [...];
-    'continue' [...], the probability that the episode goes on, 1 without a head}."""
+    """What the model makes of features [..., F]: {'observation': {name: [..., *shape]} with images in [0, 1], none
+    without a decoder; 'reward' [...]; 'continue' [...], the probability that the episode goes on, 1 without a head}."""
     logit = self.continue_logit(params, feature)
     keep = jnp.ones(feature.shape[:-1]) if logit is None else jax.nn.sigmoid(logit) / self.continue_target
     return {'observation': predictions(self.decode(params, feature), self.likelihood),
             'reward': self.reward.mean(self.reward_logits(params, feature)), 'continue': keep}
 
-  def decoder_images(self):
+  def encoder_images(self):
     """Names of the image observations."""
     return tuple(k for k, shape in self.encoder.shapes.items() if len(shape) == 3)
 
@@ -286,17 +355,22 @@ def make_weighting(config, shapes) -> tuple[harmony.Weighting, tuple[str, ...]]:
   """The rule that `config.weighting.rule` names, and its tasks for these observations.
 
   `none` is DreamerV3 itself: the reconstruction, reward and continue losses with weight 1, and the dynamics with
-  0.5 + 0.1. `config.weighting.tasks` says which tasks have a harmonizer; the others keep the weights of `none`.
+  0.5 + 0.1. `config.weighting.tasks` says which tasks have a harmonizer; the others keep the weights of `none`. With
+  prototypes the task `observation` is two, `swav` and `temporal` (eq. 17).
   """
   weighting, losses = config.weighting, config.losses
-  has_observation = weighting.harmonize_vector or any(len(shape) == 3 for shape in shapes.values())
-  tasks = tuple(t for t in weighting.tasks if t != 'observation' or has_observation)
+  observing = ()
+  if config.prototypes.enabled:
+    observing = ('swav', 'temporal')
+  elif weighting.harmonize_vector or any(len(shape) == 3 for shape in shapes.values()):
+    observing = ('observation',)
+  tasks = tuple(name for task in weighting.tasks for name in (observing if task == 'observation' else (task,)))
   plain = {'dynamics': losses.dyn + losses.rep}
   if weighting.rule == 'none':
     return harmony.fixed(plain), ()
   if weighting.rule == 'fixed':
-    weights = {'observation': weighting.w_o, 'reward': weighting.w_r, 'dynamics': weighting.w_d}
-    return harmony.fixed(weights if has_observation else {k: weights[k] for k in ('reward', 'dynamics')}), ()
+    weights = {**{name: weighting.w_o for name in observing}, 'reward': weighting.w_r, 'dynamics': weighting.w_d}
+    return harmony.fixed(weights), ()
   if weighting.rule == 'reciprocal':
     rule = harmony.reciprocal()
   else:

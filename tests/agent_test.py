@@ -122,9 +122,9 @@ def test_draws_belong_to_rows():
   agent = small.agent()
   key = jax.random.key(3)
   whole, part = agent._train_noise(key, 4, 5), agent._train_noise(key, 2, 5)
-  chex.assert_trees_all_equal(whole['posterior'][:2], part['posterior'])
+  chex.assert_trees_all_equal(whole['posterior']['latent'][:2], part['posterior']['latent'])
   chex.assert_trees_all_equal(whole['imagination'][0][:, :10], part['imagination'][0])
-  assert float(jnp.abs(whole['posterior'][0] - whole['posterior'][1]).max()) > 0.1
+  assert float(jnp.abs(jnp.subtract(*whole['posterior']['latent'][:2])).max()) > 0.1
 
 
 def test_train_step_compiles_once():
@@ -144,8 +144,8 @@ def test_free_nats_clamp():
   carry = small.agent().initial_carry({'world_model': params}, 3)
   out = model.forward(params, carry.latent, batch, shift_actions(batch['action'], carry.action), None)
   for spread in (0.0, 6.0):
-    logit = dists.unimix(jax.random.normal(jax.random.key(1), out.prior_logit.shape) * spread, 0.01)
-    same = out._replace(posterior=out.posterior._replace(logit=logit), prior_logit=jnp.zeros_like(logit))
+    logit = dists.unimix(jax.random.normal(jax.random.key(1), out.prior_stats.shape) * spread, 0.01)
+    same = out._replace(posterior=out.posterior._replace(stats=logit), prior_stats=jnp.zeros_like(logit))
     losses = model.step_losses(same, batch)
     kl = dists.categorical_kl(logit, jnp.zeros_like(logit)).sum(-1)
     np.testing.assert_allclose(losses['dyn'], np.maximum(1.0, kl), rtol=1e-5)
@@ -163,7 +163,7 @@ def test_dynamics_halves_train_their_own_side():
   out = model.forward(params, carry.latent, batch, shift_actions(batch['action'], carry.action), None)
 
   def loss(name, post, prior):
-    changed = out._replace(posterior=out.posterior._replace(logit=post), prior_logit=prior)
+    changed = out._replace(posterior=out.posterior._replace(stats=post), prior_stats=prior)
     return model.step_losses(changed, batch)[name].sum()
 
   for name, still in (('dyn', 0), ('rep', 1)):

@@ -119,10 +119,10 @@ def test_free_nats_after_averaging():
   params, _, _ = model.init(jax.random.key(0))
   latent = agent.initial_carry({'world_model': params}, 3).latent
   out = model.forward(params, latent, batch, jnp.zeros_like(batch['action']), None)
-  sure = 30 * jax.nn.one_hot(jnp.zeros(out.prior_logit.shape[:-1], int), 4)
+  sure = 30 * jax.nn.one_hot(jnp.zeros(out.prior_stats.shape[:-1], int), 4)
   # Four groups of log 4 nats in one step of fifteen: 0.37 on average, although that step has 5.5.
   posterior = jnp.zeros_like(sure).at[0, 0].set(sure[0, 0])
-  out = out._replace(prior_logit=jnp.zeros_like(sure), posterior=out.posterior._replace(logit=posterior))
+  out = out._replace(prior_stats=jnp.zeros_like(sure), posterior=out.posterior._replace(stats=posterior))
   steps = model.step_losses(out, batch)
   np.testing.assert_allclose(steps['dyn'][0, 0], 4 * np.log(4), rtol=1e-5)
   assert float(steps['dyn'].mean()) < 1

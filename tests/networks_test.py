@@ -154,10 +154,10 @@ def test_recurrent_step_is_haikus():
   for name in ('img_stats', 'obs_stats'):
     weights[name] = {'w': params[name]['kernel'], 'b': params[name]['bias']}
   theirs = haiku_apply(lambda *a: _haiku_cell(model, *a), weights, deter, stoch, action, embed)
-  ours = posterior.deter[:, 0], prior[:, 0], posterior.logit[:, 0]
+  ours = posterior.deter[:, 0], prior[:, 0], posterior.stats[:, 0]
   chex.assert_trees_all_close(ours, theirs, atol=1e-5)
   imagined = model.imagine(params, State(deter, stoch, stoch), action, None)
-  chex.assert_trees_all_close((imagined.deter, imagined.logit), theirs[:2], atol=1e-5)
+  chex.assert_trees_all_close((imagined.deter, imagined.stats), theirs[:2], atol=1e-5)
 
 
 def test_large_actions_are_scaled():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import parallel, replicas, residual
+from harmony_jax import parallel, prototypes, replicas, residual
 from harmony_jax.errors import UserError
 from harmony_jax.training.checkpoint import Checkpoints
 from tests import small
@@ -16,7 +16,12 @@ from tests.seeds_test import close, shaken
 
 ROWS = 4  # of a batch
 AGENTS = {'DreamerV3': {}, 'DreamerV2': dict(method='dreamerv2', discrete=False),  # with harmony
+          'prototypes': dict(method='dreamerpro', discrete=False, prototypes__count=12, prototypes__size=8,
+                             prototypes__freeze=2, actor__samples=5),
           'a rule that is not linear in the losses': dict(weighting__rule='reciprocal', shapes=small.VECTOR)}
+CASES = [('DreamerV3', 4), ('prototypes', 2), ('a rule that is not linear in the losses', 2),
+         *(pytest.param(*case, marks=pytest.mark.slow)
+           for case in (('DreamerV3', 2), ('DreamerV2', 2), ('DreamerV2', 4)))]
 
 
 def make(discrete=True, shapes=small.IMAGE, **changes):
@@ -34,22 +39,21 @@ def train(functions, batch_of, updates):
   return functions['gather'](state), jax.device_get(metrics), functions['differing'](state)
 
 
-@pytest.mark.parametrize('name', AGENTS)
-def test_the_number_of_devices_does_not_change_the_result(name):
+@pytest.mark.parametrize('name, count', CASES)
+def test_the_number_of_devices_does_not_change_the_result(name, count):
   agent, batch_of = make(**AGENTS[name])
   whole, metrics, _ = train(parallel.compile_agent(agent), batch_of, 5)
-  for count in (2, 4) if 'Dreamer' in name else (2,):
-    shared, shared_metrics, differing = train(parallel.compile_agent(agent, count), batch_of, 5)
-    close(shared, whole, 1e-5)
-    for metric, value in metrics.items():
-      np.testing.assert_allclose(shared_metrics[metric], value, rtol=1e-4, atol=1e-6, err_msg=metric)
-    assert shared.step == 5 and differing == []
+  shared, shared_metrics, differing = train(parallel.compile_agent(agent, count), batch_of, 5)
+  close(shared, whole, 1e-5)
+  for metric, value in metrics.items():
+    np.testing.assert_allclose(shared_metrics[metric], value, rtol=1e-4, atol=1e-6, err_msg=metric)
+  assert shared.step == 5 and differing == []
 
 
 def test_free_nats_are_of_the_whole_batch():
   """DreamerV2 clamps the batch's mean: that of one half is below the limit here, and that of the whole above it."""
   def kl(outputs):
-    post, prior = outputs.posterior.logit, outputs.prior_logit
+    post, prior = outputs.posterior.stats, outputs.prior_stats
     return (jnp.exp(post) * (post - prior)).sum((-1, -2)).mean(1)  # [B]
 
   agent, batch_of = make(method='dreamerv2', shapes=small.VECTOR, losses__free_nats=0.0)
@@ -65,6 +69,15 @@ def test_free_nats_are_of_the_whole_batch():
   halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), inputs(slice(None)))
   np.testing.assert_allclose(replica(*halves)['dynamics'], dynamics(slice(None)), rtol=1e-6)
   assert (dynamics(slice(2)) + dynamics(slice(2, 4))) / 2 > 1.001 * dynamics(slice(None))  # what each would clamp alone
+
+
+def test_assignments_are_balanced_over_the_whole_batch():
+  """Half of the samples by themselves would be shared out otherwise."""
+  scores = jax.random.normal(jax.random.key(0), (8, 5)) + jnp.arange(8)[:, None] / 8 * jnp.arange(5)
+  share = functools.partial(prototypes.sinkhorn, epsilon=0.5, iterations=3)
+  halves = jax.pmap(lambda x: share(x, axis_name='r'), 'r', devices=jax.local_devices()[:2])(scores.reshape(2, 4, 5))
+  np.testing.assert_allclose(halves.reshape(8, 5), share(scores), atol=1e-6)
+  assert np.abs(share(scores[:4]) - share(scores)[:4]).max() > 0.05
 
 
 def test_batch_norms_see_the_whole_batch():
@@ -94,10 +107,10 @@ def test_the_halves_of_a_batch_draw_what_the_whole_draws():
   draw = jax.pmap(lambda _: agent.across(parallel.AXIS)._train_noise(key, ROWS // 2, 5), parallel.AXIS,
                   devices=jax.local_devices()[:2])
   halves = jax.device_get(draw(np.zeros(2)))
-  posterior = halves['posterior']
-  np.testing.assert_array_equal(np.concatenate(posterior), whole['posterior'])
+  posterior = halves['posterior']['latent']
+  np.testing.assert_array_equal(np.concatenate(posterior), whole['posterior']['latent'])
   assert not np.array_equal(*posterior)
-  for half, undivided in zip(halves['imagination'], whole['imagination'], strict=True):  # [2, H, rows · T, …]
+  for half, undivided in zip(halves['imagination'][:2], whole['imagination'][:2], strict=True):  # [2, H, rows · T, …]
     np.testing.assert_array_equal(np.concatenate(half, 1), undivided)
     assert not np.array_equal(*half)
 

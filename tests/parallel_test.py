@@ -27,10 +27,11 @@ TINY = ['--config.steps=320', '--config.eval_every=160', '--config.checkpoint_ev
 LIMIT = 300  # seconds
 
 
-def test_on_four_devices():
+@pytest.mark.parametrize('which', ['not slow', pytest.param('slow', marks=pytest.mark.slow)])
+def test_on_four_devices(which):
   """Two cores play four devices: in a process of their own, as the others here have one."""
   flags = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'  # the latter compiles faster
-  done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/on_four_devices.py'],
+  done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-m', which, '-p', 'no:cacheprovider', 'tests/on_four_devices.py'],
                         cwd=ROOT, env={**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}, capture_output=True,
                         text=True)
   assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

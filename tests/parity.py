@@ -1,6 +1,6 @@
 """The authors' recorded runs (parity fixtures): parameters, batches and results in this project's terms.
 
-One module per base method maps names and layouts: parity_v3.py, parity_v2.py.
+One module per base method maps names and layouts: parity_v3.py, parity_v2.py, parity_pro.py.
 """
 
 import json
@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmony_jax.agent import Agent, Carry
-from tests import parity_v2, parity_v3
+from harmony_jax.agent import Agent, Carry, shift_actions
+from tests import parity_pro, parity_v2, parity_v3
 
 FOLDER = pathlib.Path(os.environ.get('HARMONY_PARITY_DIR', pathlib.Path(__file__).parents[2] / 'shared' / 'parity'))
-AUTHORS = {'v3': parity_v3, 'v2': parity_v2}
+AUTHORS = {'v3': parity_v3, 'v2': parity_v2, 'pro': parity_pro}
 
 
 def paths() -> list:
@@ -44,8 +44,11 @@ class Fixture:
     self.config = self.authors.config_of(self.meta)
     shapes = {'image': self.authors.shape_of(self.group('batch'))}
     # The V2 files were recorded with continuous actions; those with discrete ones say so.
-    self.agent = Agent.from_config(self.config, shapes, self.meta['actions'], self.meta.get('discrete', False),
-                                   deterministic=True)
+    actions = self.data['batch/action'].shape[-1]
+    self.agent = Agent.from_config(self.config, shapes, actions, self.meta.get('discrete', False), deterministic=True)
+    if hasattr(self.authors, 'agent_of'):  # recorded with draws that are no modes
+      self.agent = self.authors.agent_of(self.agent, self)
+    self.steps = getattr(self.authors, 'STEPS', (1, 3))  # after which parameters were recorded
     self.history = {}  # three training steps by form of the convolutions, for the tests to share
 
   def group(self, prefix) -> dict:
@@ -53,7 +56,8 @@ class Fixture:
     return {k[len(prefix) + 1:]: v for k, v in self.data.items() if k.startswith(prefix + '/')}
 
   def tree(self, prefix) -> dict:
-    """The parameters (or gradients) below `prefix/` as a tree like ours; the slow critic is under `slow`."""
+    """The parameters (or gradients) below `prefix/` as a tree like ours; the slow critic is under `slow`, other slow
+    copies under `targets`."""
     return self.authors.to_tree(self.group(prefix), self.config)
 
   def batch(self) -> dict:
@@ -64,8 +68,8 @@ class Fixture:
     """A train state that holds the recorded parameters, before its first step."""
     state = self.agent.init(jax.random.key(0))
     tree = self.tree('param')
-    slow = tree.pop('slow')
-    harmonizers = {} if self.meta['harmony'] else {'harmony': {}}
+    slow, targets = tree.pop('slow'), tree.pop('targets', None)
+    harmonizers = {} if self.meta.get('harmony') else {'harmony': {}}
     tree['world_model'] = {**tree['world_model'], **harmonizers}
     # Same leaves and shapes as our own initialisation: nothing is missing, nothing is left over.
     expected = jax.tree.map(jnp.shape, state.params)
@@ -73,4 +77,22 @@ class Fixture:
     batch = self.data['batch/reward'].shape[0]
     latent = self.agent.initial_carry(tree, batch).latent
     carry = Carry(latent, self.authors.first_action(self.group('batch')))
-    return state.replace(params=tree, targets={'critic': slow}, carry=carry)
+    more = {'world_model': targets} if targets else {}
+    return state.replace(params=tree, targets={'critic': slow, **more}, carry=carry)
+
+  def restarted(self, state):
+    """The state before the next update on the recorded batch; DreamerPro's sequences all begin from zeros."""
+    return state.replace(carry=self.state().carry) if self.authors is parity_pro else state
+
+  def metrics(self, number) -> dict:
+    """The authors' metrics of an update, by their names."""
+    recorded = self.group(f'metrics_step{number}')
+    return recorded or self.meta['metrics'][number - 1]
+
+  def model_inputs(self, state):
+    """(params, the further arguments of `WorldModel.loss`) of the first step."""
+    batch = self.batch()
+    noise = self.agent._train_noise(jax.random.fold_in(state.rng, 0), *batch['is_first'].shape)['posterior']
+    previous = shift_actions(batch['action'], state.carry.action)
+    params = self.agent.world_model.prepared(state.params['world_model'])
+    return params, (state.weighting, state.carry.latent, batch, previous, noise, state.targets.get('world_model'))

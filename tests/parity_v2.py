@@ -145,8 +145,8 @@ def forward(agent, state, batch) -> dict:
   action = jnp.concatenate([jnp.zeros_like(trajectory.action[:1]), trajectory.action[:-1]], 0)
   return {
       'embed': out.embed, 'feat': out.posterior.feature(), 'post_deter': out.posterior.deter,
-      'post_stoch': out.posterior.stoch, 'post_logit': out.posterior.logit, 'prior_logit': out.prior_logit,
-      'prior_deter': out.posterior.deter, 'prior_stoch': jax.nn.one_hot(jnp.argmax(out.prior_logit, -1),
+      'post_stoch': out.posterior.stoch, 'post_logit': out.posterior.stats, 'prior_logit': out.prior_stats,
+      'prior_deter': out.posterior.deter, 'prior_stoch': jax.nn.one_hot(jnp.argmax(out.prior_stats, -1),
                                                                         model.rssm.classes),
       'kl_value': losses['dyn'], 'world_model_loss': total, 'loglik_image': -losses['observation'],
       'loglik_reward': -losses['reward'], 'image_mean': out.decoded['image'] - 0.5,

@@ -59,8 +59,8 @@ def forward(agent, state, batch) -> dict:
   policy = behavior.actor(state.params['actor'], trajectory.feature)
   return {
       'initial_deter': latent.deter, 'initial_stoch': latent.stoch, 'embed': out.embed,
-      'post_deter': out.posterior.deter, 'post_stoch': out.posterior.stoch, 'post_logit': out.posterior.logit,
-      'prior_logit': out.prior_logit, 'image_mean': out.decoded['image'], 'reward_logits': out.reward_logits,
+      'post_deter': out.posterior.deter, 'post_stoch': out.posterior.stoch, 'post_logit': out.posterior.stats,
+      'prior_logit': out.prior_stats, 'image_mean': out.decoded['image'], 'reward_logits': out.reward_logits,
       'reward_mean': distributions.two_hot_mean(out.reward_logits), 'cont_mean': jax.nn.sigmoid(out.continue_logit),
       'image_loss': losses['observation'], 'reward_loss': losses['reward'], 'cont_loss': losses['continue'],
       'dyn_loss': losses['dyn'], 'rep_loss': losses['rep'], 'world_model_loss': total,

@@ -36,7 +36,7 @@ def test_every_preset_is_described(suite):
       assert json.loads(json.dumps(facts, allow_nan=False)) == facts and config == before
       assert f"of {config['steps']:,} steps ({facts['frames']:,} frames)" in text
       assert f"{config['final_eval_episodes']:,} complete episodes" in text and 'training returns' in text
-      assert ("the policy's mode" if method == 'dreamerv2' else 'sampled actions') in text
+      assert ('sampled actions' if method == 'dreamerv3' else "the policy's mode") in text
 
 
 def test_the_paper_s_atari_protocol():

@@ -4,7 +4,8 @@ Nothing is asked of XLA: what a program does beside, or twice, does not make its
 losses and optimisers are left out: they are far below a hundredth. Conventions, per frame or imagined state:
 
     world model         3 × forward (forward, gradient of inputs, gradient of weights), but the layers that see the
-                        observation itself need no gradient of their inputs
+                        observation itself need no gradient of their inputs; every view of DreamerPro counts, and its
+                        slow encoder's forward pass
     imagination         forward: H transitions, and the actor in H + 1 states
     imagined heads      forward: reward, continue and critic in H + 1 states
     imagined gradient   only where the actor learns through the dynamics: the gradient of inputs (1 × forward) of H
@@ -30,25 +31,25 @@ def forward(agent) -> dict:
   params = jax.eval_shape(agent.init, jax.random.key(0)).params
   model = params['world_model']
   encoder = _encoder(agent.world_model.encoder, model['encoder'])
-  decoder = _decoder(agent.world_model.decoder, model['decoder'])
+  decoder = _decoder(agent.world_model.decoder, model['decoder']) if 'decoder' in model else {}
   rssm = {name: _kernels(layer) for name, layer in model['rssm'].items() if name != 'initial'}
   first = ('stem', 'h_0', 'residual/Conv_0') + (() if 'stem' in encoder else ('down_0',))
   return {
       'encoder': sum(encoder.values()), 'observed': sum(encoder.get(name, 0) for name in first),
       'decoder': sum(decoder.values()),
       'rssm': sum(rssm.values()), 'transition': sum(rssm[name] for name in TRANSITION),
-      'reward': _kernels(model['reward']), 'continue': _kernels(model.get('continue', {})),
+      **_prototypes(model.get('prototypes'), sum(encoder.values())), 'reward': _kernels(model['reward']), 'continue': _kernels(model.get('continue', {})),
       'actor': _kernels(params['actor']), 'critic': _kernels(params['critic'])}
 
 
 def train_step(agent, batch_size: int, batch_length: int) -> tuple[int, dict]:
   """(FLOP of one training step, {part: its share}) for batches of `batch_size` × `batch_length` frames."""
   cost, behavior = forward(agent), agent.behavior
-  frames = batch_size * batch_length
+  frames = batch_size * batch_length * agent.world_model.views
   steps, states = frames * behavior.horizon, frames * (behavior.horizon + 1)
-  model = sum(cost[name] for name in ('encoder', 'decoder', 'rssm', 'reward', 'continue'))
+  model = sum(cost[name] for name in ('encoder', 'decoder', 'prototypes', 'rssm', 'reward', 'continue'))
   parts = {
-      'world_model': frames * (3 * model - cost['observed']),
+      'world_model': frames * (3 * model - cost['observed'] + cost['slow']),
       'imagination': steps * cost['transition'] + states * cost['actor'],
       'imagined_heads': states * (cost['reward'] + cost['continue'] + cost['critic']),
       'imagined_gradient': 0,
@@ -58,6 +59,14 @@ def train_step(agent, batch_size: int, batch_length: int) -> tuple[int, dict]:
     through_continue = cost['continue'] if behavior.keep == 'mean' else 0
     parts['imagined_gradient'] = steps * (cost['transition'] + cost['reward'] + cost['critic'] + through_continue)
   return sum(parts.values()), parts
+
+
+def _prototypes(params, encoder) -> dict:
+  """FLOP of the projections and scores of a frame that learn, and of its slow embedding with projection and scores."""
+  if not params:
+    return {'prototypes': 0, 'slow': 0}
+  scores = 2 * params['vectors'].size
+  return {'prototypes': _kernels(params) + 2 * scores, 'slow': encoder + _kernels(params['embed']) + scores}
 
 
 def _kernels(tree, positions: int = 1) -> int:

@@ -380,8 +380,8 @@ class Trainer:
     return self.compiled['act'](*args, **kwargs)
 
   def _open_loop_video(self):
-    """A sequence of the replay beside its open-loop prediction, 5 frames of context."""
-    if self.process:
+    """A sequence of the replay beside its open-loop prediction, 5 frames of context; none without a decoder."""
+    if self.process or not self.agent.world_model.decoder:
       return
     batch = self.replay.sample(2 ** 32 + self.update)
     batch = {k: v[:6] for k, v in jax.device_get(batch).items()}
