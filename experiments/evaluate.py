@@ -31,54 +31,67 @@ def main(words, overrides):
   options = flags.FLAGS
   launcher.no_words(words, '--logdir=…')
   from harmony_jax import parallel, trained
-  from harmony_jax.benchmarking.machine import describe_machine
-  from harmony_jax.reporting import protocol
-  from harmony_jax.training import evaluation, recording, run_folder, video
+  from harmony_jax.training import recording
   parallel.use_compilation_cache()
   agent = trained.Agent.load(options.logdir, options.checkpoint)
   trained.change_environment(agent.config, overrides)
-  config = agent.config
-  output = recording.writable(options.output or pathlib.Path(options.logdir) / 'evaluation')
-  mode = {'auto': config.eval_policy, 'sample': 'sample', 'mode': 'mode'}[options.policy]
-  seed = config.seed if options.seed is None else options.seed
   if options.video:
     recording.picture_name(agent.spec)
-  sizes = evaluation.group_sizes(min(options.num_envs or config.eval_envs, options.episodes))
+  output = recording.writable(options.output or pathlib.Path(options.logdir) / 'evaluation')
+  mode = agent.config.eval_policy if options.policy == 'auto' else options.policy
+  seed = agent.config.seed if options.seed is None else options.seed
+  started = time.monotonic()
+  results, pictures = _play(agent, options, seed, mode)
+  _write(agent, results, pictures, output, {
+      'episodes': options.episodes, 'policy': mode, 'seed': seed, 'seconds': time.monotonic() - started}, options.fps)
+  return 0
+
+
+def _play(agent, options, seed, mode):
+  """(results of the episodes, pictures of the first one or None)."""
+  from harmony_jax.training import evaluation, recording
+  sizes = evaluation.group_sizes(min(options.num_envs or agent.config.eval_envs, options.episodes))
   groups = [agent.make_env(size) for size in sizes]
   if options.video:
     groups[0] = recording.Recorder(groups[0])
-  started = time.monotonic()
   try:
     results = evaluation.evaluate(agent.method, agent.act, agent.weights, groups, seed, agent.step, options.episodes,
                                   mode == 'mode')
   finally:
     for group in groups:
       group.close()
-  found = evaluation.summary(results)
-  # This evaluation's, not those of the run.
-  config.update(final_eval_episodes=options.episodes, eval_policy=mode, eval_every=0, steps=agent.step)
+  return results, groups[0].pictures() if options.video else None
+
+
+def _write(agent, results, pictures, output, about, fps):
+  """Prints the result; writes it, and the video, to the folder `output`."""
+  from harmony_jax.benchmarking.machine import describe_machine
+  from harmony_jax.reporting import protocol
+  from harmony_jax.training import evaluation, recording, run_folder, video
+  config, found = agent.config, evaluation.summary(results)
+  # How this evaluation was made, not those of the run.
+  config.update(final_eval_episodes=about['episodes'], eval_policy=about['policy'], eval_every=0, steps=agent.step)
   how = protocol.describe(config.to_dict()).removesuffix(f'; {protocol.TRAINING}')
   record = {
       'suite': config.suite, 'task': config.task, 'method': config.method, 'weighting': config.weighting.rule,
       'preset': config.preset, 'run_seed': config.seed, 'step': agent.step,
-      'frame': agent.step * agent.spec.action_repeat, 'episodes': options.episodes, 'policy': mode, 'seed': seed,
-      'protocol': how, 'env': {**config.env.to_dict(), **config.eval_env.to_dict()},
-      **found, 'seeds': [result.seed for result in results], 'seconds': time.monotonic() - started,
-      'machine': describe_machine()}
-  path = recording.unused(output, f'step_{agent.step:08d}_{options.episodes}_{mode}_seed{seed}', '.json')
+      'frame': agent.step * agent.spec.action_repeat, **about, 'protocol': how,
+      'env': {**config.env.to_dict(), **config.eval_env.to_dict()}, **found,
+      'seeds': [result.seed for result in results], 'machine': describe_machine()}
+  name = f"step_{agent.step:08d}_{about['episodes']}_{about['policy']}_seed{about['seed']}"
+  path = recording.unused(output, name, '.json')
   with run_folder.atomic_write(path) as file:
     file.write(json.dumps(record, indent=1) + '\n')
+  scores = found['scores']
   print(f'{config.suite} {config.task}, {config.method}, weighting {config.weighting.rule}, seed {config.seed}, step '
-        f'{agent.step:,}: {found["mean"]:,.2f} ± {found["std"]:,.2f} (standard deviation over {options.episodes} episodes, '
-        f'{min(found["scores"]):,.2f} to {max(found["scores"]):,.2f}), actions: {mode}')
-  for name, value in found.items():
-    if name not in ('mean', 'std', 'scores', 'lengths'):
-      print(f'{name}: {value:.3f}')
+        f"{agent.step:,}: {found['mean']:,.2f} ± {found['std']:,.2f} (standard deviation over {len(scores)} episodes, "
+        f"{min(scores):,.2f} to {max(scores):,.2f}), actions: {about['policy']}")
+  for measure in set(found) - {'mean', 'std', 'scores', 'lengths'}:
+    print(f'{measure}: {found[measure]:.3f}')
   print(f'protocol: {how}')
   print(f'every score: {path}')
-  if options.video:
-    print(f'video: {video.save_video(path.with_suffix(""), groups[0].pictures(), options.fps, scale=4)}')
-  return 0
+  if pictures is not None:
+    print(f'video: {video.save_video(path.with_suffix(""), pictures, fps, scale=4)}')
 
 
 if __name__ == '__main__':

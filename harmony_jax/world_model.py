@@ -27,9 +27,7 @@ from harmony_jax.networks import (Decoder, Encoder, Head, Style, finishing, fram
                                   reconstruction_losses, scale_image)
 from harmony_jax.prototypes import Prototypes, shift
 from harmony_jax.rssm import RSSM, State
-
-TASKS = ('observation', 'reward', 'dynamics')
-
+from harmony_jax.weighting import balance, make_weighting
 
 class Outputs(NamedTuple):
   """One forward pass over a batch: leaves [B, T, ...], or [2B, T, ...] where it is seen in two views."""
@@ -84,7 +82,7 @@ class WorldModel:
         encoder, rssm, None if enabled else Decoder(features, shapes, **config.decoder, **shared),
         Head(features, config.reward_head.layers, config.reward_head.units, (reward.size,), out_scale, **shared),
         reward, Head(features, head.layers, head.units, (1,), **shared) if head.enabled else None,
-        weighting, tasks, losses.likelihood, losses.free_nats, losses.free_average, _balance(config),
+        weighting, tasks, losses.likelihood, losses.free_nats, losses.free_average, balance(config),
         config.weighting.harmonize_vector, gamma if head.predicts == 'discount' else 1.0, head.scale, head.gradient,
         Prototypes(encoder.size(), features, **prototypes) if enabled else None)
 
@@ -351,41 +349,6 @@ class WorldModel:
     return tuple(k for k, shape in self.encoder.shapes.items() if len(shape) == 3)
 
 
-def make_weighting(config, shapes) -> tuple[harmony.Weighting, tuple[str, ...]]:
-  """The rule that `config.weighting.rule` names, and its tasks for these observations.
-
-  `none` is DreamerV3 itself: the reconstruction, reward and continue losses with weight 1, and the dynamics with
-  0.5 + 0.1. `config.weighting.tasks` says which tasks have a harmonizer; the others keep the weights of `none`. With
-  prototypes the task `observation` is two, `swav` and `temporal` (eq. 17).
-  """
-  weighting, losses = config.weighting, config.losses
-  observing = ()
-  if config.prototypes.enabled:
-    observing = ('swav', 'temporal')
-  elif weighting.harmonize_vector or any(len(shape) == 3 for shape in shapes.values()):
-    observing = ('observation',)
-  tasks = tuple(name for task in weighting.tasks for name in (observing if task == 'observation' else (task,)))
-  plain = {'dynamics': losses.dyn + losses.rep}
-  if weighting.rule == 'none':
-    return harmony.fixed(plain), ()
-  if weighting.rule == 'fixed':
-    weights = {**{name: weighting.w_o for name in observing}, 'reward': weighting.w_r, 'dynamics': weighting.w_d}
-    return harmony.fixed(weights), ()
-  if weighting.rule == 'reciprocal':
-    rule = harmony.reciprocal()
-  else:
-    regularizer = {'dynamics': _balance(config)} if weighting.dynamics_regularizer == 'code' else {}
-    rule = harmony.RULES[weighting.rule](regularizer)
-  return (rule if 'dynamics' in tasks else _scaled(rule, plain)), tasks
-
-
-def _scaled(rule, scales):
-  """`rule` on losses that are multiplied by constants first: for tasks without a harmonizer."""
-  def weigh(losses, params, state):
-    return rule.weigh({k: v * scales.get(k, 1.0) for k, v in losses.items()}, params, state)
-  return rule._replace(weigh=weigh)
-
-
 def with_statistics(params, statistics) -> dict:
   """A world model's parameters as `encode` and `decode` want them, where its networks keep running statistics."""
   return {**params, 'statistics': statistics} if statistics else params
@@ -401,10 +364,6 @@ def _apply(network, params, name, inputs, train):
     return network.apply(variables, inputs), {name: statistics}
   out, changed = network.apply(variables, inputs, True, mutable=['batch_stats'])
   return out, {name: jax.lax.stop_gradient(changed['batch_stats'])}
-
-
-def _balance(config):
-  return config.losses.dyn / (config.losses.dyn + config.losses.rep)
 
 
 def _flat(batch, names) -> dict:
