@@ -19,10 +19,10 @@ def draw(records, path, references=None, title=''):
            curves.harmonizers(suite, records), curves.losses(suite, records)]
   drawn = [figure for figure in drawn if figure]
   with matplotlib.rc_context({**charts.RC, 'font.size': 11}):
-    canvas = Canvas(figsize=(max(4.6 * len(drawn), 5), 4.2), layout='constrained')
+    canvas = Canvas(figsize=(max(4.8 * len(drawn), 5), 4.2), layout='constrained')
     for axis, figure in zip(canvas.subplots(1, max(len(drawn), 1), squeeze=False).flat, drawn):
       charts.draw_panel(figure, figure.panels[0], axis)
-      axis.set_title(figure.title, loc='left')
+      axis.set_title(figure.title, loc='left', fontsize=10)
       axis.legend(handles=charts.handles(figure), loc='upper center', bbox_to_anchor=(0.5, -0.16), fontsize=8.5,
                   ncols=2 if len(figure.legend) > 1 else 1)
     if title:
