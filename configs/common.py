@@ -148,7 +148,7 @@ def check(config: ConfigDict):
     UserError: names the field, its value and what it must be.
   """
   def refuse(name, value, wanted):
-    raise UserError(f'config.{name} is {value!r}: it must be {wanted}')
+    raise UserError(f'config.{name} is {repr(value)[:100]}: it must be {wanted}')
 
   for name, value, wanted in _impossible_numbers(config):
     refuse(name, value, wanted)

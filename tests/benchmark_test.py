@@ -90,6 +90,7 @@ def test_random_data_fit_the_agent():
   assert batch['is_first'][:, 0].all() and not batch['is_first'][:, 1].any()
 
 
+@pytest.mark.slow
 def test_scaling_is_measured(quick_compilation):
   """One device, and the same update by the mapped program."""
   config = atari100k.get_config('dreamerv3', 'tiny')
@@ -130,6 +131,7 @@ def quick_compilation():
   jax.config.update('jax_disable_most_optimizations', False)
 
 
+@pytest.mark.slow
 def test_loop_is_measured(quick_compilation):
   """The stretch holds as many steps as updates, and nothing but training; the trainer is stopped in the middle."""
   config = catch.get_config('dreamerv3', 'tiny')

@@ -1,9 +1,12 @@
 """Set-up of all tests: programs that several tests compile, in this process or another, are compiled once, and all as
-the training's are (`parallel.CPU_OPTIONS`)."""
+the training's are (`parallel.CPU_OPTIONS`). A Ctrl-C is heard even where a shell that started them in the background ignores
+it.
+"""
 
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
@@ -13,6 +16,9 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
 if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter):
