@@ -19,6 +19,7 @@ from harmony_jax import harmony, replicas
 from harmony_jax.behavior import Behavior, Noise
 from harmony_jax.returns import Percentiles
 from harmony_jax.rssm import State
+from harmony_jax.targets import follow
 from harmony_jax.world_model import WorldModel, with_statistics
 
 SUBTREES = ('world_model', 'actor', 'critic')
@@ -174,7 +175,8 @@ class Agent:
         state.normalizer, self.axis_name)
     critic_metrics = update('critic', self.behavior.critic_loss, state.targets['critic'], trajectory, returns)
     metrics |= replicas.mean(model_metrics | actor_metrics | critic_metrics, self.axis_name)
-    targets = {'critic': self._slow_update(state.targets['critic'], params['critic'], state.step)}
+    targets = {'critic': follow(state.targets['critic'], params['critic'], state.step, self.slow_fraction,
+                                self.slow_every)}
     if 'world_model' in state.targets:
       targets['world_model'] = self.world_model.update_targets(
           state.targets['world_model'], params['world_model'], state.step)
@@ -183,11 +185,6 @@ class Agent:
         params=params, opt_state=optimizers, targets=targets, statistics=outputs.statistics, weighting=weighting,
         normalizer=normalizer, carry=jax.lax.stop_gradient(Carry(last, batch['action'][:, -1])), step=state.step + 1)
     return state, metrics, gradients
-
-  def _slow_update(self, slow, fast, step):
-    """slow + f (fast - slow) every `slow_every` updates; the first one copies."""
-    mix = jnp.where(step == 0, 1.0, jnp.where(step % self.slow_every == 0, self.slow_fraction, 0.0))
-    return jax.tree.map(lambda s, f: (1 - mix) * s + mix * f, slow, fast)
 
   def _starts(self, posterior, batch):
     """(states that imagination starts from, whether their episodes go on): all steps of all views, in one row."""

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from harmony_jax import replicas
 from harmony_jax.networks import LINEAR, Dense
+from harmony_jax.targets import follow
 
 sg = jax.lax.stop_gradient
 
@@ -94,8 +95,7 @@ class Prototypes:
 
   def slow_update(self, slow, fast, step):
     """slow + f (fast - slow); the first update copies."""
-    mix = jnp.where(step == 0, 1.0, jnp.where(step % self.slow_every == 0, self.slow_fraction, 0.0))
-    return jax.tree.map(lambda s, f: mix * f + (1 - mix) * s, slow, fast)
+    return follow(slow, fast, step, self.slow_fraction, self.slow_every)
 
 
 def unit(x):
