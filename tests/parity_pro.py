@@ -18,6 +18,7 @@ from harmony_jax import distributions as dists
 from harmony_jax import latents
 from harmony_jax.agent import Agent, shift_actions
 from harmony_jax.behavior import Actor, Noise
+from tests.parity_layouts import features, first_action, nested
 
 RSSM = {'cell/dense': ('gru',), 'cell/norm': ('gru', 'norm'), 'img_in': ('img_in',), 'img_out': ('img_out',),
         'img_dist': ('img_stats',), 'obs_out': ('obs_out',), 'obs_dist': ('obs_stats',)}
@@ -123,27 +124,9 @@ def shape_of(arrays):
   return arrays['image'].shape[2:]
 
 
-def first_action(arrays):
-  """The action before the first row [B, A]."""
-  return jnp.asarray(arrays['action'][:, 0])
-
-
-def _features(rows, config):
-  """Rows of [stoch, deter] as [deter, stoch]."""
-  deter = config.rssm.deter
-  return np.concatenate([rows[-deter:], rows[:-deter]], 0)
-
-
 def to_tree(arrays, config) -> dict:
   """{authors' name: array} as a nested dict of ours; the slow copies are under `slow` and `targets`."""
-  tree = {}
-  for name, value in arrays.items():
-    path, value = _convert(name, np.asarray(value), config)
-    node = tree
-    for key in path[:-1]:
-      node = node.setdefault(key, {})
-    node[path[-1]] = jnp.asarray(value)
-  return tree
+  return nested(arrays, config, _convert)
 
 
 def _convert(name, value, config):
@@ -161,7 +144,7 @@ def _convert(name, value, config):
   if layer in ('wm/rssm/obs_proj', 'wm/rssm/feat_proj'):
     place = {'obs_proj': 'embed', 'feat_proj': 'feature'}[layer.rpartition('/')[2]]
     return ('world_model', 'prototypes', place, leaf), (
-        _features(value, config) if kernel and place == 'feature' else value)
+        features(value, config) if kernel and place == 'feature' else value)
   if layer.startswith('wm/rssm/'):
     layer = layer.removeprefix('wm/rssm/')
     if kernel and layer == 'cell/dense':
@@ -172,7 +155,7 @@ def _convert(name, value, config):
     if layer.startswith(prefix):
       layer = layer.removeprefix(prefix)
       place = {'out/out': 'out_0', 'out/std': 'out_1'}.get(layer, f"h_{layer.removeprefix('h')}")
-      return (*path, place, leaf), _features(value, config) if kernel and layer == 'h0' else value
+      return (*path, place, leaf), features(value, config) if kernel and layer == 'h0' else value
   raise KeyError(name)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from configs import dreamerv2
 from harmony_jax.agent import shift_actions
+from tests.parity_layouts import features, first_action, nested
 
 HARMONIZERS = {'wm.harmony_s1': 'reward', 'wm.harmony_s2': 'observation', 'wm.harmony_s3': 'dynamics'}
 RSSM = {'_cell._layer': ('gru',), '_cell._norm': ('gru', 'norm'), 'img_in': ('img_in',), 'img_out_0': ('img_out',),
@@ -69,27 +70,9 @@ def shape_of(arrays):
   return height, width, channels
 
 
-def first_action(arrays):
-  """The action before the first row [B, A]."""
-  return jnp.asarray(arrays['action'][:, 0])
-
-
-def _features(rows, config):
-  """Rows of [stoch, deter] as [deter, stoch]."""
-  deter = config.rssm.deter
-  return np.concatenate([rows[-deter:], rows[:-deter]], 0)
-
-
 def to_tree(arrays, config) -> dict:
   """{authors' name: array} as a nested dict of ours."""
-  tree = {}
-  for name, value in arrays.items():
-    path, value = _convert(name, np.asarray(value), config)
-    node = tree
-    for key in path[:-1]:
-      node = node.setdefault(key, {})
-    node[path[-1]] = jnp.asarray(value)
-  return tree
+  return nested(arrays, config, _convert)
 
 
 def _convert(name, value, config):
@@ -105,7 +88,7 @@ def _convert(name, value, config):
     return ('world_model', 'encoder', f'down_{layer[-1]}', leaf), value.transpose(2, 3, 1, 0) if kernel else value
   if layer.startswith('wm.heads.decoder.'):
     if layer.endswith('convin'):
-      return ('world_model', 'decoder', 'start', leaf), _features(value, config) if kernel else value
+      return ('world_model', 'decoder', 'start', leaf), features(value, config) if kernel else value
     place = 'last' if layer.endswith('conv3') else f'up_{layer[-1]}'
     value = value.transpose(2, 3, 1, 0)[::-1, ::-1] if kernel else value
     return ('world_model', 'decoder', place, leaf), value
@@ -122,7 +105,7 @@ def _convert(name, value, config):
     if layer.startswith(prefix):
       layer = layer.removeprefix(prefix)
       if kernel and layer == 'dense0':
-        value = _features(value, config)
+        value = features(value, config)
       place = {'out.out': 'out_0', 'out.std': 'out_1'}.get(layer, f"h_{layer.removeprefix('dense')}")
       return (*path, place, leaf), value
   raise KeyError(name)
