@@ -73,8 +73,7 @@ def command(main, configurable=False):
     main: called with the words that are no flags, and, if `configurable`, the texts 'field=value' of
       --config.field=value; returns the exit code.
   """
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
+  _quieten()
   argv, more = sys.argv, ()
   try:
     if configurable:
@@ -90,11 +89,7 @@ def command(main, configurable=False):
     except KeyboardInterrupt:
       return _fail('interrupted', 130)
     except Exception as error:
-      from harmony_jax.training import faults
-      line = faults.explain(error)
-      if line is None:
-        raise
-      return _fail(line)
+      return _fail_explained(error)
 
   app.run(guarded, argv=argv, flags_parser=parse_flags)
 
@@ -116,8 +111,7 @@ def parse_flags(argv):
 def _main(benchmark, rest, overrides):
   if len(rest) > 1:
     return _fail(f'unexpected argument {rest[1]!r}: options look like --{benchmark.TASK_FLAG}=…')
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
+  _quieten()
   from harmony_jax.training.interruption import Interrupted, Interruption
   try:
     with Interruption() as interruption:
@@ -130,11 +124,7 @@ def _main(benchmark, rest, overrides):
   except KeyboardInterrupt:
     return _fail('interrupted; the same command continues from the last checkpoint', 130)
   except Exception as error:
-    from harmony_jax.training import faults
-    line = faults.explain(error)
-    if line is None:
-      raise
-    return _fail(line)
+    return _fail_explained(error)
 
 
 def _train(benchmark, options, overrides, interruption):
@@ -310,6 +300,21 @@ def deviations(benchmark, config):
 def _command():
   """The words that this program was started with."""
   return ['python', *sys.orig_argv[1:]]
+
+
+def _quieten():
+  """Keeps JAX from telling at length which accelerators it did not find."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  logging.set_verbosity(logging.WARNING)
+
+
+def _fail_explained(error):
+  """Fails with one line where a machine is at its limits; else raises the error, which is being handled."""
+  from harmony_jax.training import faults
+  line = faults.explain(error)
+  if line is None:
+    raise error
+  return _fail(line)
 
 
 def _fail(message, code=2):
