@@ -188,7 +188,7 @@ class Behavior:
       noise: a `Noise`.
     """
     start = jax.tree.map(sg, start)
-    latent_noise, action_noise, *_ = noise
+    latent_noise, action_noise, _ = noise
     act = lambda state, noise: self.actor.sample(self.actor(actor_params, sg(state.feature())), noise)
     first = act(start, None if action_noise is None else action_noise[0])
 
@@ -254,7 +254,7 @@ class Behavior:
       scale = normalizer.scale()
     lead, count = self.lead, self.horizon - self.lead
     policy = self.actor(actor_params, sg(trajectory.feature[:count]))
-    entropy = self.actor.entropy(policy, noise[2][:, :count] if len(noise) > 2 and noise[2] is not None else None)
+    entropy = self.actor.entropy(policy, None if noise.entropy is None else noise.entropy[:, :count])
     bonus = self.entropy * entropy
     judged = lambda baseline: (returns[lead:] - value[:count] * baseline) / scale
     advantage = judged(self.baseline or how == 'reinforce')

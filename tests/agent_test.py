@@ -12,6 +12,7 @@ import pytest
 from configs import dreamerv3
 from harmony_jax import distributions as dists
 from harmony_jax.agent import Agent, parameter_count, shift_actions
+from harmony_jax.behavior import Noise
 from harmony_jax.returns import Percentiles
 from tests import small
 
@@ -183,7 +184,7 @@ def test_large_returns_are_scaled_down():
   out = agent.world_model.forward(big, state.carry.latent, batch, batch['action'], None)
   start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.posterior)
   loss = lambda normalizer: agent.behavior.actor_loss(
-      params['actor'], agent.world_model, big, {'fast': params['critic']}, start, jnp.ones(15), (None, None), normalizer)
+      params['actor'], agent.world_model, big, {'fast': params['critic']}, start, jnp.ones(15), Noise(), normalizer)
   _, (trajectory, returns, normalizer, metrics) = loss(Percentiles(jnp.float32(0), jnp.float32(50)))
   low, high = np.percentile(returns, [5, 95])
   np.testing.assert_allclose(metrics['return/scale'], 0.99 * 50 + 0.01 * (high - low), rtol=1e-4)

@@ -8,6 +8,7 @@ import pytest
 from configs import dreamerv2
 from harmony_jax import distributions as dists
 from harmony_jax.agent import Agent, parameter_count
+from harmony_jax.behavior import Noise
 from tests import small
 
 ENDING = {'method': 'dreamerv2', 'continue_head__enabled': True, 'continue_head__layers': 1}
@@ -53,7 +54,7 @@ def _imagination(**case):
   alive = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
   loss, (trajectory, targets, _, _) = behavior.actor_loss(
       state.params['actor'], model, params, {'fast': state.params['critic'], 'slow': state.targets['critic']}, start,
-      alive, (None, None), state.normalizer)
+      alive, Noise(), state.normalizer)
   critic, _ = behavior.critic_loss(state.params['critic'], state.targets['critic'], trajectory, targets)
   return agent, state, trajectory, alive, float(loss), np.asarray(targets), float(critic)
 

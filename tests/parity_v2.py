@@ -11,6 +11,7 @@ import numpy as np
 
 from configs import dreamerv2
 from harmony_jax.agent import shift_actions
+from harmony_jax.behavior import Noise
 from tests.parity_layouts import features, first_action, nested
 
 HARMONIZERS = {'wm.harmony_s1': 'reward', 'wm.harmony_s2': 'observation', 'wm.harmony_s3': 'dynamics'}
@@ -122,7 +123,7 @@ def forward(agent, state, batch) -> dict:
   not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
   critics = {'fast': state.params['critic'], 'slow': state.targets['critic']}
   loss, (trajectory, targets, _, metrics) = behavior.actor_loss(
-      state.params['actor'], model, params, critics, start, not_terminal, (None, None), state.normalizer)
+      state.params['actor'], model, params, critics, start, not_terminal, Noise(), state.normalizer)
   returns, _, _ = behavior.evaluate(model, params, state.targets['critic'], trajectory)
   critic, _ = behavior.critic_loss(state.params['critic'], state.targets['critic'], trajectory, targets)
   action = jnp.concatenate([jnp.zeros_like(trajectory.action[:1]), trajectory.action[:-1]], 0)

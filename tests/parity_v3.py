@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from configs import dreamerv3
 from harmony_jax import distributions
 from harmony_jax.agent import shift_actions
+from harmony_jax.behavior import Noise
 
 HARMONIZERS = {'har_s1': 'reward', 'har_s2': 'observation', 'har_s3': 'dynamics'}
 ROOTS = {'agent/wm/enc/cnn': ('world_model', 'encoder'), 'agent/wm/dec/cnn': ('world_model', 'decoder'),
@@ -54,7 +55,7 @@ def forward(agent, state, batch) -> dict:
   behavior = agent.behavior
   start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.posterior)
   not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
-  trajectory = behavior.imagine(model, params, state.params['actor'], start, not_terminal, (None, None))
+  trajectory = behavior.imagine(model, params, state.params['actor'], start, not_terminal, Noise())
   returns, value, reward = behavior.evaluate(model, params, state.params['critic'], trajectory)
   policy = behavior.actor(state.params['actor'], trajectory.feature)
   return {
