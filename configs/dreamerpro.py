@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
       model_opt=dict(**optimizer, lr=3e-4),
       actor_opt=dict(**optimizer, lr=8e-5),
       critic_opt=dict(**optimizer, lr=8e-5),
+      replay=dict(first_action=True),
       train_ratio=510.0,             # 50 · 51 / 5: one update every 5 steps
       prefill=2500)
   with config.unlocked():

@@ -160,7 +160,8 @@ def get_config() -> ConfigDict:
       # How experience is taken up.
       replay=dict(
           sampling='windows',        # windows: uniform over all windows of the stream; episodes: over complete episodes
-          prioritize_ends=False),    # of episodes: their last windows are drawn more often
+          prioritize_ends=False,     # of episodes: their last windows are drawn more often
+          first_action=False),       # of episodes: windows that begin inside one know the action before them (DreamerPro)
       pretrain=1,                    # updates before the first step with the policy
       train_ratio=1024.0,            # replayed steps per environment step: 1024 / (16 · 64) = 1 update per step
       prefill=0,                     # random steps before training, if the first batch does not need more

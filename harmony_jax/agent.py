@@ -111,12 +111,18 @@ class Agent:
 
   # -------------------------------------------------------------------------------------------------------------------
 
+  def _carry(self, params, batch) -> Carry:
+    """The initial latent state with the action before a batch's sequences, where that is known."""
+    carry = self.initial_carry(params, len(batch['is_first']))
+    return carry._replace(action=batch.get('before', carry.action))
+
   def train_step(self, state: TrainState, batch) -> tuple[TrainState, dict]:
     """One update of everything.
 
     Args:
       batch: observations [B, T, ...], `action` [B, T, A] (one-hot if discrete) taken *after* the observation of its
-        row, `reward`, `is_first`, `is_terminal` [B, T].
+        row, `reward`, `is_first`, `is_terminal` [B, T]. With `before` [B, A], the action before the first row, sequences
+        begin with the initial state in place of that where the last batch ended.
 
     Returns: the next state and scalar metrics.
 
@@ -148,7 +154,7 @@ class Agent:
     params, optimizers = dict(state.params), dict(state.opt_state)
     params['world_model'] = self.world_model.prepared(params['world_model'])
     noise = self._train_noise(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
-    carry = jax.lax.stop_gradient(state.carry)
+    carry = jax.lax.stop_gradient(self._carry(params, batch) if 'before' in batch else state.carry)
     previous_action = shift_actions(batch['action'], carry.action)
     metrics, gradients = {}, {}
 
@@ -259,7 +265,7 @@ class Agent:
 
   def task_losses(self, state: TrainState, batch) -> dict:
     """The world model's losses by name on one batch, without training."""
-    carry = self.initial_carry(state.params, batch['is_first'].shape[0])
+    carry = self._carry(state.params, batch)
     noise = self._train_noise(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
     return self.world_model.losses(self.world_model.prepared(state.weights['world_model']), carry.latent, batch,
                                    shift_actions(batch['action'], carry.action), noise['posterior'],

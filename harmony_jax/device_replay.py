@@ -72,14 +72,14 @@ class DeviceReplay:
     """The windows of a draw. May run in another thread than `append`; does not wait for the device.
 
     Returns:
-      `{name: [B, T, ...]}` on the device, equal to `jax.device_put` of the host's batch; `is_first[:, 0]` is True.
+      `{name: [B, T, ...]}` on the device, equal to `jax.device_put` of the host's batch.
 
     Raises:
       RuntimeError: more than `margin` steps were appended since the draw.
     """
     replay = self._replay
-    rows = (draw.starts[:, None] + np.arange(replay.length)) % replay._rows  # [B, T]
-    rows += draw.envs[:, None] * replay._rows
+    rows, before = replay.rows(draw).astype(np.int32), replay.rows_before(draw)
+    before = before if before is None else before.astype(np.int32)
     with self._lock:
       # The draw's own steps, not all: the newest row may be half written. Fewer are there if an older save was loaded.
       self._bring(min(draw.steps, replay.steps))
@@ -87,7 +87,7 @@ class DeviceReplay:
       if not replay.intact(draw):
         raise RuntimeError(f'{replay.steps - draw.steps} steps were appended since the batch of update '
                            f'{draw.update} was drawn; replay has a margin of {replay.margin}')
-      return _read(self._buffers, jax.device_put(rows.astype(np.int32), self._device), self._shapes)
+      return _read(self._buffers, *jax.device_put((rows, before), self._device), self._shapes)
 
   def sample(self, update: int) -> dict:
     """The batch of an update, `{name: [B, T, ...]}` on the device: `gather(draw(update))`."""
@@ -169,11 +169,14 @@ def _write_rows(buffers, values, rows):
   return {name: array.at[rows].set(values[name], mode='drop', unique_indices=True) for name, array in buffers.items()}
 
 
-def _read_rows(buffers, rows, shapes):
-  """`{name: [B, T, *shape]}` of rows `[B, T]`, the beginnings of the windows marked."""
+def _read_rows(buffers, rows, before, shapes):
+  """`{name: [B, T, *shape]}` of rows `[B, T]`, and the beginnings of the windows as in `Replay.gather`."""
   batch = {name: buffers[name].at[rows].get(mode='promise_in_bounds').reshape(*rows.shape, *shape)
            for name, shape in shapes}
-  return batch | {'is_first': batch['is_first'].at[:, 0].set(True)}
+  if before is None:
+    return batch | {'is_first': batch['is_first'].at[:, 0].set(True)}
+  action = buffers['action'][jnp.maximum(before, 0)].reshape(len(before), *dict(shapes)['action'])
+  return batch | {'before': jnp.where(before[:, None] < 0, 0, action)}
 
 
 _write = jax.jit(_write_rows, donate_argnums=0)  # in place: the ring is never there twice

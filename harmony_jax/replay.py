@@ -47,14 +47,15 @@ class Replay:
       end of its `gather`. They are stored besides the capacity, so that the
       distribution does not depend on it.
     sampling: 'windows' or 'episodes'. prioritize_ends: for episodes.
+    first_action: whether a window of episodes that begins inside one knows the action before it.
     part: (index, count) where count processes have as many environments each, and a replay of their own.
 
   Raises:
-    ValueError: no `is_first`, or a capacity that holds no window.
+    ValueError: no `is_first`, a capacity that holds no window, or `first_action` with other windows.
   """
 
   def __init__(self, specs, num_envs, capacity, batch_size, length, seed, margin=256, sampling='windows',
-               prioritize_ends=False, part=(0, 1)):
+               prioritize_ends=False, first_action=False, part=(0, 1)):
     self.specs = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
     self.num_envs = num_envs
     self.kept = capacity // num_envs  # steps per environment
@@ -67,9 +68,12 @@ class Replay:
     if self.kept < length:
       raise ValueError(f'capacity {capacity} over {num_envs} environments holds '
                        f'{self.kept} steps each; a window has {length}')
+    if first_action and sampling != 'episodes':
+      raise ValueError("replay.first_action is for replay.sampling='episodes'")
     self.part = part
     self.sampling = sampling
     self.prioritize_ends = prioritize_ends
+    self.first_action = first_action
     self._begun = np.zeros(num_envs, int)  # first step of the episode that runs in each environment
     self._ended = []  # (environment, first step, last step) of every complete episode that is still stored
     self._rows = self.kept + margin
@@ -170,6 +174,18 @@ class Replay:
     starts = np.minimum(first + np.minimum(offsets, latest), self._steps - self.length)
     return Draw(update, envs, starts, self._steps)
 
+  def rows(self, draw):
+    """[B, T]: the rows of a draw's windows, over the environments' rings one after the other."""
+    return (draw.starts[:, None] + np.arange(self.length)) % self._rows + draw.envs[:, None] * self._rows
+
+  def rows_before(self, draw):
+    """[B]: likewise those before the windows, -1 where a window begins with an episode; None without `first_action`."""
+    if not self.first_action:
+      return None
+    goes_on = ~self._data['is_first'][draw.envs, draw.starts % self._rows]
+    stored = draw.starts > max(0, draw.steps - self.kept)
+    return np.where(goes_on & stored, (draw.starts - 1) % self._rows + draw.envs * self._rows, -1)
+
   def intact(self, draw):
     """Whether the steps that `draw` was made of are all still stored."""
     return self._steps - draw.steps <= self.margin
@@ -179,16 +195,20 @@ class Replay:
 
     Returns:
       `{name: [B, T, ...]}`, contiguous and the caller's own. `is_first[:, 0]`
-      is True: a window begins without a memory of what came before it.
+      is True: a window begins without a memory of what came before it. With
+      `first_action` it is as stored, and there is `before` [B, A], the action
+      before the window, zeros where that begins with an episode.
 
     Raises:
       RuntimeError: more than `margin` steps were appended since the draw.
     """
-    rows = (draw.starts[:, None] + np.arange(self.length)) % self._rows  # [B, T]
-    rows += draw.envs[:, None] * self._rows
-    batch = {name: array.reshape(-1, *array.shape[2:]).take(rows, axis=0)
-             for name, array in self._data.items()}
-    batch['is_first'][:, 0] = True
+    rows, before = self.rows(draw), self.rows_before(draw)
+    flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in self._data.items()}
+    batch = {name: array.take(rows, axis=0) for name, array in flat.items()}
+    if before is None:
+      batch['is_first'][:, 0] = True
+    else:
+      batch['before'] = np.where(before[:, None] < 0, 0, flat['action'].take(before, axis=0))
     if not self.intact(draw):
       raise RuntimeError(f'{self._steps - draw.steps} steps were appended since the batch of update '
                          f'{draw.update} was drawn; replay has a margin of {self.margin}')

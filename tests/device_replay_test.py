@@ -50,17 +50,18 @@ def assert_same(batch, expected):
 
 
 @pytest.mark.parametrize('num_envs', [1, 3])
-@pytest.mark.parametrize('options', [{}, {'sampling': 'episodes'}, {'sampling': 'episodes', 'prioritize_ends': True}])
+@pytest.mark.parametrize('options', [{}, {'sampling': 'episodes'}, {'sampling': 'episodes', 'prioritize_ends': True},
+                                     {'sampling': 'episodes', 'first_action': True}])
 def test_batches_are_the_hosts_while_it_fills_and_wraps(num_envs, options):
   replay = DeviceReplay(host := make(num_envs, 20 * num_envs, **options))
   for update, more in enumerate((6, 1, 5, 2, 9, 1, 1, 40, 3, 23, 64)):  # also more at once than the ring is long
     fill(replay, replay.steps, replay.steps + more)
     assert_same(replay.sample(update), host.sample(update))
-    assert replay.sample(update)['is_first'][:, 0].all()
+    assert replay.sample(update)['is_first'][:, 0].all() or replay.first_action
 
 
 @settings(max_examples=40, deadline=None)
-@given(num_envs=st.integers(1, 2), margin=st.integers(0, 5), options=st.sampled_from([{}, {'sampling': 'episodes'}]),
+@given(num_envs=st.integers(1, 2), margin=st.integers(0, 5), options=st.sampled_from([{}, {'sampling': 'episodes', 'first_action': True}]),
        actions=st.lists(st.tuples(st.sampled_from(['append', 'draw', 'gather']), st.integers(0, 9)), max_size=40))
 def test_any_order_of_appends_draws_and_gathers(num_envs, margin, options, actions):
   """Also of draws that are gathered late, not in turn, more than once, or too late."""
@@ -146,7 +147,7 @@ def test_few_programs_are_compiled(monkeypatch):
   # Jitted anew, to count these alone.
   write, read = device_replay._write_rows, device_replay._read_rows
   monkeypatch.setattr(device_replay, '_write', jax.jit(lambda *args: write(*args), donate_argnums=0))
-  monkeypatch.setattr(device_replay, '_read', jax.jit(lambda *args: read(*args), static_argnums=2))
+  monkeypatch.setattr(device_replay, '_read', jax.jit(lambda *args: read(*args), static_argnums=3))
   replay = DeviceReplay(make(num_envs=1, capacity=100))
   for more in range(5, 45):
     fill(replay, replay.steps, replay.steps + more)

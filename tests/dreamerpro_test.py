@@ -411,6 +411,23 @@ def test_draws_belong_to_rows(name):
     np.testing.assert_array_equal(split(whole, 4)[*views, :2], split(part, 2))
 
 
+def test_the_action_before_a_sequence():
+  """Sequences with `before` begin with no memory and that action, whatever the last batch ended with."""
+  agent, batch, states, _, _ = trained('harmony')
+  state, step = states[-1], jax.jit(agent.train_step)
+  before = jnp.asarray(RNG.uniform(-1, 1, batch['action'][:, 0].shape), jnp.float32)
+  inside = batch | {'is_first': batch['is_first'].at[:, 0].set(False)}
+  fresh = agent.initial_carry(state.params, len(before))
+  assert jnp.abs(state.carry.latent.deter).max() > 0
+  found, metrics = step(state, inside | {'before': before})
+  wanted, same = step(state.replace(carry=fresh._replace(action=before)), inside)
+  chex.assert_trees_all_close((found.params, metrics), (wanted.params, same), rtol=1e-5, atol=1e-7)
+  _, without = step(state.replace(carry=fresh), inside)
+  assert abs(without['loss/dynamics'] - metrics['loss/dynamics']) > 1e-6
+  losses = agent.task_losses(state, inside | {'before': before})
+  np.testing.assert_allclose(losses['dynamics'], metrics['loss/dynamics'], rtol=1e-5)
+
+
 @pytest.mark.parametrize('name', ('harmony', 'none'))
 def test_report_and_policy(name):
   """There is nothing to see in an open-loop prediction, but rewards; acting draws by environment, and has a mode."""

@@ -109,8 +109,8 @@ def config_of(meta):
 def batch_of(arrays) -> dict:
   """The recorded batch in our layout: actions in the row before the one that they led to.
 
-  The authors start every sequence from a state of zeros, but with the action before its first row, which `is_first`
-  would take away (as our replay does); so it is False here, and the state comes from the carry.
+  The authors start every sequence from a state of zeros and with the action before its first row, which `is_first` would
+  take away; so it is False here, and both come from the carry. Our replay gives that action as `before`.
   """
   nowhere = np.zeros(arrays['reward'].shape, bool)
   batch = {'image': arrays['image'], 'reward': arrays['reward'], 'is_first': nowhere, 'is_last': nowhere,

@@ -340,15 +340,15 @@ def test_prefetcher_raises_what_its_thread_raised():
 EPISODES = (7, 3, 12, 4, 9)  # lengths, over and over
 
 
-def make_episodes(steps=200, capacity=1000, num_envs=1, length=5, batch_size=4000, prioritize_ends=False):
-  """A replay of episodes of known lengths; a step tells its episode and its place in it."""
-  specs = {'episode': ((), np.int32), 'place': ((), np.int32), 'is_first': ((), bool), 'is_last': ((), bool)}
-  replay = Replay(specs, num_envs, capacity, batch_size, length, seed=0, sampling='episodes',
-                  prioritize_ends=prioritize_ends)
-  places = [(number, place, place == 0, place == size - 1)
+def make_episodes(steps=200, capacity=1000, num_envs=1, length=5, batch_size=4000, **options):
+  """A replay of episodes of known lengths; a step tells its episode and its place in it, and acts by both."""
+  specs = {'episode': ((), np.int32), 'place': ((), np.int32), 'is_first': ((), bool), 'is_last': ((), bool),
+           'action': ((2,), np.float32)}
+  replay = Replay(specs, num_envs, capacity, batch_size, length, seed=0, sampling='episodes', **options)
+  places = [(number, place, place == 0, place == size - 1, (number + 1, place))
             for number, size in enumerate(EPISODES * 100) for place in range(size)]
   for row in places[:steps]:
-    replay.append({name: np.full(num_envs, value) for name, value in zip(specs, row)})
+    replay.append({name: np.array([value] * num_envs) for name, value in zip(specs, row)})
   return replay
 
 
@@ -380,6 +380,24 @@ def test_prioritized_ends():
   assert abs((starts == 0).mean() - 1 / 13) < 0.03
 
 
+@pytest.mark.parametrize('capacity', (1000, 40, 5))
+def test_the_action_before_a_window(capacity):
+  """That of the step before where the episode goes on; none, and a true beginning, where the window begins with it."""
+  replay = make_episodes(steps=131, capacity=capacity, batch_size=500, first_action=True)
+  draw = replay.draw(0)
+  batch = replay.gather(draw)
+  place, episode = batch['place'][:, 0], batch['episode'][:, 0]
+  np.testing.assert_array_equal(batch['is_first'][:, 0], place == 0)
+  stored = (place > 0) & (draw.starts > replay.steps - replay.kept)  # with capacity 5 a window begins where the ring does
+  np.testing.assert_array_equal(batch['before'], np.where(stored[:, None], np.stack([episode + 1, place - 1], 1), 0))
+  assert stored.any() == (capacity > 5) and (place == 0).any() == (capacity > 5)
+
+
+def test_the_action_before_is_for_episodes():
+  with pytest.raises(ValueError, match="first_action is for replay.sampling='episodes'"):
+    Replay({'is_first': ((), bool)}, 1, 10, 2, 3, 0, first_action=True)
+
+
 def test_only_complete_episodes_that_are_stored_whole():
   replay = make_episodes(steps=0)
   assert not replay.filled(0)
@@ -397,7 +415,8 @@ def test_a_loaded_replay_of_episodes_draws_the_same(tmp_path):
   other = make_episodes(steps=0, capacity=60)
   other.load(tmp_path)
   assert_equal(replay.sample(3), other.sample(3))
-  step = {'episode': np.zeros(1), 'place': np.zeros(1), 'is_first': np.zeros(1, bool), 'is_last': np.ones(1, bool)}
+  step = {'episode': np.zeros(1), 'place': np.zeros(1), 'is_first': np.zeros(1, bool), 'is_last': np.ones(1, bool),
+          'action': np.zeros((1, 2))}
   for one in (replay, other):
     one.append({k: v.astype(one.specs[k][1]) for k, v in step.items()})
   assert_equal(replay.sample(4), other.sample(4))

@@ -46,7 +46,7 @@ def make_host_replay(config, spec) -> Replay:
   specs |= {'action': ((spec.num_actions,), np.float32), 'reward': ((), np.float32)}
   specs |= {name: ((), bool) for name in ('is_first', 'is_last', 'is_terminal')}
   return Replay(specs, config.num_envs, STEPS, config.batch_size, config.batch_length, config.seed,
-                sampling=config.replay.sampling, prioritize_ends=config.replay.prioritize_ends)
+                **config.replay)
 
 
 def _time(way, append, size, repeats):

@@ -13,7 +13,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.training.checkpoint import Checkpoints
 
 FOLDER = 'nonfinite'  # in a run folder: the states and batches whose update went wrong
-_FLAGS = ('action', 'reward', 'is_first', 'is_last', 'is_terminal')  # what a batch holds beside observations
+_FLAGS = ('action', 'before', 'reward', 'is_first', 'is_last', 'is_terminal')  # what a batch holds beside observations
 
 
 def first_not_finite(agent: Agent, state, batch) -> list:

@@ -109,9 +109,9 @@ class Trainer:
     specs |= {'action': ((spec.num_actions,), np.float32), 'reward': ((), np.float32)}
     specs |= {name: ((), bool) for name in ('is_first', 'is_last', 'is_terminal')}
     capacity, batch = (parallel.share(config[name], f'config.{name}')[1] for name in ('replay_capacity', 'batch_size'))
-    replay = Replay(specs, self.num_envs, capacity, batch, config.batch_length, config.seed,
-                    part=(self.process, self.processes), **config.replay)
     try:
+      replay = Replay(specs, self.num_envs, capacity, batch, config.batch_length, config.seed,
+                      part=(self.process, self.processes), **config.replay)
       return device_replay.choose(self._replay_place(replay), replay)
     except ValueError as error:
       raise UserError(str(error)) from None
