@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
           patch=1,                   # as of encoder
           padding='same',            # as of encoder
           mlp_layers=2,              # as of encoder
-          mlp_units=512),            # as of encoder
+          mlp_units=512,             # as of encoder
+          probe=False),              # with prototypes: learns from the states, and nothing from it; to look at
       # The recurrent state-space model: the dynamics.
       rssm=dict(
           deter=512,                 # size of the deterministic state, D
@@ -53,7 +54,7 @@ def get_config() -> ConfigDict:
           gru_init='fan_in'),        # initial weights of a GRU with that bias: fan_in as PyTorch, or style: as all layers
       # Assignments to prototypes in place of reconstruction: DreamerPro's head, prototypes.py.
       prototypes=dict(
-          enabled=False,             # True: no decoder, and the losses swav and temporal in place of observation
+          enabled=False,             # True: the losses swav and temporal in place of observation, and no decoder
           count=2500,                # prototypes, K
           size=32,                   # their dimensions, P
           temperature=0.1,           # of the predicted assignments
@@ -156,6 +157,13 @@ def get_config() -> ConfigDict:
           lr=3e-5,                   # learning rate
           eps=1e-5,                  # Adam's epsilon
           clip=100.0,                # largest global norm of the gradient
+          weight_decay=0.0),         # as of model_opt
+      # The probing decoder's.
+      probe_opt=dict(
+          kind='adam',               # as of model_opt
+          lr=3e-4,                   # learning rate
+          eps=1e-8,                  # Adam's epsilon
+          clip=1000.0,               # largest global norm of the gradient
           weight_decay=0.0),         # as of model_opt
       # How experience is taken up.
       replay=dict(

@@ -3,7 +3,8 @@
 Writes a video, and of an episode a picture with some steps of one window. The agent plays an episode; beside it stands
 the world model's open-loop prediction of it, in windows: it sees --context steps (blue), then knows only the actions for
 --horizon steps (orange); then the error, and the predicted against the true rewards. With --dream there is no
-environment: the world model makes up episodes, and the policy acts in them.
+environment: the world model makes up episodes, and the policy acts in them. Of DreamerPro it shows the assignments to
+prototypes, seen and predicted, and predicted pictures where the run had --config.decoder.probe=True.
 """
 
 import pathlib
@@ -40,14 +41,14 @@ def main(words, overrides):
   agent = trained.Agent.load(options.logdir, options.checkpoint, options.seed)
   trained.change_environment(agent.config, overrides)
   recording.picture_name(agent.spec)
-  if not agent.method.world_model.decoder:
-    raise UserError(f'{agent.config.method} predicts no pictures, as it has no decoder; experiments.evaluate --video '
-                    'shows how it plays')
+  if options.dream and not agent.method.world_model.decoder:
+    raise UserError(f'{agent.config.method} dreams without pictures, as it has no decoder; a run with '
+                    '--config.decoder.probe=True has one to look at')
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'videos')
-  frames, picture = _dream(agent, options) if options.dream else _play(agent, options)
+  frames, pictures = _dream(agent, options) if options.dream else _play(agent, options)
   path = recording.unused(output, f'{"dream" if options.dream else "play"}_{agent.step:08d}', '')
-  if picture is not None:
-    print(f'picture: {video.save_image(path.with_suffix(".png"), picture)}')
+  for name, picture in pictures.items():
+    print(f'picture: {video.save_image(path.with_name(f"{path.name}{name}.png"), picture)}')
   path = video.save_video(path, np.stack(frames), options.fps)
   print(f'video: {path}')
   if options.show:
@@ -56,9 +57,9 @@ def main(words, overrides):
 
 
 def _play(agent, options):
-  """(frames of an episode, a picture of it); prints how well its rewards were predicted."""
+  """(frames of an episode, pictures of it by what their names end in); prints how well it was predicted."""
   from harmony_jax import envs
-  from harmony_jax.training import panels, recording
+  from harmony_jax.training import assignments, panels, recording
   config = agent.config
   seed = envs.episode_seed(config.seed if options.seed is None else options.seed, 'eval', agent.step, 0)
   mode = (config.eval_policy if options.policy == 'auto' else options.policy) == 'mode'
@@ -68,7 +69,7 @@ def _play(agent, options):
   finally:
     env.close()
   found = agent.open_loop(episode.latent, episode.action, options.context, options.horizon)
-  found['picture'] = found['observation'][recording.picture_name(agent.spec)]
+  found['picture'] = found['observation'].get(recording.picture_name(agent.spec))
   tolerance = 0.1 * (np.abs(episode.reward).max() or 1.0)
   error, imagined = np.abs(found['reward'] - episode.reward), ~found['seen']
   print(f'{len(episode.reward) - 1} steps{"" if episode.complete else " (not the whole episode)"}, sum of rewards '
@@ -80,12 +81,20 @@ def _play(agent, options):
             f'{(error[rewarded] <= tolerance).sum()} of {rewarded.sum()} where the true one is not near 0; mean error '
             f'{error[where].mean():.3g}')
   title = f'{config.suite} {config.task}, {config.method}, {config.weighting.rule}, trained for {agent.step:,} steps'
-  return (list(panels.episode_frames(episode, found, tolerance, title)),
-          panels.strip(episode, found, tolerance, options.context + options.horizon))
+  frames, pictures = None, {}
+  if agent.method.world_model.prototypes:
+    assigned = agent.assign(episode.observation)
+    print('\n'.join(assignments.describe(assigned, found['prototype'], found['seen'])))
+    pictures['-prototypes'] = assignments.picture(episode.picture, assigned, found['prototype'], found['seen'], title)
+    frames = assignments.frames(episode, assigned, found, title)
+  if found['picture'] is not None:
+    pictures[''] = panels.strip(episode, found, tolerance, options.context + options.horizon)
+    frames = panels.episode_frames(episode, found, tolerance, title)
+  return list(frames), pictures
 
 
 def _dream(agent, options):
-  """(frames of some dreams, None); prints what the model expects of them."""
+  """(frames of some dreams, no pictures); prints what the model expects of them."""
   from harmony_jax.training import panels, recording
   length = max(2, options.steps // 10)
   found = agent.dream(options.dreams, length)
@@ -93,7 +102,7 @@ def _dream(agent, options):
   print(f'{options.dreams} dreams of {length} steps; in {ended} the model expects an end; expected rewards between '
         f'{found["reward"].min():.3g} and {found["reward"].max():.3g}')
   title = f'dreams of {agent.config.suite} {agent.config.task}, trained for {agent.step:,} steps'
-  return list(panels.dream_frames(found, recording.picture_name(agent.spec), title)), None
+  return list(panels.dream_frames(found, recording.picture_name(agent.spec), title)), {}
 
 
 if __name__ == '__main__':

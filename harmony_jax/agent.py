@@ -2,8 +2,8 @@
 
 One training step does, in this order: (1) gradient and update of the world model, harmonizers included; (2) imagination
 with the updated world model from the posterior states of (1), and the actor's update; (3) the critic's update on the
-same imagination; (4) the slow critic's. Randomness is folded from (rng, step, index in the batch): the same state and
-batch always give the same result.
+same imagination; (4) the slow critic's; and, where there is one, the probing decoder's. Randomness is folded from (rng,
+step, index in the batch): the same state and batch always give the same result.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from harmony_jax.rssm import State
 from harmony_jax.targets import follow
 from harmony_jax.world_model import WorldModel, with_statistics
 
-SUBTREES = ('world_model', 'actor', 'critic')
+SUBTREES = ('world_model', 'actor', 'critic', 'probe')  # those that there may be
 # What `Agent.finite` looks at, in the order in which an update uses and makes it.
 FINITE = ('batch', 'params', 'targets', 'optimizer', 'loss', *(f'gradient of {k}' for k in SUBTREES), 'metric',
           'new params')
@@ -36,7 +36,8 @@ class Carry(NamedTuple):
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that training changes. `params` and `opt_state` have the keys world_model, actor, critic."""
+  """Everything that training changes. `params` and `opt_state` have the keys world_model, actor, critic, and with a
+  probing decoder probe."""
   params: dict
   opt_state: dict
   targets: dict      # slow critic; with prototypes the slow parts of the world model, too
@@ -50,8 +51,16 @@ class TrainState:
 
   @property
   def weights(self) -> dict:
-    """What acting and predicting need: `params`, the world model's with its statistics."""
-    return {**self.params, 'world_model': with_statistics(self.params['world_model'], self.statistics)}
+    """What acting and predicting need: as of the function `weights`."""
+    return weights(self.params, self.statistics)
+
+
+def weights(params, statistics) -> dict:
+  """`params` with the world model's as it predicts with them: with its statistics, and a probe as its decoder."""
+  model = with_statistics(params['world_model'], statistics)
+  if 'probe' in params:
+    model = {**model, 'decoder': params['probe']}
+  return {**params, 'world_model': model}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +88,8 @@ class Agent:
     rates = (config.weighting.rate, config.weighting.beta2) if model.weighting.init(model.tasks)[0] else ()
     optimizers = {'world_model': optimizer(config.model_opt, *rates),
                   'actor': optimizer(config.actor_opt), 'critic': optimizer(config.critic_opt)}
+    if model.probing:
+      optimizers['probe'] = optimizer(config.probe_opt)
     return cls(model, behavior, optimizers, actions, discrete, config.batch_size, config.critic.slow_fraction,
                config.critic.slow_every, config.skip_nonfinite, deterministic)
 
@@ -98,7 +109,9 @@ class Agent:
     model, statistics, weighting = self.world_model.init(model_key)
     actor, critic = self.behavior.init(behavior_key)
     params = {'world_model': model, 'actor': actor, 'critic': critic}
-    opt_state = {k: self.optimizers[k].init(params[k]) for k in SUBTREES}
+    if self.world_model.probing:
+      params['probe'] = self.world_model.init_probe(jax.random.fold_in(model_key, 1))
+    opt_state = {k: self.optimizers[k].init(params[k]) for k in params}
     targets = {'critic': critic, **({'world_model': slow} if (slow := self.world_model.targets(model)) else {})}
     return TrainState(params, opt_state, jax.tree.map(jnp.copy, targets), statistics, weighting,
                       Percentiles.zeros(), self.initial_carry(params, self.batch_size), jnp.zeros((), jnp.int32),
@@ -143,8 +156,8 @@ class Agent:
     """For each of `FINITE`, {name: whether it is finite everywhere} of one update."""
     after, metrics, gradients = self._update(state, batch)
     losses = {k: v for k, v in metrics.items() if k.startswith('loss/')}
-    found = (batch, state.params, state.targets, state.opt_state, losses, *(gradients[k] for k in SUBTREES), metrics,
-             after.params)
+    found = (batch, state.params, state.targets, state.opt_state, losses, *(gradients.get(k, {}) for k in SUBTREES),
+             metrics, after.params)
     return tuple({jax.tree_util.keystr(path, simple=True, separator='/'): jnp.isfinite(leaf).all()
                   for path, leaf in jax.tree.leaves_with_path(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)}
                  for tree in found)
@@ -180,7 +193,10 @@ class Agent:
         {'fast': params['critic'], 'slow': state.targets['critic']}, start, not_terminal, noise['imagination'],
         state.normalizer, self.axis_name)
     critic_metrics = update('critic', self.behavior.critic_loss, state.targets['critic'], trajectory, returns)
-    metrics |= replicas.mean(model_metrics | actor_metrics | critic_metrics, self.axis_name)
+    probe_metrics = {}
+    if self.world_model.probing:
+      probe_metrics = update('probe', self.world_model.probe_loss, outputs, batch, noise['posterior'])
+    metrics |= replicas.mean(model_metrics | actor_metrics | critic_metrics | probe_metrics, self.axis_name)
     targets = {'critic': follow(state.targets['critic'], params['critic'], state.step, self.slow_fraction,
                                 self.slow_every)}
     if 'world_model' in state.targets:
@@ -255,13 +271,18 @@ class Agent:
     """`policy` with the randomness of call number `call` (uint32) of a player with this key."""
     return self.policy(params, carry, observation, is_first, jax.random.fold_in(key, call), mode)
 
-  def report(self, state: TrainState, batch, context: int = 5):
-    """Open-loop predictions for a batch (observations, rewards) [B, T, ...], the first `context` steps filtered."""
+  def report(self, state: TrainState, batch, context: int = 5) -> dict:
+    """Open-loop predictions for a batch, leaves [B, T, ...] of `WorldModel.predict`, the first `context` steps filtered.
+
+    With prototypes also 'assigned', what the predicted assignments are to be compared with: see `WorldModel.assign`.
+    """
     key = jax.random.fold_in(state.rng, state.step)
     noise = self._train_noise(key, *batch['is_first'].shape)['posterior']
     noise = noise and noise['latent'][:len(batch['is_first'])]
-    previous_action = shift_actions(batch['action'], jnp.zeros_like(batch['action'][:, 0]))
-    return self.world_model.open_loop(state.weights['world_model'], batch, previous_action, context, noise)
+    previous_action = shift_actions(batch['action'], self._carry(state.params, batch).action)
+    model, params = self.world_model, state.weights['world_model']
+    found = model.open_loop(params, batch, previous_action, context, noise)
+    return found | {'assigned': model.assign(params, batch)} if model.prototypes else found
 
   def task_losses(self, state: TrainState, batch) -> dict:
     """The world model's losses by name on one batch, without training."""

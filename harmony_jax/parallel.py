@@ -48,7 +48,7 @@ def compile_agent(agent: Agent, devices: int = 1) -> dict:
     train_step(state, batch): as the agent's; the state is donated, the batch is from `put`.
     put(batch): what this process has drawn, [B / processes, T, …], to where `train_step` wants it.
     act, report, task_losses: as the agent's, on one device, for what `weights` or `local` gives.
-    open_loop, dream: as in `viewing`, likewise.
+    open_loop, dream: as in `viewing`, likewise. assign: as the world model's, for its part of `weights`.
     weights(state): its `weights`, on this process's first device, without a copy; they go with the next update.
     local(state): likewise all of the state but `carry`.
     gather(state): a state on one device, as of `Agent.init`, with the whole `carry`. All processes call it together.
@@ -59,7 +59,8 @@ def compile_agent(agent: Agent, devices: int = 1) -> dict:
   on_one = {'act': _jit(agent.act, static_argnames='mode'), 'report': _jit(agent.report, static_argnames='context'),
             'task_losses': _jit(agent.task_losses),
             'open_loop': _jit(functools.partial(viewing.open_loop, agent), static_argnames='context'),
-            'dream': _jit(functools.partial(viewing.dream, agent), static_argnames=('count', 'length'))}
+            'dream': _jit(functools.partial(viewing.dream, agent), static_argnames=('count', 'length')),
+            'assign': _jit(agent.world_model.assign)}
   if devices * jax.process_count() > 1:
     return on_one | Replicas(agent, devices).functions()
   same = lambda state: state

@@ -93,6 +93,18 @@ class Prototypes:
       losses['norm'] = self.norm * sum(jnp.square(length - 1).mean() for length in lengths)
     return losses
 
+  # For people to look at, with parameters that need not be prepared.
+
+  def predict(self, params, feature):
+    """Probabilities of the prototypes [..., K], predicted from features [..., F]: p of the loss `temporal`."""
+    scores = self.scores(self.prepared(params), self.project(params, 'feature', feature))
+    return jax.nn.softmax(scores / self.temperature)
+
+  def assign(self, params, embed):
+    """Assignments [T, K] of one sequence's embeddings [T, E], balanced over it."""
+    scores = self.scores(self.prepared(params), self.project(params, 'embed', embed))
+    return sinkhorn(scores, self.sinkhorn_epsilon, self.sinkhorn_iterations)
+
   def slow_update(self, slow, fast, step):
     """slow + f (fast - slow); the first update copies."""
     return follow(slow, fast, step, self.slow_fraction, self.slow_every)

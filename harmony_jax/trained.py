@@ -19,12 +19,11 @@ from ml_collections import ConfigDict
 from configs import common
 from harmony_jax import configuration, envs, parallel
 from harmony_jax.agent import Agent as Method
-from harmony_jax.agent import Carry
+from harmony_jax.agent import Carry, weights
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.rssm import State
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.evaluation import to_environment
-from harmony_jax.world_model import with_statistics
 
 _log = logging.getLogger(__name__)
 
@@ -73,9 +72,8 @@ class Agent:
       if step is not None and step not in there:
         raise UserError(f'{path} has no checkpoint of step {step}: there are {", ".join(map(str, there))}')
       saved, spec, step = _restore(checkpoints, config, reversed(there) if step is None else [step])
-    params = saved['train']['params']
-    world_model = with_statistics(params['world_model'], saved['train'].get('statistics'))
-    return cls(config, spec, {**params, 'world_model': world_model}, step, config.seed if seed is None else seed)
+    found = weights(saved['train']['params'], saved['train'].get('statistics'))
+    return cls(config, spec, found, step, config.seed if seed is None else seed)
 
   # -------------------------------------------------------------------------------------------------------------------
 
@@ -167,6 +165,11 @@ class Agent:
     found = jax.device_get(self._compiled['open_loop'](self.weights, latents, actions, context=context, key=self._key))
     found['seen'] = np.broadcast_to(np.arange(window) < context, (count, window))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:length], found)
+
+  def assign(self, observation):
+    """Assignments [T, K] of an episode's observations {name: [T, ...]} to prototypes, in NumPy: `WorldModel.assign`."""
+    batch = {name: np.asarray(value)[None] for name, value in observation.items()}
+    return jax.device_get(self._compiled['assign'](self.weights['world_model'], batch))[0]
 
   def dream(self, count: int, length: int) -> dict:
     """Episodes that the world model makes up, in NumPy: see `viewing.dream`."""

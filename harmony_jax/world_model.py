@@ -11,6 +11,8 @@ Without a decoder, DreamerPro has in place of `observation` (prototypes.py, eq. 
 
     swav, temporal   -Σ q log p of assignments to prototypes, over two shifted views of the batch
 
+and, for people to look at, if asked for a probe: a decoder that learns from the states and that nothing learns from.
+
 A weighting rule (`harmony.py`) makes one scalar of them. The harmonizers are leaves of this model's parameters.
 """
 
@@ -29,6 +31,7 @@ from harmony_jax.prototypes import Prototypes, shift
 from harmony_jax.rssm import RSSM, State
 from harmony_jax.weighting import balance, make_weighting
 
+
 class Outputs(NamedTuple):
   """One forward pass over a batch: leaves [B, T, ...], or [2B, T, ...] where it is seen in two views."""
   embed: jax.Array
@@ -45,7 +48,7 @@ class WorldModel:
   """The parts and how their losses are put together. Build one with `from_config`."""
   encoder: Encoder
   rssm: RSSM
-  decoder: Optional[Decoder]  # None with prototypes
+  decoder: Optional[Decoder]  # with prototypes None, or a probe whose parameters are not among the model's
   reward_head: Head
   reward: dists.Scalar
   continue_head: Optional[Head]
@@ -78,8 +81,12 @@ class WorldModel:
     enabled = prototypes.pop('enabled')
     if enabled and (encoder.kind != 'plain' or not any(len(shape) == 3 for shape in shapes.values())):
       raise ValueError('prototypes are for pictures and plain encoders')
+    decoder = dict(config.decoder)
+    probe = decoder.pop('probe')
+    if probe and (not enabled or decoder['kind'] != 'plain'):
+      raise ValueError('decoder.probe is for models without a decoder of their own (those with prototypes), and plain')
     return cls(
-        encoder, rssm, None if enabled else Decoder(features, shapes, **config.decoder, **shared),
+        encoder, rssm, Decoder(features, shapes, **decoder, **shared) if probe or not enabled else None,
         Head(features, config.reward_head.layers, config.reward_head.units, (reward.size,), out_scale, **shared),
         reward, Head(features, head.layers, head.units, (1,), **shared) if head.enabled else None,
         weighting, tasks, losses.likelihood, losses.free_nats, losses.free_average, balance(config),
@@ -97,7 +104,7 @@ class WorldModel:
     observation = {k: jnp.zeros((1, *shape)) for k, shape in self.encoder.shapes.items()}
     harmonizers, weighting_state = self.weighting.init(self.tasks)
     made = {'encoder': self.encoder.init(keys[0], observation)}
-    if self.decoder:
+    if self.decoder and not self.probing:
       made['decoder'] = self.decoder.init(keys[2], features)
     params = {
         **{name: network['params'] for name, network in made.items()},
@@ -121,6 +128,11 @@ class WorldModel:
   def views(self) -> int:
     """How often each sequence of a batch is seen."""
     return 2 if self.prototypes else 1
+
+  @property
+  def probing(self) -> bool:
+    """Whether the decoder is a probe."""
+    return bool(self.decoder and self.prototypes)
 
   def noise(self, key, length: int) -> dict:
     """The draws for one sequence: 'latent' [views, T, ...]; 'shift' [views, 2] where it is seen in shifted views."""
@@ -152,6 +164,20 @@ class WorldModel:
       return gradient
     return {**gradient, 'prototypes': self.prototypes.frozen(gradient['prototypes'], step)}
 
+  def init_probe(self, key) -> dict:
+    """Parameters of the probing decoder."""
+    return self.decoder.init(key, jnp.zeros((1, self.rssm.feature_size)))['params']
+
+  def probe_loss(self, probe, outputs: Outputs, batch, noise):
+    """(The loss of the first view's reconstruction from its states, which do not learn from it; metrics)."""
+    count = len(batch['is_first'])
+    feature = jax.lax.stop_gradient(outputs.posterior.feature()[:count])
+    if noise is not None:
+      batch = self._shifted(batch, noise['shift'][:count])
+    losses, _ = self._reconstruction({'decoder': probe}, feature, batch)
+    loss = sum(losses.values())
+    return loss, {'loss/probe': loss}
+
   # -------------------------------------------------------------------------------------------------------------------
 
   def encode(self, params, observation):
@@ -159,7 +185,7 @@ class WorldModel:
     return self._encode(params, observation, train=False)[0]
 
   def decode(self, params, feature):
-    """Features [..., F] -> decoder outputs {name: [..., *shape]}, none without a decoder."""
+    """Features [..., F] -> decoder outputs {name: [..., *shape]}, none where `params` have no decoder."""
     return self._decode(params, feature, train=False)[0]
 
   def _encode(self, params, observation, train):
@@ -174,7 +200,7 @@ class WorldModel:
     return out.reshape(*lead, -1), statistics
 
   def _decode(self, params, feature, train):
-    if not self.decoder:
+    if 'decoder' not in params:
       return {}, {}
     lead = feature.shape[:-1]
     out, statistics = _apply(self.decoder, params, 'decoder', feature.reshape(-1, feature.shape[-1]), train)
@@ -197,9 +223,11 @@ class WorldModel:
     if not self.prototypes:
       return state, batch, previous_action
     state, batch, previous_action = jax.tree.map(lambda x: jnp.concatenate([x, x]), (state, batch, previous_action))
-    if noise is not None:
-      batch = {**batch, **{k: shift(scale_image(batch[k]), noise['shift']) for k in self.encoder_images()}}
-    return state, batch, previous_action
+    return state, batch if noise is None else self._shifted(batch, noise['shift']), previous_action
+
+  def _shifted(self, batch, by):
+    """The batch with images moved by [B, 2] pixels."""
+    return {**batch, **{k: shift(scale_image(batch[k]), by) for k in self.encoder_images()}}
 
   def forward(self, params, state: State, batch, previous_action, noise) -> Outputs:
     """All outputs for a batch, as of `views_of`.
@@ -308,16 +336,15 @@ class WorldModel:
     metrics['loss/world_model'] = total
     return total, (weighting_state, outputs, metrics)
 
-  def open_loop(self, params, batch, previous_action, context: int, noise: Optional[jax.Array]):
-    """Predicted images and rewards [B, T, ...]: posterior for the first `context` steps, imagination afterwards."""
+  def open_loop(self, params, batch, previous_action, context: int, noise: Optional[jax.Array]) -> dict:
+    """`predict` [B, T, ...]: from posteriors for the first `context` steps, imagined states afterwards."""
     rssm, size = params['rssm'], batch['is_first'].shape[0]
     embed = self.encode(params, {k: v[:, :context] for k, v in batch.items()})
     posterior, _ = self.rssm.observe(rssm, self.rssm.initial(rssm, size), embed, previous_action[:, :context],
                                      batch['is_first'][:, :context], None if noise is None else noise[:, :context])
     start = jax.tree.map(lambda x: x[:, -1], posterior)
     future = self.follow(params, start, previous_action[:, context:], None if noise is None else noise[:, context:])
-    prediction = self.predict(params, jnp.concatenate([posterior.feature(), future.feature()], 1))
-    return prediction['observation'], prediction['reward']
+    return self.predict(params, jnp.concatenate([posterior.feature(), future.feature()], 1))
 
   def follow(self, params, start: State, action, noise: Optional[jax.Array]) -> State:
     """The states that actions lead to, without observations.
@@ -337,12 +364,26 @@ class WorldModel:
     return jax.tree.map(lambda x: x.swapaxes(0, 1), states)
 
   def predict(self, params, feature) -> dict:
-    """What the model makes of features [..., F]: {'observation': {name: [..., *shape]} with images in [0, 1], none
-    without a decoder; 'reward' [...]; 'continue' [...], the probability that the episode goes on, 1 without a head}."""
+    """What the model makes of features [..., F].
+
+    Returns: {'observation': {name: [..., *shape]} with images in [0, 1], none without a decoder; 'reward' [...];
+      'continue' [...], the probability that the episode goes on, 1 without a head; 'prototype' [..., K], the
+      probabilities of the observation's assignment, where there are prototypes}.
+    """
     logit = self.continue_logit(params, feature)
     keep = jnp.ones(feature.shape[:-1]) if logit is None else jax.nn.sigmoid(logit) / self.continue_target
-    return {'observation': predictions(self.decode(params, feature), self.likelihood),
-            'reward': self.reward.mean(self.reward_logits(params, feature)), 'continue': keep}
+    found = {'observation': predictions(self.decode(params, feature), self.likelihood),
+             'reward': self.reward.mean(self.reward_logits(params, feature)), 'continue': keep}
+    if self.prototypes:
+      found['prototype'] = self.prototypes.predict(params['prototypes'], feature)
+    return found
+
+  def assign(self, params, observation):
+    """Assignments to prototypes [N, T, K] of observations [N, T, ...], each sequence's balanced over its steps.
+
+    As the losses' targets, but by the encoder itself in place of its slow copy. For models with prototypes.
+    """
+    return jax.vmap(lambda one: self.prototypes.assign(params['prototypes'], one))(self.encode(params, observation))
 
   def encoder_images(self):
     """Names of the image observations."""

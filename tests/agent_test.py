@@ -251,9 +251,9 @@ def test_acting_filters_as_training_does(discrete):
 
 def test_open_loop_report():
   agent, state, _, _ = train(1)
-  images, rewards = agent.report(state, small.batch(), context=2)
-  chex.assert_shape(images['image'], (3, 5, 16, 16, 3))
-  chex.assert_shape(rewards, (3, 5))
+  found = agent.report(state, small.batch(), context=2)
+  chex.assert_shape(found['observation']['image'], (3, 5, 16, 16, 3))
+  chex.assert_shape((found['reward'], found['continue']), (3, 5))
 
 
 def test_with_harmonizers():

@@ -430,10 +430,14 @@ def test_the_action_before_a_sequence():
 
 @pytest.mark.parametrize('name', ('harmony', 'none'))
 def test_report_and_policy(name):
-  """There is nothing to see in an open-loop prediction, but rewards; acting draws by environment, and has a mode."""
+  """An open-loop prediction has rewards and prototypes, and no pictures; acting draws by environment, and has a mode."""
   agent, batch, states, _, _ = trained(name)
-  observation, reward = jax.jit(lambda state, batch: agent.report(state, batch, 2))(states[-1], batch)
-  assert observation == {} and reward.shape == batch['reward'].shape and np.isfinite(reward).all()
+  found = jax.jit(lambda state, batch: agent.report(state, batch, 2))(states[-1], batch)
+  assert found['observation'] == {} and found['reward'].shape == batch['reward'].shape
+  assert np.isfinite(found['reward']).all()
+  for each in ('prototype', 'assigned'):
+    assert found[each].shape == (*batch['reward'].shape, 12)
+    np.testing.assert_allclose(found[each].sum(-1), 1, atol=1e-5)
   carry, first = agent.initial_carry(states[-1].params, 2), jnp.ones(2, bool)
   images = {'image': batch['image'][:2, 0]}
   act = jax.jit(lambda images, key, mode: agent.policy(states[-1].weights, carry, images, first, key, mode),

@@ -31,14 +31,16 @@ def forward(agent) -> dict:
   params = jax.eval_shape(agent.init, jax.random.key(0)).params
   model = params['world_model']
   encoder = _encoder(agent.world_model.encoder, model['encoder'])
-  decoder = _decoder(agent.world_model.decoder, model['decoder']) if 'decoder' in model else {}
+  decoder = model.get('decoder') or params.get('probe')
+  decoder = _decoder(agent.world_model.decoder, decoder) if decoder else {}
   rssm = {name: _kernels(layer) for name, layer in model['rssm'].items() if name != 'initial'}
   first = ('stem', 'h_0', 'residual/Conv_0') + (() if 'stem' in encoder else ('down_0',))
   return {
       'encoder': sum(encoder.values()), 'observed': sum(encoder.get(name, 0) for name in first),
       'decoder': sum(decoder.values()),
       'rssm': sum(rssm.values()), 'transition': sum(rssm[name] for name in TRANSITION),
-      **_prototypes(model.get('prototypes'), sum(encoder.values())), 'reward': _kernels(model['reward']), 'continue': _kernels(model.get('continue', {})),
+      **_prototypes(model.get('prototypes'), sum(encoder.values())),
+      'reward': _kernels(model['reward']), 'continue': _kernels(model.get('continue', {})),
       'actor': _kernels(params['actor']), 'critic': _kernels(params['critic'])}
 
 
@@ -47,7 +49,9 @@ def train_step(agent, batch_size: int, batch_length: int) -> tuple[int, dict]:
   cost, behavior = forward(agent), agent.behavior
   frames = batch_size * batch_length * agent.world_model.views
   steps, states = frames * behavior.horizon, frames * (behavior.horizon + 1)
-  model = sum(cost[name] for name in ('encoder', 'decoder', 'prototypes', 'rssm', 'reward', 'continue'))
+  probing = agent.world_model.probing
+  networks = ('encoder', 'prototypes', 'rssm', 'reward', 'continue', *(() if probing else ('decoder',)))
+  model = sum(cost[name] for name in networks)
   parts = {
       'world_model': frames * (3 * model - cost['observed'] + cost['slow']),
       'imagination': steps * cost['transition'] + states * cost['actor'],
@@ -55,6 +59,8 @@ def train_step(agent, batch_size: int, batch_length: int) -> tuple[int, dict]:
       'imagined_gradient': 0,
       'actor': 3 * states * cost['actor'],
       'critic': states * cost['critic'] * (4 if behavior.slow_regularizer else 3)}
+  if probing:
+    parts['probe'] = 3 * batch_size * batch_length * cost['decoder']
   if not agent.discrete:
     through_continue = cost['continue'] if behavior.keep == 'mean' else 0
     parts['imagined_gradient'] = steps * (cost['transition'] + cost['reward'] + cost['critic'] + through_continue)

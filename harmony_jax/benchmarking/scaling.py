@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from harmony_jax import parallel
-from harmony_jax.agent import SUBTREES, parameter_count
+from harmony_jax.agent import parameter_count
 from harmony_jax.benchmarking import subject, timing
 
 WARM_UP = 3
@@ -42,7 +42,7 @@ def measure(config, actions=0, repeats=0) -> dict:
 def reduced_bytes(agent, config) -> int:
   """Bytes of float32 that an update sums or gathers over replicas: gradients, and the returns for their percentiles."""
   params = jax.eval_shape(agent.init, jax.random.key(0)).params
-  gradients = 4 * sum(parameter_count(params[name]) for name in SUBTREES)
+  gradients = 4 * parameter_count(params)
   behavior = agent.behavior
   returns = 4 * behavior.horizon * config.batch_size * config.batch_length if behavior.normalize else 0
   return gradients + returns

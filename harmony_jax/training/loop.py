@@ -24,7 +24,7 @@ from harmony_jax.agent import Agent, parameter_count
 from harmony_jax.errors import UserError
 from harmony_jax.prefetch import Prefetcher
 from harmony_jax.replay import Draw, Replay
-from harmony_jax.training import evaluation, faults, video
+from harmony_jax.training import assignments, evaluation, faults, video
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.logger import MetricsWriter, NoWriter
@@ -380,16 +380,22 @@ class Trainer:
     return self.compiled['act'](*args, **kwargs)
 
   def _open_loop_video(self):
-    """A sequence of the replay beside its open-loop prediction, 5 frames of context; none without a decoder."""
-    if self.process or not self.agent.world_model.decoder:
+    """Sequences of the replay beside their open-loop prediction, 5 steps of context: pictures, or prototypes of one."""
+    model = self.agent.world_model
+    if self.process or not (model.decoder or model.prototypes):
       return
-    batch = self.replay.sample(2 ** 32 + self.update)
+    batch, context, folder = self.replay.sample(2 ** 32 + self.update), 5, self.folder / 'videos'
     batch = {k: v[:6] for k, v in jax.device_get(batch).items()}
-    predicted, _ = jax.device_get(self.compiled['report'](self.compiled['local'](self.state), batch))
-    for name, images in predicted.items():
+    found = jax.device_get(self.compiled['report'](self.compiled['local'](self.state), batch))
+    for name, images in found['observation'].items():
       if images.ndim == 5:
-        grid = video.open_loop_grid(batch[name], images, 5)
-        video.save_video(self.folder / 'videos' / f'open_loop_{name}_{self.step:08d}', grid)
+        grid = video.open_loop_grid(batch[name], images, context)
+        video.save_video(folder / f'open_loop_{name}_{self.step:08d}', grid)
+    if model.prototypes:
+      seen, pictures = np.arange(self.config.batch_length) < context, batch[model.encoder_images()[0]][0]
+      drawn = assignments.picture(pictures, found['assigned'][0], found['prototype'][0], seen,
+                                  f'{self.config.suite} {self.config.task}, step {self.step:,}: a sequence of the replay')
+      video.save_image(folder / f'prototypes_{self.step:08d}.png', drawn)
 
   # -------------------------------------------------------------------------------------------------------------------
 

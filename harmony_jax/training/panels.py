@@ -10,7 +10,7 @@ BACKGROUND, TEXT, FAINT = (22, 24, 28), (232, 232, 232), (120, 124, 130)
 RIGHT, WRONG = (86, 180, 233), (230, 130, 0)  # told apart by colour-blind eyes
 GIVEN = RIGHT  # brighter than elsewhere, on this ground
 _TOP = 2 * LINE + GAP // 2  # of the pictures
-_FONT = ImageFont.load_default(15)
+FONT = ImageFont.load_default(15)
 
 
 def episode_frames(episode, prediction, tolerance, title):
@@ -30,7 +30,7 @@ def episode_frames(episode, prediction, tolerance, title):
   low, high = min(reward.min(), expected.min()), max(reward.max(), expected.max())
   for t in range(length):
     image, draw = _canvas(3, CHART + GAP)
-    draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, _FONT)
+    draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, FONT)
     color, knows = (GIVEN, 'has seen this') if seen[t] else (IMAGINED, 'imagines this')
     for place, (name, picture) in enumerate(zip(('the agent sees', f'the model {knows}', 'error'), pictures)):
       _paste(image, draw, place, picture[t], name, color if place == 1 else None)
@@ -64,18 +64,18 @@ def strip(episode, prediction, tolerance, window, columns=8):
   for row, (name, pictures) in enumerate((('true', episode.picture), ('model', to_uint8(prediction['picture'])),
                                           ('error', error))):
     y = LINE + row * (side + GAP + LINE)
-    draw.text((GAP, y + side // 2), name, TEXT, _FONT)
+    draw.text((GAP, y + side // 2), name, TEXT, FONT)
     for place, t in enumerate(steps):
       x = margin + place * (side + GAP)
       image.paste(Image.fromarray(pictures[t]).resize((side, side), Image.Resampling.NEAREST), (x, y))
       if row == 0:
-        draw.text((x, 2), f'step {t}', FAINT, _FONT)
-        draw.text((x + side, y + side + 4), f'reward {_number(reward[t])}', TEXT, _FONT, anchor='ra')
+        draw.text((x, 2), f'step {t}', FAINT, FONT)
+        draw.text((x + side, y + side + 4), f'reward {_number(reward[t])}', TEXT, FONT, anchor='ra')
       if row == 1:
         right = abs(expected[t] - reward[t]) <= tolerance
         draw.rectangle((x - 3, y - 3, x + side + 2, y + side + 2), outline=GIVEN if seen[t] else IMAGINED, width=3)
         draw.text((x + side, y + side + 4), f'{_number(expected[t])} {"correct" if right else "incorrect"}',
-                  RIGHT if right else WRONG, _FONT, anchor='ra')
+                  RIGHT if right else WRONG, FONT, anchor='ra')
   return np.asarray(image)
 
 
@@ -92,7 +92,7 @@ def dream_frames(dreams, name, title):
   total = np.cumsum(np.where(over, 0, reward), 1)
   for t in range(pictures.shape[1]):
     image, draw = _canvas(len(pictures), 0)
-    draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, _FONT)
+    draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, FONT)
     for place, picture in enumerate(pictures[:, t]):
       text = 'over' if over[place, t] else f'reward {_number(reward[place, t])}'
       picture = picture // 4 if over[place, t] else picture
@@ -109,7 +109,7 @@ def _canvas(count, below):
 
 def _paste(image, draw, place, picture, name, border):
   x, y = GAP + place * (SIZE + GAP), _TOP
-  draw.text((x, LINE + 2), name, TEXT, _FONT)
+  draw.text((x, LINE + 2), name, TEXT, FONT)
   image.paste(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.NEAREST), (x, y))
   if border:
     draw.rectangle((x - 3, y - 3, x + SIZE + 2, y + SIZE + 2), outline=border, width=3)
@@ -117,7 +117,7 @@ def _paste(image, draw, place, picture, name, border):
 
 def _label(draw, place, text, color):
   """Text below a picture, to the right."""
-  draw.text((GAP + place * (SIZE + GAP) + SIZE, _TOP + SIZE + GAP // 2), text, color, _FONT, anchor='ra')
+  draw.text((GAP + place * (SIZE + GAP) + SIZE, _TOP + SIZE + GAP // 2), text, color, FONT, anchor='ra')
 
 
 def _chart(draw, now, reward, expected, seen, low, high, longest=300):
@@ -131,9 +131,9 @@ def _chart(draw, now, reward, expected, seen, low, high, longest=300):
   y = lambda value: bottom - (value - low) / max(high - low, 1e-6) * (bottom - top)
   legend = (0, 'true reward', TEXT), (96, 'predicted, seen', GIVEN), (216, 'predicted, imagined', IMAGINED)
   for at, text, color in legend:
-    draw.text((GAP + at, top - LINE), text, color, _FONT)
+    draw.text((GAP + at, top - LINE), text, color, FONT)
   for value in {low, high}:
-    draw.text((left - 6, y(value)), _number(value), FAINT, _FONT, anchor='rm')
+    draw.text((left - 6, y(value)), _number(value), FAINT, FONT, anchor='rm')
   draw.line((x(now), top, x(now), bottom), FAINT)
   past = steps[steps <= now]
   if len(past) > 1:

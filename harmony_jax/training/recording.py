@@ -15,10 +15,12 @@ from harmony_jax.rssm import State
 class Episode(NamedTuple):
   """One episode, or the beginning of one, of T steps, the one that begins it included.
 
-  picture: [T, H, W, 3] uint8. reward: [T], of the step that led there. action: [T, A], taken after each. latent: the
-  policy's posterior states, leaves [T, ...]. complete: whether the last step ends the episode.
+  picture: [T, H, W, 3] uint8. observation: {name: [T, ...]}, all of it. reward: [T], of the step that led there. action:
+  [T, A], taken after each. latent: the policy's posterior states, leaves [T, ...]. complete: whether the last step ends the
+  episode.
   """
   picture: np.ndarray
+  observation: dict
   reward: np.ndarray
   action: np.ndarray
   latent: State
@@ -39,7 +41,8 @@ def record(agent, env, seed, steps, mode) -> Episode:
       rows.clear()  # a simulator that failed begins the episode again
     action, state = agent.policy(timestep.observation, state, timestep.is_first, mode)
     carry = jax.device_get(state.carry)
-    rows.append((timestep.observation[name][0], timestep.reward[0], carry.action[0],
+    observation = {key: value[0] for key, value in timestep.observation.items()}
+    rows.append((observation[name], observation, timestep.reward[0], carry.action[0],
                  jax.tree.map(lambda leaf: leaf[0], carry.latent)))
     complete = bool(timestep.is_last[0]) and not getattr(env, 'failed', np.zeros(1, bool))[0]
     if complete or len(rows) == steps:
