@@ -69,7 +69,7 @@ class Replay:
       raise ValueError(f'capacity {capacity} over {num_envs} environments holds '
                        f'{self.kept} steps each; a window has {length}')
     if first_action and sampling != 'episodes':
-      raise ValueError("replay.first_action is for replay.sampling='episodes'")
+      raise ValueError(f"replay.sampling is {sampling!r}: with replay.first_action it must be 'episodes'")
     self.part = part
     self.sampling = sampling
     self.prioritize_ends = prioritize_ends

@@ -83,8 +83,10 @@ class WorldModel:
       raise ValueError('prototypes are for pictures and plain encoders')
     decoder = dict(config.decoder)
     probe = decoder.pop('probe')
-    if probe and (not enabled or decoder['kind'] != 'plain'):
-      raise ValueError('decoder.probe is for models without a decoder of their own (those with prototypes), and plain')
+    if probe and not enabled:
+      raise ValueError('decoder.probe is for models without a decoder of their own: those with prototypes.enabled')
+    if probe and decoder['kind'] != 'plain':
+      raise ValueError(f"with decoder.probe decoder.kind must be 'plain', not {decoder['kind']!r}")
     return cls(
         encoder, rssm, Decoder(features, shapes, **decoder, **shared) if probe or not enabled else None,
         Head(features, config.reward_head.layers, config.reward_head.units, (reward.size,), out_scale, **shared),

@@ -94,10 +94,12 @@ def test_dreams_have_the_probes_pictures():
   assert found['observation']['image'].shape == (2, 3, 16, 16, 3) and found['prototype'].shape == (2, 3, 12)
 
 
-@pytest.mark.parametrize('changes', (
-    {'method': 'dreamerv2'}, {'method': 'dreamerv3'}, SIZES | {'decoder__kind': 'residual', 'decoder__depth': 8}))
-def test_a_probe_is_for_models_without_decoder(changes):
-  with pytest.raises(ValueError, match='decoder.probe is for models without a decoder'):
+@pytest.mark.parametrize('changes, text', (
+    ({'method': 'dreamerv2'}, 'decoder.probe is for models without a decoder'),
+    ({'method': 'dreamerv3'}, 'decoder.probe is for models without a decoder'),
+    (SIZES | {'decoder__kind': 'residual'}, "decoder.kind must be 'plain', not 'residual'")))
+def test_a_probe_is_for_models_without_decoder(changes, text):
+  with pytest.raises(ValueError, match=text):
     small.agent(**{'discrete': False, **changes}, decoder__probe=True)
 
 

@@ -394,7 +394,7 @@ def test_the_action_before_a_window(capacity):
 
 
 def test_the_action_before_is_for_episodes():
-  with pytest.raises(ValueError, match="first_action is for replay.sampling='episodes'"):
+  with pytest.raises(ValueError, match="sampling is 'windows': with replay.first_action it must be 'episodes'"):
     Replay({'is_first': ((), bool)}, 1, 10, 2, 3, 0, first_action=True)
 
 
