@@ -17,7 +17,7 @@ from tests.seeds_test import close, shaken
 ROWS = 4  # of a batch
 AGENTS = {'DreamerV3': {}, 'DreamerV2': dict(method='dreamerv2', discrete=False),  # with harmony
           'prototypes': dict(method='dreamerpro', discrete=False, prototypes__count=12, prototypes__size=8,
-                             prototypes__freeze=2, actor__samples=5),
+                             prototypes__freeze=2, actor__samples=5, decoder__probe=True),
           'a rule that is not linear in the losses': dict(weighting__rule='reciprocal', shapes=small.VECTOR)}
 CASES = [('DreamerV3', 4), ('prototypes', 2), ('a rule that is not linear in the losses', 2),
          *(pytest.param(*case, marks=pytest.mark.slow)
@@ -27,7 +27,14 @@ CASES = [('DreamerV3', 4), ('prototypes', 2), ('a rule that is not linear in the
 def make(discrete=True, shapes=small.IMAGE, **changes):
   """An agent, and a function that makes the batch of an update."""
   agent = small.agent(shapes, 3, discrete, batch_size=ROWS, **changes)
-  return agent, lambda update: jax.device_get(small.batch(shapes, 3, discrete, ROWS, seed=update))
+
+  def batch_of(update):
+    batch = small.batch(shapes, 3, discrete, ROWS, seed=update)
+    if agent.world_model.prototypes:  # as its replay has them
+      batch |= {'is_first': batch['is_first'].at[:, 0].set(False), 'before': batch['action'][::-1, 0] / 2}
+    return jax.device_get(batch)
+
+  return agent, batch_of
 
 
 def train(functions, batch_of, updates):
