@@ -210,13 +210,15 @@ class Behavior:
       weight = jnp.cumprod(discount, 0) / self.discount
     else:
       weight = jnp.cumprod(jnp.concatenate([jnp.ones_like(discount[:1]), discount[:-1]]), 0)
+    keep, discount, weight = (jnp.broadcast_to(x, feature.shape[:-1]) for x in (keep, discount, weight))
     return Trajectory(feature, action, keep, discount, sg(weight), states)
 
   def _continuation(self, model, params, feature, not_terminal):
-    """(keep, γ keep), [H+1, N]; the first state's is known. Without a head an episode always goes on."""
+    """(keep, γ keep), [H+1, N]; the first state's is known. Without a head an episode always goes on: [H+1, 1], of which
+    XLA makes constants in no time."""
     logit = model.continue_logit(params, feature)
     if logit is None:
-      keep = jnp.ones(feature.shape[:-1], jnp.float32)
+      keep = jnp.ones((len(feature), 1), jnp.float32)
     elif self.keep == 'mode':
       keep = (logit > 0).astype(jnp.float32)
     else:
