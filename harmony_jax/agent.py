@@ -83,6 +83,8 @@ class Agent:
                   deterministic: bool = False) -> 'Agent':
     """`config` as in configs/dreamerv3.py, observation shapes by name, number of actions."""
     dtype = jnp.dtype(config.compute_dtype)
+    if config.replay.first_action and config.rssm.learned_initial:  # it would not learn where sequences begin inside one
+      raise ValueError('with replay.first_action rssm.learned_initial must be False')
     model = WorldModel.from_config(config, shapes, actions, dtype)
     behavior = Behavior.from_config(config, model.rssm.feature_size, actions, discrete, dtype)
     rates = (config.weighting.rate, config.weighting.beta2) if model.weighting.init(model.tasks)[0] else ()
@@ -110,7 +112,7 @@ class Agent:
     actor, critic = self.behavior.init(behavior_key)
     params = {'world_model': model, 'actor': actor, 'critic': critic}
     if self.world_model.probing:
-      params['probe'] = self.world_model.init_probe(jax.random.fold_in(model_key, 1))
+      params['probe'] = self.world_model.init_probe(jax.random.fold_in(model_key, 100))  # no part of it
     opt_state = {k: self.optimizers[k].init(params[k]) for k in params}
     targets = {'critic': critic, **({'world_model': slow} if (slow := self.world_model.targets(model)) else {})}
     return TrainState(params, opt_state, jax.tree.map(jnp.copy, targets), statistics, weighting,

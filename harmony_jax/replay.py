@@ -51,7 +51,7 @@ class Replay:
     part: (index, count) where count processes have as many environments each, and a replay of their own.
 
   Raises:
-    ValueError: no `is_first`, a capacity that holds no window, or `first_action` with other windows.
+    ValueError: no `is_first`, a capacity that holds no window, or `first_action` with other windows or without `action`.
   """
 
   def __init__(self, specs, num_envs, capacity, batch_size, length, seed, margin=256, sampling='windows',
@@ -70,6 +70,8 @@ class Replay:
                        f'{self.kept} steps each; a window has {length}')
     if first_action and sampling != 'episodes':
       raise ValueError(f"replay.sampling is {sampling!r}: with replay.first_action it must be 'episodes'")
+    if first_action and 'action' not in self.specs:
+      raise ValueError(f'replay.first_action needs action among the specs; got {sorted(self.specs)}')
     self.part = part
     self.sampling = sampling
     self.prioritize_ends = prioritize_ends
@@ -179,7 +181,7 @@ class Replay:
     return (draw.starts[:, None] + np.arange(self.length)) % self._rows + draw.envs[:, None] * self._rows
 
   def rows_before(self, draw):
-    """[B]: likewise those before the windows, -1 where a window begins with an episode; None without `first_action`."""
+    """[B]: likewise those before the windows, -1 where there is none, or none stored; None without `first_action`."""
     if not self.first_action:
       return None
     goes_on = ~self._data['is_first'][draw.envs, draw.starts % self._rows]
@@ -197,7 +199,8 @@ class Replay:
       `{name: [B, T, ...]}`, contiguous and the caller's own. `is_first[:, 0]`
       is True: a window begins without a memory of what came before it. With
       `first_action` it is as stored, and there is `before` [B, A], the action
-      before the window, zeros where that begins with an episode.
+      before the window, zeros where that begins with an episode or is not
+      stored any more.
 
     Raises:
       RuntimeError: more than `margin` steps were appended since the draw.

@@ -396,6 +396,8 @@ def test_the_action_before_a_window(capacity):
 def test_the_action_before_is_for_episodes():
   with pytest.raises(ValueError, match="sampling is 'windows': with replay.first_action it must be 'episodes'"):
     Replay({'is_first': ((), bool)}, 1, 10, 2, 3, 0, first_action=True)
+  with pytest.raises(ValueError, match='first_action needs action among the specs'):
+    Replay({'is_first': ((), bool)}, 1, 10, 2, 3, 0, sampling='episodes', first_action=True)
 
 
 def test_only_complete_episodes_that_are_stored_whole():

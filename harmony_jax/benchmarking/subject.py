@@ -56,6 +56,9 @@ def random_batch(config, spec: Spec, seed: int = 0) -> dict:
   last[:, [lead[1] // 3, lead[1] // 2]] = True
   first = np.roll(last, 1, 1)
   first[:, 0] = True
+  if config.replay.first_action:
+    first[:, 0] = False
+    batch['before'] = _actions(rng, spec, lead[:1])
   return batch | {'is_first': first, 'is_last': last, 'is_terminal': last & rng.integers(2, size=lead).astype(bool)}
 
 
