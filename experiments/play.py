@@ -49,7 +49,7 @@ def main(words, overrides):
   path = recording.unused(output, f'{"dream" if options.dream else "play"}_{agent.step:08d}', '')
   for name, picture in pictures.items():
     print(f'picture: {video.save_image(path.with_name(f"{path.name}{name}.png"), picture)}')
-  path = video.save_video(path, np.stack(frames), options.fps)
+  path = video.save_video(path, frames, options.fps)
   print(f'video: {path}')
   if options.show:
     webbrowser.open(path.absolute().as_uri())
@@ -90,7 +90,7 @@ def _play(agent, options):
   if found['picture'] is not None:
     pictures[''] = panels.strip(episode, found, tolerance, options.context + options.horizon)
     frames = panels.episode_frames(episode, found, tolerance, title)
-  return list(frames), pictures
+  return _stacked(frames, len(episode.reward)), pictures
 
 
 def _dream(agent, options):
@@ -102,7 +102,17 @@ def _dream(agent, options):
   print(f'{options.dreams} dreams of {length} steps; in {ended} the model expects an end; expected rewards between '
         f'{found["reward"].min():.3g} and {found["reward"].max():.3g}')
   title = f'dreams of {agent.config.suite} {agent.config.task}, trained for {agent.step:,} steps'
-  return list(panels.dream_frames(found, recording.picture_name(agent.spec), title)), {}
+  return _stacked(panels.dream_frames(found, recording.picture_name(agent.spec), title), length), {}
+
+
+def _stacked(frames, count):
+  """`count` frames in one array, without a second copy: those of a long episode are gigabytes."""
+  first = next(frames)
+  stacked = np.empty((count, *first.shape), first.dtype)
+  stacked[0] = first
+  for place, frame in enumerate(frames, 1):
+    stacked[place] = frame
+  return stacked
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import catch
 from harmony_jax import viewing
 from harmony_jax.agent import weights
 from harmony_jax.benchmarking import flops
@@ -15,6 +16,7 @@ from harmony_jax.prototypes import shift, sinkhorn, unit
 from harmony_jax.training import assignments, panels, recording, video
 from tests import small
 from tests.launcher_test import command
+from tests.loop_test import TINY, lines, run
 
 SIZES = dict(method='dreamerpro', discrete=False, prototypes__count=12, prototypes__size=8, actor__samples=5)
 
@@ -185,15 +187,60 @@ def test_frames():
   assert [frame[assignments.LINE + 50, 50, 0] for frame in frames] == list(range(0, 80, 10))
 
 
-def test_a_run_and_what_it_shows(tmp_path):
-  """By the commands: pictures of prototypes in place of predicted observations, and those too where there is a probe."""
-  done = command('catch', '--method=dreamerpro', '--preset=tiny', '--config.steps=240', '--config.video_every=240',
-                 '--config.eval_episodes=2', '--config.final_eval_episodes=2', '--config.decoder.probe=True',
-                 f'--logdir={tmp_path}')
-  assert done.returncode == 0, done.stderr
-  videos = lambda: {path.name for path in (tmp_path / 'videos').iterdir()}
-  assert videos() == {'open_loop_image_00000240.mp4', 'prototypes_00000240.png'}
-  done = command('play', f'--logdir={tmp_path}')
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+
+def config_of(probe=True, **changes):
+  config = catch.get_config('dreamerpro', 'tiny')
+  config.task = 'catch'
+  config.update_from_flattened_dict({**TINY, 'batch_length': 6, 'video_every': 80, 'decoder.probe': probe,
+                                      **changes})
+  return config
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('whole')
+  return folder, run(folder, config_of())
+
+
+def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
+  """With prototypes, a slow encoder, a probe, and actions before the sequences: everything is the same."""
+  undisturbed, one = whole
+  run(tmp_path, config_of(), until=120)
+  other = run(tmp_path, config_of())
+  for name in ('params', 'opt_state', 'targets'):
+    chex.assert_trees_all_equal(getattr(one.state, name), getattr(other.state, name))
+  for name in ('scores.jsonl', 'metrics.jsonl'):
+    assert lines(undisturbed, name) == lines(tmp_path, name)
+  batch = one.replay.sample(7)
+  chex.assert_trees_all_equal(batch, other.replay.sample(7))
+  assert batch['before'].any() and not batch['is_first'][:, 0].all()
+
+
+def test_what_a_run_with_a_probe_shows(whole):
+  folder, _ = whole
+  there = lambda: {path.name for path in (folder / 'videos').iterdir()}
+  drawn = {f'{name}_{step:08d}.{kind}' for step in (80, 160)
+           for name, kind in (('open_loop_image', 'mp4'), ('prototypes', 'png'))}
+  assert there() == drawn
+  done = command('play', f'--logdir={folder}')
   assert done.returncode == 0, done.stderr
   assert 'prototypes of steps seen: cross entropy' in done.stdout
-  assert videos() >= {'play_00000240.mp4', 'play_00000240.png', 'play_00000240-prototypes.png'}
+  assert there() == drawn | {'play_00000160.mp4', 'play_00000160.png', 'play_00000160-prototypes.png'}
+
+
+def test_what_a_run_without_one_shows(tmp_path):
+  """Prototypes alone; a dream has nothing to see."""
+  run(tmp_path, config_of(False, steps=80))
+  done = command('play', f'--logdir={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  assert {path.name for path in (tmp_path / 'videos').iterdir()} == {
+      'prototypes_00000080.png', 'play_00000080.mp4', 'play_00000080-prototypes.png'}
+  done = command('play', f'--logdir={tmp_path}', '--dream')
+  assert done.returncode == 2 and 'dreamerpro dreams without pictures' in done.stderr
+
+
+def test_first_actions_need_an_initial_state_that_is_not_learned():
+  with pytest.raises(ValueError, match='rssm.learned_initial must be False'):
+    small.agent(**SIZES, rssm__learned_initial=True)

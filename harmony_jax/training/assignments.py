@@ -38,6 +38,7 @@ def picture(pictures, assigned, predicted, seen, title, rows=10):
 
   Returns: [height, width, 3] uint8, even sides.
   """
+  assigned, predicted = np.nan_to_num(assigned), np.nan_to_num(predicted)  # a broken model still has its picture
   kinds, length = _kinds(assigned, predicted, rows), len(seen)
   block = ROW * len(kinds)
   tops = LINE + ROW + 8 + LINE, LINE + ROW + 8 + 2 * LINE + block, LINE + ROW + 8 + 3 * LINE + 2 * block
@@ -90,7 +91,7 @@ def frames(episode, assigned, prediction, title):
 def _kinds(assigned, predicted, rows):
   """The prototypes with the largest shares, by the mean step at which they are assigned."""
   kinds = np.argsort(-(assigned + predicted).sum(0), kind='stable')[:rows]
-  shares = assigned[:, kinds]
+  shares = assigned[:, kinds] + 1e-6 * predicted[:, kinds]  # the latter for those that nothing is assigned to
   middle = (np.arange(len(shares)) @ shares) / np.maximum(shares.sum(0), 1e-12)
   return kinds[np.argsort(middle, kind='stable')]
 

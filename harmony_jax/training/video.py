@@ -116,14 +116,15 @@ def _save_mp4(path, frames, fps, scale):
   """
   import imageio_ffmpeg
   sides = [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)]
-  frames = np.pad(frames, sides, mode='edge')
+  if np.any(sides):
+    frames = np.pad(frames, sides, mode='edge')
   height, width = frames.shape[1:3]
   done = subprocess.run(
       [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error',
        '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}', '-r', str(fps), '-i', '-',
        '-vf', f'scale=iw*{scale}:ih*{scale}:flags=neighbor',
        '-c:v', 'libx264', '-crf', '18', '-pix_fmt', 'yuv420p', str(path)],
-      input=frames.tobytes(), capture_output=True, check=False)
+      input=np.ascontiguousarray(frames).reshape(-1).data, capture_output=True, check=False)
   if done.returncode:
     raise RuntimeError(done.stderr.decode(errors='replace').strip() or f'ffmpeg: {done.returncode}')
 
