@@ -141,7 +141,8 @@ def test_weight_decay_reaches_every_parameter():
     np.testing.assert_allclose(leaf, -1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize('method,kind', [('dreamerv2', 'plain'), ('dreamerv3', 'residual')])
+@pytest.mark.parametrize('method,kind', [
+    ('dreamerv2', 'plain'), pytest.param('dreamerv3', 'residual', marks=pytest.mark.slow)])
 def test_a_step_of_every_kind(method, kind):
   """Residual networks for either method: shapes fit, everything moves, running statistics follow the batches."""
   shapes = {'image': (32, 32, 3)}

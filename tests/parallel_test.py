@@ -120,6 +120,7 @@ def test_a_pair_of_which_one_was_killed_goes_on(undisturbed, tmp_path):
     assert lines(pair.folder / name) == lines(undisturbed.folder / name)
 
 
+@pytest.mark.slow
 def test_a_pair_of_which_one_is_asked_to_end_saves_and_goes_on_as_one(tmp_path):
   """With another number of processes: other batches, but the same experience."""
   pair = Pair(tmp_path / 'run')
