@@ -15,7 +15,8 @@ ENV_FLAGS = {
     'background_files': ('env.background_files', 'Folder of videos or pictures for it; by default they are generated.'),
 }
 
-HOURS = {'paper': 'not measured', 'cpu': 'a quarter of an hour on one core', 'debug': 'about a minute', 'tiny': 'about half a minute'}
+HOURS = {'paper': 'not measured', 'cpu': 'a quarter of an hour on one core (DreamerPro: half an hour)',
+         'debug': 'about a minute', 'tiny': 'about half a minute'}
 
 SETTINGS = dict(
     steps=502_000,  # agent steps, so 1,004,000 of the simulator

@@ -1,8 +1,8 @@
 """DreamerPro with harmonizers (eq. 17): every setting that differs from DreamerV2.
 
 Source: the authors' TensorFlow code of DreamerPro, configurations `defaults dmc` with `norm_off` (plain backgrounds) or
-`reward_1000` (natural ones). Published with Gaussian latents and a reward weight of 1 or 1000:
---weighting=fixed --config.weighting.w_r=1000. No decoder is built.
+`reward_1000` (natural ones). Published with Gaussian latents and, for natural ones, a reward weight of 1000 and the norm
+loss: --weighting=fixed --config.weighting.w_r=1000 --config.prototypes.norm=1. No decoder is built.
 """
 
 from ml_collections import ConfigDict
