@@ -39,6 +39,15 @@ def test_every_preset_is_described(suite):
       assert ('sampled actions' if method == 'dreamerv3' else "the policy's mode") in text
 
 
+def test_weights_that_a_person_chose_are_told():
+  config = config_of(dmc, 'dreamerpro', **{'weighting.rule': 'fixed', 'weighting.w_r': 1000.0})
+  assert protocol.describe(config).endswith('; fixed weights of the losses: observation 1.0, reward 1000.0, dynamics 1.0')
+  assert protocol.facts(config)['weights'] == {'observation': 1.0, 'reward': 1000.0, 'dynamics': 1.0}
+  for rule in ('harmony', 'none', 'reciprocal'):
+    config['weighting']['rule'] = rule
+    assert 'fixed weights' not in protocol.describe(config) and 'weights' not in protocol.facts(config)
+
+
 def test_the_paper_s_atari_protocol():
   text = protocol.describe(config_of(atari100k))
   assert text.startswith('mean return of 100 complete episodes every 5,000 steps (20,000 frames), of 100,000 steps '

@@ -5,13 +5,14 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import (
-    charts, comparisons, curves, grouping, page, published, references, report, report_files, statistics, tables)
+    charts, comparisons, curves, grouping, page, page_style, published, references, report, report_files, statistics, tables)
 from tests.reports import record
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -35,6 +36,16 @@ def row(table, *first):
 
 
 # -------------------------------------------------------------------------------------------------------- what counts
+
+
+def test_losses_and_methods_can_be_told_apart():
+  """A colour for each loss, and a line for each of five methods, on the page and in its legends."""
+  assert len(set(charts.TASKS.values())) == len(charts.TASKS)
+  names = [curves.STYLE_NAMES[style] for style in curves.STYLES]
+  assert len(set(names)) == len(names) == 5
+  legend = charts.handles(types.SimpleNamespace(legend=[('a method', charts.INK, name) for name in names]))
+  assert len({str(handle.get_linestyle()) + str(handle._dash_pattern) for handle in legend}) == 5
+  assert all(f'.legend .{name}{{' in page_style.CSS for name in names[1:])
 
 
 def test_runs_not_complete_are_in_the_curves_but_in_no_mean():

@@ -18,7 +18,7 @@ COLORS = {'harmony': '#0072B2', 'none': '#D55E00', 'harmony_unrectified': '#009E
 PUBLISHED = {'Harmony DreamerV3 (authors)': '#56B4E9', 'DreamerV3 (authors, reproduced)': '#E69F00'}
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#7F7F7F', '#8C6D31')
 # The world model's tasks, in colours that mean no method in the same report (harmony and none take the first two).
-TASKS = {'observation': '#009E73', 'reward': '#CC79A7', 'dynamics': '#E69F00', 'swav': '#009E73', 'temporal': '#8C6D31'}
+TASKS = {'observation': '#009E73', 'reward': '#CC79A7', 'dynamics': '#E69F00', 'swav': '#56B4E9', 'temporal': '#8C6D31'}
 RC = {'svg.fonttype': 'none', 'svg.hashsalt': 'harmony-jax', 'font.size': 10, 'text.color': INK, 'axes.edgecolor': INK,
       'axes.labelcolor': INK, 'xtick.color': INK, 'ytick.color': INK, 'axes.spines.top': False,
       'axes.spines.right': False, 'axes.linewidth': 0.6, 'xtick.major.width': 0.6, 'ytick.major.width': 0.6,
@@ -44,7 +44,7 @@ class Figure:
 
   Attributes:
     name: of the files. title: above the figure. alt: what a reader who sees nothing is told. caption: below it.
-    legend: [(label, colour, 'line', 'dashed', 'dotted', 'dash-dotted' or 'band')]. xlabel, ylabel: of all panels.
+    legend: [(label, colour, 'line', 'dashed', 'dotted', 'dash-dotted', 'sparse' or 'band')]. xlabel, ylabel: of all panels.
     columns: of the file's grid.
   """
   name: str
@@ -200,7 +200,7 @@ def _handle(label, color, kind):
   from matplotlib.patches import Patch
   if kind == 'band':
     return Patch(color=color, alpha=0.22, linewidth=0, label=label)
-  style = {'line': '-', 'dashed': '--', 'dotted': ':', 'dash-dotted': '-.'}[kind]
+  style = {'line': '-', 'dashed': '--', 'dotted': ':', 'dash-dotted': '-.', 'sparse': (0, (1, 4))}[kind]
   return Line2D([], [], color=color, linewidth=2, linestyle=style, label=label)
 
 

@@ -9,8 +9,8 @@ from harmony_jax.reporting import references as references_given
 from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
 from harmony_jax.reporting.charts import Figure, INK, Panel, TASKS, percent, tick
 
-STYLES = ('-', (0, (1.2, 1.2)), (0, (5, 2)), (0, (5, 1.5, 1, 1.5)))
-STYLE_NAMES = dict(zip(STYLES, ('line', 'dotted', 'dashed', 'dash-dotted')))
+STYLES = ('-', (0, (1.2, 1.2)), (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 4)))
+STYLE_NAMES = dict(zip(STYLES, ('line', 'dotted', 'dashed', 'dash-dotted', 'sparse')))
 WINDOW = 5  # points that a point of a loss averages
 THINNED = f'at most {form.MOST} of the logged values, evenly spaced'
 AXES = {'frame': 'environment frames', 'step': 'agent steps', 'hours': 'hours'}

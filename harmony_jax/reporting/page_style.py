@@ -66,6 +66,7 @@ margin:.2em 0 .8em;max-width:none}
 .legend i{flex:none;width:24px;height:0;border-top:3px solid var(--k)}
 .legend .dashed{border-top-style:dashed}.legend .dotted{border-top-style:dotted}
 .legend .dash-dotted{border-top-style:double;border-top-width:4px}
+.legend .sparse{border-top-style:dotted;border-top-width:1px}
 .legend .band{height:12px;border:0;background:var(--k);opacity:.22}
 figcaption,.note{color:var(--soft);font-size:.86rem;line-height:1.5;max-width:96ch;margin:.5em 0}
 figcaption p,.note p{margin:.25em 0;max-width:none}

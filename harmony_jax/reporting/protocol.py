@@ -15,7 +15,9 @@ TRAINING = 'training returns: the mean over the training episodes that ended sin
 def describe(config) -> str:
   """One line of text. Raises KeyError or TypeError for what is no configuration."""
   known = facts(config)
-  return '; '.join([_numbers(known), *_SUITES.get(config['suite'], _other)(config, _env(config))[1], TRAINING])
+  weights = [f'{task} {weight}' for task, weight in known.get('weights', {}).items()]
+  return '; '.join([_numbers(known), *_SUITES.get(config['suite'], _other)(config, _env(config))[1], TRAINING,
+                    *([f'fixed weights of the losses: {", ".join(weights)}'] if weights else [])])
 
 
 def facts(config) -> dict:
@@ -29,7 +31,14 @@ def facts(config) -> dict:
       'policy': {'sample': 'sampled actions', 'mode': 'mode'}[config.get('eval_policy', 'sample')],
       'episode_starts': 'seeded by run, step and number of the episode; none is shared with training',
       'training_returns': 'training episodes that ended since the evaluation before',
-      **_SUITES.get(config['suite'], _other)(config, _env(config))[0]}
+      **_SUITES.get(config['suite'], _other)(config, _env(config))[0], **_weights(config.get('weighting', {}))}
+
+
+def _weights(weighting):
+  """{'weights': those that a person chose}; nothing for the other rules, whose names say all."""
+  if not isinstance(weighting, dict) or weighting.get('rule') != 'fixed':
+    return {}
+  return {'weights': {'observation': weighting['w_o'], 'reward': weighting['w_r'], 'dynamics': weighting['w_d']}}
 
 
 def action_repeat(config) -> int:
