@@ -41,11 +41,11 @@ def test_every_preset_is_described(suite):
 
 def test_weights_that_a_person_chose_are_told():
   config = config_of(dmc, 'dreamerpro', **{'weighting.rule': 'fixed', 'weighting.w_r': 1000.0})
-  assert protocol.describe(config).endswith('; fixed weights of the losses: observation 1.0, reward 1000.0, dynamics 1.0')
-  assert protocol.facts(config)['weights'] == {'observation': 1.0, 'reward': 1000.0, 'dynamics': 1.0}
+  assert protocol.weights(config) == 'fixed weights of the losses: observation 1.0, reward 1000.0, dynamics 1.0'
   for rule in ('harmony', 'none', 'reciprocal'):
     config['weighting']['rule'] = rule
-    assert 'fixed weights' not in protocol.describe(config) and 'weights' not in protocol.facts(config)
+    assert protocol.weights(config) == ''
+  assert protocol.weights({}) == ''
 
 
 def test_the_paper_s_atari_protocol():

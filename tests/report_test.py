@@ -430,3 +430,11 @@ def test_the_published_aggregates_are_reproduced(tmp_path):
   for point, low, high in points:
     assert f'{point} [{low}, {high}]' in text
   assert statistics.mean_interval([0.0]).low is None  # the page's numbers come from there
+
+
+def test_weights_that_a_person_chose_stand_with_the_protocol():
+  """They are no other protocol: the runs can be compared."""
+  one, other = record('harmony', 'walker_stand', 0), record('fixed', 'walker_stand', 0)
+  other['config'] = {**other['config'], 'weighting': {'rule': 'fixed', 'w_o': 1.0, 'w_r': 1000.0, 'w_d': 1.0}}
+  lines = report.protocol_lines([one, other])
+  assert lines[1:] == [('fixed:', 'fixed weights of the losses: observation 1.0, reward 1000.0, dynamics 1.0.')]

@@ -15,9 +15,7 @@ TRAINING = 'training returns: the mean over the training episodes that ended sin
 def describe(config) -> str:
   """One line of text. Raises KeyError or TypeError for what is no configuration."""
   known = facts(config)
-  weights = [f'{task} {weight}' for task, weight in known.get('weights', {}).items()]
-  return '; '.join([_numbers(known), *_SUITES.get(config['suite'], _other)(config, _env(config))[1], TRAINING,
-                    *([f'fixed weights of the losses: {", ".join(weights)}'] if weights else [])])
+  return '; '.join([_numbers(known), *_SUITES.get(config['suite'], _other)(config, _env(config))[1], TRAINING])
 
 
 def facts(config) -> dict:
@@ -31,14 +29,16 @@ def facts(config) -> dict:
       'policy': {'sample': 'sampled actions', 'mode': 'mode'}[config.get('eval_policy', 'sample')],
       'episode_starts': 'seeded by run, step and number of the episode; none is shared with training',
       'training_returns': 'training episodes that ended since the evaluation before',
-      **_SUITES.get(config['suite'], _other)(config, _env(config))[0], **_weights(config.get('weighting', {}))}
+      **_SUITES.get(config['suite'], _other)(config, _env(config))[0]}
 
 
-def _weights(weighting):
-  """{'weights': those that a person chose}; nothing for the other rules, whose names say all."""
+def weights(config) -> str:
+  """The losses' weights that a person chose, in words; '' for the other rules, whose names say all."""
+  weighting = config.get('weighting')
   if not isinstance(weighting, dict) or weighting.get('rule') != 'fixed':
-    return {}
-  return {'weights': {'observation': weighting['w_o'], 'reward': weighting['w_r'], 'dynamics': weighting['w_d']}}
+    return ''
+  told = (f'{task} {weighting.get(name)}' for task, name in (('observation', 'w_o'), ('reward', 'w_r'), ('dynamics', 'w_d')))
+  return f'fixed weights of the losses: {", ".join(told)}'
 
 
 def action_repeat(config) -> int:

@@ -57,8 +57,17 @@ def render(report, lead, command) -> str:
 
 
 def protocol_lines(records) -> list:
-  """[(bold words, line)]: the protocol of some records. Where tasks have their own, what is theirs; where runs of one
-  task have different ones, that they differ, and each method's."""
+  """[(bold words, line)]: the protocol of some records, and the weights that a person chose. Where tasks have their own
+  protocol, what is theirs; where runs of one task have different ones, that they differ, and each method's."""
+  chosen = {}  # {words: {method}}
+  for record in records:
+    if told := protocol.weights(record['config']):
+      chosen.setdefault(told, set()).add(record['method'])
+  return _protocols(records) + [(f'{curves.some(sorted(methods))}:', f'{told}.') for told, methods in chosen.items()]
+
+
+def _protocols(records):
+  """`protocol_lines` of the protocols alone."""
   told = {}  # {task: {line}}
   for record in records:
     told.setdefault(record['task'], set()).add(protocol.describe(record['config']))
