@@ -16,7 +16,7 @@ from harmony_jax.prototypes import shift, sinkhorn, unit
 from harmony_jax.training import assignments, panels, recording, video
 from tests import small
 from tests.launcher_test import command
-from tests.loop_test import TINY, lines, run
+from tests.loop_test import TINY, assert_same, run
 
 SIZES = dict(method='dreamerpro', discrete=False, prototypes__count=12, prototypes__size=8, actor__samples=5)
 
@@ -208,13 +208,8 @@ def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
   """With prototypes, a slow encoder, a probe, and actions before the sequences: everything is the same."""
   undisturbed, one = whole
   run(tmp_path, config_of(), until=120)
-  other = run(tmp_path, config_of())
-  for name in ('params', 'opt_state', 'targets'):
-    chex.assert_trees_all_equal(getattr(one.state, name), getattr(other.state, name))
-  for name in ('scores.jsonl', 'metrics.jsonl'):
-    assert lines(undisturbed, name) == lines(tmp_path, name)
+  assert_same(undisturbed, one, tmp_path, run(tmp_path, config_of()))
   batch = one.replay.sample(7)
-  chex.assert_trees_all_equal(batch, other.replay.sample(7))
   assert batch['before'].any() and not batch['is_first'][:, 0].all()
 
 

@@ -42,7 +42,7 @@ def picture(pictures, assigned, predicted, seen, title, rows=10):
   kinds, length = _kinds(assigned, predicted, rows), len(seen)
   block = ROW * len(kinds)
   tops = LINE + ROW + 8 + LINE, LINE + ROW + 8 + 2 * LINE + block, LINE + ROW + 8 + 3 * LINE + 2 * block
-  image = Image.new('RGB', (LEFT + WIDTH + GAP, tops[2] + CHART + GAP + GAP % 2), BACKGROUND)
+  image = Image.new('RGB', (LEFT + WIDTH + GAP, tops[2] + CHART + GAP), BACKGROUND)
   draw = ImageDraw.Draw(image)
   draw.text((GAP, 3), title, TEXT, FONT)
   for place in range(WIDTH // (ROW + 2)):  # what the sequence looks like

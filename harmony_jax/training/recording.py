@@ -42,14 +42,13 @@ def record(agent, env, seed, steps, mode) -> Episode:
     action, state = agent.policy(timestep.observation, state, timestep.is_first, mode)
     carry = jax.device_get(state.carry)
     observation = {key: value[0] for key, value in timestep.observation.items()}
-    rows.append((observation[name], observation, timestep.reward[0], carry.action[0],
-                 jax.tree.map(lambda leaf: leaf[0], carry.latent)))
+    rows.append((observation, timestep.reward[0], carry.action[0], jax.tree.map(lambda leaf: leaf[0], carry.latent)))
     complete = bool(timestep.is_last[0]) and not getattr(env, 'failed', np.zeros(1, bool))[0]
     if complete or len(rows) == steps:
       break
     timestep = game.send(action)
-  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-  return Episode(*stacked, complete)
+  observation, *rest = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+  return Episode(observation[name], observation, *rest, complete)
 
 
 class Recorder:
