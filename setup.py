@@ -6,8 +6,7 @@ own MuJoCo, and Meta-World 3.0.0 breaks from MuJoCo 3.17 on, although pip would
 accept both. `constraints/` pins one complete, tested set per Python version.
 """
 
-from setuptools import find_packages
-from setuptools import setup
+from setuptools import find_packages, setup
 
 INSTALL_REQUIRES = [
   # JAX 0.10 is the last for Python 3.11; 0.12 is untested here.
@@ -51,9 +50,15 @@ EXTRAS_REQUIRE = {
 # The tests cover Meta-World, drawn gymnasium environments and sweeps on every engine, too.
 # rliable is what our statistics are held against; the arch it needs breaks from pandas 3 on.
 # selenium drives a browser, where there is one, in which the page of a report is looked at.
-EXTRAS_REQUIRE['dev'] = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7', 'rliable>=1.2,<2',
-                         'pandas>=2.3,<3', 'selenium>=4.51,<5',
-                         *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra])]
+EXTRAS_REQUIRE['dev'] = [
+  'pytest>=9,<10',
+  'pytest-xdist>=3.8,<4',
+  'hypothesis>=6.100,<7',
+  'rliable>=1.2,<2',
+  'pandas>=2.3,<3',
+  'selenium>=4.51,<5',
+  *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
+]
 
 setup(
   name='harmony-jax',

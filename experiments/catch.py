@@ -1,4 +1,6 @@
-"""The built-in pixel game: python -m experiments.catch [--seed=0] [--preset=cpu] [--config.some.field=value]."""
+"""The built-in pixel game: python -m experiments.catch [--seed=0] [--preset=cpu]
+[--config.some.field=value].
+"""
 
 from configs import catch
 from experiments import launcher

@@ -1,21 +1,26 @@
-"""A sheet of the looks that DMC Remastered gives to an environment: a row per task, a column per seed.
+"""A sheet of the looks that DMC Remastered gives to an environment: a row per task, a column per
+seed.
 
     python -m experiments.contact_sheet --output=docs/dmcr.png
-    python -m experiments.contact_sheet --tasks=hopper_hop,fish_swim --vary=camera,light --output=camera.png
+    python -m experiments.contact_sheet --tasks=hopper_hop,fish_swim --vary=camera,light
+    --output=camera.png
 """
 
-from absl import app
-from absl import flags
 import numpy as np
+from absl import app, flags
 
 from harmony_jax.envs.dmcr import DMCR
 
 OUTPUT = flags.DEFINE_string('output', 'dmcr.png', 'PNG file to write.')
-TASKS = flags.DEFINE_list('tasks', ['cheetah_run', 'walker_run', 'finger_turn_hard'], 'Tasks of DMC Remastered.')
+TASKS = flags.DEFINE_list(
+  'tasks', ['cheetah_run', 'walker_run', 'finger_turn_hard'], 'Tasks of DMC Remastered.'
+)
 SEEDS = flags.DEFINE_integer('seeds', 8, 'Number of episodes of each task.', lower_bound=1)
 VARY = flags.DEFINE_string('vary', 'all', "'all', or factors separated by commas.")
 RENDER = flags.DEFINE_enum('render', 'stock', ['stock', 'fast'], 'Quality of the pictures.')
-ASSETS = flags.DEFINE_string('assets', '', 'Folder of photographs; painted floors and skies if empty.')
+ASSETS = flags.DEFINE_string(
+  'assets', '', 'Folder of photographs; painted floors and skies if empty.'
+)
 
 SCALE, GAP = 2, 4  # pixels of the sheet per pixel of an image, and between two images
 
@@ -24,13 +29,17 @@ def first_images(task):
   """The first image of episodes 0, 1, ... of a task: uint8 [seeds, 64, 64, 3]."""
   env = DMCR(task, 1, vary=VARY.value, render=RENDER.value, assets=ASSETS.value)
   nothing, restart = np.zeros((1, env.spec.num_actions), np.float32), np.ones(1, bool)
-  images = [env.step(nothing, restart, [seed]).observation['image'][0] for seed in range(SEEDS.value)]
+  images = [
+    env.step(nothing, restart, [seed]).observation['image'][0] for seed in range(SEEDS.value)
+  ]
   env.close()
   return np.stack(images)
 
 
 def sheet(images):
-  """Images [rows, columns, height, width, 3] on white paper: uint8 [height of the sheet, its width, 3]."""
+  """Images [rows, columns, height, width, 3] on white paper: uint8 [height of the sheet, its width,
+  3].
+  """
   images = images.repeat(SCALE, 2).repeat(SCALE, 3)
   padded = np.pad(images, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
   rows, columns, height, width, _ = padded.shape
@@ -40,6 +49,7 @@ def sheet(images):
 
 def main(_):
   from PIL import Image
+
   picture = sheet(np.stack([first_images(task) for task in TASKS.value]))
   Image.fromarray(picture).save(OUTPUT.value, optimize=True)
   print(f'{OUTPUT.value}: {len(TASKS.value)} tasks x {SEEDS.value} episodes')

@@ -1,31 +1,62 @@
 """What facts about a machine mean for Harmony-JAX, and what to do about it.
 
-Each `check_*` function turns facts that it is given into findings and looks nothing up by itself, so tests can hand it
-machines that do not exist. `experiments.doctor` gathers the facts. Only the standard library is imported, as any other
-package may be what is broken.
+Each `check_*` function turns facts that it is given into findings and looks nothing up by itself,
+so tests can hand it machines that do not exist. `experiments.doctor` gathers the facts. Only the
+standard library is imported, as any other package may be what is broken.
 """
 
 from __future__ import annotations  # An old Python should be told so, not crash here.
 
-from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 
 # Without these no Atari run starts.
-NEEDED = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy', 'ml_collections', 'absl-py', 'orbax-checkpoint', 'ale-py',
-          'gymnasium', 'tensorboardX', 'pillow', 'imageio', 'imageio-ffmpeg', 'matplotlib', 'rich')
+NEEDED = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'chex',
+  'numpy',
+  'ml_collections',
+  'absl-py',
+  'orbax-checkpoint',
+  'ale-py',
+  'gymnasium',
+  'tensorboardX',
+  'pillow',
+  'imageio',
+  'imageio-ffmpeg',
+  'matplotlib',
+  'rich',
+)
 # Without these only some suite, extra or test does not work.
-OPTIONAL = ('dm-haiku', 'dm_control', 'mujoco', 'metaworld', 'packaging', 'wandb', 'pytest', 'pytest-xdist',
-            'hypothesis')
+OPTIONAL = (
+  'dm-haiku',
+  'dm_control',
+  'mujoco',
+  'metaworld',
+  'packaging',
+  'wandb',
+  'pytest',
+  'pytest-xdist',
+  'hypothesis',
+)
 # Of interest only because of the trouble they cause or mend.
 OTHERS = ('jax-cuda12-plugin', 'jax-cuda13-plugin', 'pyrep', 'tensorflow')
 
 # A dm_control works with the MuJoCo that it was released for, and no other.
-MUJOCO_OF_DM_CONTROL = {(1, 0, 28): (3, 3), (1, 0, 48): (3, 15), (1, 0, 49): (3, 16), (1, 0, 50): (3, 17)}
+MUJOCO_OF_DM_CONTROL = {
+  (1, 0, 28): (3, 3),
+  (1, 0, 48): (3, 15),
+  (1, 0, 49): (3, 16),
+  (1, 0, 50): (3, 17),
+}
 
 RESTORE = 'Go back to the tested versions: make clean setup'
 UPDATE_ALE = "pip install 'ale-py>=0.12,<0.13'"
@@ -36,11 +67,12 @@ class Finding:
   """One line of the report.
 
   Attributes:
-    level: `ok`, `note`, `warn` (something other than Atari does not work, or Atari is slower than it could be) or
-      `fail` (Atari cannot run).
+    level: `ok`, `note`, `warn` (something other than Atari does not work, or Atari is slower than
+      it could be) or `fail` (Atari cannot run).
     text: what was found.
     remedy: what to do about it; empty if there is nothing to do.
   """
+
   level: str
   text: str
   remedy: str = ''
@@ -48,7 +80,10 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """What a child process that tried something answered (`answer`), or why there is no answer (`error`)."""
+  """What a child process that tried something answered (`answer`), or why there is no answer
+  (`error`).
+  """
+
   answer: dict | None
   error: str = ''
 
@@ -64,7 +99,7 @@ def cuda_plugins(versions: Mapping[str, str]) -> list[str]:
   return [name for name in versions if re.match(r'jax-cuda\d+-plugin', name)]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Versions: sets that cannot work together although pip accepts them
 
 
@@ -72,7 +107,11 @@ def check_python(python: tuple[int, ...]) -> list[Finding]:
   """Python 3.11 and 3.12 are the versions that are tested."""
   text = 'Python ' + '.'.join(map(str, python))
   if python[:2] < (3, 11):
-    return [Finding('fail', f'{text} is older than 3.11', 'Name a newer one: make setup PYTHON=python3.12')]
+    return [
+      Finding(
+        'fail', f'{text} is older than 3.11', 'Name a newer one: make setup PYTHON=python3.12'
+      )
+    ]
   if python[:2] > (3, 12):
     return [Finding('note', f'{text}; tested are 3.11 and 3.12, newer ones have no dm_control')]
   return [Finding('ok', text)]
@@ -103,9 +142,13 @@ def check_jax(versions: Mapping[str, str], python: tuple[int, ...]) -> list[Find
   if old_python and jax >= (0, 11):
     findings.append(Finding('fail', f'{pair}: jax 0.11 and newer need Python 3.12', RESTORE))
   elif jax[:2] != tested:
-    findings.append(Finding('warn', f'{pair} is untested; tested is {tested[0]}.{tested[1]}', RESTORE))
+    findings.append(
+      Finding('warn', f'{pair} is untested; tested is {tested[0]}.{tested[1]}', RESTORE)
+    )
   if jaxlib[:2] != jax[:2] or jaxlib > jax:
-    findings.append(Finding('fail', f'jaxlib {versions["jaxlib"]} is not for jax {versions["jax"]}', RESTORE))
+    findings.append(
+      Finding('fail', f'jaxlib {versions["jaxlib"]} is not for jax {versions["jax"]}', RESTORE)
+    )
   for name in cuda_plugins(versions):
     if release(versions[name]) != jaxlib:
       text = f'{name} {versions[name]} is not for jaxlib {versions["jaxlib"]}'
@@ -117,8 +160,10 @@ def check_ale(versions: Mapping[str, str]) -> list[Finding]:
   """ale-py from before its paddle games were mended."""
   if 'ale-py' not in versions or release(versions['ale-py']) >= (0, 10, 2):
     return []
-  text = (f'ale-py {versions["ale-py"]}: before 0.10.2 the paddle of Pong and Breakout can ignore its actions, without '
-          'an error')
+  text = (
+    f'ale-py {versions["ale-py"]}: before 0.10.2 the paddle of Pong and Breakout can ignore its actions, without '
+    'an error'
+  )
   return [Finding('fail', text, UPDATE_ALE)]
 
 
@@ -154,19 +199,24 @@ def check_strays(versions: Mapping[str, str], pyrep_is_simulator: bool) -> list[
   findings = []
   if 'pyrep' in versions and not pyrep_is_simulator:
     text = f'pyrep {versions["pyrep"]} is the unrelated package from PyPI, not the one that RLBench needs'
-    findings.append(Finding('warn', text, 'pip uninstall pyrep, then install PyRep from its repository'))
+    findings.append(
+      Finding('warn', text, 'pip uninstall pyrep, then install PyRep from its repository')
+    )
   if 'tensorflow' in versions:
     text = f'tensorflow {versions["tensorflow"]} is installed; nothing here needs it'
-    findings.append(Finding('note', text, 'Best left out of this environment: pip uninstall tensorflow'))
+    findings.append(
+      Finding('note', text, 'Best left out of this environment: pip uninstall tensorflow')
+    )
   return findings
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The machine: what was tried on it
 
 
-def check_devices(probe: Probe, versions: Mapping[str, str], python: tuple[int, ...], gpu: bool,
-                  platforms: str = '') -> list[Finding]:
+def check_devices(
+  probe: Probe, versions: Mapping[str, str], python: tuple[int, ...], gpu: bool, platforms: str = ''
+) -> list[Finding]:
   """JAX starts, and uses the GPU if there is one.
 
   Args:
@@ -193,13 +243,17 @@ def check_devices(probe: Probe, versions: Mapping[str, str], python: tuple[int, 
 
 
 def install_cuda(python: tuple[int, ...]) -> str:
-  """Command that installs JAX for NVIDIA GPUs; pythons newer than 3.12 share the constraints of 3.12."""
+  """Command that installs JAX for NVIDIA GPUs; pythons newer than 3.12 share the constraints of
+  3.12.
+  """
   minor = 11 if python[:2] < (3, 12) else 12
   return f".venv/bin/pip install -c constraints/python3.{minor}.txt -e '.[cuda13]'"
 
 
 def check_atari(probe: Probe) -> list[Finding]:
-  """The probe answers how many `roms` there are, which are `missing`, and whether the paddle of Pong `moved`."""
+  """The probe answers how many `roms` there are, which are `missing`, and whether the paddle of
+  Pong `moved`.
+  """
   if probe.answer is None:
     return [Finding('fail', f'Atari does not step: {probe.error}', RESTORE)]
   findings = [Finding('ok', 'Atari steps')]
@@ -227,12 +281,16 @@ def check_rendering(probes: Mapping[str, Probe], chosen: str = '') -> list[Findi
     if name in works:
       findings.append(Finding('ok', f'MUJOCO_GL={name} draws'))
     else:
-      findings.append(Finding('note', f'MUJOCO_GL={name} does not: {probe.error or "the picture is empty"}'))
+      findings.append(
+        Finding('note', f'MUJOCO_GL={name} does not: {probe.error or "the picture is empty"}')
+      )
   if not works:
     remedy = 'apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri'
     findings.append(Finding('warn', 'MuJoCo cannot draw here: no DMC, no Meta-World', remedy))
   elif chosen and chosen not in works:
-    findings.append(Finding('warn', f'MUJOCO_GL={chosen} is chosen', f'export MUJOCO_GL={works[0]}'))
+    findings.append(
+      Finding('warn', f'MUJOCO_GL={chosen} is chosen', f'export MUJOCO_GL={works[0]}')
+    )
   return findings
 
 
@@ -242,18 +300,31 @@ def check_folder(folder: pathlib.Path) -> list[Finding]:
     with tempfile.NamedTemporaryFile(dir=folder):
       pass
   except OSError as error:
-    return [Finding('fail', f'{folder} is not writable: {error.strerror}', 'Start from a folder of your own')]
-  return [Finding('ok', f'{folder} is writable, {shutil.disk_usage(folder).free / 1e9:.0f} GB free')]
+    return [
+      Finding(
+        'fail', f'{folder} is not writable: {error.strerror}', 'Start from a folder of your own'
+      )
+    ]
+  return [
+    Finding('ok', f'{folder} is writable, {shutil.disk_usage(folder).free / 1e9:.0f} GB free')
+  ]
 
 
 def check_cache(folder: str | None) -> list[Finding]:
   """JAX's persistent compilation cache, which shortens every start but the first."""
   if not folder:
-    return [Finding('ok', 'Compilation cache: JAX_COMPILATION_CACHE_DIR is not set, so runs use ~/.cache/harmony_jax/xla')]
+    return [
+      Finding(
+        'ok',
+        'Compilation cache: JAX_COMPILATION_CACHE_DIR is not set, so runs use ~/.cache/harmony_jax/xla',
+      )
+    ]
   path = pathlib.Path(folder)
   if not path.is_dir():
     return [Finding('ok', f'Compilation cache {folder}, not there yet')]
   if not os.access(path, os.W_OK):
-    return [Finding('warn', f'Compilation cache {folder} is not writable', 'Choose a folder of your own')]
+    return [
+      Finding('warn', f'Compilation cache {folder} is not writable', 'Choose a folder of your own')
+    ]
   size = sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
   return [Finding('ok', f'Compilation cache {folder}, {size / 1e6:.0f} MB')]

@@ -1,4 +1,6 @@
-"""DeepMind Control: python -m experiments.dmc [--task=cheetah_run] [--method=dreamerv2] [--render=fast]."""
+"""DeepMind Control: python -m experiments.dmc [--task=cheetah_run] [--method=dreamerv2]
+[--render=fast].
+"""
 
 from configs import dmc
 from experiments import launcher

@@ -1,4 +1,6 @@
-"""DMC Remastered: python -m experiments.dmcr [--task=cheetah_run] [--visual_seeds=test] [--vary=all]."""
+"""DMC Remastered: python -m experiments.dmcr [--task=cheetah_run] [--visual_seeds=test]
+[--vary=all].
+"""
 
 from configs import dmcr
 from experiments import launcher

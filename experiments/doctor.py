@@ -2,9 +2,9 @@
 
     python -m experiments.doctor
 
-The exit code is 0 if Atari runs can be started here and 1 if they cannot. This file gathers the facts and prints the
-findings; `experiments.diagnosis` knows what is good and bad. Whatever may be missing, mismatched or crash is tried in
-a child process.
+The exit code is 0 if Atari runs can be started here and 1 if they cannot. This file gathers the
+facts and prints the findings; `experiments.diagnosis` knows what is good and bad. Whatever may be
+missing, mismatched or crash is tried in a child process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,36 @@ import sys
 import textwrap
 
 from experiments import diagnosis
-from experiments.diagnosis import Finding
-from experiments.diagnosis import Probe
+from experiments.diagnosis import Finding, Probe
 
-ROMS = ('alien', 'amidar', 'assault', 'asterix', 'bank_heist', 'battle_zone', 'boxing', 'breakout', 'chopper_command',
-        'crazy_climber', 'demon_attack', 'freeway', 'frostbite', 'gopher', 'hero', 'jamesbond', 'kangaroo', 'krull',
-        'kung_fu_master', 'ms_pacman', 'pong', 'private_eye', 'qbert', 'road_runner', 'seaquest', 'up_n_down')
+ROMS = (
+  'alien',
+  'amidar',
+  'assault',
+  'asterix',
+  'bank_heist',
+  'battle_zone',
+  'boxing',
+  'breakout',
+  'chopper_command',
+  'crazy_climber',
+  'demon_attack',
+  'freeway',
+  'frostbite',
+  'gopher',
+  'hero',
+  'jamesbond',
+  'kangaroo',
+  'krull',
+  'kung_fu_master',
+  'ms_pacman',
+  'pong',
+  'private_eye',
+  'qbert',
+  'road_runner',
+  'seaquest',
+  'up_n_down',
+)
 
 JAX_PROBE = """
 import json, jax
@@ -70,8 +94,13 @@ print(json.dumps({'drawn': bool(image.std() > 0)}))
 def ask(code: str, *arguments: str, timeout: float = 120, **environment: str) -> Probe:
   """Runs `code` in a child process, which answers with JSON in its last line of output."""
   try:
-    child = subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True, timeout=timeout,
-                           env={**os.environ, **environment})
+    child = subprocess.run(
+      [sys.executable, '-c', code, *arguments],
+      capture_output=True,
+      text=True,
+      timeout=timeout,
+      env={**os.environ, **environment},
+    )
   except subprocess.TimeoutExpired:
     return Probe(None, f'no answer within {timeout:.0f} s')
   if child.returncode == 0:
@@ -115,29 +144,39 @@ def describe_machine() -> Finding:
 
 
 def examine_rendering(versions: dict[str, str]) -> list[Finding]:
-  """Draws one picture with each way to draw without a display, and with the one chosen in MUJOCO_GL."""
+  """Draws one picture with each way to draw without a display, and with the one chosen in
+  MUJOCO_GL.
+  """
   if 'dm_control' not in versions:
     return [Finding('note', 'Not tried: dm_control is missing')]
   chosen = os.environ.get('MUJOCO_GL', '')
   names = {name: None for name in (chosen, 'egl', 'osmesa') if name}
-  return diagnosis.check_rendering({name: ask(RENDER_PROBE, MUJOCO_GL=name) for name in names}, chosen)
+  return diagnosis.check_rendering(
+    {name: ask(RENDER_PROBE, MUJOCO_GL=name) for name in names}, chosen
+  )
 
 
 def examine() -> dict[str, list[Finding]]:
   """Findings about this machine by title of their section."""
   versions, python = installed_versions(), sys.version_info[:3]
   jax = ask(JAX_PROBE, XLA_PYTHON_CLIENT_PREALLOCATE='false')
-  packages = (diagnosis.check_packages(versions) + diagnosis.check_jax(versions, python) +
-              diagnosis.check_ale(versions) + diagnosis.check_mujoco(versions) +
-              diagnosis.check_strays(versions, pyrep_is_simulator()))
-  devices = diagnosis.check_devices(jax, versions, python, has_gpu(), os.environ.get('JAX_PLATFORMS', ''))
+  packages = (
+    diagnosis.check_packages(versions)
+    + diagnosis.check_jax(versions, python)
+    + diagnosis.check_ale(versions)
+    + diagnosis.check_mujoco(versions)
+    + diagnosis.check_strays(versions, pyrep_is_simulator())
+  )
+  devices = diagnosis.check_devices(
+    jax, versions, python, has_gpu(), os.environ.get('JAX_PLATFORMS', '')
+  )
   return {
-      'Machine': [describe_machine()] + diagnosis.check_python(python),
-      'Packages': packages,
-      'JAX': devices + diagnosis.check_cache((jax.answer or {}).get('cache')),
-      'Atari': diagnosis.check_atari(ask(ATARI_PROBE, json.dumps(ROMS))),
-      'Rendering': examine_rendering(versions),
-      'Folder': diagnosis.check_folder(pathlib.Path.cwd()),
+    'Machine': [describe_machine()] + diagnosis.check_python(python),
+    'Packages': packages,
+    'JAX': devices + diagnosis.check_cache((jax.answer or {}).get('cache')),
+    'Atari': diagnosis.check_atari(ask(ATARI_PROBE, json.dumps(ROMS))),
+    'Rendering': examine_rendering(versions),
+    'Folder': diagnosis.check_folder(pathlib.Path.cwd()),
   }
 
 
@@ -147,8 +186,16 @@ def wrap(finding: Finding) -> str:
   if finding.remedy:
     lines.append(('        -> ', finding.remedy))
   return '\n'.join(
-      textwrap.fill(text, 79, initial_indent=head, subsequent_indent=' ' * len(head), break_on_hyphens=False,
-                    break_long_words=False) for head, text in lines)
+    textwrap.fill(
+      text,
+      79,
+      initial_indent=head,
+      subsequent_indent=' ' * len(head),
+      break_on_hyphens=False,
+      break_long_words=False,
+    )
+    for head, text in lines
+  )
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """The launcher that all experiments share: flags → configuration → run folder → training.
 
-The only place with flags, and the only one that turns errors into an exit code: what the user can mend is told in one
-line, with exit code 2.
+The only place with flags, and the only one that turns errors into an exit code: what the user can
+mend is told in one line, with exit code 2.
 """
 
 import contextlib
@@ -17,17 +17,21 @@ from absl import app, flags, logging
 from harmony_jax import configuration
 from harmony_jax.errors import UserError
 
-INTERRUPTED = 75  # exit code of a run that saved and ended on SIGTERM or Ctrl-C: try again (EX_TEMPFAIL of sysexits.h)
+# exit code of a run that saved and ended on SIGTERM or Ctrl-C: try again (EX_TEMPFAIL of
+# sysexits.h)
+INTERRUPTED = 75
 
 
 def run(benchmark):
-  """Runs a benchmark: a module of configs/ with SUITE, TASK_FLAG, DEFAULT_TASK, HOURS and get_config.
+  """Runs a benchmark: a module of configs/ with SUITE, TASK_FLAG, DEFAULT_TASK, HOURS and
+  get_config.
 
-  It may also have DEFAULT_METHOD, and ENV_FLAGS {flag: (field of the configuration, help)}: shorter names for options
-  of the environment that many will set.
+  It may also have DEFAULT_METHOD, and ENV_FLAGS {flag: (field of the configuration, help)}: shorter
+  names for options of the environment that many will set.
   """
   define_flags(benchmark)
-  for flag in flags.FLAGS.get_flags_for_module(__name__):  # of the command, though it is this file that defines them
+  # of the command, though it is this file that defines them
+  for flag in flags.FLAGS.get_flags_for_module(__name__):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   try:
     argv, overrides = configuration.split_config_flags(sys.argv)
@@ -37,32 +41,72 @@ def run(benchmark):
 
 
 def define_flags(benchmark, values=flags.FLAGS):
-  """Defines the flags of a benchmark's command; `values` other than absl's own are for tests and documentation."""
+  """Defines the flags of a benchmark's command; `values` other than absl's own are for tests and
+  documentation.
+  """
   from configs import common
-  string, integer, enum, switch = (functools.partial(define, flag_values=values) for define in (
-      flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool))
+
+  string, integer, enum, switch = (
+    functools.partial(define, flag_values=values)
+    for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool)
+  )
   string(benchmark.TASK_FLAG, benchmark.DEFAULT_TASK, f'The {benchmark.TASK_FLAG} to train on.')
   for name, (_, text) in getattr(benchmark, 'ENV_FLAGS', {}).items():
     string(name, None, text)
   integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
-  integer('num_seeds', 1, 'How many seeds to train side by side in one program: seed, seed + 1, …; each '
-          'in its run folder, as if started alone.', lower_bound=1)
-  enum('method', getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3'), sorted(common.METHODS), 'Base method.')
+  integer(
+    'num_seeds',
+    1,
+    'How many seeds to train side by side in one program: seed, seed + 1, …; each '
+    'in its run folder, as if started alone.',
+    lower_bound=1,
+  )
+  enum(
+    'method',
+    getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3'),
+    sorted(common.METHODS),
+    'Base method.',
+  )
   enum('weighting', 'harmony', common.WEIGHTINGS, 'How the tasks of the world model are weighed.')
-  enum('preset', 'auto', common.PRESETS, "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
-       "takes 'paper' on an accelerator and 'cpu' otherwise.")
-  enum('replay', 'auto', ('auto', 'host', 'device'), "Where replay is sampled: 'auto' takes an accelerator "
-       'that has room for it. The batches are the same.')
-  integer('devices', 0, 'How many devices of each process share the batch, whose size stays; by default '
-          'as many as can share it equally.', lower_bound=0)
-  string('coordinator', '', 'Trains one run in several processes, on one machine or many, with one '
-         '--logdir: HOST:PORT of process 0, the same in all. By default they are found on Slurm and TPU '
-         "pods; 'none' to train alone there.")
-  integer('num_processes', None, 'How many processes train together, with --coordinator.', lower_bound=1)
+  enum(
+    'preset',
+    'auto',
+    common.PRESETS,
+    "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
+    "takes 'paper' on an accelerator and 'cpu' otherwise.",
+  )
+  enum(
+    'replay',
+    'auto',
+    ('auto', 'host', 'device'),
+    "Where replay is sampled: 'auto' takes an accelerator "
+    'that has room for it. The batches are the same.',
+  )
+  integer(
+    'devices',
+    0,
+    'How many devices of each process share the batch, whose size stays; by default '
+    'as many as can share it equally.',
+    lower_bound=0,
+  )
+  string(
+    'coordinator',
+    '',
+    'Trains one run in several processes, on one machine or many, with one '
+    '--logdir: HOST:PORT of process 0, the same in all. By default they are found on Slurm and TPU '
+    "pods; 'none' to train alone there.",
+  )
+  integer(
+    'num_processes', None, 'How many processes train together, with --coordinator.', lower_bound=1
+  )
   integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
-  string('logdir', None, 'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
-         'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
-         'of their run folders seed<seed>.')
+  string(
+    'logdir',
+    None,
+    'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
+    'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
+    'of their run folders seed<seed>.',
+  )
   switch('wandb', False, 'Also log to Weights & Biases.')
 
 
@@ -70,8 +114,8 @@ def command(main, configurable=False):
   """Runs an entry point that trains nothing; what the user can mend is told in one line.
 
   Args:
-    main: called with the words that are no flags, and, if `configurable`, the texts 'field=value' of
-      --config.field=value; returns the exit code.
+    main: called with the words that are no flags, and, if `configurable`, the texts 'field=value'
+      of --config.field=value; returns the exit code.
   """
   _quieten()
   argv, more = sys.argv, ()
@@ -113,6 +157,7 @@ def _main(benchmark, rest, overrides):
     return _fail(f'unexpected argument {rest[1]!r}: options look like --{benchmark.TASK_FLAG}=…')
   _quieten()
   from harmony_jax.training.interruption import Interrupted, Interruption
+
   try:
     with Interruption() as interruption:
       return _train(benchmark, flags.FLAGS, overrides, interruption)
@@ -129,8 +174,11 @@ def _main(benchmark, rest, overrides):
 
 def _train(benchmark, options, overrides, interruption):
   from harmony_jax import parallel
+
   if options.wandb and options.num_seeds > 1:
-    raise UserError('--wandb shows one run per program: leave it out, or start every seed by itself')
+    raise UserError(
+      '--wandb shows one run per program: leave it out, or start every seed by itself'
+    )
   parallel.join(options.coordinator, options.num_processes, options.process_id)
   with _nobody_waits() if parallel.process_count() > 1 else contextlib.nullcontext():
     return _run(benchmark, options, overrides, interruption)
@@ -140,19 +188,24 @@ def _run(benchmark, options, overrides, interruption):
   from harmony_jax import parallel
   from harmony_jax.training import seeds
   from harmony_jax.training.loop import Trainer
+
   parallel.use_compilation_cache()
   if not parallel.has_accelerator():
     parallel.keep_freed_memory()
   config, reason = make_config(benchmark, options, overrides, parallel.has_accelerator())
   if options.num_seeds > 1 and (parallel.process_count() > 1 or config.devices > 1):
-    raise UserError('--num_seeds trains all seeds on one device of one process: start every seed by itself')
+    raise UserError(
+      '--num_seeds trains all seeds on one device of one process: start every seed by itself'
+    )
   with contextlib.ExitStack() as stack:
     runs = _open_runs(stack, seed_configs(config, options.num_seeds), options)
     if not runs:
       return 0
     if not parallel.process_index():
-      print(f"preset '{config.preset}'{reason}; expected duration{' of one seed' if options.num_seeds > 1 else ''}: "
-            f'{benchmark.HOURS[config.preset]}')
+      print(
+        f"preset '{config.preset}'{reason}; expected duration{' of one seed' if options.num_seeds > 1 else ''}: "
+        f'{benchmark.HOURS[config.preset]}'
+      )
       for line in deviations(benchmark, config):
         print(line)
       for _, folder in runs:
@@ -166,9 +219,12 @@ def _run(benchmark, options, overrides, interruption):
 
 @contextlib.contextmanager
 def _nobody_waits():
-  """For one of several processes: where it fails, it ends at once, as the others could wait for it for ever."""
+  """For one of several processes: where it fails, it ends at once, as the others could wait for it
+  for ever.
+  """
   from harmony_jax.training import faults
   from harmony_jax.training.interruption import Interrupted
+
   try:
     yield
   except Interrupted:  # of all of them
@@ -186,8 +242,10 @@ def _nobody_waits():
 
 
 def _open_runs(stack, configs, options):
-  """Pairs (configuration, locked folder) of those runs that are not complete; `stack` closes the folders."""
-  from harmony_jax.training import run_folder
+  """Pairs (configuration, locked folder) of those runs that are not complete; `stack` closes the
+  folders.
+  """
+
   runs = []
   for config in configs:
     logdir = options.logdir or default_logdir(config)
@@ -203,9 +261,12 @@ def _open_runs(stack, configs, options):
 
 
 def _open_folder(logdir, config, identity):
-  """`run_folder.prepare`. Of several processes, process 0 does it; all learn where, and whether it was refused."""
+  """`run_folder.prepare`. Of several processes, process 0 does it; all learn where, and whether it
+  was refused.
+  """
   from harmony_jax import parallel
   from harmony_jax.training import run_folder
+
   if parallel.process_count() == 1:
     return run_folder.prepare(logdir, config, identity)
   _check_equal(parallel.exchange(configuration.to_json_dict(config)))
@@ -222,20 +283,26 @@ def _open_folder(logdir, config, identity):
     raise UserError(told['refused'])
   folder = folder or run_folder.RunFolder(told['path'])
   if not (folder.is_complete() if told['complete'] else (folder / 'config.json').exists()):
-    raise UserError(f"{told['path']} of process 0 is not there for process {parallel.process_index()}: all need a "
-                    'folder that they share')
+    raise UserError(
+      f'{told["path"]} of process 0 is not there for process {parallel.process_index()}: all need a '
+      'folder that they share'
+    )
   return folder
 
 
 def _check_equal(configs):
   """Refuses processes that were started with different settings."""
   from harmony_jax.training import run_folder
+
   for index, other in enumerate(configs):
     differing = configuration.difference({'config': configs[0]}, {'config': other}).items()
-    differing = [f'{key}: process 0 has {ours!r}, process {index} has {theirs!r}' for key, (ours, theirs) in differing
-                 if key not in run_folder.FREE]
+    differing = [
+      f'{key}: process 0 has {ours!r}, process {index} has {theirs!r}'
+      for key, (ours, theirs) in differing
+      if key not in run_folder.FREE
+    ]
     if differing:
-      raise UserError(f"the processes of a run need the same settings ({'; '.join(differing)})")
+      raise UserError(f'the processes of a run need the same settings ({"; ".join(differing)})')
 
 
 def seed_configs(config, count):
@@ -247,27 +314,42 @@ def seed_configs(config, count):
 
 
 def make_config(benchmark, options, overrides, accelerator):
-  """(configuration, why the preset was chosen). Raises UserError for an unknown task or a bad override."""
+  """(configuration, why the preset was chosen). Raises UserError for an unknown task or a bad
+  override.
+  """
   from harmony_jax import envs
+
   preset, reason = options.preset, ''
   if preset == 'auto':
     preset = 'paper' if accelerator else 'cpu'
-    reason = " (auto: there is an accelerator)" if accelerator else " (auto: there is no accelerator)"
+    reason = (
+      ' (auto: there is an accelerator)' if accelerator else ' (auto: there is no accelerator)'
+    )
   try:
     task = envs.canonical(benchmark.SUITE, options[benchmark.TASK_FLAG].value)
     envs.require(benchmark.SUITE)
   except (ValueError, RuntimeError) as error:  # an unknown task, or a simulator that is not there
     raise UserError(str(error)) from None
-  settings = {'seed': options.seed, 'weighting.rule': options.weighting, 'replay_on': options.replay,
-              'devices': options.devices}
-  settings |= {field: options[name].value for name, (field, _) in getattr(benchmark, 'ENV_FLAGS', {}).items()
-               if options[name].value is not None}
+  settings = {
+    'seed': options.seed,
+    'weighting.rule': options.weighting,
+    'replay_on': options.replay,
+    'devices': options.devices,
+  }
+  settings |= {
+    field: options[name].value
+    for name, (field, _) in getattr(benchmark, 'ENV_FLAGS', {}).items()
+    if options[name].value is not None
+  }
   return configure(benchmark, options.method, preset, task, settings, overrides), reason
 
 
 def configure(benchmark, method, preset, task, settings, overrides):
-  """A run's configuration: the benchmark's, then {'some.field': value}, then texts 'field=value', checked."""
+  """A run's configuration: the benchmark's, then {'some.field': value}, then texts 'field=value',
+  checked.
+  """
   from configs import common
+
   config = config_for(benchmark, method, preset, task)
   config.update_from_flattened_dict(settings)
   common.check(configuration.apply_overrides(config, overrides))
@@ -291,10 +373,15 @@ def default_logdir(config):
 def deviations(benchmark, config):
   """Lines that say where the method differs from the `paper` preset."""
   paper = config_for(benchmark, config.method, 'paper', config.task)
-  changed = {k: v for k, v in configuration.difference(paper, config).items()
-             if k not in ('task', 'seed', 'preset', 'weighting.rule', 'devices')}
+  changed = {
+    k: v
+    for k, v in configuration.difference(paper, config).items()
+    if k not in ('task', 'seed', 'preset', 'weighting.rule', 'devices')
+  }
   if changed:
-    yield 'differs from the paper: ' + ', '.join(f'{k}={ours} ({paper})' for k, (paper, ours) in changed.items())
+    yield 'differs from the paper: ' + ', '.join(
+      f'{k}={ours} ({paper})' for k, (paper, ours) in changed.items()
+    )
 
 
 def _command():
@@ -309,8 +396,11 @@ def _quieten():
 
 
 def _fail_explained(error):
-  """Fails with one line where a machine is at its limits; else raises the error, which is being handled."""
+  """Fails with one line where a machine is at its limits; else raises the error, which is being
+  handled.
+  """
   from harmony_jax.training import faults
+
   line = faults.explain(error)
   if line is None:
     raise error

@@ -1,6 +1,7 @@
 """Repeats an update that was not finite: python -m experiments.reproduce --logdir=RUN_FOLDER.
 
-Such an update stops a run, which leaves the state before it and its batch in the folder `nonfinite`.
+Such an update stops a run, which leaves the state before it and its batch in the folder
+`nonfinite`.
 """
 
 from absl import flags
@@ -15,8 +16,9 @@ def main(words):
   """Repeats it and says what is not finite, first."""
   launcher.no_words(words, '--logdir=…')
   from harmony_jax.training import faults
+
   found = faults.reproduce(flags.FLAGS.logdir, flags.FLAGS.update)
-  print(f"update {found['update']:,} at step {found['step']:,}: not finite, first in")
+  print(f'update {found["update"]:,} at step {found["step"]:,}: not finite, first in')
   for name in found['found'] or ['nothing']:
     print(f'  {name}')
   if found['found'] != found['recorded']:

@@ -1,4 +1,6 @@
-"""RLBench: python -m experiments.rlbench [--task=reach_target]; says what is missing of the simulator."""
+"""RLBench: python -m experiments.rlbench [--task=reach_target]; says what is missing of the
+simulator.
+"""
 
 from configs import rlbench
 from experiments import launcher

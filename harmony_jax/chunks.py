@@ -1,25 +1,31 @@
-"""Networks over many frames, a few frames at a time, so that a CPU's caches hold what lies between two layers.
+"""Networks over many frames, a few frames at a time, so that a CPU's caches hold what lies between
+two layers.
 
-XLA's CPU backend writes every layer's patches of a whole batch to memory and keeps them for the backward pass: gigabytes
-that cost more time than the arithmetic. Over a few frames at a time nothing leaves the cache. The sums are the same; only
-the order in which frames are added changes. Accelerators take all frames at once.
+XLA's CPU backend writes every layer's patches of a whole batch to memory and keeps them for the
+backward pass: gigabytes that cost more time than the arithmetic. Over a few frames at a time
+nothing leaves the cache. The sums are the same; only the order in which frames are added changes.
+Accelerators take all frames at once.
 """
 
 import jax
 import jax.numpy as jnp
 
-CACHE_BYTES = 2 ** 21  # of one layer's output; measured in benchmarks/NOTES.md
+CACHE_BYTES = 2**21  # of one layer's output; measured in benchmarks/NOTES.md
 
 
 def frames_at_once(bytes_per_frame: int) -> int:
-  """How many frames to take at a time, given the largest layer's output; 0 is all of them (accelerators)."""
+  """How many frames to take at a time, given the largest layer's output; 0 is all of them
+  (accelerators).
+  """
   return 0 if jax.default_backend() != 'cpu' else max(1, CACHE_BYTES // bytes_per_frame)
 
 
 def apply_in_chunks(function, params, x, size: int):
-  """`function(params, x)` for x [N, ...] (a tree), computed `size` frames at a time and once more for the gradient.
+  """`function(params, x)` for x [N, ...] (a tree), computed `size` frames at a time and once more
+  for the gradient.
 
-  A frame's result must depend on that frame alone. 0, or at least N: all at once, with what the gradient needs kept.
+  A frame's result must depend on that frame alone. 0, or at least N: all at once, with what the
+  gradient needs kept.
   """
   whole, rest = _split(x, size)
   if not whole:
@@ -33,10 +39,12 @@ def apply_in_chunks(function, params, x, size: int):
 
 
 def mean_in_chunks(function, params, x, constants, size: int):
-  """The mean over N frames of `function(params, x, constants)` [N], with trees of leaves [N, ...], `size` at a time.
+  """The mean over N frames of `function(params, x, constants)` [N], with trees of leaves [N, ...],
+  `size` at a time.
 
-  Where its gradient is wanted, each chunk's is computed beside its value, so that nothing is kept or computed twice: the
-  mean is linear in the frames, and whatever scales it (a harmonizer) scales the finished gradient. `constants` have none.
+  Where its gradient is wanted, each chunk's is computed beside its value, so that nothing is kept
+  or computed twice: the mean is linear in the frames, and whatever scales it (a harmonizer) scales
+  the finished gradient. `constants` have none.
   """
   whole, rest = _split((x, constants), size)
   if not whole:
@@ -52,7 +60,9 @@ def mean_in_chunks(function, params, x, constants, size: int):
   def forward(params, whole, rest):
     def gradients(params, rows):
       # Integer constants have no gradient: only the rows of x are differentiated.
-      value, gradient = jax.value_and_grad(lambda params, x: total(params, (x, rows[1])), (0, 1))(params, rows[0])
+      value, gradient = jax.value_and_grad(lambda params, x: total(params, (x, rows[1])), (0, 1))(
+        params, rows[0]
+      )
       return value, *gradient
 
     def step(so_far, rows):
@@ -76,10 +86,12 @@ def mean_in_chunks(function, params, x, constants, size: int):
 
 
 def _split(tree, size):
-  """(leaves [chunks, size, ...], the rest [less than size, ...] or None); (None, None) where all fits in one chunk."""
+  """(leaves [chunks, size, ...], the rest [less than size, ...] or None); (None, None) where all
+  fits in one chunk.
+  """
   count = jax.tree.leaves(tree)[0].shape[0]
   if not size or size >= count:
     return None, None
   chunks = count // size
-  whole = jax.tree.map(lambda x: x[:chunks * size].reshape(chunks, size, *x.shape[1:]), tree)
-  return whole, jax.tree.map(lambda x: x[chunks * size:], tree) if count % size else None
+  whole = jax.tree.map(lambda x: x[: chunks * size].reshape(chunks, size, *x.shape[1:]), tree)
+  return whole, jax.tree.map(lambda x: x[chunks * size :], tree) if count % size else None

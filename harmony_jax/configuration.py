@@ -42,7 +42,7 @@ def split_config_flags(argv):
     if name == word or not name.startswith(_FLAG):
       rest.append(word)
       continue
-    field = name[len(_FLAG):]
+    field = name[len(_FLAG) :]
     if '=' not in field:
       if not words or words[0].startswith('--'):
         name = name[:_LONGEST]
@@ -117,11 +117,13 @@ def difference(a, b):
     order; a key that one side lacks has the value `ABSENT` there.
   """
   a, b = flatten(to_json_dict(a)), flatten(to_json_dict(b))
-  pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT))
-           for key in sorted(a.keys() | b.keys())}
+  pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in sorted(a.keys() | b.keys())}
   # True == 1 in Python, but a switch that became a number is a difference.
-  return {key: (old, new) for key, (old, new) in pairs.items()
-          if old != new or isinstance(old, bool) != isinstance(new, bool)}
+  return {
+    key: (old, new)
+    for key, (old, new) in pairs.items()
+    if old != new or isinstance(old, bool) != isinstance(new, bool)
+  }
 
 
 def _references(config):
@@ -197,7 +199,12 @@ def _literal(text):
   """A Python number, bool, str or None where `text` is one, else `text` itself."""
   try:
     value = ast.literal_eval({'true': 'True', 'false': 'False'}.get(text, text))
-  except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: brackets without end
+  except (
+    ValueError,
+    SyntaxError,
+    MemoryError,
+    RecursionError,
+  ):  # the last two: brackets without end
     return text
   return value if value is None or isinstance(value, (bool, int, float, str)) else text
 

@@ -1,8 +1,10 @@
 """Convolutions with stride 2, down (kernel 4) and transposed up, each in two equal forms.
 
-`conv` is what cuDNN and the TPU compiler like. `matmul` writes the same sums as one matrix product over gathered
-patches: XLA's CPU backend runs its convolutions (and, worse, their gradients) far below the matrix-product rate, and
-loses its fast convolution altogether inside loops. The form is chosen by the platform and never changes the parameters.
+`conv` is what cuDNN and the TPU compiler like. `matmul` writes the same sums as one matrix product
+over gathered
+patches: XLA's CPU backend runs its convolutions (and, worse, their gradients) far below the
+matrix-product rate, and loses its fast convolution altogether inside loops. The form is chosen by
+the platform and never changes the parameters.
 """
 
 import jax
@@ -15,7 +17,8 @@ def default_form() -> str:
 
 
 def downsample(x, kernel, padding: str = 'same', form: str = ''):
-  """Cross-correlation y[i, j] = Σ x[2i-p+a, 2j-p+b] kernel[a, b], p = 1 with zeros around x ('same') or 0 ('valid').
+  """Cross-correlation y[i, j] = Σ x[2i-p+a, 2j-p+b] kernel[a, b], p = 1 with zeros around x
+  ('same') or 0 ('valid').
 
   Args:
     x: [B, H, W, C]; H and W even for 'same'.
@@ -27,13 +30,16 @@ def downsample(x, kernel, padding: str = 'same', form: str = ''):
   """
   if (form or default_form()) == 'conv':
     dimensions = ('NHWC', 'HWIO', 'NHWC')
-    return jax.lax.conv_general_dilated(x, kernel, (2, 2), padding.upper(), dimension_numbers=dimensions)
+    return jax.lax.conv_general_dilated(
+      x, kernel, (2, 2), padding.upper(), dimension_numbers=dimensions
+    )
   if padding == 'same':
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   batch, height, width, channels = x.shape
   rows, columns = height // 2, width // 2
-  # Space to depth: a 4×4 patch with stride 2 is a 2×2 patch of 2×2 blocks. An odd last line is seen by no patch.
-  x = x[:, :2 * rows, :2 * columns].reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
+  # Space to depth: a 4×4 patch with stride 2 is a 2×2 patch of 2×2 blocks. An odd last line is seen
+  # by no patch.
+  x = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
   patches = _neighbours(x.reshape(batch, rows, columns, 4 * channels))
   # [B, H', W', 16 C] as (block row, block column, row, column, channel)
   kernel = kernel.reshape(2, 2, 2, 2, channels, -1).swapaxes(1, 2).reshape(16 * channels, -1)
@@ -45,14 +51,18 @@ def upsample(x, kernel, padding: str = 'same', form: str = ''):
 
   Args:
     x: [B, H, W, C].
-    kernel: [K, K, D, C] (output channels before input channels, as the reference implementation stores it).
-    padding: 'same' (K = 4, p = 2) doubles the resolution, 'valid' (any K, p = K - 1) gives 2 (H - 1) + K.
+    kernel: [K, K, D, C] (output channels before input channels, as the reference implementation
+      stores it).
+    padding: 'same' (K = 4, p = 2) doubles the resolution, 'valid' (any K, p = K - 1) gives 2 (H -
+      1) + K.
     form: 'conv', 'matmul' or '' for the platform's.
 
   Returns: [B, H', W', D].
   """
   if (form or default_form()) == 'conv':
-    return jax.lax.conv_transpose(x, kernel, (2, 2), padding.upper(), dimension_numbers=('NHWC', 'HWOI', 'NHWC'))
+    return jax.lax.conv_transpose(
+      x, kernel, (2, 2), padding.upper(), dimension_numbers=('NHWC', 'HWOI', 'NHWC')
+    )
   y = _upsample_valid(x, kernel)
   return y if padding == 'valid' else y[:, 1:-1, 1:-1]
 
@@ -60,27 +70,37 @@ def upsample(x, kernel, padding: str = 'same', form: str = ''):
 def _upsample_valid(x, kernel):
   batch, height, width, channels = x.shape
   size, depth = kernel.shape[0], kernel.shape[2]
-  # Every input adds its value times the flipped kernel to the K×K outputs from (2i, 2j) on. With K padded to an even
-  # number that is, for each of (K/2)² offsets, one block of 2×2 outputs per input: one product, then a sum of shifts.
+  # Every input adds its value times the flipped kernel to the K×K outputs from (2i, 2j) on. With K
+  # padded to an even number that is, for each of (K/2)² offsets, one block of 2×2 outputs per
+  # input: one product, then a sum of shifts.
   taps = (size + 1) // 2
   kernel = jnp.pad(kernel[::-1, ::-1], ((0, 2 * taps - size),) * 2 + ((0, 0),) * 2)
-  kernel = kernel.reshape(taps, 2, taps, 2, depth, channels)  # row tap, row phase, column tap, column phase, D, C
+  # row tap, row phase, column tap, column phase, D, C
+  kernel = kernel.reshape(taps, 2, taps, 2, depth, channels)
   blocks = product(x, kernel.transpose(5, 0, 2, 1, 3, 4).reshape(channels, -1))
   rows, columns = height + taps - 1, width + taps - 1
-  # A split's gradient is one concatenation; that of as many slices would be as many sums over all of `blocks`.
-  blocks = jax.lax.split(blocks, (4 * depth,) * taps ** 2, axis=3)
+  # A split's gradient is one concatenation; that of as many slices would be as many sums over all
+  # of `blocks`.
+  blocks = jax.lax.split(blocks, (4 * depth,) * taps**2, axis=3)
   offsets = [(i, j) for i in range(taps) for j in range(taps)]
-  y = sum(jnp.pad(block, ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
-          for block, (i, j) in zip(blocks, offsets))
-  y = y.reshape(batch, rows, columns, 2, 2, depth).swapaxes(2, 3).reshape(batch, 2 * rows, 2 * columns, depth)
-  return y[:, :2 * (height - 1) + size, :2 * (width - 1) + size]
+  y = sum(
+    jnp.pad(block, ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
+    for block, (i, j) in zip(blocks, offsets)
+  )
+  y = (
+    y.reshape(batch, rows, columns, 2, 2, depth)
+    .swapaxes(2, 3)
+    .reshape(batch, 2 * rows, 2 * columns, depth)
+  )
+  return y[:, : 2 * (height - 1) + size, : 2 * (width - 1) + size]
 
 
 def product(x, matrix):
   """x @ matrix with the leading axes of x flattened: [..., C] × [C, D] -> [..., D].
 
-  The same sums, but the gradient of `matrix` is then one plain matrix product; over several leading axes XLA's CPU
-  backend runs it in a slow loop (measured: 8.8 against 2.0 ms for [128, 8, 8, 32] × [32, 192]).
+  The same sums, but the gradient of `matrix` is then one plain matrix product; over several leading
+  axes XLA's CPU backend runs it in a slow loop (measured: 8.8 against 2.0 ms for [128, 8, 8, 32] ×
+  [32, 192]).
   """
   return _product(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
@@ -98,8 +118,8 @@ def _product_backward(saved, gradient):
   x, matrix = saved
   over_rows = (((0,), (0,)), ((), ()))
   if matrix.shape[0] > matrix.shape[1]:
-    # On a CPU the product is up to three times as fast with the narrow factor first (benchmarks/NOTES.md); the barrier
-    # keeps the compiler from turning it around again.
+    # On a CPU the product is up to three times as fast with the narrow factor first
+    # (benchmarks/NOTES.md); the barrier keeps the compiler from turning it around again.
     of_matrix = jax.lax.optimization_barrier(jax.lax.dot_general(gradient, x, over_rows)).T
   else:
     of_matrix = jax.lax.dot_general(x, gradient, over_rows)
@@ -110,5 +130,7 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def _neighbours(x):
-  """[B, H, W, C] -> [B, H-1, W-1, 4C]: each position with its right, lower and lower right neighbour."""
+  """[B, H, W, C] -> [B, H-1, W-1, 4C]: each position with its right, lower and lower right
+  neighbour.
+  """
   return jnp.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], -1)

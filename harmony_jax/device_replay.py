@@ -1,17 +1,21 @@
-"""Sequence replay on the accelerator: a copy of the host's ring beside the model, so that no batch has to travel.
+"""Sequence replay on the accelerator: a copy of the host's ring beside the model, so that no batch
+has to travel.
 
-The host's `Replay` stays the truth: it chooses the windows, saves and loads. A `DeviceReplay` holds the same rings in
-the device's memory and makes of a draw the batch that the host would have made, bit for bit. What travels is every
-stored step once (training replays each one many times) and, per batch, one small array of row numbers.
+The host's `Replay` stays the truth: it chooses the windows, saves and loads. A `DeviceReplay` holds
+the same rings in the device's memory and makes of a draw the batch that the host would have made,
+bit for bit. What travels is every stored step once (training replays each one many times) and, per
+batch, one small array of row numbers.
 
-Layout: an item of shape S is a row of `[N * rows, prod(S)]`, a single number one of `[N * rows]`. Accelerators lay out
-the last axes in tiles; one of 3 channels may be padded to 128 (TPUs), 42 times the memory. A flat image fills whole
-tiles, and a window is a copy of long rows. The shape comes back when a batch is gathered.
+Layout: an item of shape S is a row of `[N * rows, prod(S)]`, a single number one of `[N * rows]`.
+Accelerators lay out the last axes in tiles; one of 3 channels may be padded to 128 (TPUs), 42 times
+the memory. A flat image fills whole tiles, and a window is a copy of long rows. The shape comes
+back when a batch is gathered.
 
-Threads: one thread appends and draws, any thread may gather; only gathers touch the device, one after the other under
-a lock. A gather first brings over the steps that were stored when its draw was made, and so never reads a row of the
-host that is being written. Later gathers overwrite only rows that the margin has released. Programs on a device run
-in the order in which they were dispatched, so a batch is read before its rows are donated to the next write.
+Threads: one thread appends and draws, any thread may gather; only gathers touch the device, one
+after the other under a lock. A gather first brings over the steps that were stored when its draw
+was made, and so never reads a row of the host that is being written. Later gathers overwrite only
+rows that the margin has released. Programs on a device run in the order in which they were
+dispatched, so a batch is read before its rows are donated to the next write.
 """
 
 import math
@@ -28,23 +32,28 @@ from harmony_jax.replay import Draw, Replay
 __all__ = ['KINDS', 'DeviceReplay', 'choose', 'device_nbytes', 'fits']
 
 KINDS = ('auto', 'host', 'device')
-MEMORY_SHARE = 0.4  # of a device's memory, that a replay may take: the model, its gradients and batches need the rest
+# of a device's memory, that a replay may take: the model, its gradients and batches need the rest
+MEMORY_SHARE = 0.4
 
-# Steps travel in chunks padded to a power of two, so that there are few programs to compile. Both limits hold.
+# Steps travel in chunks padded to a power of two, so that there are few programs to compile. Both
+# limits hold.
 MOST_STEPS = 1024  # steps of each environment in a chunk; a power of two
-MOST_BYTES = 32 * 2 ** 20  # of a chunk: a load needs no more than this beside the two rings
+MOST_BYTES = 32 * 2**20  # of a chunk: a load needs no more than this beside the two rings
 
 
 class DeviceReplay:
   """Stands where a `Replay` stands, in a `Prefetcher` too; its batches are arrays on a device.
 
-  What is not defined here (`append`, `draw`, `filled`, `windows`, `steps`, `margin`, `save`, …) is the host's own:
-  appending costs no work on the device. The rows are brought over with the next gather, all in one program.
+  What is not defined here (`append`, `draw`, `filled`, `windows`, `steps`, `margin`, `save`, …) is
+  the host's own: appending costs no work on the device. The rows are brought over with the next
+  gather, all in one program.
 
   Args:
-    replay: the host's replay, empty or filled. Where it is loaded or changed other than by `append`, call `sync`.
-    device: a `jax.Device`; by default JAX's, and the batches are then not bound to it ("uncommitted"), like those of
-      `jax.device_put(batch)`: a training step compiled for the ones takes the others.
+    replay: the host's replay, empty or filled. Where it is loaded or changed other than by
+      `append`, call `sync`.
+    device: a `jax.Device`; by default JAX's, and the batches are then not bound to it
+      ("uncommitted"), like those of `jax.device_put(batch)`: a training step compiled for the ones
+      takes the others.
 
   Raises:
     jax.errors.JaxRuntimeError: the device has no room for the rings (see `fits`).
@@ -54,19 +63,23 @@ class DeviceReplay:
     self._replay = replay
     self._device = device
     self._lock = threading.Lock()  # of the two fields that follow
-    self._buffers = _zeros(replay, device)  # {name: [N * rows, prod(shape)] or [N * rows]}, donated at every write
+    # {name: [N * rows, prod(shape)] or [N * rows]}, donated at every write
+    self._buffers = _zeros(replay, device)
     self._written = 0  # steps of each environment, since the run began, that the device has seen
     self._shapes = tuple((name, shape) for name, (shape, _) in replay.specs.items())
     self._chunk = _chunk_steps(replay)
 
   def __getattr__(self, name):
-    if name.startswith('_'):  # private to the host; and `_replay` itself while an instance is being made
+    # private to the host; and `_replay` itself while an instance is being made
+    if name.startswith('_'):
       raise AttributeError(name)
     return getattr(self._replay, name)
 
   def describe(self) -> str:
     """`'replay: 100,000 steps, 1.23 GB, copied to a device (1.23 GB)'` (of 10⁹ bytes)."""
-    return f'{self._replay.describe()}, copied to a device ({device_nbytes(self._replay) / 1e9:.2f} GB)'
+    return (
+      f'{self._replay.describe()}, copied to a device ({device_nbytes(self._replay) / 1e9:.2f} GB)'
+    )
 
   def gather(self, draw: Draw) -> dict:
     """The windows of a draw. May run in another thread than `append`; does not wait for the device.
@@ -81,12 +94,16 @@ class DeviceReplay:
     rows, before = replay.rows(draw).astype(np.int32), replay.rows_before(draw)
     before = before if before is None else before.astype(np.int32)
     with self._lock:
-      # The draw's own steps, not all: the newest row may be half written. Fewer are there if an older save was loaded.
+      # The draw's own steps, not all: the newest row may be half written. Fewer are there if an
+      # older save was loaded.
       self._bring(min(draw.steps, replay.steps))
-      # Asked after the rows were copied: a row overwritten meanwhile belongs to draws that are refused here.
+      # Asked after the rows were copied: a row overwritten meanwhile belongs to draws that are
+      # refused here.
       if not replay.intact(draw):
-        raise RuntimeError(f'{replay.steps - draw.steps} steps were appended since the batch of update '
-                           f'{draw.update} was drawn; replay has a margin of {replay.margin}')
+        raise RuntimeError(
+          f'{replay.steps - draw.steps} steps were appended since the batch of update '
+          f'{draw.update} was drawn; replay has a margin of {replay.margin}'
+        )
       return _read(self._buffers, *jax.device_put((rows, before), self._device), self._shapes)
 
   def sample(self, update: int) -> dict:
@@ -122,16 +139,27 @@ class DeviceReplay:
 
 
 def _zeros(replay, device):
-  """Empty rings. Made by a program, since a transfer of zeros would take the host as much memory again."""
+  """Empty rings. Made by a program, since a transfer of zeros would take the host as much memory
+  again.
+  """
   sharding = None if device is None else jax.sharding.SingleDeviceSharding(device)
-  shapes = {name: ((replay.num_envs * replay._rows, *_flat(shape)), dtype)
-            for name, (shape, dtype) in _device_specs(replay).items()}
-  return jax.jit(lambda: {name: jnp.zeros(*spec) for name, spec in shapes.items()}, out_shardings=sharding)()
+  shapes = {
+    name: ((replay.num_envs * replay._rows, *_flat(shape)), dtype)
+    for name, (shape, dtype) in _device_specs(replay).items()
+  }
+  return jax.jit(
+    lambda: {name: jnp.zeros(*spec) for name, spec in shapes.items()}, out_shardings=sharding
+  )()
 
 
 def _device_specs(replay):
-  """`{name: (shape, dtype)}` with JAX's dtypes: it stores 64 bits as 32, as `device_put` of a batch would."""
-  return {name: (shape, jax.dtypes.canonicalize_dtype(dtype)) for name, (shape, dtype) in replay.specs.items()}
+  """`{name: (shape, dtype)}` with JAX's dtypes: it stores 64 bits as 32, as `device_put` of a batch
+  would.
+  """
+  return {
+    name: (shape, jax.dtypes.canonicalize_dtype(dtype))
+    for name, (shape, dtype) in replay.specs.items()
+  }
 
 
 def _flat(shape):
@@ -150,13 +178,17 @@ def _chunk(replay, first, count):
   """`count` steps of every environment from step `first` on, padded to a power of two.
 
   Returns:
-    `({name: [N * padded, ...] items}, rows [N * padded])`, copies in NumPy. The rows of the padding lie behind the
-    ring, where a write is dropped; they differ from each other, as `_write` promises XLA.
+    `({name: [N * padded, ...] items}, rows [N * padded])`, copies in NumPy. The rows of the padding
+    lie behind the ring, where a write is dropped; they differ from each other, as `_write` promises
+    XLA.
   """
   padded = 2 ** (count - 1).bit_length()
   place = np.arange(padded)
   source = (first + np.minimum(place, count - 1)) % replay._rows
-  values = {name: array[:, source].reshape(-1, *_flat(array.shape[2:])) for name, array in replay._data.items()}
+  values = {
+    name: array[:, source].reshape(-1, *_flat(array.shape[2:]))
+    for name, array in replay._data.items()
+  }
   envs = np.arange(replay.num_envs)[:, None]
   beyond = replay.num_envs * replay._rows + envs * padded + place
   rows = np.where(place < count, envs * replay._rows + source, beyond)
@@ -165,14 +197,22 @@ def _chunk(replay, first, count):
 
 def _write_rows(buffers, values, rows):
   """The rings with `values` in `rows`; rows behind the ring are dropped."""
-  # Told that rows differ, a GPU writes bytes side by side; otherwise it would guard each one with an atomic operation.
-  return {name: array.at[rows].set(values[name], mode='drop', unique_indices=True) for name, array in buffers.items()}
+  # Told that rows differ, a GPU writes bytes side by side; otherwise it would guard each one with
+  # an atomic operation.
+  return {
+    name: array.at[rows].set(values[name], mode='drop', unique_indices=True)
+    for name, array in buffers.items()
+  }
 
 
 def _read_rows(buffers, rows, before, shapes):
-  """`{name: [B, T, *shape]}` of rows `[B, T]`, and the beginnings of the windows as in `Replay.gather`."""
-  batch = {name: buffers[name].at[rows].get(mode='promise_in_bounds').reshape(*rows.shape, *shape)
-           for name, shape in shapes}
+  """`{name: [B, T, *shape]}` of rows `[B, T]`, and the beginnings of the windows as in
+  `Replay.gather`.
+  """
+  batch = {
+    name: buffers[name].at[rows].get(mode='promise_in_bounds').reshape(*rows.shape, *shape)
+    for name, shape in shapes
+  }
   if before is None:
     return batch | {'is_first': batch['is_first'].at[:, 0].set(True)}
   action = buffers['action'][jnp.maximum(before, 0)].reshape(len(before), *dict(shapes)['action'])
@@ -185,12 +225,16 @@ _read = jax.jit(_read_rows, static_argnames='shapes')
 
 def device_nbytes(replay: Replay) -> int:
   """Bytes that a replay takes on a device."""
-  return sum(replay.num_envs * replay._rows * math.prod(shape) * dtype.itemsize
-             for shape, dtype in _device_specs(replay).values())
+  return sum(
+    replay.num_envs * replay._rows * math.prod(shape) * dtype.itemsize
+    for shape, dtype in _device_specs(replay).values()
+  )
 
 
 def fits(replay: Replay, device: Any) -> bool:
-  """Whether the replay takes at most `MEMORY_SHARE` of a device's memory; False where that is not known (CPUs)."""
+  """Whether the replay takes at most `MEMORY_SHARE` of a device's memory; False where that is not
+  known (CPUs).
+  """
   limit = _memory(device)
   return limit is not None and device_nbytes(replay) <= MEMORY_SHARE * limit
 
@@ -204,13 +248,14 @@ def choose(kind: str, replay: Replay, device: Any = None) -> Replay | DeviceRepl
   """The replay to use: the host's own, or one on a device (default: JAX's first).
 
   Args:
-    kind: 'host'; 'device', on a CPU too; or 'auto', on the device if it is an accelerator on which it fits.
+    kind: 'host'; 'device', on a CPU too; or 'auto', on the device if it is an accelerator on which
+      it fits.
 
   Raises:
     ValueError: another kind, or 'device' where the accelerator says that it does not fit.
   """
   if kind not in KINDS:
-    raise ValueError(f"replay is {kind!r}: it must be one of {', '.join(KINDS)}")
+    raise ValueError(f'replay is {kind!r}: it must be one of {", ".join(KINDS)}')
   if kind == 'host':
     return replay
   target = jax.local_devices()[0] if device is None else device
@@ -219,7 +264,9 @@ def choose(kind: str, replay: Replay, device: Any = None) -> Replay | DeviceRepl
     return DeviceReplay(replay, device) if accelerator and roomy else replay
   limit = _memory(target)
   if accelerator and limit is not None and not roomy:
-    raise ValueError(f'replay does not fit on {target}: it needs {device_nbytes(replay) / 1e9:.2f} GB, and it may take '
-                     f'{MEMORY_SHARE * limit / 1e9:.2f} GB of {limit / 1e9:.2f} GB; use a smaller replay_capacity, or '
-                     '--replay=host')
+    raise ValueError(
+      f'replay does not fit on {target}: it needs {device_nbytes(replay) / 1e9:.2f} GB, and it may take '
+      f'{MEMORY_SHARE * limit / 1e9:.2f} GB of {limit / 1e9:.2f} GB; use a smaller replay_capacity, or '
+      '--replay=host'
+    )
   return DeviceReplay(replay, device)

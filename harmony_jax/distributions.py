@@ -1,11 +1,13 @@
-"""Small probability: symlog, two-hot, straight-through one-hots, Gaussians. Everything here is float32.
+"""Small probability: symlog, two-hot, straight-through one-hots, Gaussians. Everything here is
+float32.
 
-Draws take their noise as an argument instead of a key, so that the caller prepares all of it before a loop. `None` in
-place of the noise means the distribution's mode (mean for a Gaussian): that is how the algorithm is made deterministic
-for comparisons with other implementations.
+Draws take their noise as an argument instead of a key, so that the caller prepares all of it before
+a loop. `None` in place of the noise means the distribution's mode (mean for a Gaussian): that is
+how the algorithm is made deterministic for comparisons with other implementations.
 """
 
-from typing import Callable, NamedTuple, Optional
+from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax
@@ -30,7 +32,8 @@ def two_hot_bins(count: int = 255, limit: float = 20.0) -> np.ndarray:
 
 
 def two_hot(x, bins):
-  """The weights of the two bins around x, so that Σ weightᵢ binᵢ = x; x outside the bins takes the end bin.
+  """The weights of the two bins around x, so that Σ weightᵢ binᵢ = x; x outside the bins takes the
+  end bin.
 
   Args:
     x: [...] values in the space of the bins (symlog already taken).
@@ -46,12 +49,16 @@ def two_hot(x, bins):
   to_below = jnp.where(same, 1, jnp.abs(bins[below] - x))
   to_above = jnp.where(same, 1, jnp.abs(bins[above] - x))
   span = to_below + to_above
-  return (jax.nn.one_hot(below, count) * (to_above / span)[..., None]
-          + jax.nn.one_hot(above, count) * (to_below / span)[..., None])
+  return (
+    jax.nn.one_hot(below, count) * (to_above / span)[..., None]
+    + jax.nn.one_hot(above, count) * (to_below / span)[..., None]
+  )
 
 
 def two_hot_loss(logits, target):
-  """-Σ twohot(symlog(target)) log softmax(logits): cross entropy over symlog bins. logits [..., K], target [...]."""
+  """-Σ twohot(symlog(target)) log softmax(logits): cross entropy over symlog bins. logits [..., K],
+  target [...].
+  """
   logits = logits.astype(jnp.float32)
   chex.assert_shape(target, logits.shape[:-1])
   weights = two_hot(symlog(target.astype(jnp.float32)), two_hot_bins(logits.shape[-1]))
@@ -65,22 +72,31 @@ def two_hot_mean(logits):
 
 
 class Scalar(NamedTuple):
-  """How a head's outputs [..., size] describe a scalar: its -log p against a target [...], and its mean [...]."""
+  """How a head's outputs [..., size] describe a scalar: its -log p against a target [...], and its
+  mean [...].
+  """
+
   size: int
   loss: Callable
   mean: Callable
 
 
 def scalar(distribution: str, bins: int = 255) -> Scalar:
-  """'two_hot': symlog bins (DreamerV3). 'gaussian': unit variance, ½(x - target)² without the constant (DreamerV2)."""
+  """'two_hot': symlog bins (DreamerV3). 'gaussian': unit variance, ½(x - target)² without the
+  constant (DreamerV2).
+  """
   if distribution == 'gaussian':
     mean = lambda out: out[..., 0].astype(jnp.float32)
-    return Scalar(1, lambda out, target: 0.5 * jnp.square(mean(out) - jax.lax.stop_gradient(target)), mean)
+    return Scalar(
+      1, lambda out, target: 0.5 * jnp.square(mean(out) - jax.lax.stop_gradient(target)), mean
+    )
   return Scalar(bins, two_hot_loss, two_hot_mean)
 
 
 def unimix(logits, fraction: float):
-  """Log-probabilities of (1-fraction) softmax(logits) + fraction uniform, over the last axis; float32."""
+  """Log-probabilities of (1-fraction) softmax(logits) + fraction uniform, over the last axis;
+  float32.
+  """
   logits = logits.astype(jnp.float32)
   if not fraction:
     return jax.nn.log_softmax(logits)
@@ -88,8 +104,9 @@ def unimix(logits, fraction: float):
   return jnp.log(probs)
 
 
-def draw_one_hot(logits, uniform: Optional[jax.Array]):
-  """A one-hot sample of softmax(logits) by the inverse of its cumulative distribution, without gradient.
+def draw_one_hot(logits, uniform: jax.Array | None):
+  """A one-hot sample of softmax(logits) by the inverse of its cumulative distribution, without
+  gradient.
 
   Args:
     logits: [..., K] log-probabilities up to a constant.
@@ -129,6 +146,7 @@ def categorical_entropy(logits):
 
 class TruncatedNormal(NamedTuple):
   """Normal(mean, std) cut to [-1, 1] and renormalised, elementwise: DreamerV2's actor."""
+
   mean: jax.Array
   std: jax.Array
 
@@ -139,7 +157,9 @@ class TruncatedNormal(NamedTuple):
     return low, high, below, jnp.maximum(ndtr(high) - below, 1e-8)
 
   def sample(self, uniform, margin: float = 1e-6):
-    """mean + std Φ⁻¹(Φ(α) + u Z) for u in (0, 1), kept `margin` away from ±1 with the gradient passed straight."""
+    """mean + std Φ⁻¹(Φ(α) + u Z) for u in (0, 1), kept `margin` away from ±1 with the gradient
+    passed straight.
+    """
     _, _, below, inside = self._bounds()
     tiny = float(np.finfo(np.float32).eps)
     value = self.mean + self.std * ndtri(jnp.clip(below + uniform * inside, tiny, 1 - tiny))
@@ -157,11 +177,16 @@ class TruncatedNormal(NamedTuple):
     """log(√(2πe) std Z) + (α φ(α) - β φ(β)) / 2Z."""
     low, high, _, inside = self._bounds()
     density = lambda x: jnp.exp(-0.5 * jnp.square(x)) / np.sqrt(2 * np.pi).astype(np.float32)
-    return normal_entropy(self.std) + jnp.log(inside) + (low * density(low) - high * density(high)) / (2 * inside)
+    return (
+      normal_entropy(self.std)
+      + jnp.log(inside)
+      + (low * density(low) - high * density(high)) / (2 * inside)
+    )
 
 
 class TanhNormal(NamedTuple):
   """tanh(x), x ~ Normal(mean, std), elementwise: DreamerPro's actor."""
+
   mean: jax.Array
   std: jax.Array
 
@@ -191,7 +216,9 @@ def bernoulli_loss(logit, target):
 
 def normal_log_prob(x, mean, std):
   """log N(x; mean, std), elementwise."""
-  return -0.5 * jnp.square((x - mean) / std) - jnp.log(std) - 0.5 * np.log(2 * np.pi).astype(np.float32)
+  return (
+    -0.5 * jnp.square((x - mean) / std) - jnp.log(std) - 0.5 * np.log(2 * np.pi).astype(np.float32)
+  )
 
 
 def normal_entropy(std):

@@ -13,5 +13,7 @@ class UserError(Exception):
 
 
 def one_line(text):
-  """A text that may quote anything (a mistyped flag, a damaged file) as one line of characters that print."""
+  """A text that may quote anything (a mistyped flag, a damaged file) as one line of characters that
+  print.
+  """
   return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(text.split()))

@@ -1,22 +1,25 @@
 """Harmonizers and other task-weighting rules over a dict of named scalar losses.
 
-A world model learns several tasks at once: predict the observation, the reward, the dynamics. Their losses differ by
-orders of magnitude, so that one task drowns the others. HarmonyDream (Ma et al., ICML 2024) learns one scale σᵢ per
-task together with the model:
+A world model learns several tasks at once: predict the observation, the reward, the dynamics. Their
+losses differ by orders of magnitude, so that one task drowns the others. HarmonyDream (Ma et al.,
+ICML 2024) learns one scale σᵢ per task together with the model:
 
     L(θ, σ) = Σᵢ Lᵢ(θ) / σᵢ + log(1 + σᵢ),    σᵢ = exp(sᵢ)                                  (eq. 5)
 
-This file stands alone: it needs jax and nothing else of this project, and works in any training loop:
+This file stands alone: it needs jax and nothing else of this project, and works in any training
+loop:
 
     rule = harmony.rectified()
     params['harmony'], state = rule.init(['observation', 'reward', 'dynamics'])
-    total, state, metrics = rule.weigh(losses, params['harmony'], state)   # inside the loss function
+    total, state, metrics = rule.weigh(losses, params['harmony'], state)   # inside the loss
+    function
 
-`params` are ordinary trainable leaves: give them to the same optimiser as the model. `state` is what a rule remembers
-from step to step; it is empty for harmony.
+`params` are ordinary trainable leaves: give them to the same optimiser as the model. `state` is
+what a rule remembers from step to step; it is empty for harmony.
 """
 
-from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,21 +31,24 @@ class Weighting(NamedTuple):
   """A task-weighting rule: a pair of pure functions, as optax has for gradients.
 
   Attributes:
-    init: `init(tasks) -> (params, state)`. `params` are trained with the model, `state` is carried by the rule.
-    weigh: `weigh(losses, params, state) -> (total, state, metrics)`. `losses` maps names to scalars; those that are no
-      task of the rule are added with weight 1.
+    init: `init(tasks) -> (params, state)`. `params` are trained with the model, `state` is carried
+      by the rule.
+    weigh: `weigh(losses, params, state) -> (total, state, metrics)`. `losses` maps names to
+      scalars; those that are no task of the rule are added with weight 1.
     combine: for rules that need each task's gradient of the shared parameters (GradNorm, NashMTL):
-      `combine(task_gradients, state) -> (gradient, state)`. None where the gradient of `total` is all that is needed.
-    optimum: `optimum(loss, task='')`, the σ that a harmonizer approaches for a constant loss of that task; None where
-      the rule has none.
+      `combine(task_gradients, state) -> (gradient, state)`. None where the gradient of `total` is
+      all that is needed.
+    optimum: `optimum(loss, task='')`, the σ that a harmonizer approaches for a constant loss of
+      that task; None where the rule has none.
   """
+
   init: Callable[[Sequence[str]], tuple[dict, Any]]
   weigh: Callable[[Losses, dict, Any], tuple[jax.Array, Any, dict]]
-  combine: Optional[Callable] = None
-  optimum: Optional[Callable] = None
+  combine: Callable | None = None
+  optimum: Callable | None = None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Closed forms
 
 
@@ -67,27 +73,32 @@ def optimal_sigma_unrectified(loss):
   return jnp.asarray(loss, jnp.float32)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Rules
 
 
-def rectified(regularizer: Optional[Mapping[str, float]] = None) -> Weighting:
+def rectified(regularizer: Mapping[str, float] | None = None) -> Weighting:
   """The rectified harmonious loss Σᵢ Lᵢ/σᵢ + cᵢ log(1+σᵢ) (eq. 5): the paper's method.
 
   Args:
-    regularizer: cᵢ per task where it is not 1. The authors' DreamerV3 code has the dynamics' regulariser inside its
-      KL-balance bracket, where it is multiplied by 0.5/0.6: `{'dynamics': 5/6}`. The paper's form is 1 for all.
+    regularizer: cᵢ per task where it is not 1. The authors' DreamerV3 code has the dynamics'
+      regulariser inside its KL-balance bracket, where it is multiplied by 0.5/0.6: `{'dynamics':
+      5/6}`. The paper's form is 1 for all.
   """
   return _harmony(jax.nn.softplus, regularizer, optimal_sigma)  # log(1 + exp(s))
 
 
-def unrectified(regularizer: Optional[Mapping[str, float]] = None) -> Weighting:
-  """The harmonious loss without rectification, Σᵢ Lᵢ/σᵢ + cᵢ log σᵢ (eq. 4): weights grow without bound as L → 0."""
+def unrectified(regularizer: Mapping[str, float] | None = None) -> Weighting:
+  """The harmonious loss without rectification, Σᵢ Lᵢ/σᵢ + cᵢ log σᵢ (eq. 4): weights grow without
+  bound as L → 0.
+  """
   return _harmony(lambda s: s, regularizer, optimal_sigma_unrectified)
 
 
-def fixed(weights: Optional[Mapping[str, float]] = None) -> Weighting:
-  """Constant weights, Σᵢ wᵢ Lᵢ (eq. 3): `{'observation': w_o, 'reward': w_r, 'dynamics': w_d}`; 1 where not given."""
+def fixed(weights: Mapping[str, float] | None = None) -> Weighting:
+  """Constant weights, Σᵢ wᵢ Lᵢ (eq. 3): `{'observation': w_o, 'reward': w_r, 'dynamics': w_d}`; 1
+  where not given.
+  """
   weights = dict(weights or {})
 
   def init(tasks):
@@ -104,10 +115,13 @@ def fixed(weights: Optional[Mapping[str, float]] = None) -> Weighting:
 
 
 def reciprocal(epsilon: float = 1e-8) -> Weighting:
-  """Each task weighed by sg(1/Lᵢ) of the present batch (section 3): exact balance, at the mercy of outliers."""
+  """Each task weighed by sg(1/Lᵢ) of the present batch (section 3): exact balance, at the mercy of
+  outliers.
+  """
 
   def init(tasks):
-    return {}, {task: jnp.ones((), jnp.float32) for task in tasks}  # the weights last used; the keys say which tasks
+    # the weights last used; the keys say which tasks
+    return {}, {task: jnp.ones((), jnp.float32) for task in tasks}
 
   def weigh(losses, params, state):
     _check(losses)
@@ -119,7 +133,12 @@ def reciprocal(epsilon: float = 1e-8) -> Weighting:
   return Weighting(init, weigh)
 
 
-RULES = {'harmony': rectified, 'harmony_unrectified': unrectified, 'fixed': fixed, 'reciprocal': reciprocal}
+RULES = {
+  'harmony': rectified,
+  'harmony_unrectified': unrectified,
+  'fixed': fixed,
+  'reciprocal': reciprocal,
+}
 
 
 def _harmony(log_term, regularizer, optimum):
@@ -139,20 +158,26 @@ def _harmony(log_term, regularizer, optimum):
         continue
       s = params[name]
       total += loss * jnp.exp(-s) + regularizer.get(name, 1.0) * log_term(s)
-      metrics |= {f'{name}/sigma': jnp.exp(s), f'{name}/weight': jnp.exp(-s), f'{name}/scaled': loss * jnp.exp(-s)}
+      metrics |= {
+        f'{name}/sigma': jnp.exp(s),
+        f'{name}/weight': jnp.exp(-s),
+        f'{name}/scaled': loss * jnp.exp(-s),
+      }
     return total, state, metrics
 
   # L/σ + c log_term is c times the form with L/c and without c.
-  return Weighting(init, weigh, optimum=lambda loss, task='': optimum(loss / regularizer.get(task, 1.0)))
+  return Weighting(
+    init, weigh, optimum=lambda loss, task='': optimum(loss / regularizer.get(task, 1.0))
+  )
 
 
 _default = rectified()
 init, weigh = _default.init, _default.weigh
 
 
-def from_losses(losses: Losses, rule: Optional[Weighting] = None) -> dict:
-  """Harmonizer parameters sᵢ = log σ*(Lᵢ) for given losses: a start that is already balanced; of `rectified()` or of
-  another rule with harmonizers."""
+def from_losses(losses: Losses, rule: Weighting | None = None) -> dict:
+  """Harmonizer parameters sᵢ = log σ*(Lᵢ) for given losses: a start that is already balanced; of
+  `rectified()` or of another rule with harmonizers."""
   _check(losses)
   optimum = (rule or _default).optimum
   return {name: jnp.log(optimum(jnp.maximum(loss, 1e-8), name)) for name, loss in losses.items()}
@@ -161,7 +186,9 @@ def from_losses(losses: Losses, rule: Optional[Weighting] = None) -> dict:
 def _check(losses):
   for name, loss in losses.items():
     if jnp.ndim(loss):
-      raise ValueError(f'loss {name!r} must be a scalar, its shape is {jnp.shape(loss)}: take its mean first')
+      raise ValueError(
+        f'loss {name!r} must be a scalar, its shape is {jnp.shape(loss)}: take its mean first'
+      )
 
 
 def _check_names(what, given, known):

@@ -1,11 +1,11 @@
-"""What the stochastic part of a latent state is: S categoricals (DreamerV2, DreamerV3) or a Gaussian (DreamerPro).
+"""What the stochastic part of a latent state is: S categoricals (DreamerV2, DreamerV3) or a
+Gaussian (DreamerPro).
 
-A distribution is described by its `stats`, one array, so that it can be carried, compared and stored like any other.
-Noise comes as an argument, None for the mode; everything is float32.
+A distribution is described by its `stats`, one array, so that it can be carried, compared and
+stored like any other. Noise comes as an argument, None for the mode; everything is float32.
 """
 
 import dataclasses
-from typing import Optional
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,10 @@ from harmony_jax import distributions as dists
 
 @dataclasses.dataclass(frozen=True)
 class Categorical:
-  """S = `size` one-hots of K = `classes`. stats: log-probabilities [..., S, K]; samples [..., S, K]."""
+  """S = `size` one-hots of K = `classes`. stats: log-probabilities [..., S, K]; samples [..., S,
+  K].
+  """
+
   size: int
   classes: int
   unimix: float = 0.01
@@ -42,11 +45,11 @@ class Categorical:
     """For `sample`, [*shape, S]."""
     return jax.random.uniform(key, (*shape, self.size))
 
-  def sample(self, stats, noise: Optional[jax.Array]):
+  def sample(self, stats, noise: jax.Array | None):
     """One-hots with the probabilities' gradient."""
     return dists.straight_through(self.draw(stats, noise), stats)
 
-  def draw(self, stats, noise: Optional[jax.Array]):
+  def draw(self, stats, noise: jax.Array | None):
     """`sample` without gradient."""
     return dists.draw_one_hot(stats, noise)
 
@@ -57,10 +60,12 @@ class Categorical:
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-  """A diagonal Gaussian of S = `size` dimensions. stats: means and deviations [..., 2, S]; samples [..., S].
+  """A diagonal Gaussian of S = `size` dimensions. stats: means and deviations [..., 2, S]; samples
+  [..., S].
 
   A deviation is 2 sigmoid(x / 2) + `min_std`.
   """
+
   size: int
   min_std: float = 0.1
 
@@ -87,19 +92,19 @@ class Gaussian:
     """For `sample`, standard normal [*shape, S]."""
     return jax.random.normal(key, (*shape, self.size))
 
-  def sample(self, stats, noise: Optional[jax.Array]):
+  def sample(self, stats, noise: jax.Array | None):
     """mean + deviation · noise."""
     mean = stats[..., 0, :]
     return mean if noise is None else mean + stats[..., 1, :] * noise
 
-  def draw(self, stats, noise: Optional[jax.Array]):
+  def draw(self, stats, noise: jax.Array | None):
     """`sample` without gradient."""
     return jax.lax.stop_gradient(self.sample(stats, noise))
 
   def kl(self, stats, other):
     """KL[p ‖ q] = Σ log(σ_q/σ_p) + (σ_p² + (μ_p - μ_q)²) / 2σ_q² - ½, [...]."""
     (mean, std), (mean_q, std_q) = (jnp.moveaxis(each, -2, 0) for each in (stats, other))
-    return (jnp.log(std_q / std) + (std ** 2 + (mean - mean_q) ** 2) / (2 * std_q ** 2) - 0.5).sum(-1)
+    return (jnp.log(std_q / std) + (std**2 + (mean - mean_q) ** 2) / (2 * std_q**2) - 0.5).sum(-1)
 
 
 def latent(kind: str, size: int, classes: int, unimix: float, min_std: float):

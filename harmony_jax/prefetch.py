@@ -47,7 +47,9 @@ class Prefetcher:
     self.take_up(self._replay.draw(update))
 
   def take_up(self, draw):
-    """Has the windows copied that were chosen before: in a run that goes on, what had been requested."""
+    """Has the windows copied that were chosen before: in a run that goes on, what had been
+    requested.
+    """
     self._waiting.append((draw, self._thread.submit(lambda: self._put(self._replay.gather(draw)))))
 
   def get(self):
@@ -63,8 +65,10 @@ class Prefetcher:
     draw, future = self._waiting.popleft()
     batch = future.result()
     if not self._replay.intact(draw):
-      raise RuntimeError(f'more than {self._replay.margin} steps were appended since the batch of '
-                         f'update {draw.update} was requested')
+      raise RuntimeError(
+        f'more than {self._replay.margin} steps were appended since the batch of '
+        f'update {draw.update} was requested'
+      )
     return batch
 
   def close(self):

@@ -27,6 +27,7 @@ __all__ = ['Draw', 'Prefetcher', 'Replay']
 
 class Draw(NamedTuple):
   """The windows chosen for one update: plain numbers, no data."""
+
   update: int
   envs: np.ndarray  # [B] environment of each window
   starts: np.ndarray  # [B] its first step, counted since the run began
@@ -48,14 +49,28 @@ class Replay:
       distribution does not depend on it.
     sampling: 'windows' or 'episodes'. prioritize_ends: for episodes.
     first_action: whether a window of episodes that begins inside one knows the action before it.
-    part: (index, count) where count processes have as many environments each, and a replay of their own.
+    part: (index, count) where count processes have as many environments each, and a replay of their
+      own.
 
   Raises:
-    ValueError: no `is_first`, a capacity that holds no window, or `first_action` with other windows or without `action`.
+    ValueError: no `is_first`, a capacity that holds no window, or `first_action` with other windows
+    or without `action`.
   """
 
-  def __init__(self, specs, num_envs, capacity, batch_size, length, seed, margin=256, sampling='windows',
-               prioritize_ends=False, first_action=False, part=(0, 1)):
+  def __init__(
+    self,
+    specs,
+    num_envs,
+    capacity,
+    batch_size,
+    length,
+    seed,
+    margin=256,
+    sampling='windows',
+    prioritize_ends=False,
+    first_action=False,
+    part=(0, 1),
+  ):
     self.specs = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
     self.num_envs = num_envs
     self.kept = capacity // num_envs  # steps per environment
@@ -66,21 +81,30 @@ class Replay:
     if 'is_first' not in self.specs:
       raise ValueError(f'replay needs is_first among its specs; got {sorted(self.specs)}')
     if self.kept < length:
-      raise ValueError(f'capacity {capacity} over {num_envs} environments holds '
-                       f'{self.kept} steps each; a window has {length}')
+      raise ValueError(
+        f'capacity {capacity} over {num_envs} environments holds '
+        f'{self.kept} steps each; a window has {length}'
+      )
     if first_action and sampling != 'episodes':
-      raise ValueError(f"replay.sampling is {sampling!r}: with replay.first_action it must be 'episodes'")
+      raise ValueError(
+        f"replay.sampling is {sampling!r}: with replay.first_action it must be 'episodes'"
+      )
     if first_action and 'action' not in self.specs:
-      raise ValueError(f'replay.first_action needs action among the specs; got {sorted(self.specs)}')
+      raise ValueError(
+        f'replay.first_action needs action among the specs; got {sorted(self.specs)}'
+      )
     self.part = part
     self.sampling = sampling
     self.prioritize_ends = prioritize_ends
     self.first_action = first_action
     self._begun = np.zeros(num_envs, int)  # first step of the episode that runs in each environment
-    self._ended = []  # (environment, first step, last step) of every complete episode that is still stored
+    # (environment, first step, last step) of every complete episode that is still stored
+    self._ended = []
     self._rows = self.kept + margin
-    self._data = {name: np.zeros((num_envs, self._rows, *shape), dtype)
-                  for name, (shape, dtype) in self.specs.items()}
+    self._data = {
+      name: np.zeros((num_envs, self._rows, *shape), dtype)
+      for name, (shape, dtype) in self.specs.items()
+    }
     self._steps = 0  # per environment, appended since the run began
     self._saved = 0  # of these, on disk
 
@@ -97,7 +121,10 @@ class Replay:
   def filled(self, prefill):
     """Whether training can begin: `prefill` steps are there, and a first batch."""
     if self.sampling == 'episodes':
-      return self._steps * self.num_envs >= max(prefill, self.length * self.num_envs) and len(self._complete()) > 0
+      return (
+        self._steps * self.num_envs >= max(prefill, self.length * self.num_envs)
+        and len(self._complete()) > 0
+      )
     return self.windows >= max(self.batch_size * self.length, prefill)
 
   @property
@@ -145,7 +172,9 @@ class Replay:
       self._ended.append((env, self._begun[env], step))
 
   def _complete(self):
-    """The complete episodes that are stored whole: rows (environment, first step, last step), in order of their ends."""
+    """The complete episodes that are stored whole: rows (environment, first step, last step), in
+    order of their ends.
+    """
     oldest = max(0, self._steps - self.kept)
     self._ended = [episode for episode in self._ended if episode[1] >= oldest]
     return np.array(self._ended, int).reshape(-1, 3)
@@ -161,7 +190,9 @@ class Replay:
     if self.sampling == 'episodes':
       return self._draw_from_episodes(update, rng)
     if not self.windows:
-      raise ValueError(f'replay holds {self._steps} steps per environment; a window has {self.length}')
+      raise ValueError(
+        f'replay holds {self._steps} steps per environment; a window has {self.length}'
+      )
     chosen = rng.integers(self.windows, size=self.batch_size)
     envs, offsets = np.divmod(chosen, self.windows // self.num_envs)
     return Draw(update, envs, max(0, self._steps - self.kept) + offsets, self._steps)
@@ -178,10 +209,14 @@ class Replay:
 
   def rows(self, draw):
     """[B, T]: the rows of a draw's windows, over the environments' rings one after the other."""
-    return (draw.starts[:, None] + np.arange(self.length)) % self._rows + draw.envs[:, None] * self._rows
+    return (draw.starts[:, None] + np.arange(self.length)) % self._rows + draw.envs[
+      :, None
+    ] * self._rows
 
   def rows_before(self, draw):
-    """[B]: likewise those before the windows, -1 where there is none, or none stored; None without `first_action`."""
+    """[B]: likewise those before the windows, -1 where there is none, or none stored; None without
+    `first_action`.
+    """
     if not self.first_action:
       return None
     goes_on = ~self._data['is_first'][draw.envs, draw.starts % self._rows]
@@ -213,8 +248,10 @@ class Replay:
     else:
       batch['before'] = np.where(before[:, None] < 0, 0, flat['action'].take(before, axis=0))
     if not self.intact(draw):
-      raise RuntimeError(f'{self._steps - draw.steps} steps were appended since the batch of update '
-                         f'{draw.update} was drawn; replay has a margin of {self.margin}')
+      raise RuntimeError(
+        f'{self._steps - draw.steps} steps were appended since the batch of update '
+        f'{draw.update} was drawn; replay has a margin of {self.margin}'
+      )
     return batch
 
   def sample(self, update):
@@ -227,31 +264,46 @@ class Replay:
   def save(self, folder):
     """Adds what is new since the last save to the files in `folder`; call it before the checkpoint.
 
-    A crash leaves the earlier saves intact. `load` can then go back to any of the last `replay_files.SAVES`.
+    A crash leaves the earlier saves intact. `load` can then go back to any of the last
+    `replay_files.SAVES`.
     """
-    replay_files.save(replay_files.part(folder, *self.part), self._layout(self.num_envs), self._read, self._saved,
-                      self._steps, self._rows)
+    replay_files.save(
+      replay_files.part(folder, *self.part),
+      self._layout(self.num_envs),
+      self._read,
+      self._saved,
+      self._steps,
+      self._rows,
+    )
     self._saved = self._steps
 
   def load(self, folder, steps=None, parts=None):
-    """Restores what was stored when `steps` were appended, at one of the last saves (default: the last).
+    """Restores what was stored when `steps` were appended, at one of the last saves (default: the
+    last).
 
     Args:
-      parts: how many processes saved it (default: as many as there are now). With another number each gets the steps of
-        its environments out of the parts that have them.
+      parts: how many processes saved it (default: as many as there are now). With another number
+        each gets the steps of its environments out of the parts that have them.
 
     Raises:
       ValueError: no replay there, another layout, steps that are not in it, or a damaged file.
     """
     index, count = self.part
     parts = count if parts is None else parts
-    first, size = index * self.num_envs, self.num_envs * count // parts  # our first environment, environments of a part
+    # our first environment, environments of a part
+    first, size = index * self.num_envs, self.num_envs * count // parts
     for other in range(first // size, -(-(first + self.num_envs) // size)):
       begin = other * size - first  # where its environments begin, counted from our first
       here = slice(max(begin, 0), min(begin + size, self.num_envs))
       there = slice(here.start - begin, here.stop - begin)
-      self._steps = replay_files.load(replay_files.part(folder, other, parts), self._layout(size),
-                                      functools.partial(self._write, here, there), steps, self.kept, self._rows)
+      self._steps = replay_files.load(
+        replay_files.part(folder, other, parts),
+        self._layout(size),
+        functools.partial(self._write, here, there),
+        steps,
+        self.kept,
+        self._rows,
+      )
     self._saved = self._steps if parts == count else 0
     if self.sampling == 'episodes':
       self._find_episodes(max(0, self._steps - self.kept))
@@ -269,7 +321,8 @@ class Replay:
   def _find_episodes(self, oldest):
     """Notes all episodes of the stored steps, after `load`."""
     self._ended = []
-    # An episode that begins before the oldest step is not stored whole: its beginning is put there too.
+    # An episode that begins before the oldest step is not stored whole: its beginning is put there
+    # too.
     self._begun[:] = oldest - 1
     for step in range(oldest, self._steps):
       self._mark(step)

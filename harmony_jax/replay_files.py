@@ -1,10 +1,13 @@
-"""A replay on disk: files of steps that are written once, and a manifest that says which of them count.
+"""A replay on disk: files of steps that are written once, and a manifest that says which of them
+count.
 
-    manifest.json                               layout, the names of the files in order, the counts of the last saves
-    steps-000000000000-000000004096-1a2b3c4d.npz    {name: [N, C, ...]} of steps 0 … 4095; the last word is its CRC-32
+    manifest.json                               layout, the names of the files in order, the counts
+    of the last saves steps-000000000000-000000004096-1a2b3c4d.npz    {name: [N, C, ...]} of steps 0
+    … 4095; the last word is its CRC-32
 
-What a file holds never changes, so that a crash at any moment leaves what was saved before. The manifest is replaced
-whole after the new files are there; files that it does not name are garbage and go with the next save.
+What a file holds never changes, so that a crash at any moment leaves what was saved before. The
+manifest is replaced whole after the new files are there; files that it does not name are garbage
+and go with the next save.
 """
 
 import io
@@ -16,14 +19,18 @@ import zlib
 
 import numpy as np
 
-MOST_STEPS = 4096  # in a file, over all environments: a save needs no more memory than this beside the ring
-SAVES = 3  # of how many last saves the steps are kept: a run goes back to one of its two newest checkpoints
+# in a file, over all environments: a save needs no more memory than this beside the ring
+MOST_STEPS = 4096
+# of how many last saves the steps are kept: a run goes back to one of its two newest checkpoints
+SAVES = 3
 
 _NAME = re.compile(r'steps-(\d{12})-(\d{12})-([0-9a-f]{8})\.npz')
 
 
 def part(folder, index, count):
-  """The folder of one of `count` processes' parts of a replay; the folder itself where there is one."""
+  """The folder of one of `count` processes' parts of a replay; the folder itself where there is
+  one.
+  """
   return pathlib.Path(folder) / f'{index + 1}-of-{count}' if count > 1 else pathlib.Path(folder)
 
 
@@ -34,7 +41,8 @@ def save(folder, layout, read, saved, steps, rows):
     folder: made where it does not exist.
     layout: dict that JSON can hold, with `num_envs`; `load` compares it.
     read: function (first, end) -> {name: [N, end - first, ...]}.
-    saved: steps at the save that the present steps follow; later files are of a future that a run went back from.
+    saved: steps at the save that the present steps follow; later files are of a future that a run
+      went back from.
     steps: steps now. rows: of these, how many are still stored; a sample may need all of them.
   """
   folder = pathlib.Path(folder)
@@ -54,9 +62,14 @@ def save(folder, layout, read, saved, steps, rows):
     data = buffer.getbuffer()
     files.append(f'steps-{first:012d}-{end:012d}-{zlib.crc32(data):08x}.npz')
     _replace(folder / files[-1], data)
-  saves = [count for count in present['saves'] if count <= saved and count < steps][1 - SAVES:] + [steps]
+  saves = [count for count in present['saves'] if count <= saved and count < steps][1 - SAVES :] + [
+    steps
+  ]
   files = [name for name in files if _span(name)[1] > saves[0] - rows]
-  _replace(folder / 'manifest.json', json.dumps({**layout, 'saves': saves, 'files': files}, indent=1).encode())
+  _replace(
+    folder / 'manifest.json',
+    json.dumps({**layout, 'saves': saves, 'files': files}, indent=1).encode(),
+  )
   for path in folder.iterdir():
     if path.name not in files and (_NAME.fullmatch(path.name) or path.suffix == '.tmp'):
       path.unlink()
@@ -68,24 +81,30 @@ def load(folder, layout, write, steps, kept, rows):
   Args:
     layout: as of `save`. write: function (first, {name: [N, C, ...]}), called in order.
     steps: a count at which a save was made, or None for the last one.
-    kept: steps before it that must be there (all, where there were fewer). rows: how many are wanted.
+    kept: steps before it that must be there (all, where there were fewer). rows: how many are
+      wanted.
 
   Returns: the number of steps.
 
   Raises:
-    ValueError: no replay there, another layout, steps that are not in it, or a damaged file. One line, with its name.
+    ValueError: no replay there, another layout, steps that are not in it, or a damaged file. One
+    line, with its name.
   """
   folder = pathlib.Path(folder)
   manifest = _manifest(folder)
   for name, ours in layout.items():
     if manifest.get(name) != ours:
-      raise ValueError(f'the replay in {folder} has {name} {manifest.get(name)}; this run has {ours}')
+      raise ValueError(
+        f'the replay in {folder} has {name} {manifest.get(name)}; this run has {ours}'
+      )
   steps = manifest['saves'][-1] if steps is None else steps
   files = [name for name in manifest['files'] if steps - rows < _span(name)[1] <= steps]
   arrived = _span(files[0])[0] if files else 0
   if arrived > max(0, steps - kept):
-    raise ValueError(f'the replay in {folder} has steps from {arrived} on; those from {max(0, steps - kept)} were '
-                     'asked for')
+    raise ValueError(
+      f'the replay in {folder} has steps from {arrived} on; those from {max(0, steps - kept)} were '
+      'asked for'
+    )
   for name in files:
     first, end, _ = _span(name)
     if first != arrived:
@@ -95,7 +114,9 @@ def load(folder, layout, write, steps, kept, rows):
     write(first + skipped, {name: array[:, skipped:] for name, array in arrays.items()})
     arrived = end
   if arrived != steps:
-    raise ValueError(f'the replay in {folder} has no save at {steps} steps; {arrived} is the last before it')
+    raise ValueError(
+      f'the replay in {folder} has no save at {steps} steps; {arrived} is the last before it'
+    )
   return steps
 
 
@@ -105,12 +126,20 @@ def _manifest(folder):
   try:
     manifest = json.loads(path.read_text(encoding='utf-8'))
     counts = manifest['saves']
-    if not counts or counts != sorted(counts) or not all(type(count) is int and count >= 0 for count in counts):
+    if (
+      not counts
+      or counts != sorted(counts)
+      or not all(type(count) is int and count >= 0 for count in counts)
+    ):
       raise ValueError
-    if [_span(name)[:2] for name in manifest['files']] != sorted(_span(name)[:2] for name in manifest['files']):
+    if [_span(name)[:2] for name in manifest['files']] != sorted(
+      _span(name)[:2] for name in manifest['files']
+    ):
       raise ValueError
   except (OSError, ValueError, TypeError, KeyError, AttributeError):
-    raise ValueError(f'no replay can be read in {folder}: {path.name} is missing or damaged') from None
+    raise ValueError(
+      f'no replay can be read in {folder}: {path.name} is missing or damaged'
+    ) from None
   return manifest
 
 
@@ -136,7 +165,10 @@ def _read(path, layout, count):
     found = {name: [list(array.shape), array.dtype.str] for name, array in arrays.items()}
   except Exception as error:  # zipfile and NumPy each have their own
     raise ValueError(f'{path} cannot be read: {str(error).splitlines()[0]}') from None
-  wanted = {name: [[layout['num_envs'], count, *shape], dtype] for name, (shape, dtype) in layout['specs'].items()}
+  wanted = {
+    name: [[layout['num_envs'], count, *shape], dtype]
+    for name, (shape, dtype) in layout['specs'].items()
+  }
   if found != wanted:
     raise ValueError(f'{path} does not hold {wanted}')
   return arrays

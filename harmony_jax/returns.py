@@ -1,7 +1,5 @@
 """λ-returns and the percentile normaliser of returns. Float32 throughout."""
 
-from typing import Optional
-
 import chex
 import flax.struct
 import jax
@@ -15,7 +13,8 @@ def lambda_returns(reward, discount, value, bootstrap, lam: float):
 
   Args:
     reward: [H, ...] rewards r₁ … r_H of the states that follow.
-    discount: [H, ...] γ₁ … γ_H, the discount times the probability to go on in the state that follows.
+    discount: [H, ...] γ₁ … γ_H, the discount times the probability to go on in the state that
+      follows.
     value: [H, ...] v₁ … v_H.
     bootstrap: [...] v_H.
     lam: λ.
@@ -35,7 +34,10 @@ def lambda_returns(reward, discount, value, bootstrap, lam: float):
 
 @flax.struct.dataclass
 class Percentiles:
-  """Moving averages of a low and a high percentile of the returns; they start at 0, without bias correction."""
+  """Moving averages of a low and a high percentile of the returns; they start at 0, without bias
+  correction.
+  """
+
   low: jax.Array
   high: jax.Array
 
@@ -43,12 +45,22 @@ class Percentiles:
   def zeros(cls):
     return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
-  def update(self, returns, decay: float = 0.99, low: float = 5.0, high: float = 95.0,
-             axis_name: Optional[str] = None) -> 'Percentiles':
-    """Moves towards the percentiles of `returns` (any shape; over all replicas where `axis_name` is given)."""
+  def update(
+    self,
+    returns,
+    decay: float = 0.99,
+    low: float = 5.0,
+    high: float = 95.0,
+    axis_name: str | None = None,
+  ) -> 'Percentiles':
+    """Moves towards the percentiles of `returns` (any shape; over all replicas where `axis_name` is
+    given).
+    """
     returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)), axis_name)
     new_low, new_high = jnp.percentile(returns, jnp.array([low, high]))
-    return Percentiles(decay * self.low + (1 - decay) * new_low, decay * self.high + (1 - decay) * new_high)
+    return Percentiles(
+      decay * self.low + (1 - decay) * new_low, decay * self.high + (1 - decay) * new_high
+    )
 
   def scale(self, minimum: float = 1.0):
     """max(minimum, high - low): small returns are not blown up."""

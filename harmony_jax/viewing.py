@@ -1,6 +1,7 @@
 """What a world model expects, for people to look at: an episode's open-loop prediction, and dreams.
 
-Pure functions of an agent and its weights (`TrainState.weights`). T steps, N episodes, W windows, S latent groups.
+Pure functions of an agent and its weights (`TrainState.weights`). T steps, N episodes, W windows, S
+latent groups.
 """
 
 import dataclasses
@@ -16,7 +17,8 @@ def open_loop(agent: Agent, weights, latents, actions, context: int, key) -> dic
   """Predictions for windows of episodes whose first `context` steps are known.
 
   Args:
-    latents: posterior states of every step, leaves [W, T, ...]; those after the context are not looked at.
+    latents: posterior states of every step, leaves [W, T, ...]; those after the context are not
+      looked at.
     actions: [W, T, A], taken after each step. key: randomness.
 
   Returns: of `WorldModel.predict`, leaves [W, T, ...].
@@ -24,22 +26,35 @@ def open_loop(agent: Agent, weights, latents, actions, context: int, key) -> dic
   model, params = agent.world_model, weights['world_model']
   known = jax.tree.map(lambda x: x[:, :context], latents)
   start = jax.tree.map(lambda x: x[:, -1], known)
-  future = model.follow(params, start, actions[:, context - 1:-1], _latent_noise(agent, key, actions[:, context:].shape[:2]))
+  future = model.follow(
+    params,
+    start,
+    actions[:, context - 1 : -1],
+    _latent_noise(agent, key, actions[:, context:].shape[:2]),
+  )
   feature = jnp.concatenate([known.feature(), future.feature()], 1)
   return _predict_one_by_one(model, params, feature)
 
 
 def dream(agent: Agent, weights, key, count: int, length: int) -> dict:
-  """Episodes that the world model makes up, with the policy's actions, from its own idea of a first observation.
+  """Episodes that the world model makes up, with the policy's actions, from its own idea of a first
+  observation.
 
-  Returns: of `WorldModel.predict`, leaves [N, T, ...], N = `count`, T = `length`; and 'action' [N, T, A].
+  Returns: of `WorldModel.predict`, leaves [N, T, ...], N = `count`, T = `length`; and 'action' [N,
+  T, A].
   """
   model, params = agent.world_model, weights['world_model']
   keys = jax.random.split(key, 3)
-  # An episode's first state follows the initial one by an action of zero; here without an observation.
+  # An episode's first state follows the initial one by an action of zero; here without an
+  # observation.
   carry = agent.initial_carry(weights, count)
-  start = model.rssm.imagine(params['rssm'], carry.latent, carry.action, _latent_noise(agent, keys[0], (count,)))
-  noise = Noise(_latent_noise(agent, keys[1], (length - 1, count)), agent.behavior.actor.noise(keys[2], (length, count)))
+  start = model.rssm.imagine(
+    params['rssm'], carry.latent, carry.action, _latent_noise(agent, keys[0], (count,))
+  )
+  noise = Noise(
+    _latent_noise(agent, keys[1], (length - 1, count)),
+    agent.behavior.actor.noise(keys[2], (length, count)),
+  )
   behavior = dataclasses.replace(agent.behavior, horizon=length - 1)
   trajectory = behavior.imagine(model, params, weights['actor'], start, jnp.ones(count), noise)
   found = _predict_one_by_one(model, params, trajectory.feature.swapaxes(0, 1))

@@ -2,22 +2,26 @@
 
     observation   -log p(oₜ | zₜ)   squared error of images, summed over pixels
     reward        -log p(rₜ | zₜ)   cross entropy over two-hot symlog bins, or ½ squared error
-    dynamics      α max(1, KL[sg(q) ‖ p]) + (1-α) max(1, KL[q ‖ sg(p)])                     (eq. 14, 15)
-    continue      -log p(not terminalₜ | zₜ), weight 1, never harmonized (as in the authors' code); optional
-    vector        squared error of vector observations (as in the authors' code, weight 1 unless `harmonize_vector`
+    dynamics      α max(1, KL[sg(q) ‖ p]) + (1-α) max(1, KL[q ‖ sg(p)])                     (eq. 14,
+    15) continue      -log p(not terminalₜ | zₜ), weight 1, never harmonized (as in the authors'
+    code); optional vector        squared error of vector observations (as in the authors' code,
+    weight 1 unless `harmonize_vector`
                   makes it part of `observation`)
 
 Without a decoder, DreamerPro has in place of `observation` (prototypes.py, eq. 16):
 
     swav, temporal   -Σ q log p of assignments to prototypes, over two shifted views of the batch
 
-and, for people to look at, if asked for a probe: a decoder that learns from the states and that nothing learns from.
+and, for people to look at, if asked for a probe: a decoder that learns from the states and that
+nothing learns from.
 
-A weighting rule (`harmony.py`) makes one scalar of them. The harmonizers are leaves of this model's parameters.
+A weighting rule (`harmony.py`) makes one scalar of them. The harmonizers are leaves of this model's
+parameters.
 """
 
 import dataclasses
-from typing import Mapping, NamedTuple, Optional
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,45 +29,61 @@ import jax.numpy as jnp
 from harmony_jax import distributions as dists
 from harmony_jax import harmony, replicas
 from harmony_jax.chunks import apply_in_chunks, frames_at_once, mean_in_chunks
-from harmony_jax.networks import (Decoder, Encoder, Head, Style, finishing, frame_bytes, predictions,
-                                  reconstruction_losses, scale_image)
+from harmony_jax.networks import (
+  Decoder,
+  Encoder,
+  Head,
+  Style,
+  finishing,
+  frame_bytes,
+  predictions,
+  reconstruction_losses,
+  scale_image,
+)
 from harmony_jax.prototypes import Prototypes, shift
 from harmony_jax.rssm import RSSM, State
 from harmony_jax.weighting import balance, make_weighting
 
 
 class Outputs(NamedTuple):
-  """One forward pass over a batch: leaves [B, T, ...], or [2B, T, ...] where it is seen in two views."""
+  """One forward pass over a batch: leaves [B, T, ...], or [2B, T, ...] where it is seen in two
+  views.
+  """
+
   embed: jax.Array
   posterior: State
   prior_stats: jax.Array
   decoded: Mapping[str, jax.Array]
   reward_logits: jax.Array
-  continue_logit: Optional[jax.Array]  # None without that head
-  statistics: dict  # running statistics of the networks after this batch; empty where there are none
+  continue_logit: jax.Array | None  # None without that head
+  # running statistics of the networks after this batch; empty where there are none
+  statistics: dict
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldModel:
   """The parts and how their losses are put together. Build one with `from_config`."""
+
   encoder: Encoder
   rssm: RSSM
-  decoder: Optional[Decoder]  # with prototypes None, or a probe whose parameters are not among the model's
+  # with prototypes None, or a probe whose parameters are not among the model's
+  decoder: Decoder | None
   reward_head: Head
   reward: dists.Scalar
-  continue_head: Optional[Head]
+  continue_head: Head | None
   weighting: harmony.Weighting
   tasks: tuple[str, ...]
   likelihood: str = 'symlog'
   free_nats: float = 1.0
-  free_average: bool = False     # clamp the batch's mean KL instead of every step's
+  free_average: bool = False  # clamp the batch's mean KL instead of every step's
   dynamics_balance: float = 0.5 / 0.6
   harmonize_vector: bool = False
-  continue_target: float = 1.0   # what the head predicts where an episode goes on: 1, or the discount (DreamerV2)
+  # what the head predicts where an episode goes on: 1, or the discount (DreamerV2)
+  continue_target: float = 1.0
   continue_scale: float = 1.0
   continue_gradient: bool = True  # False: the head learns from features that do not learn from it
-  prototypes: Optional[Prototypes] = None
-  axis_name: Optional[str] = None  # of replicas that share a batch
+  prototypes: Prototypes | None = None
+  axis_name: str | None = None  # of replicas that share a batch
 
   @classmethod
   def from_config(cls, config, shapes: Mapping[str, tuple], actions: int, dtype) -> 'WorldModel':
@@ -79,27 +99,51 @@ class WorldModel:
     head, gamma = config.continue_head, config.behavior.discount
     prototypes = dict(config.prototypes)
     enabled = prototypes.pop('enabled')
-    if enabled and (encoder.kind != 'plain' or not any(len(shape) == 3 for shape in shapes.values())):
+    if enabled and (
+      encoder.kind != 'plain' or not any(len(shape) == 3 for shape in shapes.values())
+    ):
       raise ValueError('prototypes are for pictures and plain encoders')
     decoder = dict(config.decoder)
     probe = decoder.pop('probe')
     if probe and not enabled:
-      raise ValueError('decoder.probe is for models without a decoder of their own: those with prototypes.enabled')
+      raise ValueError(
+        'decoder.probe is for models without a decoder of their own: those with prototypes.enabled'
+      )
     if probe and decoder['kind'] != 'plain':
       raise ValueError(f"with decoder.probe decoder.kind must be 'plain', not {decoder['kind']!r}")
     return cls(
-        encoder, rssm, Decoder(features, shapes, **decoder, **shared) if probe or not enabled else None,
-        Head(features, config.reward_head.layers, config.reward_head.units, (reward.size,), out_scale, **shared),
-        reward, Head(features, head.layers, head.units, (1,), **shared) if head.enabled else None,
-        weighting, tasks, losses.likelihood, losses.free_nats, losses.free_average, balance(config),
-        config.weighting.harmonize_vector, gamma if head.predicts == 'discount' else 1.0, head.scale, head.gradient,
-        Prototypes(encoder.size(), features, **prototypes) if enabled else None)
+      encoder,
+      rssm,
+      Decoder(features, shapes, **decoder, **shared) if probe or not enabled else None,
+      Head(
+        features,
+        config.reward_head.layers,
+        config.reward_head.units,
+        (reward.size,),
+        out_scale,
+        **shared,
+      ),
+      reward,
+      Head(features, head.layers, head.units, (1,), **shared) if head.enabled else None,
+      weighting,
+      tasks,
+      losses.likelihood,
+      losses.free_nats,
+      losses.free_average,
+      balance(config),
+      config.weighting.harmonize_vector,
+      gamma if head.predicts == 'discount' else 1.0,
+      head.scale,
+      head.gradient,
+      Prototypes(encoder.size(), features, **prototypes) if enabled else None,
+    )
 
   def init(self, key) -> tuple[dict, dict, object]:
     """(parameters, running statistics, state of the weighting rule).
 
-    Only networks with batch norms have statistics. Functions that encode or decode find them in `params` under the key
-    `statistics` (`with_statistics`); they are no parameters and no optimiser sees them.
+    Only networks with batch norms have statistics. Functions that encode or decode find them in
+    `params` under the key `statistics` (`with_statistics`); they are no parameters and no optimiser
+    sees them.
     """
     keys = jax.random.split(key, 5)
     features = jnp.zeros((1, self.rssm.feature_size))
@@ -109,22 +153,28 @@ class WorldModel:
     if self.decoder and not self.probing:
       made['decoder'] = self.decoder.init(keys[2], features)
     params = {
-        **{name: network['params'] for name, network in made.items()},
-        'rssm': self.rssm.init(keys[1]),
-        'reward': self.reward_head.init(keys[3], features)['params'],
-        'harmony': harmonizers,
+      **{name: network['params'] for name, network in made.items()},
+      'rssm': self.rssm.init(keys[1]),
+      'reward': self.reward_head.init(keys[3], features)['params'],
+      'harmony': harmonizers,
     }
     if self.continue_head:
       params['continue'] = self.continue_head.init(keys[4], features)['params']
     if self.prototypes:
       params['prototypes'] = self.prototypes.init(keys[2])
-    statistics = {name: network['batch_stats'] for name, network in made.items() if 'batch_stats' in network}
+    statistics = {
+      name: network['batch_stats'] for name, network in made.items() if 'batch_stats' in network
+    }
     return params, statistics, weighting_state
 
   def across(self, axis_name: str) -> 'WorldModel':
-    """This model as one of several replicas with a share of the batch each, under `jax.pmap` with this axis."""
+    """This model as one of several replicas with a share of the batch each, under `jax.pmap` with
+    this axis.
+    """
     clone = lambda network: network and network.clone(axis_name=axis_name)
-    return dataclasses.replace(self, axis_name=axis_name, encoder=clone(self.encoder), decoder=clone(self.decoder))
+    return dataclasses.replace(
+      self, axis_name=axis_name, encoder=clone(self.encoder), decoder=clone(self.decoder)
+    )
 
   @property
   def views(self) -> int:
@@ -137,11 +187,15 @@ class WorldModel:
     return bool(self.decoder and self.prototypes)
 
   def noise(self, key, length: int) -> dict:
-    """The draws for one sequence: 'latent' [views, T, ...]; 'shift' [views, 2] where it is seen in shifted views."""
+    """The draws for one sequence: 'latent' [views, T, ...]; 'shift' [views, 2] where it is seen in
+    shifted views.
+    """
     draws = {'latent': self.rssm.latents.noise(key, (self.views, length))}
     if self.prototypes:
       limit = self.prototypes.max_shift
-      draws['shift'] = jax.random.uniform(jax.random.fold_in(key, 1), (self.views, 2), minval=-limit, maxval=limit)
+      draws['shift'] = jax.random.uniform(
+        jax.random.fold_in(key, 1), (self.views, 2), minval=-limit, maxval=limit
+      )
     return draws
 
   # What is beside the parameters in DreamerPro; nothing elsewhere.
@@ -154,11 +208,17 @@ class WorldModel:
 
   def update_targets(self, targets, params, step) -> dict:
     """The slow copies after update number `step`."""
-    return self.prototypes.slow_update(targets, self.targets(params), step) if self.prototypes else {}
+    return (
+      self.prototypes.slow_update(targets, self.targets(params), step) if self.prototypes else {}
+    )
 
   def prepared(self, params) -> dict:
     """The parameters as an update begins with them."""
-    return params | {'prototypes': self.prototypes.prepared(params['prototypes'])} if self.prototypes else params
+    return (
+      params | {'prototypes': self.prototypes.prepared(params['prototypes'])}
+      if self.prototypes
+      else params
+    )
 
   def frozen(self, gradient, step) -> dict:
     """The gradient of those parameters that learn in this update."""
@@ -171,7 +231,9 @@ class WorldModel:
     return self.decoder.init(key, jnp.zeros((1, self.rssm.feature_size)))['params']
 
   def probe_loss(self, probe, outputs: Outputs, batch, noise):
-    """(The loss of the first view's reconstruction from its states, which do not learn from it; metrics)."""
+    """(The loss of the first view's reconstruction from its states, which do not learn from it;
+    metrics).
+    """
     count = len(batch['is_first'])
     feature = jax.lax.stop_gradient(outputs.posterior.feature()[:count])
     if noise is not None:
@@ -180,14 +242,16 @@ class WorldModel:
     loss = sum(losses.values())
     return loss, {'loss/probe': loss}
 
-  # -------------------------------------------------------------------------------------------------------------------
+  # ------------------------------------------------------------------------------------------------
 
   def encode(self, params, observation):
     """Observations with any leading axes [..., *shape] -> embedding [..., E]."""
     return self._encode(params, observation, train=False)[0]
 
   def decode(self, params, feature):
-    """Features [..., F] -> decoder outputs {name: [..., *shape]}, none where `params` have no decoder."""
+    """Features [..., F] -> decoder outputs {name: [..., *shape]}, none where `params` have no
+    decoder.
+    """
     return self._decode(params, feature, train=False)[0]
 
   def _encode(self, params, observation, train):
@@ -205,7 +269,9 @@ class WorldModel:
     if 'decoder' not in params:
       return {}, {}
     lead = feature.shape[:-1]
-    out, statistics = _apply(self.decoder, params, 'decoder', feature.reshape(-1, feature.shape[-1]), train)
+    out, statistics = _apply(
+      self.decoder, params, 'decoder', feature.reshape(-1, feature.shape[-1]), train
+    )
     return {k: v.reshape(*lead, *v.shape[1:]) for k, v in out.items()}, statistics
 
   def reward_logits(self, params, feature):
@@ -224,7 +290,9 @@ class WorldModel:
     """The arguments as the model sees them: twice, with images shifted, where it has prototypes."""
     if not self.prototypes:
       return state, batch, previous_action
-    state, batch, previous_action = jax.tree.map(lambda x: jnp.concatenate([x, x]), (state, batch, previous_action))
+    state, batch, previous_action = jax.tree.map(
+      lambda x: jnp.concatenate([x, x]), (state, batch, previous_action)
+    )
     return state, batch if noise is None else self._shifted(batch, noise['shift']), previous_action
 
   def _shifted(self, batch, by):
@@ -247,21 +315,33 @@ class WorldModel:
   def _outputs(self, params, state, batch, previous_action, noise) -> Outputs:
     """`forward` without decoding."""
     embed, statistics = self._encode(params, batch, train=True)
-    posterior, prior_stats = self.rssm.observe(params['rssm'], state, embed, previous_action, batch['is_first'],
-                                               noise and noise['latent'])
+    posterior, prior_stats = self.rssm.observe(
+      params['rssm'], state, embed, previous_action, batch['is_first'], noise and noise['latent']
+    )
     feature = posterior.feature()
-    return Outputs(embed, posterior, prior_stats, {}, self.reward_logits(params, feature),
-                   self.continue_logit(params, feature), statistics)
+    return Outputs(
+      embed,
+      posterior,
+      prior_stats,
+      {},
+      self.reward_logits(params, feature),
+      self.continue_logit(params, feature),
+      statistics,
+    )
 
   def step_losses(self, outputs: Outputs, batch) -> dict:
     """Every loss per step, {name: [B, T]}; `dyn` and `rep` are the two halves of the dynamics."""
     lead = outputs.reward_logits.shape[:2]
     flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in outputs.decoded.items()}
     parts = reconstruction_losses(flat, _flat(batch, flat), self.likelihood)
-    return self._by_task({k: v.reshape(lead) for k, v in parts.items()}) | self._latent_losses(outputs, batch)
+    return self._by_task({k: v.reshape(lead) for k, v in parts.items()}) | self._latent_losses(
+      outputs, batch
+    )
 
   def _by_task(self, parts) -> dict:
-    """Reconstruction losses by observation -> by task: `observation`, and `vector` where that is one of its own."""
+    """Reconstruction losses by observation -> by task: `observation`, and `vector` where that is
+    one of its own.
+    """
     images = [v for k, v in parts.items() if k in self.encoder_images()]
     vectors = [v for k, v in parts.items() if k not in self.encoder_images()]
     if self.harmonize_vector or not vectors:
@@ -275,7 +355,9 @@ class WorldModel:
     """
     feature = feature.reshape(-1, feature.shape[-1])
     target = _flat(batch, self.decoder.shapes)
-    mean = lambda decoded: {k: v.mean() for k, v in reconstruction_losses(decoded, target, self.likelihood).items()}
+    mean = lambda decoded: {
+      k: v.mean() for k, v in reconstruction_losses(decoded, target, self.likelihood).items()
+    }
     frame = frame_bytes(self.decoder)
     if not frame:
       decoded, statistics = _apply(self.decoder, params, 'decoder', feature, train=True)
@@ -288,10 +370,17 @@ class WorldModel:
       return sum(reconstruction_losses(decoded, target, self.likelihood).values())
 
     start = self.decoder.apply(variables, feature, method='start_images')
-    loss = mean_in_chunks(image_loss, finishing(self.decoder, params['decoder']), start, {k: target[k] for k in images},
-                          frames_at_once(frame))
+    loss = mean_in_chunks(
+      image_loss,
+      finishing(self.decoder, params['decoder']),
+      start,
+      {k: target[k] for k in images},
+      frames_at_once(frame),
+    )
     # The images' losses enter every task as their sum, so one name may stand for all.
-    return self._by_task({images[0]: loss} | mean(self.decoder.apply(variables, feature, method='decode_vectors'))), {}
+    return self._by_task(
+      {images[0]: loss} | mean(self.decoder.apply(variables, feature, method='decode_vectors'))
+    ), {}
 
   def _latent_losses(self, outputs: Outputs, batch) -> dict:
     """The losses per step of what is predicted in latent space, {name: [B, T]}."""
@@ -300,16 +389,23 @@ class WorldModel:
     losses['reward'] = self.reward.loss(outputs.reward_logits, batch['reward'])
     if self.continue_head:
       target = self.continue_target * (1 - batch['is_terminal'].astype(jnp.float32))
-      losses['continue'] = self.continue_scale * dists.bernoulli_loss(outputs.continue_logit, target)
+      losses['continue'] = self.continue_scale * dists.bernoulli_loss(
+        outputs.continue_logit, target
+      )
     losses['dyn'] = self.rssm.latents.kl(stop(post), prior)
     losses['rep'] = self.rssm.latents.kl(post, stop(prior))
-    return losses if self.free_average else losses | {k: self._clamp(losses[k]) for k in ('dyn', 'rep')}
+    return (
+      losses if self.free_average else losses | {k: self._clamp(losses[k]) for k in ('dyn', 'rep')}
+    )
 
   def _clamp(self, kl):
     return jnp.maximum(self.free_nats, kl)
 
-  def losses(self, params, state: State, batch, previous_action, noise, targets=None) -> tuple[dict, Outputs]:
-    """The tasks' scalar losses by name (means over B, T), and the outputs, without what was decoded.
+  def losses(
+    self, params, state: State, batch, previous_action, noise, targets=None
+  ) -> tuple[dict, Outputs]:
+    """The tasks' scalar losses by name (means over B, T), and the outputs, without what was
+    decoded.
 
     `targets` are as of the function of that name.
     """
@@ -318,48 +414,74 @@ class WorldModel:
     feature = outputs.posterior.feature()
     if self.prototypes:
       slow = jax.lax.stop_gradient(targets)
-      means = self.prototypes.losses(params['prototypes'], slow, outputs.embed, self.encode(slow, batch), feature,
-                                     self.axis_name)
+      means = self.prototypes.losses(
+        params['prototypes'], slow, outputs.embed, self.encode(slow, batch), feature, self.axis_name
+      )
     else:
       means, statistics = self._reconstruction(params, feature, batch)
       outputs = outputs._replace(statistics=outputs.statistics | statistics)
     means = means | {k: v.mean() for k, v in self._latent_losses(outputs, batch).items()}
-    means = replicas.mean(means, self.axis_name)  # before anything that is not linear in them: free nats, some rules
+    # before anything that is not linear in them: free nats, some rules
+    means = replicas.mean(means, self.axis_name)
     dyn, rep = means.pop('dyn'), means.pop('rep')
     if self.free_average:
       dyn, rep = self._clamp(dyn), self._clamp(rep)
-    return {**means, 'dynamics': self.dynamics_balance * dyn + (1 - self.dynamics_balance) * rep}, outputs
+    return {
+      **means,
+      'dynamics': self.dynamics_balance * dyn + (1 - self.dynamics_balance) * rep,
+    }, outputs
 
-  def loss(self, params, weighting_state, state: State, batch, previous_action, noise, targets=None):
+  def loss(
+    self, params, weighting_state, state: State, batch, previous_action, noise, targets=None
+  ):
     """(total, (weighting state, outputs, metrics)): the scalar to differentiate."""
     losses, outputs = self.losses(params, state, batch, previous_action, noise, targets)
-    total, weighting_state, weights = self.weighting.weigh(losses, params['harmony'], weighting_state)
-    metrics = {f'loss/{k}': v for k, v in losses.items()} | {f'harmony/{k}': v for k, v in weights.items()}
+    total, weighting_state, weights = self.weighting.weigh(
+      losses, params['harmony'], weighting_state
+    )
+    metrics = {f'loss/{k}': v for k, v in losses.items()} | {
+      f'harmony/{k}': v for k, v in weights.items()
+    }
     metrics['loss/world_model'] = total
     return total, (weighting_state, outputs, metrics)
 
-  def open_loop(self, params, batch, previous_action, context: int, noise: Optional[jax.Array]) -> dict:
-    """`predict` [B, T, ...]: from posteriors for the first `context` steps, imagined states afterwards."""
+  def open_loop(
+    self, params, batch, previous_action, context: int, noise: jax.Array | None
+  ) -> dict:
+    """`predict` [B, T, ...]: from posteriors for the first `context` steps, imagined states
+    afterwards.
+    """
     rssm, size = params['rssm'], batch['is_first'].shape[0]
     embed = self.encode(params, {k: v[:, :context] for k, v in batch.items()})
-    posterior, _ = self.rssm.observe(rssm, self.rssm.initial(rssm, size), embed, previous_action[:, :context],
-                                     batch['is_first'][:, :context], None if noise is None else noise[:, :context])
+    posterior, _ = self.rssm.observe(
+      rssm,
+      self.rssm.initial(rssm, size),
+      embed,
+      previous_action[:, :context],
+      batch['is_first'][:, :context],
+      None if noise is None else noise[:, :context],
+    )
     start = jax.tree.map(lambda x: x[:, -1], posterior)
-    future = self.follow(params, start, previous_action[:, context:], None if noise is None else noise[:, context:])
+    future = self.follow(
+      params, start, previous_action[:, context:], None if noise is None else noise[:, context:]
+    )
     return self.predict(params, jnp.concatenate([posterior.feature(), future.feature()], 1))
 
-  def follow(self, params, start: State, action, noise: Optional[jax.Array]) -> State:
+  def follow(self, params, start: State, action, noise: jax.Array | None) -> State:
     """The states that actions lead to, without observations.
 
     Args:
-      start: leaves [B, ...]. action: [B, T, A], each leads to the next state. noise: [B, T, S], or None for modes.
+      start: leaves [B, ...]. action: [B, T, A], each leads to the next state. noise: [B, T, S], or
+        None for modes.
 
     Returns: the states after each action, leaves [B, T, ...].
     """
     draws = (action,) if noise is None else (action, noise)
 
     def step(state, inputs):
-      state = self.rssm.imagine(params['rssm'], state, inputs[0], inputs[1] if len(inputs) > 1 else None)
+      state = self.rssm.imagine(
+        params['rssm'], state, inputs[0], inputs[1] if len(inputs) > 1 else None
+      )
       return state, state
 
     _, states = jax.lax.scan(step, start, jax.tree.map(lambda x: x.swapaxes(0, 1), draws))
@@ -368,24 +490,36 @@ class WorldModel:
   def predict(self, params, feature) -> dict:
     """What the model makes of features [..., F].
 
-    Returns: {'observation': {name: [..., *shape]} with images in [0, 1], none without a decoder; 'reward' [...];
-      'continue' [...], the probability that the episode goes on, 1 without a head; 'prototype' [..., K], the
-      probabilities of the observation's assignment, where there are prototypes}.
+    Returns: {'observation': {name: [..., *shape]} with images in [0, 1], none without a decoder;
+      'reward' [...]; 'continue' [...], the probability that the episode goes on, 1 without a head;
+      'prototype' [..., K], the probabilities of the observation's assignment, where there are
+      prototypes}.
     """
     logit = self.continue_logit(params, feature)
-    keep = jnp.ones(feature.shape[:-1]) if logit is None else jax.nn.sigmoid(logit) / self.continue_target
-    found = {'observation': predictions(self.decode(params, feature), self.likelihood),
-             'reward': self.reward.mean(self.reward_logits(params, feature)), 'continue': keep}
+    keep = (
+      jnp.ones(feature.shape[:-1])
+      if logit is None
+      else jax.nn.sigmoid(logit) / self.continue_target
+    )
+    found = {
+      'observation': predictions(self.decode(params, feature), self.likelihood),
+      'reward': self.reward.mean(self.reward_logits(params, feature)),
+      'continue': keep,
+    }
     if self.prototypes:
       found['prototype'] = self.prototypes.predict(params['prototypes'], feature)
     return found
 
   def assign(self, params, observation):
-    """Assignments to prototypes [N, T, K] of observations [N, T, ...], each sequence's balanced over its steps.
+    """Assignments to prototypes [N, T, K] of observations [N, T, ...], each sequence's balanced
+    over its steps.
 
-    As the losses' targets, but by the encoder itself in place of its slow copy. For models with prototypes.
+    As the losses' targets, but by the encoder itself in place of its slow copy. For models with
+    prototypes.
     """
-    return jax.vmap(lambda one: self.prototypes.assign(params['prototypes'], one))(self.encode(params, observation))
+    return jax.vmap(lambda one: self.prototypes.assign(params['prototypes'], one))(
+      self.encode(params, observation)
+    )
 
   def encoder_images(self):
     """Names of the image observations."""
@@ -393,7 +527,9 @@ class WorldModel:
 
 
 def with_statistics(params, statistics) -> dict:
-  """A world model's parameters as `encode` and `decode` want them, where its networks keep running statistics."""
+  """A world model's parameters as `encode` and `decode` want them, where its networks keep running
+  statistics.
+  """
   return {**params, 'statistics': statistics} if statistics else params
 
 
@@ -416,4 +552,4 @@ def _flat(batch, names) -> dict:
 
 def _lead(observation, shapes):
   name, shape = next(iter(shapes.items()))
-  return observation[name].shape[:observation[name].ndim - len(shape)]
+  return observation[name].shape[: observation[name].ndim - len(shape)]

@@ -17,14 +17,23 @@ from harmony_jax.returns import Percentiles
 from tests import small
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens' / 'agent.json'
-CASES = {'discrete': dict(), 'continuous': dict(discrete=False, weighting__rule='none'),
-         'vector': dict(shapes=small.VECTOR, weighting__rule='reciprocal'),
-         'both': dict(shapes={**small.IMAGE, **small.VECTOR}, weighting__harmonize_vector=True, weighting__rate=3.0,
-                      weighting__beta2=0.99)}
+CASES = {
+  'discrete': dict(),
+  'continuous': dict(discrete=False, weighting__rule='none'),
+  'vector': dict(shapes=small.VECTOR, weighting__rule='reciprocal'),
+  'both': dict(
+    shapes={**small.IMAGE, **small.VECTOR},
+    weighting__harmonize_vector=True,
+    weighting__rate=3.0,
+    weighting__beta2=0.99,
+  ),
+}
 
 
 def train(steps=2, **case):
-  """State, metrics and the size of every update after some steps of a case. Kept, as compiling takes long."""
+  """State, metrics and the size of every update after some steps of a case. Kept, as compiling
+  takes long.
+  """
   key = (steps, repr(sorted(case.items())))
   if key not in _trained:
     agent = small.agent(**case)
@@ -47,16 +56,26 @@ def test_parameter_counts():
   agent = Agent.from_config(dreamerv3.get_config(), {'image': (64, 64, 3)}, 6, True)
   params = jax.eval_shape(agent.init, jax.random.key(0)).params
   model = {k: parameter_count(v) for k, v in params['world_model'].items()}
-  assert model == {'encoder': 690_624, 'rssm': 5_778_944, 'decoder': 6_985_667, 'reward': 1_181_439,
-                   'continue': 1_051_137, 'harmony': 3}
+  assert model == {
+    'encoder': 690_624,
+    'rssm': 5_778_944,
+    'decoder': 6_985_667,
+    'reward': 1_181_439,
+    'continue': 1_051_137,
+    'harmony': 3,
+  }
   counts = {k: parameter_count(v) for k, v in params.items()}
   assert counts == {'world_model': 15_687_814, 'actor': 1_053_702, 'critic': 1_181_439}
   assert parameter_count(params) == 17_922_955
 
 
-@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] * (name == 'both')) for name in CASES])
+@pytest.mark.parametrize(
+  'name', [pytest.param(name, marks=[pytest.mark.slow] * (name == 'both')) for name in CASES]
+)
 def test_goldens(name):
-  """Metrics and the size of every update equal those recorded from this code when it agreed with the authors'."""
+  """Metrics and the size of every update equal those recorded from this code when it agreed with
+  the authors'.
+  """
   _, _, metrics, moved = train(**CASES[name])
   recorded = json.loads(GOLDENS.read_text())[name]
   for group, now, limit in (('metrics', metrics, 1e-3), ('moved', moved, 2e-2)):
@@ -75,39 +94,54 @@ def record_goldens():
 
 
 WEIGHTINGS = {
-    'harmony': (dict(), {}, 3 * np.log(2) - np.log(2) / 6),
-    'paper_bracket': (dict(weighting__dynamics_regularizer='paper'), {}, 3 * np.log(2)),
-    'unrectified': (dict(weighting__rule='harmony_unrectified'), {}, 0.0),
-    'none': (dict(weighting__rule='none'), {'dynamics': 0.6}, 0.0),
-    'fixed': (dict(weighting__rule='fixed', weighting__w_r=100.0, weighting__w_o=0.0),
-              {'reward': 100.0, 'observation': 0.0}, 0.0),
-    'some_tasks': (dict(weighting__tasks=('observation', 'reward')), {'dynamics': 0.6}, 2 * np.log(2)),
+  'harmony': (dict(), {}, 3 * np.log(2) - np.log(2) / 6),
+  'paper_bracket': (dict(weighting__dynamics_regularizer='paper'), {}, 3 * np.log(2)),
+  'unrectified': (dict(weighting__rule='harmony_unrectified'), {}, 0.0),
+  'none': (dict(weighting__rule='none'), {'dynamics': 0.6}, 0.0),
+  'fixed': (
+    dict(weighting__rule='fixed', weighting__w_r=100.0, weighting__w_o=0.0),
+    {'reward': 100.0, 'observation': 0.0},
+    0.0,
+  ),
+  'some_tasks': (
+    dict(weighting__tasks=('observation', 'reward')),
+    {'dynamics': 0.6},
+    2 * np.log(2),
+  ),
 }
 
 
 @pytest.mark.parametrize('name', WEIGHTINGS)
 def test_weighting_rules_of_the_configuration(name):
-  """The total that each setting makes of the same losses, at σ = 1; the continue loss has weight 1 in all."""
+  """The total that each setting makes of the same losses, at σ = 1; the continue loss has weight 1
+  in all.
+  """
   changes, weights, constant = WEIGHTINGS[name]
   model = small.agent(**changes).world_model
   params, state = model.weighting.init(model.tasks)
   losses = {'observation': 50.0, 'reward': 2.0, 'dynamics': 3.0, 'continue': 0.5}
   total, _, _ = model.weighting.weigh({k: jnp.float32(v) for k, v in losses.items()}, params, state)
-  np.testing.assert_allclose(total, sum(weights.get(k, 1.0) * v for k, v in losses.items()) + constant, rtol=1e-6)
+  np.testing.assert_allclose(
+    total, sum(weights.get(k, 1.0) * v for k, v in losses.items()) + constant, rtol=1e-6
+  )
 
 
 def test_harmonizers_are_leaves_of_the_world_model():
-  """Updated by the same Adam: after one step each has moved by the model's learning rate, towards its loss."""
+  """Updated by the same Adam: after one step each has moved by the model's learning rate, towards
+  its loss.
+  """
   _, state, metrics, _ = train(1)
   harmony = state.params['world_model']['harmony']
   assert set(harmony) == {'observation', 'reward', 'dynamics'}
   lr = small.config().model_opt.lr
   for task, s in harmony.items():
     loss = metrics[f'loss/{task}']
-    slope = loss - 0.5 * (5 / 6 if task == 'dynamics' else 1)  # -d/ds of loss exp(-s) + c log(1 + exp(s)) at 0
+    # -d/ds of loss exp(-s) + c log(1 + exp(s)) at 0
+    slope = loss - 0.5 * (5 / 6 if task == 'dynamics' else 1)
     np.testing.assert_allclose(s, np.sign(slope) * lr, rtol=1e-3)
   adam = state.opt_state['world_model'][1][0]
-  assert adam.mu.shape == (parameter_count(state.params['world_model']),)  # one vector for all leaves, these too
+  # one vector for all leaves, these too
+  assert adam.mu.shape == (parameter_count(state.params['world_model']),)
 
 
 def test_same_state_and_batch_give_the_same_result():
@@ -119,7 +153,9 @@ def test_same_state_and_batch_give_the_same_result():
 
 
 def test_draws_belong_to_rows():
-  """The noise of a batch's first rows does not depend on how many rows follow; rows and steps differ."""
+  """The noise of a batch's first rows does not depend on how many rows follow; rows and steps
+  differ.
+  """
   agent = small.agent()
   key = jax.random.key(3)
   whole, part = agent._train_noise(key, 4, 5), agent._train_noise(key, 2, 5)
@@ -143,10 +179,14 @@ def test_free_nats_clamp():
   batch = small.batch()
   params, _, _ = model.init(jax.random.key(0))
   carry = small.agent().initial_carry({'world_model': params}, 3)
-  out = model.forward(params, carry.latent, batch, shift_actions(batch['action'], carry.action), None)
+  out = model.forward(
+    params, carry.latent, batch, shift_actions(batch['action'], carry.action), None
+  )
   for spread in (0.0, 6.0):
     logit = dists.unimix(jax.random.normal(jax.random.key(1), out.prior_stats.shape) * spread, 0.01)
-    same = out._replace(posterior=out.posterior._replace(stats=logit), prior_stats=jnp.zeros_like(logit))
+    same = out._replace(
+      posterior=out.posterior._replace(stats=logit), prior_stats=jnp.zeros_like(logit)
+    )
     losses = model.step_losses(same, batch)
     kl = dists.categorical_kl(logit, jnp.zeros_like(logit)).sum(-1)
     np.testing.assert_allclose(losses['dyn'], np.maximum(1.0, kl), rtol=1e-5)
@@ -161,7 +201,9 @@ def test_dynamics_halves_train_their_own_side():
   batch = {k: v[:1, :1] for k, v in small.batch().items()}
   params, _, _ = model.init(jax.random.key(0))
   carry = small.agent().initial_carry({'world_model': params}, 1)
-  out = model.forward(params, carry.latent, batch, shift_actions(batch['action'], carry.action), None)
+  out = model.forward(
+    params, carry.latent, batch, shift_actions(batch['action'], carry.action), None
+  )
 
   def loss(name, post, prior):
     changed = out._replace(posterior=out.posterior._replace(stats=post), prior_stats=prior)
@@ -180,24 +222,38 @@ def test_large_returns_are_scaled_down():
   params = state.params
   # A reward head that is sure of large, varied rewards.
   big = jax.tree.map(lambda x: x, params['world_model'])
-  big['reward']['out_0']['kernel'] = 5 * jax.random.normal(jax.random.key(1), big['reward']['out_0']['kernel'].shape)
+  big['reward']['out_0']['kernel'] = 5 * jax.random.normal(
+    jax.random.key(1), big['reward']['out_0']['kernel'].shape
+  )
   out = agent.world_model.forward(big, state.carry.latent, batch, batch['action'], None)
   start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.posterior)
   loss = lambda normalizer: agent.behavior.actor_loss(
-      params['actor'], agent.world_model, big, {'fast': params['critic']}, start, jnp.ones(15), Noise(), normalizer)
+    params['actor'],
+    agent.world_model,
+    big,
+    {'fast': params['critic']},
+    start,
+    jnp.ones(15),
+    Noise(),
+    normalizer,
+  )
   _, (trajectory, returns, normalizer, metrics) = loss(Percentiles(jnp.float32(0), jnp.float32(50)))
   low, high = np.percentile(returns, [5, 95])
   np.testing.assert_allclose(metrics['return/scale'], 0.99 * 50 + 0.01 * (high - low), rtol=1e-4)
   unscaled = loss(Percentiles(jnp.float32(0), jnp.float32(0)))[1][3]
   ratio = metrics['return/scale'] / unscaled['return/scale']
-  np.testing.assert_allclose(unscaled['actor/advantage'], metrics['actor/advantage'] * ratio, rtol=1e-4)
+  np.testing.assert_allclose(
+    unscaled['actor/advantage'], metrics['actor/advantage'] * ratio, rtol=1e-4
+  )
 
 
 def test_slow_critic_copies_then_follows():
   _, one, _, _ = train(1)
   chex.assert_trees_all_close(one.targets['critic'], one.params['critic'], rtol=1e-6)
   _, two, _, _ = train(2)
-  wanted = jax.tree.map(lambda slow, fast: 0.98 * slow + 0.02 * fast, one.targets['critic'], two.params['critic'])
+  wanted = jax.tree.map(
+    lambda slow, fast: 0.98 * slow + 0.02 * fast, one.targets['critic'], two.params['critic']
+  )
   chex.assert_trees_all_close(two.targets['critic'], wanted, atol=1e-6)
 
 
@@ -213,7 +269,9 @@ def test_bfloat16_computes_close_to_float32():
 
 @pytest.mark.parametrize('discrete', [True, False])
 def test_policy(discrete):
-  """Actions are one-hot or bounded by their distribution, differ by key, and is_first forgets the past."""
+  """Actions are one-hot or bounded by their distribution, differ by key, and is_first forgets the
+  past.
+  """
   agent = small.agent(discrete=discrete)
   state = agent.init(jax.random.key(0))
   observation = {'image': jnp.ones((4, 16, 16, 3), jnp.uint8)}
@@ -236,16 +294,23 @@ def test_policy(discrete):
 
 @pytest.mark.parametrize('discrete', [True, False])
 def test_acting_filters_as_training_does(discrete):
-  """One step of `RSSM.filter` is one of `RSSM.observe`: draws, a first step and a large action included."""
+  """One step of `RSSM.filter` is one of `RSSM.observe`: draws, a first step and a large action
+  included.
+  """
   agent = small.agent(discrete=discrete)
   model, params = agent.world_model, agent.init(jax.random.key(0)).params['world_model']
   keys = jax.random.split(jax.random.key(1), 4)
   state = jax.tree.map(lambda x: x + 0.1, model.rssm.initial(params['rssm'], 4))
   embed = jax.random.normal(keys[0], (4, model.encoder.size()))
-  action, uniform = 3 * jax.random.normal(keys[1], (4, 3)), jax.random.uniform(keys[2], (4, model.rssm.stoch))
+  action, uniform = (
+    3 * jax.random.normal(keys[1], (4, 3)),
+    jax.random.uniform(keys[2], (4, model.rssm.stoch)),
+  )
   first = jnp.array([True, False, False, True])
   one = model.rssm.filter(params['rssm'], state, embed, action, first, uniform)
-  many, _ = model.rssm.observe(params['rssm'], state, embed[:, None], action[:, None], first[:, None], uniform[:, None])
+  many, _ = model.rssm.observe(
+    params['rssm'], state, embed[:, None], action[:, None], first[:, None], uniform[:, None]
+  )
   chex.assert_trees_all_close(one, jax.tree.map(lambda x: x[:, 0], many), atol=1e-5)
 
 
@@ -263,13 +328,15 @@ def test_with_harmonizers():
   for task, s in state.params['world_model']['harmony'].items():
     loss = float(losses[task])
     loss *= 6 / 5 if task == 'dynamics' else 1  # its regulariser's weight is 5/6
-    np.testing.assert_allclose(np.exp(s), (loss + np.sqrt(loss ** 2 + 4 * loss)) / 2, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(s), (loss + np.sqrt(loss**2 + 4 * loss)) / 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize('rule', ['none', 'fixed', 'reciprocal'])
 def test_a_rate_for_harmonizers_that_are_not_there(rule):
   """The presets for CPUs give the harmonizers a rate of their own, whatever rule is chosen."""
-  agent = small.agent(small.VECTOR, weighting__rule=rule, weighting__rate=3.0, weighting__beta2=0.99)
+  agent = small.agent(
+    small.VECTOR, weighting__rule=rule, weighting__rate=3.0, weighting__beta2=0.99
+  )
   state = jax.eval_shape(agent.init, jax.random.key(0))
   after, _ = jax.eval_shape(agent.train_step, state, small.batch(small.VECTOR))
   chex.assert_trees_all_equal_shapes_and_dtypes(after, state)

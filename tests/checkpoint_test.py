@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.errors import UserError
+from harmony_jax.training.checkpoint import Checkpoints
 
 # orbax's reader threads complain of their closed event loop when a file is damaged.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -29,7 +29,10 @@ class State:
 
 
 def make(n, size=300):
-  params = {'a': jax.random.normal(jax.random.key(n), (size, 100)), 'h': jnp.full((3,), n, jnp.bfloat16)}
+  params = {
+    'a': jax.random.normal(jax.random.key(n), (size, 100)),
+    'h': jnp.full((3,), n, jnp.bfloat16),
+  }
   return State(params, optax.adam(1e-3).init(params), {}, jnp.int32(n), jax.random.key(n))
 
 
@@ -85,7 +88,9 @@ def test_a_reader_changes_nothing(folder):
 
 
 def flip_bit(folder):
-  path = max((path for path in folder.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+  path = max(
+    (path for path in folder.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size
+  )
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 16
   path.write_bytes(data)
@@ -96,9 +101,15 @@ def truncate(folder):
     os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize('damage', [
-    flip_bit, truncate, lambda folder: shutil.rmtree(folder / 'state'),
-    lambda folder: (folder / 'meta' / 'metadata').unlink()])
+@pytest.mark.parametrize(
+  'damage',
+  [
+    flip_bit,
+    truncate,
+    lambda folder: shutil.rmtree(folder / 'state'),
+    lambda folder: (folder / 'meta' / 'metadata').unlink(),
+  ],
+)
 def test_a_damaged_newest_is_named_and_the_one_before_it_used(folder, damage, caplog):
   damage(folder / '3')
   with Checkpoints(folder) as checkpoints:
@@ -106,8 +117,10 @@ def test_a_damaged_newest_is_named_and_the_one_before_it_used(folder, damage, ca
       state, meta = checkpoints.restore(make(0))
     assert_equal(state, make(2))
     assert meta['replay_steps'] == 20 and checkpoints.latest() == 2
-    assert any('checkpoint 3' in record.getMessage() and 'is damaged' in record.getMessage()
-               for record in caplog.records)
+    assert any(
+      'checkpoint 3' in record.getMessage() and 'is damaged' in record.getMessage()
+      for record in caplog.records
+    )
     # The resumed run reaches step 3 again.
     checkpoints.save(3, make(33), {})
     assert_equal(checkpoints.restore(make(0))[0], make(33))
@@ -125,7 +138,9 @@ def test_nothing_intact_is_one_line_and_nothing_is_moved(folder):
 
 def test_another_configuration_is_no_damage(folder, caplog):
   with Checkpoints(folder) as checkpoints:
-    with pytest.raises(UserError, match=r'params/a is float32\[300,100\] there, float32\[7,100\] here'):
+    with pytest.raises(
+      UserError, match=r'params/a is float32\[300,100\] there, float32\[7,100\] here'
+    ):
       checkpoints.restore(make(0, size=7))
     with pytest.raises(UserError, match='no checkpoint 9'):
       checkpoints.restore(make(0), step=9)

@@ -13,14 +13,25 @@ from harmony_jax.errors import UserError
 
 
 def make():
-  config = ml_collections.ConfigDict({
-      'seed': 0, 'batch_size': 16, 'learning_rate': 1e-4, 'horizon': None, 'limit': placeholder(int),
-      'task': 'pong', 'harmony': True, 'empty': (),
-      'world_model': {'deter': 512, 'depths': (32, 64), 'scale': 1.0, 'names': ['a', 'b']}})
+  config = ml_collections.ConfigDict(
+    {
+      'seed': 0,
+      'batch_size': 16,
+      'learning_rate': 1e-4,
+      'horizon': None,
+      'limit': placeholder(int),
+      'task': 'pong',
+      'harmony': True,
+      'empty': (),
+      'world_model': {'deter': 512, 'depths': (32, 64), 'scale': 1.0, 'names': ['a', 'b']},
+    }
+  )
   return config.lock()
 
 
-@pytest.mark.parametrize('text, key, expected', [
+@pytest.mark.parametrize(
+  'text, key, expected',
+  [
     ('batch_size=8', 'batch_size', 8),
     ('batch_size=1e3', 'batch_size', 1000),
     ('config.seed=-1', 'seed', -1),
@@ -42,7 +53,8 @@ def make():
     ('horizon=None', 'horizon', None),
     ('limit=7', 'limit', 7),
     ('limit=none', 'limit', None),
-])
+  ],
+)
 def test_a_value_is_read_as_the_type_that_is_there(text, key, expected):
   config = configuration.apply_overrides(make(), [text])
   got = configuration.flatten(config)[key]
@@ -55,11 +67,16 @@ def test_the_last_of_two_counts_and_none_can_come_back():
   assert config.limit is None and config.seed == 2
 
 
-@pytest.mark.parametrize('text, message', [
+@pytest.mark.parametrize(
+  'text, message',
+  [
     ('batch_sise=8', 'unknown key config.batch_sise; the nearest is config.batch_size'),
     ('world_modle.deter=8', 'the nearest is config.world_model.deter'),
     ('deter=8', 'the nearest is config.world_model.deter'),
-    ('world_model=8', 'config.world_model is a group: set one of its fields, such as config.world_model.depths'),
+    (
+      'world_model=8',
+      'config.world_model is a group: set one of its fields, such as config.world_model.depths',
+    ),
     ('batch_size=1.5', "config.batch_size: expected int, got '1.5'"),
     ('batch_size=many', "expected int, got 'many'"),
     ('batch_size=1e-3', 'expected int'),
@@ -70,7 +87,8 @@ def test_the_last_of_two_counts_and_none_can_come_back():
     ('limit=x', "expected int or None, got 'x'"),
     ('world_model.depths=1,x', "expected tuple of int, such as 1,2, got '1,x'"),
     ('seed', 'config.seed needs a value'),
-])
+  ],
+)
 def test_anything_else_is_refused_in_one_line_and_changes_nothing(text, message):
   config = make()
   with pytest.raises(UserError) as caught:
@@ -81,10 +99,29 @@ def test_anything_else_is_refused_in_one_line_and_changes_nothing(text, message)
 
 def test_flags_are_split_from_the_others():
   rest, overrides = configuration.split_config_flags(
-      ['--logdir=x', '--config.seed=1', 'word', '--config.world_model.deter', '64', '-config.lr', '-1',
-       '--config=file.py', '--configs.x=1', '--', '--config.seed=2'])
+    [
+      '--logdir=x',
+      '--config.seed=1',
+      'word',
+      '--config.world_model.deter',
+      '64',
+      '-config.lr',
+      '-1',
+      '--config=file.py',
+      '--configs.x=1',
+      '--',
+      '--config.seed=2',
+    ]
+  )
   assert overrides == ['seed=1', 'world_model.deter=64', 'lr=-1']
-  assert rest == ['--logdir=x', 'word', '--config=file.py', '--configs.x=1', '--', '--config.seed=2']
+  assert rest == [
+    '--logdir=x',
+    'word',
+    '--config=file.py',
+    '--configs.x=1',
+    '--',
+    '--config.seed=2',
+  ]
   for argv in (['--config.seed'], ['--config.seed', '--logdir=x']):
     with pytest.raises(UserError, match='--config.seed needs a value'):
       configuration.split_config_flags(argv)
@@ -99,10 +136,17 @@ def test_flatten():
 def test_difference_tells_both_values():
   other = configuration.apply_overrides(make(), ['seed=1', 'world_model.depths=1'])
   assert configuration.difference(make(), other) == {
-      'seed': (0, 1), 'world_model.depths': ([32, 64], [1])}
+    'seed': (0, 1),
+    'world_model.depths': ([32, 64], [1]),
+  }
   assert configuration.difference({'a': 1}, {'b': None, 'a': True}) == {
-      'a': (1, True), 'b': (configuration.ABSENT, None)}
-  assert configuration.difference(make(), json.loads(json.dumps(configuration.to_json_dict(make())))) == {}
+    'a': (1, True),
+    'b': (configuration.ABSENT, None),
+  }
+  assert (
+    configuration.difference(make(), json.loads(json.dumps(configuration.to_json_dict(make()))))
+    == {}
+  )
 
 
 def test_what_json_cannot_hold_is_named():
@@ -110,8 +154,14 @@ def test_what_json_cannot_hold_is_named():
     configuration.to_json_dict({'a': {'b': lambda: 0}})
 
 
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(
-    st.integers()).map(tuple)
+leaves = (
+  st.none()
+  | st.booleans()
+  | st.integers()
+  | st.floats(allow_nan=False)
+  | st.text()
+  | st.lists(st.integers()).map(tuple)
+)
 names = st.text('abcdefgh_', min_size=1)
 
 

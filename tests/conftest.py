@@ -1,6 +1,6 @@
-"""Set-up of all tests: programs that several tests compile, in this process or another, are compiled once, and all as
-the training's are (`parallel.CPU_OPTIONS`). A Ctrl-C is heard even where a shell that started them in the background ignores
-it.
+"""Set-up of all tests: programs that several tests compile, in this process or another, are
+compiled once, and all as the training's are (`parallel.CPU_OPTIONS`). A Ctrl-C is heard even where
+a shell that started them in the background ignores it.
 """
 
 import atexit
@@ -15,7 +15,9 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
+  os.environ['XLA_FLAGS'] = (
+    f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=1'.strip()
+  )
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,6 @@
-"""What crashes, full disks and bad sectors leave of a file; how many cases were tried, and what became of them."""
+"""What crashes, full disks and bad sectors leave of a file; how many cases were tried, and what
+became of them.
+"""
 
 import collections
 import contextlib
@@ -11,23 +13,28 @@ import tempfile
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-OUTCOMES = collections.defaultdict(collections.Counter)  # {what was fuzzed: {what became of it: cases}}
+# {what was fuzzed: {what became of it: cases}}
+OUTCOMES = collections.defaultdict(collections.Counter)
 
 # (data, byte, bit of it, junk) -> data
 _CHANGES = {
-    'bit flipped': lambda data, at, bit, junk: data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1:],
-    'truncated': lambda data, at, bit, junk: data[:at],
-    'zeroed': lambda data, at, bit, junk: data[:at] + bytes(len(data) - at),
-    'overwritten': lambda data, at, bit, junk: data[:at] + junk + data[at + len(junk):],
-    'inserted': lambda data, at, bit, junk: data[:at] + junk + data[at:],
-    'replaced': lambda data, at, bit, junk: junk,
-    'emptied': lambda data, at, bit, junk: b''}
+  'bit flipped': lambda data, at, bit, junk: (
+    data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+  ),
+  'truncated': lambda data, at, bit, junk: data[:at],
+  'zeroed': lambda data, at, bit, junk: data[:at] + bytes(len(data) - at),
+  'overwritten': lambda data, at, bit, junk: data[:at] + junk + data[at + len(junk) :],
+  'inserted': lambda data, at, bit, junk: data[:at] + junk + data[at:],
+  'replaced': lambda data, at, bit, junk: junk,
+  'emptied': lambda data, at, bit, junk: b'',
+}
 KINDS = 4 * ['bit flipped'] + 3 * ['truncated'] + [*_CHANGES] + ['a folder', 'deleted']
 
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
   """One harm to one of some files: which file and which bit of it, each modulo how many there are."""
+
   kind: str
   file: int
   place: int
@@ -50,14 +57,22 @@ class Damage:
 
 def damages(kinds=tuple(KINDS)):
   """Strategy for damages. A place is drawn from so few bits that hypothesis draws it uniformly."""
-  junk = st.binary(min_size=1, max_size=40) | st.sampled_from([b'[' * 2000, b'{}', b'null', b'\n', b'nan', b'\xff'])
-  return st.builds(Damage, st.sampled_from(kinds), st.integers(0, 2 ** 16 - 1), st.integers(0, 2 ** 24 - 1), junk)
+  junk = st.binary(min_size=1, max_size=40) | st.sampled_from(
+    [b'[' * 2000, b'{}', b'null', b'\n', b'nan', b'\xff']
+  )
+  return st.builds(
+    Damage, st.sampled_from(kinds), st.integers(0, 2**16 - 1), st.integers(0, 2**24 - 1), junk
+  )
 
 
 def cases(number):
   """Settings of hypothesis: the same cases in every run, however long each takes."""
-  return settings(max_examples=number, derandomize=True, deadline=None,
-                  suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+  return settings(
+    max_examples=number,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+  )
 
 
 def files_in(folder):
@@ -84,8 +99,10 @@ class _TooLong(BaseException):  # what is tested may catch every Exception
 @contextlib.contextmanager
 def at_most(seconds):
   """Fails where the block hangs."""
+
   def end(*unused):
     raise _TooLong
+
   before = signal.signal(signal.SIGALRM, end)
   signal.alarm(seconds)
   try:

@@ -1,24 +1,27 @@
-"""Replay on a device: whatever is stored, drawn and overwritten, its batches are the host's, bit for bit."""
+"""Replay on a device: whatever is stored, drawn and overwritten, its batches are the host's, bit
+for bit.
+"""
 
 import types
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harmony_jax import device_replay
-from harmony_jax.device_replay import DeviceReplay
-from harmony_jax.device_replay import choose
-from harmony_jax.device_replay import device_nbytes
-from harmony_jax.device_replay import fits
-from harmony_jax.replay import Prefetcher
-from harmony_jax.replay import Replay
+from harmony_jax.device_replay import DeviceReplay, choose, device_nbytes, fits
+from harmony_jax.replay import Prefetcher, Replay
 
-SPECS = {'image': ((2, 3, 3), np.uint8), 'action': ((4,), np.float32), 'torque': ((1,), np.float32),
-         'count': ((), np.int32), 'is_first': ((), bool), 'is_last': ((), bool)}
+SPECS = {
+  'image': ((2, 3, 3), np.uint8),
+  'action': ((4,), np.float32),
+  'torque': ((1,), np.float32),
+  'count': ((), np.int32),
+  'is_first': ((), bool),
+  'is_last': ((), bool),
+}
 
 
 def make(num_envs=2, capacity=40, batch_size=8, length=4, margin=3, **options):
@@ -28,10 +31,14 @@ def make(num_envs=2, capacity=40, batch_size=8, length=4, margin=3, **options):
 def step_of(count, num_envs):
   """A step of random numbers: a function of its count."""
   rng = np.random.default_rng(count)
-  return {'image': rng.integers(0, 256, (num_envs, 2, 3, 3), np.uint8),
-          'action': rng.normal(size=(num_envs, 4)).astype(np.float32),
-          'torque': rng.normal(size=(num_envs, 1)).astype(np.float32), 'count': np.full(num_envs, count, np.int32),
-          'is_first': np.full(num_envs, count % 6 == 0), 'is_last': np.full(num_envs, count % 6 == 5)}
+  return {
+    'image': rng.integers(0, 256, (num_envs, 2, 3, 3), np.uint8),
+    'action': rng.normal(size=(num_envs, 4)).astype(np.float32),
+    'torque': rng.normal(size=(num_envs, 1)).astype(np.float32),
+    'count': np.full(num_envs, count, np.int32),
+    'is_first': np.full(num_envs, count % 6 == 0),
+    'is_last': np.full(num_envs, count % 6 == 5),
+  }
 
 
 def fill(replay, first, last):
@@ -50,19 +57,33 @@ def assert_same(batch, expected):
 
 
 @pytest.mark.parametrize('num_envs', [1, 3])
-@pytest.mark.parametrize('options', [{}, {'sampling': 'episodes'}, {'sampling': 'episodes', 'prioritize_ends': True},
-                                     {'sampling': 'episodes', 'first_action': True}])
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    {'sampling': 'episodes'},
+    {'sampling': 'episodes', 'prioritize_ends': True},
+    {'sampling': 'episodes', 'first_action': True},
+  ],
+)
 def test_batches_are_the_hosts_while_it_fills_and_wraps(num_envs, options):
   replay = DeviceReplay(host := make(num_envs, 20 * num_envs, **options))
-  for update, more in enumerate((6, 1, 5, 2, 9, 1, 1, 40, 3, 23, 64)):  # also more at once than the ring is long
+  # also more at once than the ring is long
+  for update, more in enumerate((6, 1, 5, 2, 9, 1, 1, 40, 3, 23, 64)):
     fill(replay, replay.steps, replay.steps + more)
     assert_same(replay.sample(update), host.sample(update))
     assert replay.sample(update)['is_first'][:, 0].all() or replay.first_action
 
 
 @settings(max_examples=40, deadline=None)
-@given(num_envs=st.integers(1, 2), margin=st.integers(0, 5), options=st.sampled_from([{}, {'sampling': 'episodes', 'first_action': True}]),
-       actions=st.lists(st.tuples(st.sampled_from(['append', 'draw', 'gather']), st.integers(0, 9)), max_size=40))
+@given(
+  num_envs=st.integers(1, 2),
+  margin=st.integers(0, 5),
+  options=st.sampled_from([{}, {'sampling': 'episodes', 'first_action': True}]),
+  actions=st.lists(
+    st.tuples(st.sampled_from(['append', 'draw', 'gather']), st.integers(0, 9)), max_size=40
+  ),
+)
 def test_any_order_of_appends_draws_and_gathers(num_envs, margin, options, actions):
   """Also of draws that are gathered late, not in turn, more than once, or too late."""
   replay = DeviceReplay(host := make(num_envs, 12 * num_envs, margin=margin, **options))
@@ -97,7 +118,8 @@ def test_a_filled_replay_can_be_taken_over_and_64_bits_become_32_as_in_a_transfe
 
 @pytest.mark.parametrize('options', [{}, {'sampling': 'episodes'}])
 def test_saved_and_loaded_it_goes_on_as_the_host_does(tmp_path, monkeypatch, options):
-  monkeypatch.setattr(device_replay, 'MOST_STEPS', 8)  # a load of several chunks, the last one not full
+  # a load of several chunks, the last one not full
+  monkeypatch.setattr(device_replay, 'MOST_STEPS', 8)
   replay = DeviceReplay(make(**options))
   fill(replay, 0, 33)
   replay.save(tmp_path)
@@ -143,10 +165,12 @@ def test_nothing_travels_implicitly():
 
 def test_few_programs_are_compiled(monkeypatch):
   monkeypatch.setattr(device_replay, 'MOST_STEPS', 16)
-  monkeypatch.setattr(device_replay, 'MOST_BYTES', 10 ** 9)
+  monkeypatch.setattr(device_replay, 'MOST_BYTES', 10**9)
   # Jitted anew, to count these alone.
   write, read = device_replay._write_rows, device_replay._read_rows
-  monkeypatch.setattr(device_replay, '_write', jax.jit(lambda *args: write(*args), donate_argnums=0))
+  monkeypatch.setattr(
+    device_replay, '_write', jax.jit(lambda *args: write(*args), donate_argnums=0)
+  )
   monkeypatch.setattr(device_replay, '_read', jax.jit(lambda *args: read(*args), static_argnums=3))
   replay = DeviceReplay(make(num_envs=1, capacity=100))
   for more in range(5, 45):
@@ -159,7 +183,15 @@ def test_few_programs_are_compiled(monkeypatch):
 
 def test_a_chunk_of_steps_keeps_to_its_limits():
   for side, num_envs, steps in ((64, 1, 1024), (64, 4, 512), (4096, 1, 1)):  # 13, 25 and 50 MB
-    host = Replay({'image': ((side, side, 3), np.uint8), 'is_first': ((), bool)}, num_envs, 8 * num_envs, 4, 8, 0, 0)
+    host = Replay(
+      {'image': ((side, side, 3), np.uint8), 'is_first': ((), bool)},
+      num_envs,
+      8 * num_envs,
+      4,
+      8,
+      0,
+      0,
+    )
     assert device_replay._chunk_steps(host) == steps
 
 
@@ -177,7 +209,9 @@ def test_rings_are_written_in_place():
 
 
 def test_batches_are_bound_to_a_device_only_if_it_was_named():
-  """A step compiled for host batches must not be compiled again: JAX tells bound arrays from free ones."""
+  """A step compiled for host batches must not be compiled again: JAX tells bound arrays from free
+  ones.
+  """
   step = jax.jit(lambda batch: batch['count'] + 1)
   host = make()
   fill(host, 0, 20)
@@ -204,7 +238,7 @@ def test_in_a_prefetcher_while_steps_are_appended():
       fill(replay, 20 + 2 * update, 22 + 2 * update)  # while the thread gathers
       fill(plain, 20 + 2 * update, 22 + 2 * update)
       if update % 10 == 0:
-        assert_same(replay.sample(update + 10 ** 6), plain.sample(update + 10 ** 6))
+        assert_same(replay.sample(update + 10**6), plain.sample(update + 10**6))
       if update >= 1:
         assert_same(prefetcher.get(), expected[update - 1])
   finally:
@@ -238,7 +272,17 @@ def test_it_stands_where_a_replay_stands():
   replay = DeviceReplay(host := make())
   assert not replay.filled(0)
   fill(replay, 0, 50)
-  for name in ('steps', 'windows', 'margin', 'nbytes', 'num_envs', 'kept', 'specs', 'length', 'batch_size'):
+  for name in (
+    'steps',
+    'windows',
+    'margin',
+    'nbytes',
+    'num_envs',
+    'kept',
+    'specs',
+    'length',
+    'batch_size',
+  ):
     assert getattr(replay, name) == getattr(host, name)
   assert replay.filled(20) == host.filled(20)
   assert replay.intact(replay.draw(0))
@@ -271,14 +315,16 @@ def test_fits():
 def test_choose(monkeypatch):
   host = make()
   monkeypatch.setattr(device_replay, 'DeviceReplay', lambda replay, device: ('on', device))
-  large, small = (FakeDevice(platform='gpu', limit=limit) for limit in (2 * 10 ** 9, 1000))
+  large, small = (FakeDevice(platform='gpu', limit=limit) for limit in (2 * 10**9, 1000))
   silent, cpu = FakeDevice(platform='gpu', limit=None), FakeDevice(platform='cpu', limit=None)
   for device in (large, small, silent, cpu):
     assert choose('host', host, device) is host
     assert choose('auto', host, device) == (('on', large) if device is large else host)
   for device in (large, silent, cpu, FakeDevice(platform='cpu', limit=1000)):
     assert choose('device', host, device) == ('on', device)
-  with pytest.raises(ValueError, match=r'fit on fake:0: it needs 0\.00 GB, and it may take 0\.00 GB') as caught:
+  with pytest.raises(
+    ValueError, match=r'fit on fake:0: it needs 0\.00 GB, and it may take 0\.00 GB'
+  ) as caught:
     choose('device', host, small)
   assert '\n' not in str(caught.value)
   with pytest.raises(ValueError, match="'disk': it must be one of auto, host, device"):

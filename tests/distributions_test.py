@@ -1,13 +1,15 @@
-"""Two-hot coding, categoricals, Gaussians, λ-returns and the percentile normaliser, on known answers."""
+"""Two-hot coding, categoricals, Gaussians, λ-returns and the percentile normaliser, on known
+answers.
+"""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from harmony_jax import distributions as dists
 from harmony_jax.returns import Percentiles, lambda_returns
@@ -22,8 +24,11 @@ def test_symlog_and_symexp():
 def test_two_hot_by_hand():
   bins = jnp.array([-2.0, 0.0, 1.0])
   x = jnp.array([-2.0, -0.5, 0.0, 0.25, 1.0, 7.0, -7.0])
-  np.testing.assert_allclose(dists.two_hot(x, bins), [
-      [1, 0, 0], [0.25, 0.75, 0], [0, 1, 0], [0, 0.75, 0.25], [0, 0, 1], [0, 0, 1], [1, 0, 0]], atol=1e-6)
+  np.testing.assert_allclose(
+    dists.two_hot(x, bins),
+    [[1, 0, 0], [0.25, 0.75, 0], [0, 1, 0], [0, 0.75, 0.25], [0, 0, 1], [0, 0, 1], [1, 0, 0]],
+    atol=1e-6,
+  )
 
 
 @given(st.floats(-19.9, 19.9))
@@ -57,7 +62,9 @@ def test_unimix():
 def test_draws_have_the_right_frequencies():
   probs = np.array([0.1, 0.0, 0.6, 0.3])
   uniform = (np.arange(10000) + 0.5) / 10000
-  draws = dists.draw_one_hot(jnp.log(jnp.broadcast_to(probs, (10000, 4)) + 1e-30), jnp.asarray(uniform))
+  draws = dists.draw_one_hot(
+    jnp.log(jnp.broadcast_to(probs, (10000, 4)) + 1e-30), jnp.asarray(uniform)
+  )
   np.testing.assert_allclose(draws.mean(0), probs, atol=2e-4)
   chex.assert_trees_all_equal(draws.sum(-1), jnp.ones(10000))
 
@@ -66,22 +73,30 @@ def test_mode_and_edges_of_draws():
   logits = jnp.log(jnp.array([0.2, 0.5, 0.3]))
   assert dists.draw_one_hot(logits, None).argmax() == 1
   assert dists.draw_one_hot(logits, jnp.float32(0.0)).argmax() == 0
-  assert dists.draw_one_hot(logits, jnp.float32(1 - 2 ** -24)).argmax() == 2
+  assert dists.draw_one_hot(logits, jnp.float32(1 - 2**-24)).argmax() == 2
 
 
 def test_straight_through():
   logits = jnp.array([0.3, -1.0, 0.5])
   sample = jnp.array([0.0, 1.0, 0.0])
   weight = jnp.array([1.0, 2.0, 3.0])
-  value, gradient = jax.value_and_grad(lambda l: (dists.straight_through(sample, l) * weight).sum())(logits)
+  value, gradient = jax.value_and_grad(
+    lambda l: (dists.straight_through(sample, l) * weight).sum()
+  )(logits)
   np.testing.assert_allclose(value, 2, rtol=1e-6)
-  chex.assert_trees_all_close(gradient, jax.grad(lambda l: (jax.nn.softmax(l) * weight).sum())(logits))
+  chex.assert_trees_all_close(
+    gradient, jax.grad(lambda l: (jax.nn.softmax(l) * weight).sum())(logits)
+  )
 
 
 def test_kl_and_entropy():
   p, q = np.array([0.7, 0.2, 0.1]), np.array([0.3, 0.3, 0.4])
-  np.testing.assert_allclose(dists.categorical_kl(jnp.log(p), jnp.log(q)), (p * np.log(p / q)).sum(), rtol=1e-5)
-  np.testing.assert_allclose(dists.categorical_entropy(jnp.log(p)), -(p * np.log(p)).sum(), rtol=1e-5)
+  np.testing.assert_allclose(
+    dists.categorical_kl(jnp.log(p), jnp.log(q)), (p * np.log(p / q)).sum(), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    dists.categorical_entropy(jnp.log(p)), -(p * np.log(p)).sum(), rtol=1e-5
+  )
 
 
 def test_bernoulli_is_safe():
@@ -90,20 +105,24 @@ def test_bernoulli_is_safe():
 
 
 def test_gaussian():
-  np.testing.assert_allclose(dists.normal_log_prob(1.0, 0.0, 2.0), -0.125 - np.log(2) - 0.5 * np.log(2 * np.pi),
-                             rtol=1e-6)
-  np.testing.assert_allclose(dists.normal_entropy(jnp.float32(2.0)), 0.5 * np.log(2 * np.pi * np.e * 4), rtol=1e-6)
+  np.testing.assert_allclose(
+    dists.normal_log_prob(1.0, 0.0, 2.0), -0.125 - np.log(2) - 0.5 * np.log(2 * np.pi), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    dists.normal_entropy(jnp.float32(2.0)), 0.5 * np.log(2 * np.pi * np.e * 4), rtol=1e-6
+  )
 
 
 class ReturnsTest(chex.TestCase):
-
   @chex.variants(with_jit=True, without_jit=True)
   def test_by_hand(self):
     """R₁ = r₂ + γ₂ v₂ (bootstrap), R₀ = r₁ + γ₁ [(1-λ) v₁ + λ R₁]."""
     reward, discount = jnp.array([1.0, 2.0]), jnp.array([0.9, 0.5])
     value = jnp.array([10.0, 20.0])
     last = 2 + 0.5 * 20
-    returns = self.variant(lambda *a: lambda_returns(*a, lam=0.8))(reward, discount, value, value[-1])
+    returns = self.variant(lambda *a: lambda_returns(*a, lam=0.8))(
+      reward, discount, value, value[-1]
+    )
     np.testing.assert_allclose(returns, [1 + 0.9 * (0.2 * 10 + 0.8 * last), last], rtol=1e-6)
 
   @chex.variants(with_jit=True, without_jit=True)
@@ -112,7 +131,9 @@ class ReturnsTest(chex.TestCase):
     reward = jax.random.normal(jax.random.key(0), (5, 3))
     value = jax.random.normal(jax.random.key(1), (5, 3))
     discount = jnp.full((5, 3), 0.9).at[2, 1].set(0.0)
-    run = lambda lam: self.variant(lambda *a: lambda_returns(*a, lam=lam))(reward, discount, value, value[-1])
+    run = lambda lam: self.variant(lambda *a: lambda_returns(*a, lam=lam))(
+      reward, discount, value, value[-1]
+    )
     np.testing.assert_allclose(run(0.0), reward + discount * value, rtol=1e-5, atol=1e-6)
     total = np.asarray(value[-1])
     for t in reversed(range(5)):
@@ -123,7 +144,8 @@ class ReturnsTest(chex.TestCase):
 def test_percentiles():
   returns = jnp.arange(101.0)
   one = Percentiles.zeros().update(returns)
-  np.testing.assert_allclose([one.low, one.high], [0.05, 0.95], rtol=1e-5)  # 0.99·0 + 0.01·percentile, no correction
+  # 0.99·0 + 0.01·percentile, no correction
+  np.testing.assert_allclose([one.low, one.high], [0.05, 0.95], rtol=1e-5)
   assert one.scale() == 1.0  # never below the minimum
   state = one
   for _ in range(2000):
@@ -149,9 +171,13 @@ def test_truncated_normal_is_scipys(mean, std):
 
 
 def test_truncated_normal_passes_gradients_at_the_edge():
-  """A draw that is clipped away from the bound still moves with its mean, as if it were not clipped."""
+  """A draw that is clipped away from the bound still moves with its mean, as if it were not
+  clipped.
+  """
+
   def sample(mean, margin):
     return dists.TruncatedNormal(mean, jnp.float32(0.5)).sample(0.9, margin)
+
   free, slope = jax.value_and_grad(sample)(jnp.float32(0.8), 1e-6)
   clipped, same = jax.value_and_grad(sample)(jnp.float32(0.8), 0.2)
   assert free > 0.8 and slope > 0.01
@@ -164,6 +190,8 @@ def test_scalar_heads(distribution, size):
   out = jax.random.normal(jax.random.key(0), (5, size))
   assert head.size == size and head.mean(out).shape == (5,)
   if distribution == 'gaussian':
-    np.testing.assert_allclose(head.loss(out, jnp.full(5, 2.0)), 0.5 * np.square(np.asarray(out)[:, 0] - 2), rtol=1e-5)
+    np.testing.assert_allclose(
+      head.loss(out, jnp.full(5, 2.0)), 0.5 * np.square(np.asarray(out)[:, 0] - 2), rtol=1e-5
+    )
   best = jax.grad(lambda out: head.loss(out, head.mean(out)).sum())(out)
   assert distribution == 'two_hot' or not best.any()

@@ -1,9 +1,10 @@
-"""What the documentation says is true: its commands and its Python run, its links lead somewhere, its numbers are those
-of their sources.
+"""What the documentation says is true: its commands and its Python run, its links lead somewhere,
+its numbers are those of their sources.
 
-Commands: those of the quick start are really run, one after the other, at `tiny` sizes. Commands that train are taken
-through the launcher to their configuration; `tests/suites_test.py` trains each suite. Commands of tools have their
-flags checked, sweeps their plan made. What cannot go that far is in `NOT_RUN`, with the reason. Anything else fails.
+Commands: those of the quick start are really run, one after the other, at `tiny` sizes. Commands
+that train are taken through the launcher to their configuration; `tests/suites_test.py` trains each
+suite. Commands of tools have their flags checked, sweeps their plan made. What cannot go that far
+is in `NOT_RUN`, with the reason. Anything else fails.
 """
 
 import ast
@@ -30,17 +31,27 @@ from tests.documents import PAGES, ROOT
 
 # Beginnings of commands that are not taken further than said here.
 NOT_RUN = {
-    'python -m experiments.line': 'run by test_own_environment',
-    'python -m experiments.catch --preset=tiny --method=dreamerv3_plain_kl': 'run by test_own_method',
-    'python -m experiments.rlbench': 'needs a simulator that no registry has: tests/suites_test.py',
-    "python -c 'from tests import agent_test; agent_test.record_goldens()'": 'would overwrite the goldens',
-    'tensorboard': 'a package of its own, which is not installed for the tests',
-    'pip install tensorboard': 'the same',
-    'pip install wandb': 'a quoted message',
-    'pip install git+': 'needs the network',
-    'python -m experiments.<suite>': 'any of them',
+  'python -m experiments.line': 'run by test_own_environment',
+  'python -m experiments.catch --preset=tiny --method=dreamerv3_plain_kl': 'run by test_own_method',
+  'python -m experiments.rlbench': 'needs a simulator that no registry has: tests/suites_test.py',
+  "python -c 'from tests import agent_test; agent_test.record_goldens()'": 'would overwrite the goldens',
+  'tensorboard': 'a package of its own, which is not installed for the tests',
+  'pip install tensorboard': 'the same',
+  'pip install wandb': 'a quoted message',
+  'pip install git+': 'needs the network',
+  'python -m experiments.<suite>': 'any of them',
 }
-TOOLS = ('benchmark', 'contact_sheet', 'docs', 'evaluate', 'play', 'precision', 'report', 'reproduce', 'results')
+TOOLS = (
+  'benchmark',
+  'contact_sheet',
+  'docs',
+  'evaluate',
+  'play',
+  'precision',
+  'report',
+  'reproduce',
+  'results',
+)
 COMMANDS = [(page, command) for page, text in PAGES.items() for command in documents.commands(text)]
 
 
@@ -52,6 +63,7 @@ def environment(**variables):
 def reach():
   """The package that docs/own_environment.md has registered."""
   import gymnasium
+
   sys.modules['my_package'] = types.ModuleType('my_package')
   gymnasium.register('Reach-v0', 'gymnasium.envs.classic_control:CartPoleEnv')
   yield
@@ -59,17 +71,25 @@ def reach():
   del sys.modules['my_package']
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Commands
 
 
 def test_commands_are_found():
   """The search for commands finds those of every form, and nothing else."""
-  page = ('```python\nmake = 1\n```\n```\npython -m experiments.a --x=1   # why\nmake b\nprinted: 3\n'
-          'srun -n4 python -m experiments.c \\\n    --y\n```\n'
-          'See `python -m experiments.d\n--z`, `make_e`, `A=1 python -m pytest`.\n\n    make f\n')
-  assert documents.commands(page) == ['python -m experiments.a --x=1', 'make b', 'srun -n4 python -m experiments.c --y',
-                                      'make f', 'python -m experiments.d --z', 'A=1 python -m pytest']
+  page = (
+    '```python\nmake = 1\n```\n```\npython -m experiments.a --x=1   # why\nmake b\nprinted: 3\n'
+    'srun -n4 python -m experiments.c \\\n    --y\n```\n'
+    'See `python -m experiments.d\n--z`, `make_e`, `A=1 python -m pytest`.\n\n    make f\n'
+  )
+  assert documents.commands(page) == [
+    'python -m experiments.a --x=1',
+    'make b',
+    'srun -n4 python -m experiments.c --y',
+    'make f',
+    'python -m experiments.d --z',
+    'A=1 python -m pytest',
+  ]
   assert len(COMMANDS) > 70
 
 
@@ -100,7 +120,9 @@ def check_command(command, tmp_path):
   elif words[:2] == ['python', '-m'] and words[2].startswith('experiments.'):
     check_experiment(words[2].partition('.')[2], words[3:], tmp_path)
   else:
-    raise AssertionError('the tests do not know what to do with this command: see tests/docs_test.py')
+    raise AssertionError(
+      'the tests do not know what to do with this command: see tests/docs_test.py'
+    )
 
 
 def check_install(words):
@@ -120,18 +142,30 @@ def check_experiment(module, words, tmp_path):
   if module == 'doctor':
     assert not words
   elif module in documents.SUITES:
-    # S stands for a seed, machine0 for a machine; what several processes are told is tested in parallel_test.py.
+    # S stands for a seed, machine0 for a machine; what several processes are told is tested in
+    # parallel_test.py.
     words = [word.replace('=S', '=0') if word.startswith('--seed') else word for word in words]
     config = documents.configuration_of(module, words)
     assert config.suite == importlib.import_module(f'configs.{module}').SUITE
   elif module == 'sweep':
     from harmony_jax.sweeping import plan
+
     given, rest, overrides = documents.parse(module, words)
-    of = lambda *names: next((given[name] for name in names if name in given), documents.flags_of(module)[names[-1]][2])
+    of = lambda *names: next(
+      (given[name] for name in names if name in given), documents.flags_of(module)[names[-1]][2]
+    )
     assert not rest
     preset = 'cpu' if of('preset') == 'auto' else of('preset')
-    jobs = plan.make(of('suite'), of('tasks', 'games').split(','), plan.parse_seeds(of('seeds')),
-                     of('method').split(','), of('weighting').split(','), preset, tmp_path, overrides)
+    jobs = plan.make(
+      of('suite'),
+      of('tasks', 'games').split(','),
+      plan.parse_seeds(of('seeds')),
+      of('method').split(','),
+      of('weighting').split(','),
+      preset,
+      tmp_path,
+      overrides,
+    )
     assert jobs
   else:
     assert module in TOOLS, f'the tests do not know experiments.{module}'
@@ -139,13 +173,17 @@ def check_experiment(module, words, tmp_path):
 
 
 def test_flags_in_the_text_exist():
-  """`--flag=value` and `… --flag=a|b`, alone in a line of text, are flags of some command, with its values."""
+  """`--flag=value` and `… --flag=a|b`, alone in a line of text, are flags of some command, with its
+  values.
+  """
   training, fields = {}, set()
   for suite in documents.SUITES:
     values, benchmark = documents.flags.FlagValues(), importlib.import_module(f'configs.{suite}')
     docs.launcher.define_flags(benchmark, values)
-    training |= {flag.name: getattr(flag.parser, 'enum_values', None)
-                 for flag in values.get_flags_for_module(docs.launcher.__name__)}
+    training |= {
+      flag.name: getattr(flag.parser, 'enum_values', None)
+      for flag in values.get_flags_for_module(docs.launcher.__name__)
+    }
     fields |= set(configuration.flatten(benchmark.get_config('dreamerv2', 'paper').to_dict()))
   of_tools = lambda name: any(name in documents.flags_of(tool) for tool in ('sweep', *TOOLS))
   fields |= {'…', 'some.field', 'x'}  # that stand for any
@@ -168,15 +206,23 @@ def test_flags_in_the_text_exist():
 
 def test_a_wrong_command_fails(tmp_path):
   """The checks above can fail."""
-  for command in ('python -m experiments.catch --presett=tiny', 'python -m experiments.catch --config.batch_sise=8',
-                  'python -m experiments.atari100k --game=Pogn', 'python -m experiments.results --outptu=x',
-                  'python -m experiments.sweep --weighting=harmoni', 'make coffee', 'python -m experiments.nothing',
-                  'pip install -c constraints/python2.txt', "pip install '.[cuda99]'", 'python -m http.server'):
+  for command in (
+    'python -m experiments.catch --presett=tiny',
+    'python -m experiments.catch --config.batch_sise=8',
+    'python -m experiments.atari100k --game=Pogn',
+    'python -m experiments.results --outptu=x',
+    'python -m experiments.sweep --weighting=harmoni',
+    'make coffee',
+    'python -m experiments.nothing',
+    'pip install -c constraints/python2.txt',
+    "pip install '.[cuda99]'",
+    'python -m http.server',
+  ):
     with pytest.raises((AssertionError, UserError, ValueError, documents.flags.Error)):
       check_command(command, tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The quick start, from the first run to the report
 
 
@@ -185,9 +231,20 @@ def run(command, folder):
   command = command.replace('-cpu/', '-tiny/').replace('--preset=cpu', '--preset=tiny')
   command = re.sub(r'--episodes=\d+', '--episodes=2', command)
   python = shlex.quote(sys.executable)
-  result = subprocess.run(re.sub(r'^python ', f'{python} ', command), shell=True, cwd=folder, capture_output=True,
-                          text=True, timeout=400, env=environment())
-  assert result.returncode == 0 and 'Traceback' not in result.stderr, (command, result.stdout, result.stderr)
+  result = subprocess.run(
+    re.sub(r'^python ', f'{python} ', command),
+    shell=True,
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    timeout=400,
+    env=environment(),
+  )
+  assert result.returncode == 0 and 'Traceback' not in result.stderr, (
+    command,
+    result.stdout,
+    result.stderr,
+  )
   return result.stdout
 
 
@@ -204,8 +261,12 @@ def quick_start(tmp_path_factory):
 def test_quick_start(quick_start):
   """Every command about the first run, in the order of the page; then its Python."""
   page = PAGES['docs/quick_start.md']
-  after = [command for command in documents.commands(page)
-           if re.match(r'python -m experiments\.(evaluate|play|report|results) \S', command) and '…' not in command]
+  after = [
+    command
+    for command in documents.commands(page)
+    if re.match(r'python -m experiments\.(evaluate|play|report|results) \S', command)
+    and '…' not in command
+  ]
   modules = {shlex.split(command)[2].partition('.')[2] for command in after}
   assert modules >= {'evaluate', 'play', 'report', 'results'}
   for command in after:
@@ -217,8 +278,15 @@ def test_quick_start(quick_start):
 def test_python_of_the_first_run(quick_start, monkeypatch):
   """Blocks of Python that load the first run."""
   monkeypatch.chdir(quick_start)
-  names, found = {}, [block for page in ('README.md', 'docs/quick_start.md')
-                      for block in documents.blocks(PAGES[page], 'python') if 'Agent.load' in block]
+  names, found = (
+    {},
+    [
+      block
+      for page in ('README.md', 'docs/quick_start.md')
+      for block in documents.blocks(PAGES[page], 'python')
+      if 'Agent.load' in block
+    ],
+  )
   assert found
   for block in found:
     folder = quick_start / 'runs/catch/catch/dreamerv3-harmony-tiny/seed0'
@@ -226,7 +294,7 @@ def test_python_of_the_first_run(quick_start, monkeypatch):
     exec(compile(block, 'Agent.load', 'exec'), names)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Python
 
 
@@ -237,19 +305,30 @@ def test_harmony_alone():
     exec(compile(block, 'docs/harmony_alone.md', 'exec'), names)
     reached.append({name: float(value) for name, value in names['metrics'].items()})
   text = PAGES['docs/harmony_alone.md']
-  for task, loss, sigma, weight in (('observation', 50, '50.98', 1 / 50.98), ('reward', 0.01, '0.105', 9.5)):
+  for task, loss, sigma, weight in (
+    ('observation', 50, '50.98', 1 / 50.98),
+    ('reward', 0.01, '0.105', 9.5),
+  ):
     assert sigma in text
     np.testing.assert_allclose(reached[0][f'{task}/sigma'], float(sigma), rtol=0.01)
     np.testing.assert_allclose(reached[0][f'{task}/weight'], weight, rtol=0.01)
     np.testing.assert_allclose(harmony.optimal_sigma(loss), float(sigma), rtol=2e-3)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((names['gradient'], names['params'])))
-  np.testing.assert_allclose(names['params']['harmony']['reward'],
-                             np.log(harmony.optimal_sigma(names['first']['reward'])), rtol=1e-5)
+  assert all(
+    np.isfinite(leaf).all() for leaf in jax.tree.leaves((names['gradient'], names['params']))
+  )
+  np.testing.assert_allclose(
+    names['params']['harmony']['reward'],
+    np.log(harmony.optimal_sigma(names['first']['reward'])),
+    rtol=1e-5,
+  )
   with pytest.raises(ValueError) as error:
     harmony.weigh({'reward': np.ones(64)}, {'reward': 0.0}, ())
   assert str(error.value) in text
   for negative in (-0.5, -3.0):  # no minimum, as the pitfalls say
-    totals = [float(harmony.weigh({'a': np.float32(negative)}, {'a': np.float32(s)}, ())[0]) for s in (0, -2, -4, -8)]
+    totals = [
+      float(harmony.weigh({'a': np.float32(negative)}, {'a': np.float32(s)}, ())[0])
+      for s in (0, -2, -4, -8)
+    ]
     assert totals == sorted(totals, reverse=True) and totals[-1] < -1000
 
 
@@ -273,17 +352,31 @@ print(*metrics)
 
 @pytest.mark.parametrize('how', ['traced', pytest.param('trained', marks=pytest.mark.slow)])
 def test_own_method(how, tmp_path):
-  """The edits of docs/own_method.md, applied to a copy of the code: the example is right there, and trains."""
+  """The edits of docs/own_method.md, applied to a copy of the code: the example is right there, and
+  trains.
+  """
   page = PAGES['docs/own_method.md']
   apply_edits(documents.blocks(page, 'diff'), tmp_path)
-  words = shlex.split(next(command for command in documents.commands(page) if 'dreamerv3_plain_kl' in command))
-  method, rule = (next(word.partition('=')[2] for word in words if word.startswith(flag)) for flag in
-                  ('--method', '--weighting'))
+  words = shlex.split(
+    next(command for command in documents.commands(page) if 'dreamerv3_plain_kl' in command)
+  )
+  method, rule = (
+    next(word.partition('=')[2] for word in words if word.startswith(flag))
+    for flag in ('--method', '--weighting')
+  )
   code = '\n'.join(documents.blocks(page, 'python')) + (
-      TRACED.replace('METHOD', repr(method)).replace('RULE', repr(rule)) if how == 'traced' else
-      f'import runpy, sys\nsys.argv = {words[2:]!r}\nrunpy.run_module({words[2]!r}, run_name="__main__")')
-  result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=400,
-                          env=environment(PYTHONPATH=str(tmp_path)))
+    TRACED.replace('METHOD', repr(method)).replace('RULE', repr(rule))
+    if how == 'traced'
+    else f'import runpy, sys\nsys.argv = {words[2:]!r}\nrunpy.run_module({words[2]!r}, run_name="__main__")'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=400,
+    env=environment(PYTHONPATH=str(tmp_path)),
+  )
   assert result.returncode == 0, (result.stdout, result.stderr)
   metrics = result.stdout
   if how == 'trained':
@@ -309,27 +402,45 @@ def apply_edits(edits, folder):
       path.write_text(new + '\n', encoding='utf-8')
       continue
     text = path.read_text(encoding='utf-8')
-    assert text.count(old) == 1, f'docs/own_method.md changes lines of {name} that are not there: {old}'
+    assert text.count(old) == 1, (
+      f'docs/own_method.md changes lines of {name} that are not there: {old}'
+    )
     path.write_text(text.replace(old, new), encoding='utf-8')
 
 
 @pytest.mark.parametrize('how', ['made', pytest.param('trained', marks=pytest.mark.slow)])
 def test_own_environment(how, tmp_path):
-  """The class of docs/own_environment.md and the three edits that the page tells: its command starts, and trains."""
+  """The class of docs/own_environment.md and the three edits that the page tells: its command
+  starts, and trains.
+  """
   page = PAGES['docs/own_environment.md']
   copy_code(tmp_path)
-  (tmp_path / 'my_package.py').write_text(next(b for b in documents.blocks(page, 'python') if 'class Line' in b))
-  edit = lambda source, old, new, to: (tmp_path / to).write_text(re.sub(
-      old, new, (tmp_path / source).read_text(encoding='utf-8'), count=1), encoding='utf-8')
+  (tmp_path / 'my_package.py').write_text(
+    next(b for b in documents.blocks(page, 'python') if 'class Line' in b)
+  )
+  edit = lambda source, old, new, to: (tmp_path / to).write_text(
+    re.sub(old, new, (tmp_path / source).read_text(encoding='utf-8'), count=1), encoding='utf-8'
+  )
   suites = 'harmony_jax/envs/__init__.py'
   edit(suites, r'SUITES = {', "SUITES = {\n    'line': 'my_package:Line',", suites)
-  edit('configs/catch.py', r"= 'catch', 'task', 'catch'", "= 'line', 'task', 'line'", 'configs/line.py')
+  edit(
+    'configs/catch.py', r"= 'catch', 'task', 'catch'", "= 'line', 'task', 'line'", 'configs/line.py'
+  )
   edit('configs/line.py', r'env=dict\([^)]*\)', 'env=dict(length=8)', 'configs/line.py')
-  edit('experiments/catch.py', r'(?s)^.*$', 'from configs import line\nfrom experiments import launcher\n'
-       "if __name__ == '__main__':\n  launcher.run(line)\n", 'experiments/line.py')
-  words = shlex.split(next(command for command in documents.commands(page) if 'experiments.line' in command))
+  edit(
+    'experiments/catch.py',
+    r'(?s)^.*$',
+    'from configs import line\nfrom experiments import launcher\n'
+    "if __name__ == '__main__':\n  launcher.run(line)\n",
+    'experiments/line.py',
+  )
+  words = shlex.split(
+    next(command for command in documents.commands(page) if 'experiments.line' in command)
+  )
   if how == 'made':  # without a step of training
-    words[1:3] = ['-c', '''
+    words[1:3] = [
+      '-c',
+      """
 from configs import line
 from experiments import launcher
 from harmony_jax import envs
@@ -345,26 +456,38 @@ class Trainer:
 
 loop.Trainer = Trainer
 launcher.run(line)
-''']
-  result = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=400,
-                          env=environment(PYTHONPATH=str(tmp_path)))
+""",
+    ]
+  result = subprocess.run(
+    [sys.executable, *words[1:]],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=400,
+    env=environment(PYTHONPATH=str(tmp_path)),
+  )
   assert result.returncode == 0 and 'complete: ' in result.stdout, (result.stdout, result.stderr)
 
 
 def test_no_other_python():
   """Every page with Python has a test that runs it."""
   assert {page for page, text in PAGES.items() if documents.blocks(text, 'python')} <= {
-      'README.md', 'docs/quick_start.md', 'docs/harmony_alone.md', 'docs/own_method.md',
-      'docs/own_environment.md'}  # the last: tests/envs_own_environment_test.py
+    'README.md',
+    'docs/quick_start.md',
+    'docs/harmony_alone.md',
+    'docs/own_method.md',
+    'docs/own_environment.md',
+  }  # the last: tests/envs_own_environment_test.py
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Texts, numbers, links
 
 
 def test_the_configuration_reference_is_up_to_date():
   assert (ROOT / 'docs/configuration.md').read_text(encoding='utf-8') == docs.configuration(), (
-      'docs/configuration.md is not what configs/ say: python -m experiments.docs --output=docs')
+    'docs/configuration.md is not what configs/ say: python -m experiments.docs --output=docs'
+  )
 
 
 def test_every_setting_is_described(tmp_path):
@@ -375,9 +498,17 @@ def test_every_setting_is_described(tmp_path):
     for field in configuration.flatten(benchmark.get_config('dreamerv2', 'paper').to_dict()):
       assert f'| `{field}`' in text, field
   source = tmp_path / 'some.py'
-  source.write_text('dict(\n  # all of it\n  a=dict(b=1, c=dict()),  # this\n  d=2)  # that\n'
-                    'X = {"e": dict(\n  f=3)}  # other\n')
-  assert docs.descriptions(source) == {'a': 'this', 'a.b': 'this', 'a.c': 'this', 'd': 'that', 'e.f': 'other'}
+  source.write_text(
+    'dict(\n  # all of it\n  a=dict(b=1, c=dict()),  # this\n  d=2)  # that\n'
+    'X = {"e": dict(\n  f=3)}  # other\n'
+  )
+  assert docs.descriptions(source) == {
+    'a': 'this',
+    'a.b': 'this',
+    'a.c': 'this',
+    'd': 'that',
+    'e.f': 'other',
+  }
   with pytest.raises(UserError, match='no comment says what these settings mean: g'):
     docs.described(['d', 'g'], docs.descriptions(source))
 
@@ -385,12 +516,16 @@ def test_every_setting_is_described(tmp_path):
 def test_the_figure_shows_the_closed_forms(tmp_path):
   """Its numbers: minima by search on the drawn curves, weights by eq. 13 in NumPy."""
   found = docs.harmonious_losses()
-  for name, best in (('unrectified', lambda x: x), ('rectified', lambda x: (x + np.sqrt(x * (x + 4))) / 2)):
+  for name, best in (
+    ('unrectified', lambda x: x),
+    ('rectified', lambda x: (x + np.sqrt(x * (x + 4))) / 2),
+  ):
     rule = found[name]
     for level in concepts.LOSSES:
       sigma, lowest = rule['minimum'][level]
       np.testing.assert_allclose(sigma, best(level), rtol=1e-5)
-      np.testing.assert_allclose(found['sigma'][rule['total'][level].argmin()], sigma, rtol=0.07)  # the grid
+      # the grid
+      np.testing.assert_allclose(found['sigma'][rule['total'][level].argmin()], sigma, rtol=0.07)
       np.testing.assert_allclose(rule['total'][level].min(), lowest, atol=2e-3)
     np.testing.assert_allclose(rule['weight'], 1 / best(found['loss']), rtol=1e-5)
     np.testing.assert_allclose(rule['scaled'], found['loss'] / best(found['loss']), rtol=1e-5)
@@ -402,7 +537,10 @@ def rows(page, head) -> list:
   """The rows of the table under a head, as lists of cells."""
   lines = PAGES[page].split(head, 1)[1].splitlines()[2:]
   cells = lambda line: [cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
-  return [cells(line) for line in lines[:next(i for i, line in enumerate([*lines, '']) if not line.startswith('|'))]]
+  return [
+    cells(line)
+    for line in lines[: next(i for i, line in enumerate([*lines, '']) if not line.startswith('|'))]
+  ]
 
 
 def test_numbers_of_the_concepts():
@@ -412,20 +550,29 @@ def test_numbers_of_the_concepts():
   for part in text.split(head)[1:]:  # measured: as they stand in the results
     for line in part.splitlines()[2:4]:
       _, run_name, *cells, _ = [cell.strip() for cell in line.split('|')]
-      source = PAGES[f"results/{'catch' if run_name.startswith('catch') else 'dmc'}/README.md"]
+      source = PAGES[f'results/{"catch" if run_name.startswith("catch") else "dmc"}/README.md']
       for cell in cells:
         assert f'| {cell} |' in source, cell
-  levels, *table = [line.split('|')[2:-1] for line in text.splitlines()
-                    if re.match(r'\| (L|weight|contribution)\b', line)]
+  levels, *table = [
+    line.split('|')[2:-1]
+    for line in text.splitlines()
+    if re.match(r'\| (L|weight|contribution)\b', line)
+  ]
   levels = np.array(levels, float)
-  for cells, wanted in zip(table, (1 / levels, harmony.optimal_weight(levels), harmony.optimal_scale(levels))):
+  for cells, wanted in zip(
+    table, (1 / levels, harmony.optimal_weight(levels), harmony.optimal_scale(levels))
+  ):
     np.testing.assert_allclose(np.array(cells, float), wanted, rtol=6e-3)
-  v3, v2 = (configuration.flatten(common.METHODS[name]().to_dict()) for name in ('dreamerv3', 'dreamerv2'))
+  v3, v2 = (
+    configuration.flatten(common.METHODS[name]().to_dict()) for name in ('dreamerv3', 'dreamerv2')
+  )
   shown = rows(page, '| setting | dreamerv3 | dreamerv2 | in words |')
   assert len(shown) > 10
   for field, first, second, _ in shown:
     field = field.strip('`')
-    assert (docs.cell(v3[field]).strip('`'), docs.cell(v2[field]).strip('`')) == (first, second), field
+    assert (docs.cell(v3[field]).strip('`'), docs.cell(v2[field]).strip('`')) == (first, second), (
+      field
+    )
     assert first != second, field
   for loss, factor, sigma in ((13.7, 1, '14.6'), (13.7, 6 / 5, '17.4')):
     assert sigma in text
@@ -433,20 +580,31 @@ def test_numbers_of_the_concepts():
 
 
 def test_quoted_messages_are_in_the_source():
-  """A text with a space, quoted as a symptom in docs/troubleshooting.md, is one that the program prints, from its
-  first word to its last.
+  """A text with a space, quoted as a symptom in docs/troubleshooting.md, is one that the program
+  prints, from its first word to its last.
 
   … is what differs; where a quotation begins or ends with it there may be more.
   """
-  sources = [text for folder in ('harmony_jax', 'experiments', 'configs') for path in (ROOT / folder).rglob('*.py')
-             for text in texts(path)]
+  sources = [
+    text
+    for folder in ('harmony_jax', 'experiments', 'configs')
+    for path in (ROOT / folder).rglob('*.py')
+    for text in texts(path)
+  ]
   makefile, count = (ROOT / 'Makefile').read_text(encoding='utf-8'), 0
   pattern = lambda span: re.compile(
-      ('.*' if span[0] == '…' else '') + '.+'.join(map(re.escape, span.removeprefix('…').lstrip().split('…'))), re.S)
-  printed = lambda span: any(pattern(span).fullmatch(source) for source in sources) or span.strip('… ') in makefile
+    ('.*' if span[0] == '…' else '')
+    + '.+'.join(map(re.escape, span.removeprefix('…').lstrip().split('…'))),
+    re.S,
+  )
+  printed = lambda span: (
+    any(pattern(span).fullmatch(source) for source in sources) or span.strip('… ') in makefile
+  )
   assert printed('problem: …') and not printed('left out: …') and not printed('is damaged')
   for line in PAGES['docs/troubleshooting.md'].splitlines():
-    for span in re.findall(r'`([^`]+)`', re.split(r'(?<!\\)\|', line)[1]) if line.startswith('| ') else []:
+    for span in (
+      re.findall(r'`([^`]+)`', re.split(r'(?<!\\)\|', line)[1]) if line.startswith('| ') else []
+    ):
       if ' ' in span:
         count += 1
         assert printed(span), f'no message reads: {span}'
@@ -454,13 +612,22 @@ def test_quoted_messages_are_in_the_source():
 
 
 def texts(path):
-  """The strings of a Python file; the placeholders of f-strings are a character that is in no message."""
+  """The strings of a Python file; the placeholders of f-strings are a character that is in no
+  message.
+  """
   tree = ast.parse(path.read_text(encoding='utf-8'))
-  known = {target.id: str(node.value.value) for node in tree.body
-           if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-           for target in node.targets if isinstance(target, ast.Name)}
-  part = lambda value: (value.value if isinstance(value, ast.Constant) else
-                        known.get(getattr(value.value, 'id', ''), '\0'))
+  known = {
+    target.id: str(node.value.value)
+    for node in tree.body
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    for target in node.targets
+    if isinstance(target, ast.Name)
+  }
+  part = lambda value: (
+    value.value
+    if isinstance(value, ast.Constant)
+    else known.get(getattr(value.value, 'id', ''), '\0')
+  )
   for node in ast.walk(tree):
     if isinstance(node, ast.JoinedStr):
       yield ''.join(map(part, node.values))

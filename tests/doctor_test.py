@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from experiments import diagnosis
-from experiments import doctor
+from experiments import diagnosis, doctor
 from experiments.diagnosis import Probe
 
 ROOT = pathlib.Path(doctor.__file__).parents[1]
@@ -27,9 +26,14 @@ def pinned(python):
 
 def check_versions(versions, python=(3, 11, 7), pyrep_is_simulator=False):
   """All that is wrong with a set of versions."""
-  findings = (diagnosis.check_python(python) + diagnosis.check_packages(versions) +
-              diagnosis.check_jax(versions, python) + diagnosis.check_ale(versions) +
-              diagnosis.check_mujoco(versions) + diagnosis.check_strays(versions, pyrep_is_simulator))
+  findings = (
+    diagnosis.check_python(python)
+    + diagnosis.check_packages(versions)
+    + diagnosis.check_jax(versions, python)
+    + diagnosis.check_ale(versions)
+    + diagnosis.check_mujoco(versions)
+    + diagnosis.check_strays(versions, pyrep_is_simulator)
+  )
   return [finding for finding in findings if finding.level != 'ok']
 
 
@@ -40,14 +44,21 @@ def test_pinned_versions_are_good(python):
   assert check_versions(versions, PYTHONS[python]) == []
 
 
-@pytest.mark.parametrize('python, change, level, text', [
+@pytest.mark.parametrize(
+  'python, change, level, text',
+  [
     ((3, 10, 13), {}, 'fail', 'older than 3.11'),
     ((3, 11, 7), {'ale-py': '0.10.1'}, 'fail', 'paddle'),
     ((3, 11, 7), {'jax': '0.11.2', 'jaxlib': '0.11.2'}, 'fail', 'need Python 3.12'),
     ((3, 12, 1), {'jax': '0.12.0.1', 'jaxlib': '0.12.0'}, 'warn', 'untested'),
     ((3, 12, 1), {}, 'warn', 'jax 0.10.2 on Python 3.12 is untested'),
     ((3, 11, 7), {'jaxlib': '0.9.2'}, 'fail', 'jaxlib 0.9.2 is not for jax 0.10.2'),
-    ((3, 11, 7), {'jax-cuda13-plugin': '0.11.2'}, 'warn', 'jax-cuda13-plugin 0.11.2 is not for jaxlib 0.10.2'),
+    (
+      (3, 11, 7),
+      {'jax-cuda13-plugin': '0.11.2'},
+      'warn',
+      'jax-cuda13-plugin 0.11.2 is not for jaxlib 0.10.2',
+    ),
     ((3, 11, 7), {'dm_control': '1.0.50'}, 'warn', 'needs mujoco 3.17'),
     ((3, 11, 7), {'dm_control': '1.0.51'}, 'warn', 'untested pair'),
     ((3, 11, 7), {'mujoco': '4.0.0'}, 'warn', '4 and newer is untested'),
@@ -58,7 +69,8 @@ def test_pinned_versions_are_good(python):
     ((3, 11, 7), {'tensorflow': '2.20.0'}, 'note', 'nothing here needs it'),
     ((3, 11, 7), {'optax': None}, 'fail', 'Missing: optax'),
     ((3, 11, 7), {'wandb': None}, 'note', 'Not installed: wandb'),
-])
+  ],
+)
 def test_bad_versions_are_named(python, change, level, text):
   versions = {name: version for name, version in (pinned('3.11') | change).items() if version}
   found = [f for f in check_versions(versions, python) if text in f.text]
@@ -76,12 +88,15 @@ def test_release_reads_the_leading_numbers():
   assert diagnosis.release('unknown') == ()
 
 
-@pytest.mark.parametrize('versions, gpu, platforms, remedy', [
+@pytest.mark.parametrize(
+  'versions, gpu, platforms, remedy',
+  [
     ({}, False, '', None),
     ({}, True, '', "constraints/python3.11.txt -e '.[cuda13]'"),
     (PLUGIN, True, 'cpu', 'unset JAX_PLATFORMS'),
     (PLUGIN, True, '', 'driver 580'),
-])
+  ],
+)
 def test_unused_gpu(versions, gpu, platforms, remedy):
   started, *rest = diagnosis.check_devices(CPU, versions, (3, 11, 7), gpu, platforms)
   assert started.level == 'ok' and 'cpu:0' in started.text
@@ -94,12 +109,15 @@ def test_jax_that_does_not_start():
   assert finding.level == 'fail' and 'libcuda is broken' in finding.text
 
 
-@pytest.mark.parametrize('probe, bad', [
+@pytest.mark.parametrize(
+  'probe, bad',
+  [
     (Probe({'roms': 26, 'missing': [], 'moved': True}), None),
     (Probe({'roms': 26, 'missing': ['pong'], 'moved': True}), 'ROMs missing: pong'),
     (Probe({'roms': 26, 'missing': [], 'moved': False}), 'ignores its actions'),
     (Probe(None, 'No module named ale_py'), 'No module named ale_py'),
-])
+  ],
+)
 def test_atari(probe, bad):
   failed = [f for f in diagnosis.check_atari(probe) if f.level == 'fail']
   assert len(failed) == (bad is not None)
@@ -108,8 +126,16 @@ def test_atari(probe, bad):
 
 def test_atari_probe_sees_a_paddle_that_ignores_actions():
   deaf = doctor.ATARI_PROBE.replace('ale.act(action)', 'ale.act(ale_py.Action.NOOP)')
-  assert doctor.ask(doctor.ATARI_PROBE, '["pong"]').answer == {'roms': 1, 'missing': [], 'moved': True}
-  assert doctor.ask(deaf, '["no_game"]').answer == {'roms': 1, 'missing': ['no_game'], 'moved': False}
+  assert doctor.ask(doctor.ATARI_PROBE, '["pong"]').answer == {
+    'roms': 1,
+    'missing': [],
+    'moved': True,
+  }
+  assert doctor.ask(deaf, '["no_game"]').answer == {
+    'roms': 1,
+    'missing': ['no_game'],
+    'moved': False,
+  }
 
 
 def test_rendering():
@@ -145,8 +171,13 @@ def test_ask_reports_what_went_wrong():
 
 
 def run_doctor(*flags):
-  return subprocess.run([sys.executable, *flags, '-m', 'experiments.doctor'], cwd=ROOT, capture_output=True, text=True,
-                        timeout=300)
+  return subprocess.run(
+    [sys.executable, *flags, '-m', 'experiments.doctor'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
 
 
 def test_command_reports_this_machine():

@@ -15,11 +15,15 @@ from configs import common
 from experiments import launcher
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding='utf-8')
-         for pattern in ('README.md', 'docs/*.md', 'results/*/README.md', 'benchmarks/*.md')
-         for path in sorted(ROOT.glob(pattern))}
+PAGES = {
+  str(path.relative_to(ROOT)): path.read_text(encoding='utf-8')
+  for pattern in ('README.md', 'docs/*.md', 'results/*/README.md', 'benchmarks/*.md')
+  for path in sorted(ROOT.glob(pattern))
+}
 SUITES = ('atari100k', 'catch', 'dmc', 'dmcr', 'metaworld', 'rlbench', 'gym')
-BEGINNING = re.compile(r'(?:\w+=\S+ +)*(?:srun .*?)?(?:python -m|make|pip|\.venv/bin/pip|tensorboard|python -c) [^\s=]')
+BEGINNING = re.compile(
+  r'(?:\w+=\S+ +)*(?:srun .*?)?(?:python -m|make|pip|\.venv/bin/pip|tensorboard|python -c) [^\s=]'
+)
 
 
 def split(text) -> tuple:
@@ -44,7 +48,9 @@ def blocks(text, language) -> list:
 
 
 def commands(text) -> list:
-  """Every command of a page: in blocks without a language, in indented blocks and in `…` within a line."""
+  """Every command of a page: in blocks without a language, in indented blocks and in `…` within a
+  line.
+  """
   code, prose = '\n'.join(blocks(text, '')), split(text)[1]
   code += '\n' + '\n'.join(re.findall(r'^    (.*)$', prose, re.M))
   lines = re.sub(r'\s*\\\n\s*', ' ', code).splitlines()
@@ -54,7 +60,9 @@ def commands(text) -> list:
 
 
 def without_prefix(command) -> list:
-  """The words of a command from `python` on: without variables, `srun` and its options, and without …"""
+  """The words of a command from `python` on: without variables, `srun` and its options, and without
+  …
+  """
   words = [word for word in shlex.split(command) if word != '…']
   start = next((index for index, word in enumerate(words) if word == 'python'), 0)
   return words[start:]
@@ -68,18 +76,29 @@ def slugs(text) -> set:
 
 def links(text) -> list:
   """The targets of links and pictures that are files or anchors."""
-  return [target for target in re.findall(r'\]\(([^)\s]+)\)', split(text)[1]) if not re.match(r'\w+:', target)]
+  return [
+    target
+    for target in re.findall(r'\]\(([^)\s]+)\)', split(text)[1])
+    if not re.match(r'\w+:', target)
+  ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Flags
 
 
 @functools.cache
 def flags_of(module) -> dict:
-  """{name: (type, values of an enum, default)} of the flags of `python -m experiments.<module>`, by its --helpxml."""
-  result = subprocess.run([sys.executable, '-m', f'experiments.{module}', '--helpxml'], cwd=ROOT, capture_output=True,
-                          text=True, timeout=120)
+  """{name: (type, values of an enum, default)} of the flags of `python -m experiments.<module>`, by
+  its --helpxml.
+  """
+  result = subprocess.run(
+    [sys.executable, '-m', f'experiments.{module}', '--helpxml'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
   assert '<AllFlags>' in result.stdout and 'Traceback' not in result.stderr, (module, result.stderr)
   found = {}
   for flag in xml.etree.ElementTree.fromstring(result.stdout).iter('flag'):
@@ -89,7 +108,9 @@ def flags_of(module) -> dict:
 
 
 def parse(module, words) -> tuple:
-  """({flag: text}, [other words], [overrides]) of a command of a tool; fails where it would be refused."""
+  """({flag: text}, [other words], [overrides]) of a command of a tool; fails where it would be
+  refused.
+  """
   known, given, rest, overrides = flags_of(module), {}, [], []
   for word in words:
     name, equals, value = word.removeprefix('--').partition('=')
@@ -97,7 +118,7 @@ def parse(module, words) -> tuple:
       rest.append(word)
     elif name.startswith('config.'):
       assert equals, word
-      overrides.append(f"{name.removeprefix('config.')}={value}")
+      overrides.append(f'{name.removeprefix("config.")}={value}')
     else:
       assert name in known, f'{module} has no flag --{name}'
       kind, values, _ = known[name]
@@ -114,6 +135,7 @@ def configuration_of(suite, words):
   import importlib
 
   from harmony_jax import configuration
+
   benchmark = importlib.import_module(f'configs.{suite}')
   values = flags.FlagValues()
   launcher.define_flags(benchmark, values)

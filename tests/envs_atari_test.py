@@ -8,18 +8,37 @@ import chex
 import numpy as np
 import pytest
 
-from harmony_jax.envs import Episodes
-from harmony_jax.envs import atari
-from harmony_jax.envs import make
-from harmony_jax.envs import random_policy
+from harmony_jax.envs import Episodes, atari, make, random_policy
 from harmony_jax.envs.check import check
 
 ACTIONS = {
-    'Alien': 18, 'Amidar': 10, 'Assault': 7, 'Asterix': 9, 'BankHeist': 18, 'BattleZone': 18,
-    'Boxing': 18, 'Breakout': 4, 'ChopperCommand': 18, 'CrazyClimber': 9, 'DemonAttack': 6,
-    'Freeway': 3, 'Frostbite': 18, 'Gopher': 8, 'Hero': 18, 'Jamesbond': 18, 'Kangaroo': 18,
-    'Krull': 18, 'KungFuMaster': 14, 'MsPacman': 9, 'Pong': 6, 'PrivateEye': 18, 'Qbert': 6,
-    'RoadRunner': 18, 'Seaquest': 18, 'UpNDown': 6}
+  'Alien': 18,
+  'Amidar': 10,
+  'Assault': 7,
+  'Asterix': 9,
+  'BankHeist': 18,
+  'BattleZone': 18,
+  'Boxing': 18,
+  'Breakout': 4,
+  'ChopperCommand': 18,
+  'CrazyClimber': 9,
+  'DemonAttack': 6,
+  'Freeway': 3,
+  'Frostbite': 18,
+  'Gopher': 8,
+  'Hero': 18,
+  'Jamesbond': 18,
+  'Kangaroo': 18,
+  'Krull': 18,
+  'KungFuMaster': 14,
+  'MsPacman': 9,
+  'Pong': 6,
+  'PrivateEye': 18,
+  'Qbert': 6,
+  'RoadRunner': 18,
+  'Seaquest': 18,
+  'UpNDown': 6,
+}
 
 
 def play(env, seed, steps, action=None):
@@ -67,7 +86,8 @@ def test_an_unknown_game_is_one_line_with_the_nearest():
   with pytest.raises(ValueError) as error:
     make('atari', 'Pogn', 1)
   assert str(error.value).startswith(
-      "unknown Atari game 'Pogn': did you mean 'Pong'? (26 games: Alien, Amidar, ")
+    "unknown Atari game 'Pogn': did you mean 'Pong'? (26 games: Alien, Amidar, "
+  )
   assert '\n' not in str(error.value)
 
 
@@ -116,7 +136,9 @@ def area(source, target):
   edges = np.linspace(0, source, target + 1)
   low, high = edges[:-1, None], edges[1:, None]
   pixels = np.arange(source)
-  return np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None) / (source / target)
+  return np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None) / (
+    source / target
+  )
 
 
 def reference(rom, seed, no_ops, actions):
@@ -127,7 +149,8 @@ def reference(rom, seed, no_ops, actions):
   ale.loadROM(ale_py.roms.get_rom_path(rom))
   ale.reset_game()
   resize = lambda screen: np.einsum(
-      'ij,jkc,lk->ilc', area(210, 64), screen.astype(float), area(160, 64), optimize=True)
+    'ij,jkc,lk->ilc', area(210, 64), screen.astype(float), area(160, 64), optimize=True
+  )
   choices = ale.getMinimalActionSet()
   for _ in range(no_ops):
     ale.act(0)

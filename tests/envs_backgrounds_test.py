@@ -33,7 +33,8 @@ def levels(pool):
 def test_only_where_blue_is_strictly_the_largest(tmp_path):
   pool = Backgrounds(grey_pictures(tmp_path, [10, 20, 30]), size=4)
   image = np.zeros((4, 4, 3), np.uint8)
-  image[0] = [(1, 2, 3), (0, 0, 0), (3, 2, 3), (2, 3, 3)]  # blue; no colour; as much red; as much green
+  # blue; no colour; as much red; as much green
+  image[0] = [(1, 2, 3), (0, 0, 0), (3, 2, 3), (2, 3, 3)]
   image[1] = [(254, 254, 255), (255, 255, 254), (9, 0, 200), (0, 9, 8)]
   kept = image.copy()
   shown = pool.composite(image, 1)
@@ -42,7 +43,8 @@ def test_only_where_blue_is_strictly_the_largest(tmp_path):
   np.testing.assert_array_equal(shown, expected)
   np.testing.assert_array_equal(image, kept)
   assert shown.dtype == np.uint8
-  assert pool.composite(image, 3)[0, 0, 0] == 10 and pool.composite(image, 302)[0, 0, 0] == 30  # it wraps
+  # it wraps
+  assert pool.composite(image, 3)[0, 0, 0] == 10 and pool.composite(image, 302)[0, 0, 0] == 30
 
 
 def test_the_procedural_video_is_a_function_of_its_seed():
@@ -64,7 +66,10 @@ def test_the_procedural_video_looks_natural():
   # It moves, but slowly; a cut is another picture.
   change = np.abs(np.diff(frames, axis=0)).mean((1, 2))
   cuts = [249, 499, 749]
-  assert 5 < np.delete(change, cuts).min() and np.delete(change, cuts).max() < 25 < 35 < change[cuts].min()
+  assert (
+    5 < np.delete(change, cuts).min()
+    and np.delete(change, cuts).max() < 25 < 35 < change[cuts].min()
+  )
   assert abs(np.corrcoef(frames[0].ravel(), frames[200].ravel())[0, 1]) < 0.5
   # It drifts: a shifted frame is closer to the one five later than the frame itself is.
   shifts = [(row, column) for row in range(-8, 9) for column in range(-8, 9)]
@@ -95,7 +100,9 @@ def test_pictures_come_in_the_order_of_their_numbers_grey_and_square(tmp_path):
 
 def test_videos_are_read_in_full_range_and_beside_pictures(tmp_path):
   ramp = np.linspace(0, 255, 12).round().astype(np.uint8)
-  path = video.save_video(tmp_path / 'b', np.broadcast_to(ramp[:, None, None, None], (12, 64, 96, 3)))
+  path = video.save_video(
+    tmp_path / 'b', np.broadcast_to(ramp[:, None, None, None], (12, 64, 96, 3))
+  )
   if path.suffix != '.mp4':
     pytest.skip('no ffmpeg here that writes mp4')
   np.testing.assert_allclose(levels(Backgrounds(str(path))), ramp, atol=3)
@@ -107,9 +114,15 @@ def test_videos_are_read_in_full_range_and_beside_pictures(tmp_path):
   assert Backgrounds(str(path), size=20, frames=3).frames.shape == (3, 20, 20)
 
 
-@pytest.mark.parametrize('name, text', [
-    ('missing', "there is no '.*missing'"), ('empty', 'holds no pictures .*png.* and no videos .*mp4'),
-    ('broken.png', 'is no picture that Pillow reads'), ('broken.mp4', 'is no video that ffmpeg reads')])
+@pytest.mark.parametrize(
+  'name, text',
+  [
+    ('missing', "there is no '.*missing'"),
+    ('empty', 'holds no pictures .*png.* and no videos .*mp4'),
+    ('broken.png', 'is no picture that Pillow reads'),
+    ('broken.mp4', 'is no video that ffmpeg reads'),
+  ],
+)
 def test_files_that_cannot_be_read_are_one_line(tmp_path, name, text):
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'broken.png').write_text('no picture')
@@ -119,8 +132,10 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path, name, text):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('suffix, module, package', [
-    ('.mp4', 'imageio_ffmpeg', 'imageio-ffmpeg'), ('.png', 'PIL', 'pillow')])
+@pytest.mark.parametrize(
+  'suffix, module, package',
+  [('.mp4', 'imageio_ffmpeg', 'imageio-ffmpeg'), ('.png', 'PIL', 'pillow')],
+)
 def test_a_missing_package_is_named(tmp_path, monkeypatch, suffix, module, package):
   (tmp_path / f'a{suffix}').write_text('')
   monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
@@ -132,8 +147,10 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, suffix, module, packa
 def suite():
   pytest.importorskip('dm_control')
   from harmony_jax.envs import rendering
+
   rendering.choose_backend()
   from dm_control import suite
+
   return suite
 
 
@@ -142,9 +159,15 @@ def colours(texture):
   return {(colour >> 16, colour >> 8 & 255, colour & 255) for colour in packed.tolist()}
 
 
-@pytest.mark.parametrize('domain, task, floor', [
-    ('cheetah', 'run', {(25, 25, 25), (51, 51, 51)}), ('walker', 'run', {(25, 25, 25), (51, 51, 51)}),
-    ('hopper', 'hop', {(25, 25, 25), (51, 51, 51)}), ('cartpole', 'balance', {(25, 51, 76), (51, 76, 102)})])
+@pytest.mark.parametrize(
+  'domain, task, floor',
+  [
+    ('cheetah', 'run', {(25, 25, 25), (51, 51, 51)}),
+    ('walker', 'run', {(25, 25, 25), (51, 51, 51)}),
+    ('hopper', 'hop', {(25, 25, 25), (51, 51, 51)}),
+    ('cartpole', 'balance', {(25, 51, 76), (51, 76, 102)}),
+  ],
+)
 def test_a_scene_is_readied_for_the_mask(domain, task, floor):
   physics = suite().load(domain, task).physics
   before = backgrounds._texture(physics.model, 'skybox').copy()
@@ -170,12 +193,18 @@ def play(env, seed, steps=12):
 def test_dmc_shows_the_next_frame_with_each_observation_from_the_seeds_start(tmp_path):
   suite()
   from harmony_jax.envs.dmc import DMC
-  stock, env = DMC('cheetah_run', 1, render='fast'), DMC('cheetah_run', 1, render='fast', background='video')
+
+  stock, env = (
+    DMC('cheetah_run', 1, render='fast'),
+    DMC('cheetah_run', 1, render='fast', background='video'),
+  )
   expected, images = play(stock, 5), play(env, 5)
   start = procedural().start(5)
   at = (slice(None), slice(0, 25))  # high above the floor there is nothing but sky
   for count, image in enumerate(images):
-    np.testing.assert_array_equal(image[at[1]], np.stack(3 * [procedural().frames[start + count][at[1]]], -1))
+    np.testing.assert_array_equal(
+      image[at[1]], np.stack(3 * [procedural().frames[start + count][at[1]]], -1)
+    )
   blue = expected[..., 2] > expected[..., :2].max(-1)
   assert blue[at].all()
   # Behind the animal and on the grey floor nothing changes but what reflects the sky.
@@ -184,8 +213,13 @@ def test_dmc_shows_the_next_frame_with_each_observation_from_the_seeds_start(tmp
   assert not (images[..., 2] > images[..., :2].max(-1)).any()  # no blue is left
   play(env, 6)
   np.testing.assert_array_equal(play(env, 5), images)
-  folder = DMC('cheetah_run', 1, render='fast', background='video',
-               background_files=grey_pictures(tmp_path, [70, 80, 90]))
+  folder = DMC(
+    'cheetah_run',
+    1,
+    render='fast',
+    background='video',
+    background_files=grey_pictures(tmp_path, [70, 80, 90]),
+  )
   assert set(play(folder, 5)[:, 0, 0, 0].tolist()) == {70, 80, 90}
   for made in (stock, env, folder):
     made.close()
@@ -194,6 +228,7 @@ def test_dmc_shows_the_next_frame_with_each_observation_from_the_seeds_start(tmp
 def test_dmc_with_a_background_follows_the_convention():
   suite()
   from harmony_jax.envs.dmc import DMC
+
   env = DMC('walker_walk', 2, render='fast', background='video', time_limit=30)
   check(env, steps=25)
   env.close()
@@ -204,7 +239,9 @@ def test_dmc_with_a_background_follows_the_convention():
 
 
 def test_every_domain_can_be_readied():
-  for domain, task in {domain: task for domain, task in suite().ALL_TASKS if domain != 'lqr'}.items():
+  for domain, task in {
+    domain: task for domain, task in suite().ALL_TASKS if domain != 'lqr'
+  }.items():
     physics = suite().load(domain, task).physics
     backgrounds.prepare(domain, physics.model)
     physics.free()

@@ -6,11 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax.envs import Episodes
-from harmony_jax.envs import catch
-from harmony_jax.envs import episode_seed
-from harmony_jax.envs import make
-from harmony_jax.envs import run_episodes
+from harmony_jax.envs import Episodes, catch, episode_seed, make, run_episodes
 from harmony_jax.envs.check import check
 
 SEEDS = [episode_seed(0, 'eval', 0, index) for index in range(64)]
@@ -30,6 +26,7 @@ def columns(image, color):
 
 def chaser(sign):
   """Sees only pixels; runs towards the ball (+1) or away from it (-1)."""
+
   def policy(timestep):
     image = timestep.observation['image']
     ball, paddle = columns(image, catch.BALL_COLOR), columns(image[:, -8:], catch.PADDLE_COLOR)
@@ -37,6 +34,7 @@ def chaser(sign):
     if sign < 0:  # a paddle under the ball must leave it: to the right unless at the border
       direction = np.where(direction == 0, np.where(paddle == 7, 1, -1), direction)
     return (catch.STAY + sign * direction).astype(np.int32)
+
   return policy
 
 
@@ -50,8 +48,14 @@ def test_the_perfect_player_always_catches_and_its_opposite_never():
 
 def test_a_game_by_hand():
   state = game(ball=(0, 2), paddle=4)
-  for action, paddle in ((catch.RIGHT, 5), (catch.LEFT, 4), (catch.LEFT, 3), (catch.STAY, 3),
-                         (catch.LEFT, 2), (catch.STAY, 2)):
+  for action, paddle in (
+    (catch.RIGHT, 5),
+    (catch.LEFT, 4),
+    (catch.LEFT, 3),
+    (catch.STAY, 3),
+    (catch.LEFT, 2),
+    (catch.STAY, 2),
+  ):
     state, reward, done = catch.step(state, action)
     assert (int(state.paddle), float(reward), bool(done)) == (paddle, 0, False)
   _, reward, done = catch.step(state, catch.STAY)
@@ -69,8 +73,8 @@ def test_the_paddle_stops_at_the_border():
 def test_known_pixels(size):
   expected = np.zeros((64, 64, 3), np.uint8)
   cell = 64 // size
-  expected[-cell:, cell:2 * cell] = catch.PADDLE_COLOR
-  expected[cell:2 * cell, 3 * cell:4 * cell] = catch.BALL_COLOR
+  expected[-cell:, cell : 2 * cell] = catch.PADDLE_COLOR
+  expected[cell : 2 * cell, 3 * cell : 4 * cell] = catch.BALL_COLOR
   image = catch.render(game(ball=(1, 3), paddle=1, size=size), size)
   chex.assert_shape(image, (64, 64, 3))
   chex.assert_type(image, jnp.uint8)
@@ -78,11 +82,14 @@ def test_known_pixels(size):
 
 
 def test_a_blob_by_its_formula():
-  state = game(distractors=1)._replace(position=jnp.array([[20.0, 40.0]]), radius=jnp.array([8.0]),
-                                       color=jnp.array([[200.0, 100.0, 0.0]]))
+  state = game(distractors=1)._replace(
+    position=jnp.array([[20.0, 40.0]]),
+    radius=jnp.array([8.0]),
+    color=jnp.array([[200.0, 100.0, 0.0]]),
+  )
   image = np.asarray(catch.render(state)).astype(int)
   np.testing.assert_allclose(image[20, 40], [200, 100, 0], atol=1)
-  fade = np.exp(-0.5 * ((30 - 20) ** 2 + (36 - 40) ** 2) / 8 ** 2)
+  fade = np.exp(-0.5 * ((30 - 20) ** 2 + (36 - 40) ** 2) / 8**2)
   np.testing.assert_allclose(image[30, 36], fade * np.array([200, 100, 0]), atol=1)
 
 
@@ -103,8 +110,9 @@ def test_blobs_move_stay_in_the_picture_and_leave_ball_and_paddle_in_sight():
 
 
 def test_blobs_bounce():
-  state = game(distractors=1)._replace(position=jnp.array([[1.0, 63.0]]),
-                                       velocity=jnp.array([[-3.0, 2.0]]))
+  state = game(distractors=1)._replace(
+    position=jnp.array([[1.0, 63.0]]), velocity=jnp.array([[-3.0, 2.0]])
+  )
   state, _, _ = catch.step(state, catch.STAY)
   np.testing.assert_allclose(state.position, [[2.0, 63.0]])
   np.testing.assert_allclose(state.velocity, [[3.0, -2.0]])
@@ -113,8 +121,10 @@ def test_blobs_bounce():
 
 
 def test_distractors_do_not_change_the_game():
-  states = [jax.vmap(lambda seed: catch.reset(jax.random.key(seed), 8, count))(jnp.arange(50))
-            for count in (0, 4)]
+  states = [
+    jax.vmap(lambda seed: catch.reset(jax.random.key(seed), 8, count))(jnp.arange(50))
+    for count in (0, 4)
+  ]
   for state in states[1:]:
     np.testing.assert_array_equal(state.ball, states[0].ball)
     np.testing.assert_array_equal(state.paddle, states[0].paddle)
@@ -129,7 +139,7 @@ def test_starts_are_uniform():
 
 def test_a_seed_is_the_key_of_the_pure_game():
   env = make('catch', 'catch', 2)
-  seeds = np.array([3, 2 ** 31 - 1])
+  seeds = np.array([3, 2**31 - 1])
   image = env.step(np.zeros(2, np.int32), np.ones(2, bool), seeds).observation['image']
   for row, seed in zip(image, seeds.tolist()):
     expected = np.asarray(catch.render(catch.reset(jax.random.key(seed)))).astype(int)
@@ -144,6 +154,7 @@ def test_the_pure_game_in_jit_and_scan():
       action = catch.STAY + jnp.sign(state.ball[1] - state.paddle)
       state, reward, done = catch.step(state, action)
       return state, (reward, done, catch.render(state))
+
     return jax.lax.scan(body, catch.reset(key), None, 7)[1]
 
   reward, done, image = jax.vmap(play)(jax.random.split(jax.random.key(0), 5))

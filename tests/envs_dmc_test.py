@@ -9,8 +9,7 @@ import chex
 import numpy as np
 import pytest
 
-from harmony_jax.envs import dmc
-from harmony_jax.envs import rendering
+from harmony_jax.envs import dmc, rendering
 from harmony_jax.envs.check import check
 from harmony_jax.envs.dmc import DMC
 
@@ -19,8 +18,13 @@ if importlib.util.find_spec('dm_control') is None:
 
 NO, YES = np.zeros(1, bool), np.ones(1, bool)
 # What these tasks draw for an episode lies partly in the model, which outlives the episode.
-TASKS_THAT_CHANGE_THE_MODEL = ['finger_turn_hard', 'manipulator_insert_peg', 'point_mass_hard', 'reacher_easy',
-                               'swimmer_swimmer6']
+TASKS_THAT_CHANGE_THE_MODEL = [
+  'finger_turn_hard',
+  'manipulator_insert_peg',
+  'point_mass_hard',
+  'reacher_easy',
+  'swimmer_swimmer6',
+]
 
 
 def play(env, seed, steps=10):
@@ -33,13 +37,18 @@ def play(env, seed, steps=10):
 
 
 def is_function_of_its_seed(task):
-  """Plays a seed twice, with other episodes in between, and in another environment; then another seed."""
+  """Plays a seed twice, with other episodes in between, and in another environment; then another
+  seed.
+  """
   env, other = (DMC(task, 1, render='fast', observe='both') for _ in range(2))
   first = play(env, 5)
   play(env, 6), play(env, 7)
   chex.assert_trees_all_equal(play(env, 5), first)
   chex.assert_trees_all_equal(play(other, 5), first)
-  assert any((first[0].observation[name] != play(env, 6)[0].observation[name]).any() for name in first[0].observation)
+  assert any(
+    (first[0].observation[name] != play(env, 6)[0].observation[name]).any()
+    for name in first[0].observation
+  )
   env.close(), other.close()
 
 
@@ -53,13 +62,17 @@ def test_the_convention(observe):
 def test_tasks_and_their_spellings():
   names = DMC.tasks()
   assert len(set(names)) == len(names) >= 51
-  assert {'cheetah_run', 'ball_in_cup_catch', 'humanoid_CMU_run', 'cartpole_balance_sparse'} <= set(names)
+  assert {'cheetah_run', 'ball_in_cup_catch', 'humanoid_CMU_run', 'cartpole_balance_sparse'} <= set(
+    names
+  )
   assert DMC.canonical('Cheetah-Run') == 'cheetah_run'
   assert DMC.canonical('humanoid_cmu_run') == 'humanoid_CMU_run'
 
 
 def test_unknown_names_are_errors_with_the_nearest():
-  with pytest.raises(ValueError, match="unknown DeepMind Control task 'cheeta_run': did you mean 'cheetah_run'"):
+  with pytest.raises(
+    ValueError, match="unknown DeepMind Control task 'cheeta_run': did you mean 'cheetah_run'"
+  ):
     DMC('cheeta_run', 1)
   with pytest.raises(ValueError, match="unknown observe 'pixels': one of image, state, both"):
     DMC('cheetah_run', 1, observe='pixels')
@@ -75,29 +88,38 @@ def test_pixels_states_and_rewards_are_those_of_dm_control(task, camera, repeat)
   bounds, rng = reference.action_spec(), np.random.default_rng(3)
   result, reward = reference.reset(), 0
   for timestep in timesteps:
-    np.testing.assert_array_equal(timestep.observation['image'][0],
-                                  reference.physics.render(64, 64, camera_id=camera))
+    np.testing.assert_array_equal(
+      timestep.observation['image'][0], reference.physics.render(64, 64, camera_id=camera)
+    )
     for name, value in result.observation.items():
       np.testing.assert_array_equal(timestep.observation[name][0], np.float32(value).reshape(-1))
     np.testing.assert_allclose(timestep.reward[0], reward, rtol=1e-6)
-    action, reward = rng.uniform(-1, 1, (1, env.spec.num_actions)).astype(np.float32)[0].astype(float), 0
+    action, reward = (
+      rng.uniform(-1, 1, (1, env.spec.num_actions)).astype(np.float32)[0].astype(float),
+      0,
+    )
     for _ in range(repeat):
       # The bounds differ between the quadruped's joints, and one pair is not symmetric.
-      result = reference.step((bounds.minimum + bounds.maximum) / 2 + (bounds.maximum - bounds.minimum) / 2 * action)
+      result = reference.step(
+        (bounds.minimum + bounds.maximum) / 2 + (bounds.maximum - bounds.minimum) / 2 * action
+      )
       reward += result.reward
   env.close(), reference.physics.free()
 
 
 def test_actions_are_scaled_to_the_bounds_and_clipped():
   from dm_env import specs
-  center, scale = dmc._action_map(specs.BoundedArray((3,), float, [-1, -.5, -1e10], [1, 1.5, 1e10]))
-  np.testing.assert_allclose(center + scale * -1, [-1, -.5, -1])
+
+  center, scale = dmc._action_map(
+    specs.BoundedArray((3,), float, [-1, -0.5, -1e10], [1, 1.5, 1e10])
+  )
+  np.testing.assert_allclose(center + scale * -1, [-1, -0.5, -1])
   np.testing.assert_allclose(center + scale * 1, [1, 1.5, 1])
   envs = [DMC('quadruped_walk', 1, observe='state') for _ in range(2)]
   for env, action in zip(envs, (1, 7)):
     play(env, 0, steps=0)
     env.timestep = env.step(np.full((1, 12), action), NO, NO)
-    np.testing.assert_allclose(env._slots[0].physics.control(), [1, 1.1, .8] * 4)
+    np.testing.assert_allclose(env._slots[0].physics.control(), [1, 1.1, 0.8] * 4)
   chex.assert_trees_all_equal(envs[0].timestep, envs[1].timestep)
 
 
@@ -143,7 +165,10 @@ def test_a_termination_by_the_task_is_terminal_and_stops_the_repeat():
 def test_states_have_flat_names_and_no_image():
   env = DMC('walker_walk', 1, observe='state')
   assert {name: array.shape for name, array in env.spec.observation.items()} == {
-      'orientations': (14,), 'height': (1,), 'velocity': (9,)}
+    'orientations': (14,),
+    'height': (1,),
+    'velocity': (9,),
+  }
   assert all(array.dtype == np.float32 for array in env.spec.observation.values())
 
 
@@ -165,12 +190,15 @@ def test_fast_has_no_shadows_and_no_multisampling_and_stock_is_stock():
     env = DMC('walker_walk', 1, render=render)
     images[render] = play(env, 0, steps=0)[0].observation['image'].astype(int)
     models[render] = env._slots[0].physics.model.vis.quality
-    assert (models[render].shadowsize, models[render].offsamples) == {'stock': (2048, 4), 'fast': (0, 0)}[render]
+    assert (models[render].shadowsize, models[render].offsamples) == {
+      'stock': (2048, 4),
+      'fast': (0, 0),
+    }[render]
     env.close()
   assert 0 < abs(images['stock'] - images['fast']).mean() < 10
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # How it is drawn
 
 
@@ -219,18 +247,24 @@ def test_without_libraries_the_error_names_the_packages(fresh):
   fresh.setattr(ctypes, 'CDLL', no_library)
   with pytest.raises(RuntimeError) as error:
     rendering.choose_backend()
-  assert 'libegl1 libegl-mesa0 libgl1-mesa-dri' in str(error.value) and 'libosmesa6' in str(error.value)
+  assert 'libegl1 libegl-mesa0 libgl1-mesa-dri' in str(error.value) and 'libosmesa6' in str(
+    error.value
+  )
   assert 'libEGL.so.1: cannot open' in str(error.value) and '\n' not in str(error.value)
 
 
 def test_without_dm_control_the_error_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'dm_control', None)
-  with pytest.raises(RuntimeError, match='DeepMind Control is not installed .*pip install') as error:
+  with pytest.raises(
+    RuntimeError, match='DeepMind Control is not installed .*pip install'
+  ) as error:
     DMC('cheetah_run', 1)
   assert '\n' not in str(error.value)
 
 
 def test_importing_the_suite_loads_no_simulator():
-  code = ('import sys; import harmony_jax.envs.dmc, harmony_jax.envs.dmcr; '
-          "print({'dm_control', 'mujoco', 'jax', 'PIL'} & set(sys.modules))")
+  code = (
+    'import sys; import harmony_jax.envs.dmc, harmony_jax.envs.dmcr; '
+    "print({'dm_control', 'mujoco', 'jax', 'PIL'} & set(sys.modules))"
+  )
   assert subprocess.check_output([sys.executable, '-c', code], text=True).strip() == 'set()'

@@ -8,9 +8,7 @@ import chex
 import numpy as np
 import pytest
 
-from harmony_jax.envs import dmcr
-from harmony_jax.envs import dmcr_factors
-from harmony_jax.envs import dmcr_textures
+from harmony_jax.envs import dmcr, dmcr_factors, dmcr_textures
 from harmony_jax.envs.check import check
 from harmony_jax.envs.dmc import DMC
 from harmony_jax.envs.dmcr import DMCR
@@ -20,17 +18,27 @@ if importlib.util.find_spec('dm_control') is None:
 
 NO, YES = np.zeros(1, bool), np.ones(1, bool)
 # One per domain; those of the paper are cheetah_run, walker_run and cartpole_balance.
-TASKS = ['ball_in_cup_catch', 'cartpole_balance', 'cheetah_run', 'finger_turn_hard', 'fish_swim', 'hopper_hop',
-         'humanoid_walk', 'pendulum_swingup', 'reacher_easy', 'walker_run']
+TASKS = [
+  'ball_in_cup_catch',
+  'cartpole_balance',
+  'cheetah_run',
+  'finger_turn_hard',
+  'fish_swim',
+  'hopper_hop',
+  'humanoid_walk',
+  'pendulum_swingup',
+  'reacher_easy',
+  'walker_run',
+]
 # What each factor may change in the compiled model, in a domain where it changes everything it can.
 FIELDS = {
-    'bg': {'tex_data'},
-    'floor': {'tex_data'},
-    'body': {'mat_rgba'},
-    'target': {'mat_rgba'},
-    'reflectance': {'mat_reflectance'},
-    'camera': {'cam_pos', 'cam_pos0', 'cam_poscom0'},
-    'light': {'light_pos', 'light_pos0', 'light_poscom0', 'light_diffuse', 'light_specular'},
+  'bg': {'tex_data'},
+  'floor': {'tex_data'},
+  'body': {'mat_rgba'},
+  'target': {'mat_rgba'},
+  'reflectance': {'mat_reflectance'},
+  'camera': {'cam_pos', 'cam_pos0', 'cam_poscom0'},
+  'light': {'light_pos', 'light_pos0', 'light_poscom0', 'light_diffuse', 'light_specular'},
 }
 
 
@@ -39,7 +47,9 @@ def make(task='cheetah_run', **options):
 
 
 def begin(env, seed):
-  return env.step(np.zeros((1, env.spec.num_actions)), YES, np.array([seed])).observation['image'][0]
+  return env.step(np.zeros((1, env.spec.num_actions)), YES, np.array([seed])).observation['image'][
+    0
+  ]
 
 
 def play(env, seed, steps):
@@ -55,8 +65,11 @@ def play(env, seed, steps):
 def fields(env):
   """Copies of all numeric arrays of the compiled model, and of the headlight."""
   model = env._slots[0].physics.model
-  arrays = {name: np.array(getattr(model, name)) for name in dir(model.ptr)
-            if not name.startswith('_') and isinstance(getattr(model.ptr, name), np.ndarray)}
+  arrays = {
+    name: np.array(getattr(model, name))
+    for name in dir(model.ptr)
+    if not name.startswith('_') and isinstance(getattr(model.ptr, name), np.ndarray)
+  }
   for name in dmcr_factors.HEADLIGHT:
     arrays[f'headlight_{name}'] = getattr(model.vis.headlight, name).copy()
   return arrays
@@ -96,20 +109,29 @@ def test_the_tasks_of_the_benchmark():
     DMCR('quadruped_run', 1)
 
 
-@pytest.mark.parametrize('task', ['cheetah_run'] + [
-    pytest.param(task, marks=pytest.mark.slow) for task in TASKS if task != 'cheetah_run'])
+@pytest.mark.parametrize(
+  'task',
+  ['cheetah_run']
+  + [pytest.param(task, marks=pytest.mark.slow) for task in TASKS if task != 'cheetah_run'],
+)
 def test_looks_leave_physics_bitwise_as_it_is(task):
   varied, plain = make(task), make(task, visual_seeds=0)
   timesteps, states = play(varied, 3, 100)
   plain_timesteps, plain_states = play(plain, 3, 100)
   np.testing.assert_array_equal(states, plain_states)
-  np.testing.assert_array_equal([step.reward for step in timesteps], [step.reward for step in plain_timesteps])
-  images, plain_images = (step[-1].observation['image'].astype(int) for step in (timesteps, plain_timesteps))
+  np.testing.assert_array_equal(
+    [step.reward for step in timesteps], [step.reward for step in plain_timesteps]
+  )
+  images, plain_images = (
+    step[-1].observation['image'].astype(int) for step in (timesteps, plain_timesteps)
+  )
   assert abs(images - plain_images).mean() > 5
   # And as dm_control has it.
   stock = DMC(task, 1, render='fast')
   rng = np.random.default_rng(3)
-  stock.step(np.zeros((1, stock.spec.num_actions)), YES, [dmcr._choose(3, 1, dmcr.DYNAMICS_SEEDS['train'])])
+  stock.step(
+    np.zeros((1, stock.spec.num_actions)), YES, [dmcr._choose(3, 1, dmcr.DYNAMICS_SEEDS['train'])]
+  )
   for state in states[:20]:
     stock.step(rng.uniform(-1, 1, (1, stock.spec.num_actions)), NO, NO)
     np.testing.assert_array_equal(stock._slots[0].physics.get_state(), state)
@@ -128,15 +150,19 @@ def test_a_seed_gives_the_same_frames_whatever_was_before(render):
 
 @pytest.mark.parametrize('factor', dmcr_factors.FACTORS)
 def test_a_factor_changes_what_it_should_and_nothing_else(factor):
-  # The finger has a target that can be seen and a light of its own colour, and is drawn from close by.
+  # The finger has a target that can be seen and a light of its own colour, and is drawn from close
+  # by.
   env = make('finger_turn_hard', vary=factor)
   blank = fields(env)
   images = [begin(env, seed) for seed in (0, 1)]
   plain = make('finger_turn_hard', visual_seeds=0)
   assert (images[1] != begin(plain, 1)).any()
-  task = changed(fields_at(plain, 0), fields_at(plain, 1))  # the target's place, which the task draws
+  # the target's place, which the task draws
+  task = changed(fields_at(plain, 0), fields_at(plain, 1))
   seen = changed(blank, fields(env)) - task - changed_by_the_task(plain)
-  headlight = {f'headlight_{name}' for name in dmcr_factors.HEADLIGHT} if factor == 'light' else set()
+  headlight = (
+    {f'headlight_{name}' for name in dmcr_factors.HEADLIGHT} if factor == 'light' else set()
+  )
   assert seen == FIELDS[factor] | headlight
   env.close(), plain.close()
 
@@ -173,11 +199,12 @@ def test_bg_and_floor_change_pixels_of_their_own():
     images[vary] = begin(env, 0)
     env.close()
   plain.close()
-  # The sky is above the horizon and the ground below it, but for the edge of the ground on the left.
+  # The sky is above the horizon and the ground below it, but for the edge of the ground on the
+  # left.
   sky, ground = np.s_[:24, 20:], np.s_[48:, 20:]
   different = {vary: (image != images['']).any(-1) for vary, image in images.items()}
-  assert different['bg'][sky].mean() > .9 and different['floor'][ground].mean() > .9
-  assert different['floor'][sky].mean() < .05
+  assert different['bg'][sky].mean() > 0.9 and different['floor'][ground].mean() > 0.9
+  assert different['floor'][sky].mean() < 0.05
 
 
 def test_switching_factors_off_leaves_the_others_as_they_were():
@@ -208,15 +235,24 @@ def test_a_look_ends_with_its_episode():
       begin(env, episodes[turn])
       assert env.visual_seed[0] == visual
       painted = set.union({'cam_quat', 'cam_mat0'}, *FIELDS.values())
-      look = {name: value for name, value in fields(env).items() if name in painted or 'headlight' in name}
+      look = {
+        name: value for name, value in fields(env).items() if name in painted or 'headlight' in name
+      }
       chex.assert_trees_all_equal(looks.setdefault(visual, look), look)
-  assert (looks[1]['tex_data'] != looks[2]['tex_data']).any() and (looks[1]['cam_mat0'] != looks[2]['cam_mat0']).any()
+  assert (looks[1]['tex_data'] != looks[2]['tex_data']).any() and (
+    looks[1]['cam_mat0'] != looks[2]['cam_mat0']
+  ).any()
   env.close()
 
 
 def test_seed_ranges():
-  chosen = {name: [dmcr._choose(seed, 0, dmcr._seed_range('visual', name, dmcr.VISUAL_SEEDS)) for seed in range(1000)]
-            for name in ('train', 'test', '5', 5, 0)}
+  chosen = {
+    name: [
+      dmcr._choose(seed, 0, dmcr._seed_range('visual', name, dmcr.VISUAL_SEEDS))
+      for seed in range(1000)
+    ]
+    for name in ('train', 'test', '5', 5, 0)
+  }
   assert 1 <= min(chosen['train']) and 900_000 < max(chosen['train']) <= 1_000_000
   assert 1_000_000 < min(chosen['test']) and max(chosen['test']) <= 2_000_000
   assert len(set(chosen['train'])) > 990
@@ -231,10 +267,15 @@ def test_seed_ranges():
 
 
 def test_vary():
-  assert dmcr._factors('all') == dmcr_factors.FACTORS == (
-      'bg', 'floor', 'body', 'target', 'reflectance', 'camera', 'light')
+  assert (
+    dmcr._factors('all')
+    == dmcr_factors.FACTORS
+    == ('bg', 'floor', 'body', 'target', 'reflectance', 'camera', 'light')
+  )
   assert dmcr._factors('bg, floor') == ('bg', 'floor')
-  with pytest.raises(ValueError, match="unknown factor of DMC Remastered 'flor': did you mean 'floor'"):
+  with pytest.raises(
+    ValueError, match="unknown factor of DMC Remastered 'flor': did you mean 'floor'"
+  ):
     DMCR('cheetah_run', 1, vary='bg,flor')
 
 
@@ -245,7 +286,7 @@ def test_draws_fill_their_ranges(domain):
   fills([look['camera']['position'] for look in looks], *np.transpose(ranges.camera))
   fills([look['reflectance'] for look in looks], *dmcr_factors.REFLECTANCE)
   for colors in ([look['body'] for look in looks], [[look['target']] for look in looks]):
-    fills(colors, [0, 0, 0, .75], [1, 1, 1, 1])
+    fills(colors, [0, 0, 0, 0.75], [1, 1, 1, 1])
   for name, ((low, high), tint) in dmcr_factors.HEADLIGHT.items():
     values = np.array([look['light'][name] for look in looks])
     fills(values.mean(1), low, high, slack=tint)
@@ -261,7 +302,7 @@ def test_draws_fill_their_ranges(domain):
 def fills(values, low, high, slack=0):
   """All values lie between low and high, and they come within a twentieth of both."""
   values, low, high = np.array(values), np.array(low), np.array(high)
-  margin = .05 * (high - low) + slack
+  margin = 0.05 * (high - low) + slack
   assert (values >= low - slack).all() and (values <= high + slack).all()
   assert (values.min(0) <= low + margin).all() and (values.max(0) >= high - margin).all()
 
@@ -269,15 +310,30 @@ def fills(values, low, high, slack=0):
 def test_factors_are_independent():
   # In the original the camera's place is a function of the sky.
   looks = [dmcr_factors.draw('cheetah', seed) for seed in range(1, 401)]
-  values = [[look['bg'], look['floor'], look['reflectance'], look['body'][0, 0], look['target'][0],
-             look['camera']['position'][0], look['light']['position'][0], look['light']['ambient'][0]] for look in looks]
+  values = [
+    [
+      look['bg'],
+      look['floor'],
+      look['reflectance'],
+      look['body'][0, 0],
+      look['target'][0],
+      look['camera']['position'][0],
+      look['light']['position'][0],
+      look['light']['ambient'][0],
+    ]
+    for look in looks
+  ]
   correlation = np.corrcoef(np.array(values, float).T)
-  assert abs(correlation - np.eye(len(correlation))).max() < .2
+  assert abs(correlation - np.eye(len(correlation))).max() < 0.2
 
 
-@pytest.mark.parametrize('task, quaternion', [
+@pytest.mark.parametrize(
+  'task, quaternion',
+  [
     ('hopper_hop', dmcr_factors._from_euler([90, 0, 0])),
-    ('pendulum_swingup', dmcr_factors._turn(0, np.arctan2(1, .5)))])
+    ('pendulum_swingup', dmcr_factors._turn(0, np.arctan2(1, 0.5))),
+  ],
+)
 def test_camera_directions_follow_mujocos_conventions(task, quaternion):
   env = make(task, visual_seeds=0)
   model = env._slots[0].physics.model
@@ -287,12 +343,16 @@ def test_camera_directions_follow_mujocos_conventions(task, quaternion):
 
 def test_euler_angles_follow_mujocos_conventions():
   import mujoco
+
   xml = '<mujoco><worldbody><camera euler="87 -4 3"/></worldbody></mujoco>'
-  np.testing.assert_allclose(mujoco.MjModel.from_xml_string(xml).cam_quat[0], dmcr_factors._from_euler([87, -4, 3]))
+  np.testing.assert_allclose(
+    mujoco.MjModel.from_xml_string(xml).cam_quat[0], dmcr_factors._from_euler([87, -4, 3])
+  )
 
 
 def test_a_camera_that_follows_is_where_its_range_says():
   import mujoco
+
   env, plain = make('hopper_hop', vary='camera'), make('hopper_hop', visual_seeds=0)
   default = plain._slots[0].physics.model.cam_pos[0]
 
@@ -308,14 +368,19 @@ def test_a_camera_that_follows_is_where_its_range_says():
     rotation = np.zeros(9)
     mujoco.mju_quat2Mat(rotation, look['quaternion'])
     np.testing.assert_allclose(env._slots[0].physics.data.cam_xmat[0], rotation, atol=1e-12)
-    assert rotation.reshape(3, 3)[1, 2] < -.98  # across the track, as without a turn
+    assert rotation.reshape(3, 3)[1, 2] < -0.98  # across the track, as without a turn
   env.close(), plain.close()
 
 
 def test_painted_pictures_are_many_and_reproducible():
-  for paint, size in ((dmcr_textures.floor, dmcr_textures.FLOOR_SIZE), (dmcr_textures.sky, dmcr_textures.SKY_SIZE)):
+  for paint, size in (
+    (dmcr_textures.floor, dmcr_textures.FLOOR_SIZE),
+    (dmcr_textures.sky, dmcr_textures.SKY_SIZE),
+  ):
     pictures = [paint(seed) for seed in range(12)]
-    assert all(picture.shape == (size, size, 3) and picture.dtype == np.uint8 for picture in pictures)
+    assert all(
+      picture.shape == (size, size, 3) and picture.dtype == np.uint8 for picture in pictures
+    )
     np.testing.assert_array_equal(pictures[3], paint(3))
     assert len({picture.tobytes() for picture in pictures}) == 12
     assert all(picture.std() > 2 for picture in pictures)  # no plain areas
@@ -328,20 +393,28 @@ def test_floors_continue_over_their_borders(kind):
   for seed in range(5):
     picture = dmcr_textures._FLOORS[kind](np.random.default_rng(seed), 64).astype(float)
     for axis in (0, 1):
-      steps = abs(np.diff(picture, axis=axis, append=picture.take([0], axis))).mean(2).mean(1 - axis)
+      steps = (
+        abs(np.diff(picture, axis=axis, append=picture.take([0], axis))).mean(2).mean(1 - axis)
+      )
       assert steps[-1] <= 1.3 * steps[:-1].max()
 
 
 def test_photographs_of_the_user(tmp_path):
   from PIL import Image
-  colors = {'assets/floors/b.png': (255, 0, 0), 'assets/floors/a.png': (0, 255, 0), 'assets/skies/x/1.jpg': (0, 0, 255)}
+
+  colors = {
+    'assets/floors/b.png': (255, 0, 0),
+    'assets/floors/a.png': (0, 255, 0),
+    'assets/skies/x/1.jpg': (0, 0, 255),
+  }
   for name, color in colors.items():
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     Image.new('RGB', (300, 200), color).save(tmp_path / name)
   photos = dmcr_textures.Photos(tmp_path)
   assert photos.floor(0).shape == (dmcr_textures.FLOOR_SIZE, dmcr_textures.FLOOR_SIZE, 3)
   assert photos.sky(7).shape == (dmcr_textures.SKY_SIZE, dmcr_textures.SKY_SIZE, 3)
-  assert tuple(photos.floor(0)[5, 5]) == (0, 255, 0) and tuple(photos.floor(3)[5, 5]) == (255, 0, 0)  # alphabetical
+  # alphabetical
+  assert tuple(photos.floor(0)[5, 5]) == (0, 255, 0) and tuple(photos.floor(3)[5, 5]) == (255, 0, 0)
   env = make(vary='bg,floor', assets=str(tmp_path))
   image = begin(env, 0)
   assert image[2, 30].argmax() == 2 and image[2, 30, 2] > 200  # the sky is blue
@@ -351,16 +424,30 @@ def test_photographs_of_the_user(tmp_path):
 
 def test_a_folder_without_photographs_is_one_line(tmp_path):
   (tmp_path / 'floors').mkdir()
-  with pytest.raises(ValueError, match='has 0 floors and 0 skies among 0 pictures: expected are') as error:
+  with pytest.raises(
+    ValueError, match='has 0 floors and 0 skies among 0 pictures: expected are'
+  ) as error:
     DMCR('cheetah_run', 1, assets=str(tmp_path))
   assert '\n' not in str(error.value)
 
 
 def test_a_contact_sheet(tmp_path):
   from PIL import Image
+
   path = tmp_path / 'sheet.png'
-  subprocess.run([sys.executable, '-m', 'experiments.contact_sheet', f'--output={path}', '--seeds=3', '--render=fast',
-                  '--tasks=cheetah_run,fish_swim'], check=True, capture_output=True)
+  subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'experiments.contact_sheet',
+      f'--output={path}',
+      '--seeds=3',
+      '--render=fast',
+      '--tasks=cheetah_run,fish_swim',
+    ],
+    check=True,
+    capture_output=True,
+  )
   picture = np.asarray(Image.open(path))
   assert picture.shape == (2 * 128 + 4, 3 * 128 + 2 * 4, 3)
   assert (picture[128:132] == 255).all() and (picture[:, 128:132] == 255).all()

@@ -1,4 +1,6 @@
-"""Episodes: own seeds, complete evaluations, exact resumption; and the checker finds broken environments."""
+"""Episodes: own seeds, complete evaluations, exact resumption; and the checker finds broken
+environments.
+"""
 
 import json
 
@@ -6,14 +8,16 @@ import chex
 import numpy as np
 import pytest
 
-from harmony_jax.envs import ArraySpec
-from harmony_jax.envs import EpisodeResult
-from harmony_jax.envs import Episodes
-from harmony_jax.envs import Spec
-from harmony_jax.envs import base
-from harmony_jax.envs import episode_seed
-from harmony_jax.envs import make
-from harmony_jax.envs import run_episodes
+from harmony_jax.envs import (
+  ArraySpec,
+  EpisodeResult,
+  Episodes,
+  Spec,
+  base,
+  episode_seed,
+  make,
+  run_episodes,
+)
 from harmony_jax.envs.check import check
 from harmony_jax.training.evaluation import summary
 
@@ -76,14 +80,19 @@ def still(env):
 
 def test_seeds_are_stable_31_bit_and_apart():
   assert episode_seed(0, 'train', 0, 0) == 1484405854  # as when this was written
-  places = [(run, stream, environment, episode) for run in range(5) for stream in ('train', 'eval')
-            for environment in range(8) for episode in range(100)]
+  places = [
+    (run, stream, environment, episode)
+    for run in range(5)
+    for stream in ('train', 'eval')
+    for environment in range(8)
+    for episode in range(100)
+  ]
   seeds = {place: episode_seed(*place) for place in places}
   assert len(set(seeds.values())) == len(places)
-  assert all(0 <= seed < 2 ** 31 and type(seed) is int for seed in seeds.values())
+  assert all(0 <= seed < 2**31 and type(seed) is int for seed in seeds.values())
   # Not by luck: the last bit is the stream's.
   assert all(seed % 2 == (place[1] == 'eval') for place, seed in seeds.items())
-  assert max(seeds.values()) > 2 ** 30.9 and min(seeds.values()) < 2 ** 27
+  assert max(seeds.values()) > 2**30.9 and min(seeds.values()) < 2**27
   with pytest.raises(ValueError, match='unknown stream'):
     episode_seed(0, 'test', 0, 0)
 
@@ -116,7 +125,9 @@ def test_an_episode_cut_off_by_a_failure_is_played_again(num_envs):
 
 
 class Measured(Counter):
-  """Tells two outcomes: 'half', 1 only in the middle of an episode of an even seed, and 'debt', minus the time left."""
+  """Tells two outcomes: 'half', 1 only in the middle of an episode of an even seed, and 'debt',
+  minus the time left.
+  """
 
   def __init__(self, num_envs):
     super().__init__(num_envs)
@@ -136,7 +147,8 @@ def test_measures_are_the_maximum_over_the_episode_and_of_no_other(num_envs):
   seeds = list(range(2, 22))
   results = run_episodes(env, seeds, still(env))
   assert [result.measures for result in results] == [
-      {'half': float(seed % 2 == 0), 'debt': float(-seed)} for seed in seeds]
+    {'half': float(seed % 2 == 0), 'debt': float(-seed)} for seed in seeds
+  ]
   told = summary(results)
   assert (told['half'], told['debt']) == (0.5, -11.5)
   assert told['mean'] == np.mean([result.score for result in results])
@@ -189,7 +201,9 @@ def test_episodes_begin_again_by_themselves_with_the_next_seed():
     ended = timestep.is_last
   begun = {seed: count for count, seed in enumerate(env.begun)}
   for index in range(2):
-    expected = [episode_seed(5, 'train', index, k) for k in range(episodes.state()['episode'][index] + 1)]
+    expected = [
+      episode_seed(5, 'train', index, k) for k in range(episodes.state()['episode'][index] + 1)
+    ]
     order = [begun[seed] for seed in expected]
     assert order == sorted(order) and len(order) > 2
   with pytest.raises(ValueError, match='actions are None'):
@@ -200,8 +214,11 @@ def test_episodes_begin_again_by_themselves_with_the_next_seed():
 @pytest.mark.parametrize('stop', [1, 2, 5, 14, 33])
 def test_a_resumed_run_is_where_it_was(stop, discrete):
   rng = np.random.default_rng(0)
-  actions = (rng.integers(2, size=(60, 3), dtype=np.int32) if discrete
-             else rng.uniform(-1, 1, (60, 3, 2)).astype(np.float32))
+  actions = (
+    rng.integers(2, size=(60, 3), dtype=np.int32)
+    if discrete
+    else rng.uniform(-1, 1, (60, 3, 2)).astype(np.float32)
+  )
   whole = Episodes(Counter(3, discrete), 1, 'train')
   for time in range(stop):
     before = whole.step(actions[time] if time else None)
@@ -245,8 +262,10 @@ def test_without_replay_interrupted_episodes_begin_anew_with_their_seeds():
   resumed = Episodes(env, 1, 'train')
   assert resumed.restore(whole.state(), replay=False) is None
   assert resumed.step(None).is_first.all()
-  assert env.begun == [episode_seed(1, 'train', index, episode + timestep.is_last[index])
-                       for index, episode in enumerate(whole.state()['episode'])]
+  assert env.begun == [
+    episode_seed(1, 'train', index, episode + timestep.is_last[index])
+    for index, episode in enumerate(whole.state()['episode'])
+  ]
 
 
 def test_a_state_that_was_saved_before_failures_were_told():
@@ -267,7 +286,9 @@ def test_a_state_from_before_the_first_step_and_one_that_does_not_fit():
 
 
 def test_unknown_suites_and_tasks_name_the_nearest():
-  with pytest.raises(ValueError, match="^unknown suite 'atary': did you mean 'atari'.*known: .*catch") as error:
+  with pytest.raises(
+    ValueError, match="^unknown suite 'atary': did you mean 'atari'.*known: .*catch"
+  ) as error:
     make('atary', 'Pong', 1)
   assert '\n' not in str(error.value)
 
@@ -283,7 +304,6 @@ def test_check_passes_a_sound_environment(num_envs, discrete):
 
 def changed(change):
   class Broken(Counter):
-
     def step(self, actions, restart, seeds, idle=None):
       return change(self, super().step(actions, restart, seeds, idle), restart)
 
@@ -291,18 +311,19 @@ def changed(change):
 
 
 BROKEN = {
-    'has shape': lambda env, t, r: t._replace(reward=t.reward[:, None]),
-    'has dtype': lambda env, t, r: t._replace(reward=t.reward.astype(np.float64)),
-    'not a NumPy array': lambda env, t, r: t._replace(is_last=t.is_last.tolist()),
-    'observation has': lambda env, t, r: t._replace(observation={'image': t.observation['vector']}),
-    'changed the arrays': lambda env, t, r: env.last,
-    'reward .* where is_first': lambda env, t, r: t._replace(reward=t.reward + 1),
-    'is_first is': lambda env, t, r: t._replace(is_first=np.zeros(3, bool)),
-    'is_terminal without is_last': lambda env, t, r: t._replace(is_terminal=~t.is_last),
-    'is_first and is_last at once': lambda env, t, r: t._replace(is_last=t.is_last | r),
-    'but step . differs': lambda env, t, r: t._replace(
-        observation={'vector': t.observation['vector'] + len(env.begun)}),
-    'not a TimeStep|returned a tuple': lambda env, t, r: tuple(t),
+  'has shape': lambda env, t, r: t._replace(reward=t.reward[:, None]),
+  'has dtype': lambda env, t, r: t._replace(reward=t.reward.astype(np.float64)),
+  'not a NumPy array': lambda env, t, r: t._replace(is_last=t.is_last.tolist()),
+  'observation has': lambda env, t, r: t._replace(observation={'image': t.observation['vector']}),
+  'changed the arrays': lambda env, t, r: env.last,
+  'reward .* where is_first': lambda env, t, r: t._replace(reward=t.reward + 1),
+  'is_first is': lambda env, t, r: t._replace(is_first=np.zeros(3, bool)),
+  'is_terminal without is_last': lambda env, t, r: t._replace(is_terminal=~t.is_last),
+  'is_first and is_last at once': lambda env, t, r: t._replace(is_last=t.is_last | r),
+  'but step . differs': lambda env, t, r: t._replace(
+    observation={'vector': t.observation['vector'] + len(env.begun)}
+  ),
+  'not a TimeStep|returned a tuple': lambda env, t, r: tuple(t),
 }
 
 
@@ -314,7 +335,6 @@ def test_check_finds_a_broken_promise(message):
 
 def test_check_finds_an_environment_that_steps_while_idle():
   class Restless(Counter):
-
     def step(self, actions, restart, seeds, idle=None):
       return super().step(actions, restart, seeds)
 

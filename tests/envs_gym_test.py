@@ -1,4 +1,6 @@
-"""Gymnasium environments behind our convention: against Gymnasium itself, and spaces of every kind by hand."""
+"""Gymnasium environments behind our convention: against Gymnasium itself, and spaces of every kind
+by hand.
+"""
 
 import sys
 import warnings
@@ -9,8 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from harmony_jax.envs import gym
-from harmony_jax.envs import random_policy
+from harmony_jax.envs import gym, random_policy
 from harmony_jax.envs.check import check
 from harmony_jax.envs.gym import Gym
 
@@ -18,7 +19,10 @@ NONE, ALL = np.zeros(1, bool), np.ones(1, bool)
 
 
 class Probe(gymnasium.Env):
-  """Shows samples of its observation space, pays 1 a step, ends after 8 steps; remembers the actions it took."""
+  """Shows samples of its observation space, pays 1 a step, ends after 8 steps; remembers the
+  actions it took.
+  """
+
   metadata = {'render_modes': ['rgb_array']}
 
   def __init__(self, observation=None, action=None, drawn=None, render_mode=None):
@@ -28,7 +32,7 @@ class Probe(gymnasium.Env):
 
   def reset(self, *, seed=None, options=None):
     super().reset(seed=seed)
-    self.observation_space.seed(int(self.np_random.integers(2 ** 31)))
+    self.observation_space.seed(int(self.np_random.integers(2**31)))
     self.time = 0
     return self.observation_space.sample(), {}
 
@@ -54,7 +58,11 @@ def registered():
 
 def begin(env, seed=0):
   count = env.num_envs
-  actions = np.zeros(count, np.int32) if env.spec.discrete else np.zeros((count, env.spec.num_actions), np.float32)
+  actions = (
+    np.zeros(count, np.int32)
+    if env.spec.discrete
+    else np.zeros((count, env.spec.num_actions), np.float32)
+  )
   return env.step(actions, np.ones(count, bool), np.full(count, seed))
 
 
@@ -65,7 +73,9 @@ def shapes(env):
 # Against Gymnasium's own environments.
 
 
-@pytest.mark.parametrize('name', ['CartPole-v1', 'Pendulum-v1', 'FrozenLake-v1', 'Blackjack-v1', 'InvertedPendulum-v5'])
+@pytest.mark.parametrize(
+  'name', ['CartPole-v1', 'Pendulum-v1', 'FrozenLake-v1', 'Blackjack-v1', 'InvertedPendulum-v5']
+)
 def test_the_convention(name):
   check(Gym(name, 2))
 
@@ -85,7 +95,9 @@ def test_cartpole_is_gymnasiums_own():
     action = policy(timestep)
     timestep = env.step(action, NONE, np.array([0]))
     expected, reward, terminated, _, _ = other.step(int(action[0]))
-    assert timestep.reward[0] == reward and timestep.is_last[0] == timestep.is_terminal[0] == terminated
+    assert (
+      timestep.reward[0] == reward and timestep.is_last[0] == timestep.is_terminal[0] == terminated
+    )
   assert lengths
 
 
@@ -130,19 +142,33 @@ def test_cartpole_by_pixels():
 # Names.
 
 
-@pytest.mark.parametrize('given, name', [
-    ('CartPole-v1', 'CartPole-v1'), ('cartpole-v0', 'CartPole-v0'), ('Old', 'Old-v2'), ('old-v0', 'Old-v0'),
-    ('gymnasium:Probe-v0', 'gymnasium:Probe-v0')])
+@pytest.mark.parametrize(
+  'given, name',
+  [
+    ('CartPole-v1', 'CartPole-v1'),
+    ('cartpole-v0', 'CartPole-v0'),
+    ('Old', 'Old-v2'),
+    ('old-v0', 'Old-v0'),
+    ('gymnasium:Probe-v0', 'gymnasium:Probe-v0'),
+  ],
+)
 def test_names(given, name):
   assert Gym.canonical(given) == name
   check(Gym(given, 1), steps=2)
 
 
-@pytest.mark.parametrize('name, message', [
+@pytest.mark.parametrize(
+  'name, message',
+  [
     ('CartPol-v1', "^unknown Gymnasium id 'CartPol-v1': did you mean 'CartPole-v[01]'.*registered"),
     ('', "^unknown Gymnasium id ''"),
-    ('no_package:X-v0', "^'no_package:X-v0' asks for the package 'no_package', which cannot be imported"),
-    ('gymnasium:Prob-v0', "^unknown Gymnasium id 'Prob-v0': did you mean 'Probe-v0'")])
+    (
+      'no_package:X-v0',
+      "^'no_package:X-v0' asks for the package 'no_package', which cannot be imported",
+    ),
+    ('gymnasium:Prob-v0', "^unknown Gymnasium id 'Prob-v0': did you mean 'Probe-v0'"),
+  ],
+)
 def test_an_unknown_id_is_one_line(name, message):
   with pytest.raises(ValueError, match=message) as error:
     Gym.canonical(name)
@@ -152,7 +178,9 @@ def test_an_unknown_id_is_one_line(name, message):
 # Observations.
 
 
-@pytest.mark.parametrize('space, expected', [
+@pytest.mark.parametrize(
+  'space, expected',
+  [
     (spaces.Box(-1, 1, (4,)), {'state': ((4,), np.float32)}),
     (spaces.Box(-1, 1, (2, 3), np.float64), {'state': ((6,), np.float32)}),
     (spaces.Box(0, 255, (128,), np.uint8), {'state': ((128,), np.float32)}),
@@ -162,13 +190,23 @@ def test_an_unknown_id_is_one_line(name, message):
     (spaces.Box(0, 255, (96, 80, 3), np.uint8), {'image': ((64, 64, 3), np.uint8)}),
     (spaces.Box(0, 255, (64, 64, 1), np.uint8), {'image': ((64, 64, 3), np.uint8)}),
     (spaces.Box(0, 255, (20, 30), np.uint8), {'image': ((64, 64, 3), np.uint8)}),
-    (spaces.Dict(hand=spaces.Box(-1, 1, (4,)), arm=spaces.Dict(angle=spaces.Box(-1, 1, (2,)))),
-     {'hand': ((4,), np.float32), 'arm_angle': ((2,), np.float32)}),
-    (spaces.Dict(camera=spaces.Box(0, 255, (84, 84, 3), np.uint8), reward=spaces.Box(-1, 1, (1,))),
-     {'image': ((64, 64, 3), np.uint8), 'reward_observed': ((1,), np.float32)}),
-    (spaces.Dict(left=spaces.Box(0, 255, (84, 84, 3), np.uint8), right=spaces.Box(0, 255, (84, 84, 3), np.uint8)),
-     {'left': ((64, 64, 3), np.uint8), 'right': ((64, 64, 3), np.uint8)}),
-])
+    (
+      spaces.Dict(hand=spaces.Box(-1, 1, (4,)), arm=spaces.Dict(angle=spaces.Box(-1, 1, (2,)))),
+      {'hand': ((4,), np.float32), 'arm_angle': ((2,), np.float32)},
+    ),
+    (
+      spaces.Dict(camera=spaces.Box(0, 255, (84, 84, 3), np.uint8), reward=spaces.Box(-1, 1, (1,))),
+      {'image': ((64, 64, 3), np.uint8), 'reward_observed': ((1,), np.float32)},
+    ),
+    (
+      spaces.Dict(
+        left=spaces.Box(0, 255, (84, 84, 3), np.uint8),
+        right=spaces.Box(0, 255, (84, 84, 3), np.uint8),
+      ),
+      {'left': ((64, 64, 3), np.uint8), 'right': ((64, 64, 3), np.uint8)},
+    ),
+  ],
+)
 def test_observations(space, expected):
   env = Gym('Probe-v0', 2, observation=space)
   assert shapes(env) == expected
@@ -186,17 +224,36 @@ def test_discrete_observations_are_one_hot():
 
 
 def test_entries_of_a_dict_keep_their_values():
-  space = spaces.Dict(a=spaces.Box(0, 1, (2,)), b=spaces.Dict(c=spaces.Box(5, 6, (2,)), d=spaces.Box(8, 9, (1,))))
+  space = spaces.Dict(
+    a=spaces.Box(0, 1, (2,)), b=spaces.Dict(c=spaces.Box(5, 6, (2,)), d=spaces.Box(8, 9, (1,)))
+  )
   observation = begin(Gym('Probe-v0', 1, observation=space)).observation
-  assert {name: int(array[0, 0]) for name, array in observation.items()} == {'a': 0, 'b_c': 5, 'b_d': 8}
+  assert {name: int(array[0, 0]) for name, array in observation.items()} == {
+    'a': 0,
+    'b_c': 5,
+    'b_d': 8,
+  }
 
 
-@pytest.mark.parametrize('space, message', [
+@pytest.mark.parametrize(
+  'space, message',
+  [
     (spaces.Text(4), "^Probe-v0: the observation 'state' is a Text: supported are Box"),
-    (spaces.Dict(x=spaces.Sequence(spaces.Discrete(2))), "^Probe-v0: the observation 'x' is a Sequence"),
-    (spaces.Box(0, 255, (4, 84, 84), np.uint8), 'would be a vector of 28224 numbers; a picture must be uint8'),
+    (
+      spaces.Dict(x=spaces.Sequence(spaces.Discrete(2))),
+      "^Probe-v0: the observation 'x' is a Sequence",
+    ),
+    (
+      spaces.Box(0, 255, (4, 84, 84), np.uint8),
+      'would be a vector of 28224 numbers; a picture must be uint8',
+    ),
     (spaces.Box(0, 1, (64, 64, 3)), 'would be a vector of 12288 numbers; a picture must be uint8'),
-    (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)), a_b=spaces.Discrete(2)), "would be named 'a_b'")])
+    (
+      spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)), a_b=spaces.Discrete(2)),
+      "would be named 'a_b'",
+    ),
+  ],
+)
 def test_unsupported_observations_are_one_line(space, message):
   with pytest.raises(ValueError, match=message) as error:
     Gym('Probe-v0', 1, observation=space)
@@ -215,7 +272,9 @@ def test_render_beside_vectors():
 
 
 def test_what_cannot_be_drawn_is_one_line(monkeypatch):
-  with pytest.raises(ValueError, match=r'^Probe-v0 draws ndarray \(40, 60\), not uint8 \[H, W, 3\]'):
+  with pytest.raises(
+    ValueError, match=r'^Probe-v0 draws ndarray \(40, 60\), not uint8 \[H, W, 3\]'
+  ):
     Gym('Probe-v0', 1, observe='render', drawn=np.zeros((40, 60), np.uint8))
   monkeypatch.setattr(Probe, 'metadata', {'render_modes': []})
   with warnings.catch_warnings(), pytest.raises(ValueError, match='^Probe-v0 draws no pictures'):
@@ -227,7 +286,9 @@ def test_what_cannot_be_drawn_is_one_line(monkeypatch):
 
 def test_a_missing_package_is_one_line(monkeypatch):
   monkeypatch.setitem(sys.modules, 'pygame', None)
-  with pytest.raises(RuntimeError, match='^CartPole-v1 cannot draw: pygame is not installed, run .pip') as error:
+  with pytest.raises(
+    RuntimeError, match='^CartPole-v1 cannot draw: pygame is not installed, run .pip'
+  ) as error:
     Gym('CartPole-v1', 1, observe='render')
   assert '\n' not in str(error.value)
   with pytest.raises(RuntimeError, match='^LunarLander-v3 cannot be made: '):
@@ -237,7 +298,9 @@ def test_a_missing_package_is_one_line(monkeypatch):
 
 
 def test_an_option_that_does_not_exist_is_one_line():
-  with pytest.raises(ValueError, match=r"^CartPole-v1 does not take \{'colour': 3\}: .*unexpected keyword") as error:
+  with pytest.raises(
+    ValueError, match=r"^CartPole-v1 does not take \{'colour': 3\}: .*unexpected keyword"
+  ) as error:
     Gym('CartPole-v1', 1, colour=3)
   assert '\n' not in str(error.value)
 
@@ -253,7 +316,9 @@ def exact_areas(image, size):
   return image.reshape(size, height // size, size, width // size, -1).mean((1, 3))
 
 
-@pytest.mark.parametrize('shape', [(96, 80, 3), (20, 30, 3), (64, 100, 3), (210, 160, 3), (7, 7, 3)])
+@pytest.mark.parametrize(
+  'shape', [(96, 80, 3), (20, 30, 3), (64, 100, 3), (210, 160, 3), (7, 7, 3)]
+)
 def test_pictures_are_resized_by_area(shape):
   image = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
   resized = gym._picture(image, 64)
@@ -282,16 +347,27 @@ def taken(space, action):
 
 def test_continuous_actions_are_stretched_to_the_bounds():
   space = spaces.Box(np.array([-2, 0, 10], np.float32), np.array([2, 1, 30], np.float32))
-  for action, expected in (([-1, -1, -1], [-2, 0, 10]), ([0, 0, 0], [0, 0.5, 20]), ([1, 0.5, 9], [2, 0.75, 30])):
+  for action, expected in (
+    ([-1, -1, -1], [-2, 0, 10]),
+    ([0, 0, 0], [0, 0.5, 20]),
+    ([1, 0.5, 9], [2, 0.75, 30]),
+  ):
     result = taken(space, np.array(action, np.float32))
     assert result.dtype == np.float32 and space.contains(result)
     np.testing.assert_allclose(result, expected)
-  assert taken(spaces.Box(-1, 1, (2, 2), np.float64), np.array([1, 0, -1, 0.5])).tolist() == [[1, 0], [-1, 0.5]]
+  assert taken(spaces.Box(-1, 1, (2, 2), np.float64), np.array([1, 0, -1, 0.5])).tolist() == [
+    [1, 0],
+    [-1, 0.5],
+  ]
 
 
 def test_unbounded_actions_stay_and_a_warning_says_so():
-  space = spaces.Box(np.array([-np.inf, -4, 0.5, -3e38], np.float32), np.array([np.inf, 4, np.inf, 3e38], np.float32))
-  with pytest.warns(UserWarning, match=r'Probe-v0: 3 of 4 dimensions .* no bounds; .* only the numbers in \[-1, 1\]'):
+  space = spaces.Box(
+    np.array([-np.inf, -4, 0.5, -3e38], np.float32), np.array([np.inf, 4, np.inf, 3e38], np.float32)
+  )
+  with pytest.warns(
+    UserWarning, match=r'Probe-v0: 3 of 4 dimensions .* no bounds; .* only the numbers in \[-1, 1\]'
+  ):
     result = taken(space, np.array([5, 1, -1, 0.25], np.float32))
   np.testing.assert_allclose(result, [1, 4, 0.5, 0.25])
 
@@ -304,10 +380,18 @@ def test_discrete_actions():
       taken(spaces.Discrete(3), action)
 
 
-@pytest.mark.parametrize('space', [spaces.MultiDiscrete([2, 2]), spaces.Box(0, 9, (2,), np.int32),
-                                   spaces.Dict(a=spaces.Discrete(2))])
+@pytest.mark.parametrize(
+  'space',
+  [
+    spaces.MultiDiscrete([2, 2]),
+    spaces.Box(0, 9, (2,), np.int32),
+    spaces.Dict(a=spaces.Discrete(2)),
+  ],
+)
 def test_unsupported_actions_are_one_line(space):
-  with pytest.raises(ValueError, match='^Probe-v0: actions .* are not supported: only Discrete, and Box of floats'):
+  with pytest.raises(
+    ValueError, match='^Probe-v0: actions .* are not supported: only Discrete, and Box of floats'
+  ):
     Gym('Probe-v0', 1, action=space)
 
 
@@ -321,8 +405,15 @@ def test_a_repeat_sums_rewards_and_stops_at_the_end(repeat, rewards):
     assert timestep.is_last[0] == timestep.is_terminal[0] == (count == len(rewards))
 
 
-@pytest.mark.parametrize('name, limit, steps, terminal', [
-    ('Short-v0', 0, 3, False), ('Short-v0', 5, 5, False), ('Short-v0', 100, 8, True), ('Probe-v0', 2, 2, False)])
+@pytest.mark.parametrize(
+  'name, limit, steps, terminal',
+  [
+    ('Short-v0', 0, 3, False),
+    ('Short-v0', 5, 5, False),
+    ('Short-v0', 100, 8, True),
+    ('Probe-v0', 2, 2, False),
+  ],
+)
 def test_the_time_limit_replaces_the_ids_own(name, limit, steps, terminal):
   env = Gym(name, 1, time_limit=limit)
   begin(env)
@@ -343,7 +434,10 @@ def test_a_success_of_the_info_is_measured():
   env = Gym('Probe-v0', 1, success='won')
   check(env)
   begin(env)
-  won = [env.step(np.zeros(1, np.int32), NONE, np.array([0])) and float(env.measures['success'][0]) for _ in range(8)]
+  won = [
+    env.step(np.zeros(1, np.int32), NONE, np.array([0])) and float(env.measures['success'][0])
+    for _ in range(8)
+  ]
   assert won == [0, 0, 0, 0, 1, 0, 0, 0]
   begin(env)
   assert env.measures['success'][0] == 0 and Gym('Probe-v0', 1).measures == {}

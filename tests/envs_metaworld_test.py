@@ -1,4 +1,6 @@
-"""Meta-World against the package itself: the same physics and pictures, and episodes that remember nothing."""
+"""Meta-World against the package itself: the same physics and pictures, and episodes that remember
+nothing.
+"""
 
 import sys
 
@@ -6,8 +8,7 @@ import chex
 import numpy as np
 import pytest
 
-from harmony_jax.envs import metaworld
-from harmony_jax.envs import rendering
+from harmony_jax.envs import metaworld, rendering
 from harmony_jax.envs.check import check
 from harmony_jax.envs.metaworld import MetaWorld
 
@@ -34,7 +35,7 @@ def random_actions(count, seed=0):
 
 def bare(package, task, seed, **options):
   """The package's environment with the goal in sight, its draws from `seed`; begun."""
-  env = package.ALL_V3_ENVIRONMENTS[f"{task.replace('_', '-')}-v3"](**options)
+  env = package.ALL_V3_ENVIRONMENTS[f'{task.replace("_", "-")}-v3'](**options)
   env._partially_observable, env._set_task_called = False, True
   env._freeze_rand_vec, env.seeded_rand_vec = False, True
   del env.sawyer_observation_space
@@ -42,16 +43,22 @@ def bare(package, task, seed, **options):
   return env, env.reset()[0]
 
 
-@pytest.mark.parametrize('name', ['lever_pull', 'lever-pull', 'lever-pull-v3', 'Lever Pull', 'lever_pull_v3'])
+@pytest.mark.parametrize(
+  'name', ['lever_pull', 'lever-pull', 'lever-pull-v3', 'Lever Pull', 'lever_pull_v3']
+)
 def test_spellings(name):
   assert MetaWorld.canonical(name) == 'lever_pull'
 
 
-@pytest.mark.parametrize('change, message', [
+@pytest.mark.parametrize(
+  'change, message',
+  [
     (dict(task='lever_pul'), "^unknown Meta-World task 'lever_pul': did you mean 'lever_pull'"),
     (dict(camera='corners'), "^unknown Meta-World camera 'corners': did you mean 'corner"),
     (dict(observe='images'), "^unknown kind of observation 'images': did you mean 'image'"),
-    (dict(render='quick'), "^unknown render quality 'quick'")])
+    (dict(render='quick'), "^unknown render quality 'quick'"),
+  ],
+)
 def test_a_wrong_name_is_one_line(change, message):
   with pytest.raises(ValueError, match=message) as error:
     MetaWorld(**{'task': 'push', 'num_envs': 1, **change})
@@ -60,7 +67,9 @@ def test_a_wrong_name_is_one_line(change, message):
 
 def test_a_missing_package_is_one_line(monkeypatch):
   monkeypatch.setitem(sys.modules, 'metaworld', None)
-  with pytest.raises(RuntimeError, match=r"^Meta-World cannot be imported .*pip install .*\[metaworld\]") as error:
+  with pytest.raises(
+    RuntimeError, match=r'^Meta-World cannot be imported .*pip install .*\[metaworld\]'
+  ) as error:
     MetaWorld('push', 1, observe='state')
   assert '\n' not in str(error.value)
 
@@ -68,8 +77,11 @@ def test_a_missing_package_is_one_line(monkeypatch):
 def test_a_mujoco_that_does_not_fit_is_one_line(package, monkeypatch):
   def broken():
     raise ValueError('could not broadcast input array from shape (11,) into shape (12,)')
+
   monkeypatch.setitem(package.ALL_V3_ENVIRONMENTS, 'push-v3', broken)
-  with pytest.raises(RuntimeError, match='^the installed Meta-World does not fit MuJoCo .*broadcast.*pip install'):
+  with pytest.raises(
+    RuntimeError, match='^the installed Meta-World does not fit MuJoCo .*broadcast.*pip install'
+  ):
     MetaWorld('push', 1, observe='state')
 
 
@@ -90,6 +102,7 @@ def test_the_convention(package, observe):
 def test_states_need_no_opengl(package, monkeypatch):
   def broken():
     raise RuntimeError('no OpenGL')
+
   monkeypatch.setattr(rendering, 'choose_backend', broken)
   play(MetaWorld('push', 1, observe='state'), 0, random_actions(1))
   with pytest.raises(RuntimeError, match='no OpenGL'):
@@ -113,7 +126,9 @@ def test_stock_pictures_are_the_packages(package):
   env = MetaWorld('hammer', 1)
   images = [timestep.observation['image'][0] for timestep in play(env, 3, actions)]
   env.close()
-  other, _ = bare(package, 'hammer', 3, render_mode='rgb_array', camera_name='corner', width=64, height=64)
+  other, _ = bare(
+    package, 'hammer', 3, render_mode='rgb_array', camera_name='corner', width=64, height=64
+  )
   for action, image in zip(actions, images[1:]):
     other.step(action)
     np.testing.assert_array_equal(image[::-1], other.render())
@@ -156,6 +171,7 @@ def test_an_episode_is_a_function_of_its_seed(package, task):
 @pytest.mark.parametrize('task', ['lever_pull', 'push', 'drawer_open'])
 def test_the_first_picture_shows_everything_in_its_place(package, task):
   import mujoco
+
   env = MetaWorld(task, 1, observe='state')
   play(env, 5, [])
   simulator = env._simulators[0]
@@ -177,7 +193,9 @@ def test_restarting_and_idling_leave_the_others_untouched(package):
     restart = np.array([count % 2 == 0, count == 0, count == 0])
     idle = np.array([False, False, count % 3 == 1])
     action = actions[max(count - 1, 0)]
-    timestep = env.step(np.stack([-action, action, action]), restart, np.array([9, 5, 9]), idle=idle)
+    timestep = env.step(
+      np.stack([-action, action, action]), restart, np.array([9, 5, 9]), idle=idle
+    )
     for name in ('image', 'state'):
       np.testing.assert_array_equal(timestep.observation[name][1], single.observation[name][0])
     assert timestep.reward[1] == single.reward[0]
@@ -188,6 +206,7 @@ def test_restarting_and_idling_leave_the_others_untouched(package):
 def solve(env, steps):
   """Plays the package's own scripted solution of `push`; time steps, successes and frames used."""
   from metaworld.policies import SawyerPushV3Policy
+
   policy = SawyerPushV3Policy()
   timestep = play(env, 0, [])[0]
   found = []
@@ -195,7 +214,9 @@ def solve(env, steps):
     before = env._simulators[0].curr_path_length
     action = policy.get_action(timestep.observation['state'][0].astype(float))
     timestep = env.step(np.asarray(action, np.float32)[None], NONE, np.array([0]))
-    found.append((timestep, env.measures['success'][0], env._simulators[0].curr_path_length - before))
+    found.append(
+      (timestep, env.measures['success'][0], env._simulators[0].curr_path_length - before)
+    )
   return found
 
 
@@ -211,7 +232,8 @@ def test_a_repeat_stops_at_success(package):
   env = MetaWorld('push', 1, observe='state', action_repeat=3, time_limit=80)
   found = solve(env, 80)
   frames = {success: {frames for _, now, frames in found if now == success} for success in (0, 1)}
-  assert frames[0] == {3} and frames[1] - {3}  # once it is there, every step ends with its first frame
+  # once it is there, every step ends with its first frame
+  assert frames[0] == {3} and frames[1] - {3}
   assert [timestep.is_last[0] for timestep, _, _ in found] == [False] * 79 + [True]
   assert env.spec.action_repeat == 3
   play(env, 1, [])
@@ -219,11 +241,17 @@ def test_a_repeat_stops_at_success(package):
 
 
 def test_repeats_sum_rewards(package):
-  single, repeated = MetaWorld('push', 1, observe='state'), MetaWorld('push', 1, observe='state', action_repeat=2)
+  single, repeated = (
+    MetaWorld('push', 1, observe='state'),
+    MetaWorld('push', 1, observe='state', action_repeat=2),
+  )
   actions = random_actions(5)
   rewards = [timestep.reward[0] for timestep in play(single, 0, np.repeat(actions, 2, axis=0))[1:]]
-  np.testing.assert_allclose([timestep.reward[0] for timestep in play(repeated, 0, actions)[1:]],
-                             np.reshape(rewards, (5, 2)).sum(1), rtol=1e-6)
+  np.testing.assert_allclose(
+    [timestep.reward[0] for timestep in play(repeated, 0, actions)[1:]],
+    np.reshape(rewards, (5, 2)).sum(1),
+    rtol=1e-6,
+  )
 
 
 def test_actions_are_clipped(package):

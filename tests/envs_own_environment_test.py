@@ -1,4 +1,6 @@
-"""docs/own_environment.md: its class passes the checker, and the checker's errors are those that it promises."""
+"""docs/own_environment.md: its class passes the checker, and the checker's errors are those that it
+promises.
+"""
 
 import pathlib
 import re
@@ -6,9 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from harmony_jax.envs import ArraySpec
-from harmony_jax.envs import base
-from harmony_jax.envs import run_episodes
+from harmony_jax.envs import ArraySpec, base, run_episodes
 from harmony_jax.envs.check import check
 
 PAGE = pathlib.Path(__file__).parent.parent / 'docs' / 'own_environment.md'
@@ -32,10 +32,12 @@ def message(env):
 
 def with_observation(name, array):
   """A change of the environment: one more observation."""
+
   def change(env):
     env.spec.observation[name] = array
     if isinstance(array, ArraySpec):
       env.last = base.empty_timestep(env.spec, env.num_envs)
+
   return change
 
 
@@ -48,22 +50,39 @@ def test_the_class_of_the_page(Line):
   assert all(result.score == 1 and 5 <= result.length <= 8 for result in results)
 
 
-@pytest.mark.parametrize('change, text', [
-    (with_observation('reward', ArraySpec((1,), np.float32)),
-     "an observation cannot be named 'reward': the replay stores something else there"),
+@pytest.mark.parametrize(
+  'change, text',
+  [
+    (
+      with_observation('reward', ArraySpec((1,), np.float32)),
+      "an observation cannot be named 'reward': the replay stores something else there",
+    ),
     (with_observation('x', (3,)), "the spec of observation 'x' is (3,), not an ArraySpec"),
-    (with_observation('x', ArraySpec((4, 4), np.float32)),
-     "observation 'x' has shape (4, 4): neither [H, W, C] nor a vector or scalar"),
-    (with_observation('x', ArraySpec((64, 64, 3), np.float32)),
-     "observation 'x' is an image of float32; images are uint8"),
+    (
+      with_observation('x', ArraySpec((4, 4), np.float32)),
+      "observation 'x' has shape (4, 4): neither [H, W, C] nor a vector or scalar",
+    ),
+    (
+      with_observation('x', ArraySpec((64, 64, 3), np.float32)),
+      "observation 'x' is an image of float32; images are uint8",
+    ),
     (lambda env: setattr(env, 'length', 0), "observation 'position' has nan in it"),
-    (lambda env: setattr(env, 'measures', {'success': np.zeros(2)}),
-     "measure 'success' has dtype float64, not float32"),
-    (lambda env: setattr(env, 'measures', {'success': [0, 0]}), "measure 'success' is a list, not a NumPy array"),
+    (
+      lambda env: setattr(env, 'measures', {'success': np.zeros(2)}),
+      "measure 'success' has dtype float64, not float32",
+    ),
+    (
+      lambda env: setattr(env, 'measures', {'success': [0, 0]}),
+      "measure 'success' is a list, not a NumPy array",
+    ),
     (lambda env: setattr(env, 'spec', None), 'env.spec is a NoneType, not a Spec'),
     (lambda env: delattr(env, 'num_envs'), "Line has no 'num_envs'"),
-    (lambda env: setattr(env, 'step', lambda actions, restart, seeds: None),
-     'step takes (actions, restart, seeds), not (actions, restart, seeds, idle=None)')])
+    (
+      lambda env: setattr(env, 'step', lambda actions, restart, seeds: None),
+      'step takes (actions, restart, seeds), not (actions, restart, seeds, idle=None)',
+    ),
+  ],
+)
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')
 def test_the_checker_tells_what_is_wrong_in_one_line(Line, change, text):
   env = Line(num_envs=2)
@@ -98,6 +117,9 @@ def test_the_messages_that_the_page_shows(Line):
     def step(self, actions, restart, seeds, idle=None):
       return super().step(actions, restart, seeds)
 
-  messages = [message(env) for env in (Double(), Drifting(num_envs=2), Shared(num_envs=2), Restless(num_envs=2))]
+  messages = [
+    message(env)
+    for env in (Double(), Drifting(num_envs=2), Shared(num_envs=2), Restless(num_envs=2))
+  ]
   shape = lambda text: re.sub(r'step \d+', 'step #', text)
   assert [shape(text) for text in messages] == [shape(text) for text in shown]

@@ -1,4 +1,6 @@
-"""Processes: the numbers of one process; failures that cost one episode or, in a row, end all with their reason."""
+"""Processes: the numbers of one process; failures that cost one episode or, in a row, end all with
+their reason.
+"""
 
 import functools
 import logging
@@ -13,8 +15,7 @@ import numpy as np
 import pytest
 
 from harmony_jax import envs
-from harmony_jax.envs import base
-from harmony_jax.envs import processes
+from harmony_jax.envs import base, processes
 from harmony_jax.envs.check import check
 from harmony_jax.envs.processes import Processes
 
@@ -23,7 +24,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Probe:
-  """Shows [seed, time, process id, seen variables, JAX is loaded], pays the time; actions make trouble (see above)."""
+  """Shows [seed, time, process id, seen variables, JAX is loaded], pays the time; actions make
+  trouble (see above).
+  """
 
   def __init__(self, error=None, num_envs=1, size=5):
     if error:
@@ -41,7 +44,13 @@ class Probe:
       self.trouble(actions[0])
     timestep = base.empty_timestep(self.spec, 1)
     threads = os.environ['OMP_NUM_THREADS'] == os.environ['OPENBLAS_NUM_THREADS'] == '1'
-    timestep.observation['vector'][0, :5] = seeds[0], self.time, os.getpid(), threads, 'jax' in sys.modules
+    timestep.observation['vector'][0, :5] = (
+      seeds[0],
+      self.time,
+      os.getpid(),
+      threads,
+      'jax' in sys.modules,
+    )
     timestep.reward[:], timestep.is_first[:] = self.time, restart
     return timestep
 
@@ -64,7 +73,9 @@ class Probe:
 def begin(env, *only, seed=0):
   """Begins all episodes or only some, with seeds `seed`, `seed + 1`, ..."""
   restart = np.isin(np.arange(env.num_envs), only) if only else np.ones(env.num_envs, bool)
-  return env.step(base.zero_actions(env.spec, env.num_envs), restart, np.arange(env.num_envs) + seed)
+  return env.step(
+    base.zero_actions(env.spec, env.num_envs), restart, np.arange(env.num_envs) + seed
+  )
 
 
 def act(env, *actions):
@@ -98,7 +109,11 @@ def test_the_numbers_of_one_process_with_restarts_and_idling():
   rng = np.random.default_rng(0)
   restart = np.ones(3, bool)
   for count in range(40):
-    actions, seeds, idle = rng.integers(4, size=3, dtype=np.int32), rng.integers(9, size=3), rng.random(3) < 0.3
+    actions, seeds, idle = (
+      rng.integers(4, size=3, dtype=np.int32),
+      rng.integers(9, size=3),
+      rng.random(3) < 0.3,
+    )
     if not count:
       idle[:] = False  # what an environment that never began shows is compared with zeros below
     expected, timestep = (env.step(actions, restart, seeds, idle) for env in (single, several))
@@ -111,7 +126,9 @@ def test_the_numbers_of_one_process_with_restarts_and_idling():
 
 def test_what_a_worker_sees_and_tells():
   env = Processes(Probe, 2)
-  untouched = env.step(np.zeros(2, int), np.ones(2, bool), np.array([7, 8]), idle=np.array([False, True]))
+  untouched = env.step(
+    np.zeros(2, int), np.ones(2, bool), np.array([7, 8]), idle=np.array([False, True])
+  )
   np.testing.assert_array_equal(untouched.observation['vector'][1], np.zeros(5))
   timestep = env.step(np.zeros(2, int), np.ones(2, bool), np.array([7, 8]))
   seed, _, pids, threads, jax = timestep.observation['vector'].T
@@ -122,7 +139,8 @@ def test_what_a_worker_sees_and_tells():
   env.step(np.zeros(2, int), np.zeros(2, bool), np.zeros(2), idle=np.array([True, False]))
   assert env.measures.keys() == {'time', 'none'} and env.measures['time'].dtype == np.float32
   assert env.measures['time'].tolist() == [2.5, 3.5]
-  assert 'LP_NUM_THREADS' not in os.environ or os.environ['LP_NUM_THREADS'] != '1'  # the parent's own are as they were
+  # the parent's own are as they were
+  assert 'LP_NUM_THREADS' not in os.environ or os.environ['LP_NUM_THREADS'] != '1'
   env.close()
   env.close()
   assert_ended(pids.astype(int), 0)
@@ -135,12 +153,18 @@ def test_the_convention_with_continuous_actions_and_measures():
   env = Processes(Reacher, 2)
   check(env)
   results = envs.run_episodes(env, range(5), lambda timestep: np.tile([0.5, -1], (2, 1)))
-  assert [(result.score, result.length) for result in results] == [(-1.5 * seed, 3) for seed in range(5)]
-  assert [result.measures for result in results] == [{'success': float(seed == 3)} for seed in range(5)]
+  assert [(result.score, result.length) for result in results] == [
+    (-1.5 * seed, 3) for seed in range(5)
+  ]
+  assert [result.measures for result in results] == [
+    {'success': float(seed == 3)} for seed in range(5)
+  ]
 
 
 class Reacher:
-  """Three steps, each pays the sum of its two actions times the seed; seed 3 succeeds in the second."""
+  """Three steps, each pays the sum of its two actions times the seed; seed 3 succeeds in the
+  second.
+  """
 
   def __init__(self):
     self.num_envs, self.time = 1, 0
@@ -162,12 +186,13 @@ class Reacher:
 
 
 class Stubborn(Probe):
-
   def close(self):
     time.sleep(60)
 
 
-@pytest.mark.parametrize('factory, seconds, code', [(Probe, 30, 0), (Stubborn, 0.2, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+  'factory, seconds, code', [(Probe, 30, 0), (Stubborn, 0.2, -signal.SIGKILL)]
+)
 def test_closing_waits_for_the_simulator_but_not_for_ever(factory, seconds, code, monkeypatch):
   monkeypatch.setattr(processes, 'CLOSE_SECONDS', seconds)
   env = Processes(factory, 2)
@@ -195,9 +220,13 @@ def test_a_wrong_task_is_the_same_error():
   assert str(there.value) == str(here.value)
 
 
-@pytest.mark.parametrize('raised, text', [
+@pytest.mark.parametrize(
+  'raised, text',
+  [
     (RuntimeError('no simulator'), 'no simulator'),
-    (ImportError('no module'), 'environment 0: ImportError: no module')])
+    (ImportError('no module'), 'environment 0: ImportError: no module'),
+  ],
+)
 def test_an_environment_that_cannot_be_made(raised, text):
   with pytest.raises(RuntimeError) as error:
     Processes(functools.partial(Probe, raised), 1)
@@ -213,7 +242,9 @@ def test_a_factory_of_more_than_one_environment_or_of_a_lambda():
 
 
 class Walk:
-  """Six steps of a walk that the seed draws and actions move. Fails where `plan` says: {(seed, time): how often}."""
+  """Six steps of a walk that the seed draws and actions move. Fails where `plan` says: {(seed,
+  time): how often}.
+  """
 
   def __init__(self, folder=None, plan=None, trouble=RAISE):
     self.folder, self.plan, self.trouble = folder, plan or {}, trouble
@@ -238,7 +269,8 @@ class Walk:
 
   def fail(self):
     for number in range(self.plan.get((self.seed, self.time), 0)):
-      mark = self.folder / f'{self.seed}-{self.time}-{number}'  # on disk, since every failure costs the process
+      # on disk, since every failure costs the process
+      mark = self.folder / f'{self.seed}-{self.time}-{number}'
       if not mark.exists():
         mark.touch()
         Probe.trouble(self, self.trouble)
@@ -261,12 +293,18 @@ def steady(timestep):
   return np.tile(np.float32([0.5, -1, 0.25]), (len(timestep.reward), 1))
 
 
-@pytest.mark.parametrize('trouble, steps, reason', [
+@pytest.mark.parametrize(
+  'trouble, steps, reason',
+  [
     (RAISE, 2, "KeyError: 'the reason'"),
     (HALF, 1, "KeyError: 'none'"),
     (DIE, 0, 'its process died with exit code -9 (SIGKILL)'),
-    (HANG, 2, 'it hangs, no answer for 1 s')])
-def test_a_failure_truncates_its_episode_and_the_next_one_runs_in_a_new_process(trouble, steps, reason, caplog):
+    (HANG, 2, 'it hangs, no answer for 1 s'),
+  ],
+)
+def test_a_failure_truncates_its_episode_and_the_next_one_runs_in_a_new_process(
+  trouble, steps, reason, caplog
+):
   env = Processes(Probe, 2, timeout=1)
   before = begin(env)
   for _ in range(steps):
@@ -284,20 +322,31 @@ def test_a_failure_truncates_its_episode_and_the_next_one_runs_in_a_new_process(
 
   timestep = begin(env, 1, seed=8)
   assert timestep.observation['vector'][:, :2].tolist() == [[8, steps + 2], [9, 0]]
-  assert timestep.is_first.tolist() == [False, True] and not timestep.is_last.any() and not env.failed.any()
+  assert (
+    timestep.is_first.tolist() == [False, True]
+    and not timestep.is_last.any()
+    and not env.failed.any()
+  )
   new = process_ids(timestep)
   assert new[0] == old[0] and new[1] != old[1]
   assert act(env, GO, GO).observation['vector'][:, 1].tolist() == [steps + 3, 1]
   assert env.failures == 1
   assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-      (logging.WARNING, f'environment 1: {reason}; its episode was truncated, and it goes on in a new process')]
+    (
+      logging.WARNING,
+      f'environment 1: {reason}; its episode was truncated, and it goes on in a new process',
+    )
+  ]
   env.close()
   assert_ended(new, 0)
 
 
 def test_all_other_numbers_are_those_without_failures(tmp_path):
   plan = {(100, 3): 1, (101, 1): 1, (102, 6): 1, (103, 0): 1}  # of environment 1
-  env, alone = Processes(functools.partial(Walk, tmp_path, plan, DIE), 3), [Walk() for _ in range(3)]
+  env, alone = (
+    Processes(functools.partial(Walk, tmp_path, plan, DIE), 3),
+    [Walk() for _ in range(3)],
+  )
   rng = np.random.default_rng(0)
   restart, episode, truncated = np.ones(3, bool), np.array([-1, 99, 199]), 0
   for _ in range(40):
@@ -309,7 +358,9 @@ def test_all_other_numbers_are_those_without_failures(tmp_path):
       if env.failed[index]:
         truncated += 1
         continue
-      np.testing.assert_array_equal(timestep.observation['vector'][index], expected.observation['vector'][0])
+      np.testing.assert_array_equal(
+        timestep.observation['vector'][index], expected.observation['vector'][0]
+      )
       assert [field[index] for field in timestep[1:]] == [field[0] for field in expected[1:]]
       assert env.measures['height'][index] == alone[index].measures['height'][0]
     restart = timestep.is_last
@@ -318,14 +369,21 @@ def test_all_other_numbers_are_those_without_failures(tmp_path):
 
 
 @pytest.mark.parametrize('trouble, often', [(HANG, 1), (DIE, 2)])
-def test_one_that_fails_to_begin_an_episode_begins_the_same_again_at_once(trouble, often, tmp_path, caplog):
+def test_one_that_fails_to_begin_an_episode_begins_the_same_again_at_once(
+  trouble, often, tmp_path, caplog
+):
   env = Processes(functools.partial(Walk, tmp_path, {(6, 0): often}, trouble), 2, timeout=1)
   timestep = begin(env, seed=5)
   expected = Walk().step(np.zeros((1, 3)), np.ones(1, bool), np.array([6]))
-  np.testing.assert_array_equal(timestep.observation['vector'][1], expected.observation['vector'][0])
+  np.testing.assert_array_equal(
+    timestep.observation['vector'][1], expected.observation['vector'][0]
+  )
   assert timestep.is_first.all() and not timestep.is_last.any() and not env.failed.any()
   assert env.failures == len(caplog.records) == often
-  assert all('; it tries the same episode in a new process' in record.getMessage() for record in caplog.records)
+  assert all(
+    '; it tries the same episode in a new process' in record.getMessage()
+    for record in caplog.records
+  )
   env.close()
 
 
@@ -345,12 +403,17 @@ def test_three_failures_in_a_row_end_all_and_a_completed_step_begins_a_new_row()
     begin(env)
 
 
-@pytest.mark.parametrize('actions, text, note', [
+@pytest.mark.parametrize(
+  'actions, text, note',
+  [
     ((GO, RAISE), "environment 1: KeyError: 'the reason'", "raise KeyError('the reason')"),
-    ((HANG, RAISE), "environment 1: KeyError: 'the reason'", 'in trouble'),  # the first one's hang does not hide it
+    # the first one's hang does not hide it
+    ((HANG, RAISE), "environment 1: KeyError: 'the reason'", 'in trouble'),
     ((DIE, GO), 'environment 0: its process died with exit code -9 (SIGKILL)', None),
     ((CRASH, GO), 'environment 0: its process died with exit code -11 (SIGSEGV)', 'in trouble'),
-    ((GO, HANG), 'environment 1: it hangs, no answer for 2 s', 'in trouble')])
+    ((GO, HANG), 'environment 1: it hangs, no answer for 2 s', 'in trouble'),
+  ],
+)
 def test_what_is_told_when_all_end(actions, text, note, monkeypatch):
   monkeypatch.setattr(processes, 'IN_A_ROW', 1)
   env = Processes(Probe, 2, timeout=2 if actions == (GO, HANG) else None)
@@ -381,7 +444,9 @@ def test_others_do_not_wait_for_one_that_is_started_again(tmp_path):
   begin(env)
   (tmp_path / 'later').touch()
   act(env, GO, DIE)
-  timestep = env.step(np.zeros(2, int), np.zeros(2, bool), np.zeros(2, int), idle=np.array([False, True]))
+  timestep = env.step(
+    np.zeros(2, int), np.zeros(2, bool), np.zeros(2, int), idle=np.array([False, True])
+  )
   assert timestep.observation['vector'][:, 1].tolist() == [2, 0]
   env.close()
 
@@ -401,7 +466,9 @@ def test_one_that_is_another_one_when_built_again(tmp_path):
   begin(env)
   (tmp_path / 'later').touch()
   act(env, DIE)
-  with pytest.raises(RuntimeError, match=r'environment 0 is another one .*\(6,\).*, before .*\(5,\)'):
+  with pytest.raises(
+    RuntimeError, match=r'environment 0 is another one .*\(6,\).*, before .*\(5,\)'
+  ):
     begin(env)
 
 
@@ -431,7 +498,8 @@ def test_what_make_passes_on(monkeypatch):
   factory, count, timeout = envs.make('catch', 'catch', 3, processes=True, timeout=7, size=12)
   assert (count, timeout) == (3, 7)
   assert (factory.args, factory.keywords) == (('catch', 'catch', 1), {'size': 12})
-  assert envs.make('catch', 'catch', 1, processes=True)[1:] == (1, processes.TIMEOUT)  # one alone may fail, too
+  # one alone may fail, too
+  assert envs.make('catch', 'catch', 1, processes=True)[1:] == (1, processes.TIMEOUT)
 
 
 SCRIPT = """
@@ -444,13 +512,22 @@ if __name__ == '__main__':
 
 
 def run_script(folder, then, timeout=None):
-  """A script with two environments in a process group of its own, once it runs; and the ids of its workers."""
+  """A script with two environments in a process group of its own, once it runs; and the ids of its
+  workers.
+  """
   path = folder / 'script.py'
   path.write_text(SCRIPT.format(then=then, timeout=timeout))
-  script = subprocess.Popen([sys.executable, path], cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                            # A shell's background jobs, which these tests may be, ignore it.
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+  script = subprocess.Popen(
+    [sys.executable, path],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+    # A shell's background jobs, which these tests may be, ignore it.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+  )
   return script, [int(pid) for pid in script.stdout.readline().split()]
 
 
@@ -492,6 +569,8 @@ def test_a_stopped_script_takes_no_worker_for_hung(tmp_path):
 def test_shared_memory_has_no_name_that_could_be_left_behind():
   env = Processes(functools.partial(Probe, size=1000), 2)
   assert begin(env).observation['vector'].shape == (2, 1000)
-  mapped = [line for line in pathlib.Path('/proc/self/maps').read_text().splitlines() if '/dev/shm/' in line]
+  mapped = [
+    line for line in pathlib.Path('/proc/self/maps').read_text().splitlines() if '/dev/shm/' in line
+  ]
   assert mapped and all(line.endswith(' (deleted)') for line in mapped)
   env.close()

@@ -1,4 +1,6 @@
-"""RLBench on a stand-in of its interface, and the diagnosis of every missing part. The simulator itself is not run."""
+"""RLBench on a stand-in of its interface, and the diagnosis of every missing part. The simulator
+itself is not run.
+"""
 
 import importlib.machinery
 import sys
@@ -56,7 +58,6 @@ class Task:
 
 
 class ReachTarget(Task):
-
   def begin(self):
     pass
 
@@ -65,7 +66,6 @@ class ReachTarget(Task):
 
 
 class PushButton(Task):
-
   def begin(self):
     # As in RLBench, the parts are looked up when the first episode begins.
     self.target_button, self.joint = self.goal, Thing()
@@ -76,7 +76,6 @@ class PushButton(Task):
 
 
 class TaskEnvironment:
-
   def __init__(self, environment, task):
     self.environment, self._task, self.actions, self.refuse = environment, task, [], {}
 
@@ -93,7 +92,8 @@ class TaskEnvironment:
   def reset(self):
     self.actions.clear()
     self._task.tip.place[:] = 0
-    self._task.goal.place[:] = np.random.uniform(1, 3, 3)  # NumPy's global generator, as RLBench does
+    # NumPy's global generator, as RLBench does
+    self._task.goal.place[:] = np.random.uniform(1, 3, 3)
     self._task.begin()
     return ['reach it'], self.shown()
 
@@ -104,7 +104,9 @@ class TaskEnvironment:
     self._task.tip.place += action[:3]
     if isinstance(self._task, PushButton):
       self._task.joint.angle += 0.5 * action[3]
-    reward = self._task.reward() if self.environment.shaped_rewards else float(self._task.success()[0])
+    reward = (
+      self._task.reward() if self.environment.shaped_rewards else float(self._task.success()[0])
+    )
     assert reward is not None, 'shaped rewards of a task that has none'
     return self.shown(), reward, self._task.success()[1]
 
@@ -130,7 +132,6 @@ class Environment:
 
 
 class ObservationConfig:
-
   def __init__(self):
     for name in rlbench.CAMERAS:
       setattr(self, f'{name}_camera', types.SimpleNamespace(rgb=True, image_size=(128, 128)))
@@ -141,24 +142,28 @@ class ObservationConfig:
 
 
 MODULES = {
-    'pyrep': {},
-    'pyrep.errors': dict(IKError=IKError, ConfigurationPathError=ConfigurationPathError),
-    'rlbench': {},
-    'rlbench.tasks': dict(ReachTarget=ReachTarget, PushButton=PushButton),
-    'rlbench.action_modes': {},
-    'rlbench.action_modes.action_mode': dict(MoveArmThenGripper=lambda **modes: modes),
-    'rlbench.action_modes.arm_action_modes': dict(JointPosition=lambda absolute_mode: ('joints', absolute_mode)),
-    'rlbench.action_modes.gripper_action_modes': dict(Discrete=lambda: 'open or closed'),
-    'rlbench.backend': {},
-    'rlbench.backend.exceptions': dict(InvalidActionError=InvalidActionError),
-    'rlbench.environment': dict(Environment=Environment),
-    'rlbench.observation_config': dict(ObservationConfig=ObservationConfig),
+  'pyrep': {},
+  'pyrep.errors': dict(IKError=IKError, ConfigurationPathError=ConfigurationPathError),
+  'rlbench': {},
+  'rlbench.tasks': dict(ReachTarget=ReachTarget, PushButton=PushButton),
+  'rlbench.action_modes': {},
+  'rlbench.action_modes.action_mode': dict(MoveArmThenGripper=lambda **modes: modes),
+  'rlbench.action_modes.arm_action_modes': dict(
+    JointPosition=lambda absolute_mode: ('joints', absolute_mode)
+  ),
+  'rlbench.action_modes.gripper_action_modes': dict(Discrete=lambda: 'open or closed'),
+  'rlbench.backend': {},
+  'rlbench.backend.exceptions': dict(InvalidActionError=InvalidActionError),
+  'rlbench.environment': dict(Environment=Environment),
+  'rlbench.observation_config': dict(ObservationConfig=ObservationConfig),
 }
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-  """A machine with everything: the folder of the simulator, its variables, and the stand-ins as modules."""
+  """A machine with everything: the folder of the simulator, its variables, and the stand-ins as
+  modules.
+  """
   root, pyrep = tmp_path / 'coppelia[sim]', tmp_path / 'pyrep'
   root.mkdir()
   (root / 'libcoppeliaSim.so.1').touch()
@@ -196,7 +201,9 @@ def test_spellings(name):
 
 
 def test_wrong_names_and_numbers_are_one_line(machine):
-  with pytest.raises(ValueError, match="^unknown RLBench task 'push_buton': did you mean 'push_button'"):
+  with pytest.raises(
+    ValueError, match="^unknown RLBench task 'push_buton': did you mean 'push_button'"
+  ):
     RLBench('push_buton')
   with pytest.raises(ValueError, match="^unknown RLBench camera 'fornt': did you mean 'front'"):
     RLBench('push_button', camera='fornt')
@@ -214,9 +221,12 @@ def test_the_convention(machine, task):
 @pytest.mark.parametrize('camera', ['front', 'wrist'])
 def test_how_the_simulator_is_set_up(machine, camera):
   env = RLBench('reach_target', camera=camera)
-  made, = Environment.made
+  (made,) = Environment.made
   assert made.headless and made.state == 'launched'
-  assert made.action_mode == {'arm_action_mode': ('joints', False), 'gripper_action_mode': 'open or closed'}
+  assert made.action_mode == {
+    'arm_action_mode': ('joints', False),
+    'gripper_action_mode': 'open or closed',
+  }
   on = [name for name in rlbench.CAMERAS if getattr(made.config, f'{name}_camera').rgb]
   assert on == [camera] and getattr(made.config, f'{camera}_camera').image_size == (64, 64)
   env.close()
@@ -267,13 +277,20 @@ def test_the_time_limit_is_no_terminal_state(machine):
 
 
 @pytest.mark.parametrize('error', [IKError, ConfigurationPathError, InvalidActionError])
-def test_a_refused_action_ends_the_episode_without_reward_and_with_the_picture_before(machine, error):
+def test_a_refused_action_ends_the_episode_without_reward_and_with_the_picture_before(
+  machine, error
+):
   env = RLBench('reach_target')
   begin(env)
   before = act(env, 0.5)
   env._episode.refuse = {3: error}  # in the middle of the next step
   after = act(env, 0.5)
-  assert after.is_last[0] and after.is_terminal[0] and after.reward[0] == 0 and env.measures['success'][0] == 0
+  assert (
+    after.is_last[0]
+    and after.is_terminal[0]
+    and after.reward[0] == 0
+    and env.measures['success'][0] == 0
+  )
   np.testing.assert_array_equal(after.observation['image'], before.observation['image'])
   env._episode.refuse = {}
   again = begin(env)
@@ -324,13 +341,20 @@ def test_a_complete_machine_passes(machine):
 def test_no_variable(machine, monkeypatch):
   monkeypatch.delenv('COPPELIASIM_ROOT')
   text = failure()
-  assert text.startswith('RLBench cannot start, check 1 of 6 (CoppeliaSim): COPPELIASIM_ROOT is not set; unpack ')
-  assert text.endswith('Looked at next: libcoppeliaSim.so, LD_LIBRARY_PATH, RLBench, PyRep, a display.')
+  assert text.startswith(
+    'RLBench cannot start, check 1 of 6 (CoppeliaSim): COPPELIASIM_ROOT is not set; unpack '
+  )
+  assert text.endswith(
+    'Looked at next: libcoppeliaSim.so, LD_LIBRARY_PATH, RLBench, PyRep, a display.'
+  )
 
 
 def test_the_variable_is_no_folder(machine, monkeypatch):
   monkeypatch.setenv('COPPELIASIM_ROOT', '/no/such/folder')
-  assert "check 1 of 6 (CoppeliaSim): COPPELIASIM_ROOT is '/no/such/folder', which is not a folder" in failure()
+  assert (
+    "check 1 of 6 (CoppeliaSim): COPPELIASIM_ROOT is '/no/such/folder', which is not a folder"
+    in failure()
+  )
 
 
 def test_no_library(machine):
@@ -344,7 +368,10 @@ def test_no_library(machine):
 def test_the_library_is_not_on_the_path(machine, monkeypatch, path):
   monkeypatch.chdir(machine.root)  # an empty entry is not the folder that one happens to be in
   monkeypatch.setenv('LD_LIBRARY_PATH', path)
-  assert 'check 3 of 6 (LD_LIBRARY_PATH): the folder is not on LD_LIBRARY_PATH; before Python starts: ' in failure()
+  assert (
+    'check 3 of 6 (LD_LIBRARY_PATH): the folder is not on LD_LIBRARY_PATH; before Python starts: '
+    in failure()
+  )
 
 
 def without(monkeypatch, package):
@@ -357,19 +384,26 @@ def without(monkeypatch, package):
 
 def test_no_rlbench(machine, monkeypatch):
   without(monkeypatch, 'rlbench')
-  assert ('check 4 of 6 (RLBench): it is not installed (PyPI has none); '
-          'pip install git+https://github.com/stepjam/RLBench.git') in failure()
+  assert (
+    'check 4 of 6 (RLBench): it is not installed (PyPI has none); '
+    'pip install git+https://github.com/stepjam/RLBench.git'
+  ) in failure()
 
 
 def test_no_pyrep(machine, monkeypatch):
   without(monkeypatch, 'pyrep')
-  assert 'check 5 of 6 (PyRep): it is not installed; pip install git+https://github.com/stepjam/PyRep' in failure()
+  assert (
+    'check 5 of 6 (PyRep): it is not installed; pip install git+https://github.com/stepjam/PyRep'
+    in failure()
+  )
 
 
 def test_the_other_pyrep(machine):
   (machine.pyrep / 'backend').rmdir()
-  assert ('check 5 of 6 (PyRep): the installed pyrep is an unrelated package of that name from PyPI; '
-          'pip uninstall pyrep, then pip install git+') in failure()
+  assert (
+    'check 5 of 6 (PyRep): the installed pyrep is an unrelated package of that name from PyPI; '
+    'pip uninstall pyrep, then pip install git+'
+  ) in failure()
 
 
 def test_no_display(machine, monkeypatch):
@@ -383,7 +417,10 @@ def test_no_display(machine, monkeypatch):
 def test_packages_that_cannot_be_imported(machine, monkeypatch, module):
   monkeypatch.setitem(sys.modules, module, None)
   text = failure()
-  assert text.startswith('everything is there, but RLBench cannot be imported: ') and 'belong together' in text
+  assert (
+    text.startswith('everything is there, but RLBench cannot be imported: ')
+    and 'belong together' in text
+  )
 
 
 def test_the_first_failure_is_told_not_the_last(machine, monkeypatch):

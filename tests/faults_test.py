@@ -32,6 +32,7 @@ def run(folder, config, spoil=None, interruption=None):
 
 def reward_of_nothing(at):
   """Spoils a run: from step `at` on, the first environment's reward is not a number."""
+
   def spoil(trainer):
     step = trainer.episodes.step
 
@@ -42,11 +43,15 @@ def reward_of_nothing(at):
       return timestep
 
     trainer.episodes.step = spoiled
+
   return spoil
 
 
 def asking_at(at, in_evaluation=False):
-  """Asks a run to end at step `at`: when it chooses an action, or in the middle of that step's evaluation."""
+  """Asks a run to end at step `at`: when it chooses an action, or in the middle of that step's
+  evaluation.
+  """
+
   def spoil(trainer):
     name = '_act_in_evaluation' if in_evaluation else '_choose'
     call = getattr(trainer, name)
@@ -57,6 +62,7 @@ def asking_at(at, in_evaluation=False):
       return call(*args, **kwargs)
 
     setattr(trainer, name, asking)
+
   return spoil
 
 
@@ -70,19 +76,31 @@ def test_not_finite_stops_names_the_first_and_can_be_repeated(tmp_path):
     assert checkpoints.latest() == 80
   found = faults.reproduce(tmp_path)
   assert found['found'] == found['recorded'] == ['batch: reward'] and found['step'] >= 100
-  assert f"update {found['update']:,} at step {found['step']:,}" in text
-  result = subprocess.run([sys.executable, '-m', 'experiments.reproduce', f'--logdir={tmp_path}'], capture_output=True,
-                          text=True, timeout=300, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
+  assert f'update {found["update"]:,} at step {found["step"]:,}' in text
+  result = subprocess.run(
+    [sys.executable, '-m', 'experiments.reproduce', f'--logdir={tmp_path}'],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )
   assert result.returncode == 0 and 'batch: reward' in result.stdout, result.stderr
 
 
 def test_updates_that_are_not_finite_can_be_left_out(tmp_path):
   """The count is in the metrics; what was learned before stays, and nothing becomes infinite."""
   trainer = run(tmp_path, config_of(skip_nonfinite=1000), reward_of_nothing(at=100))
-  counts = [line['nonfinite_updates'] for line in lines(tmp_path, 'metrics.jsonl') if 'nonfinite_updates' in line]
+  counts = [
+    line['nonfinite_updates']
+    for line in lines(tmp_path, 'metrics.jsonl')
+    if 'nonfinite_updates' in line
+  ]
   assert counts[0] == 0 and counts[-1] > 0 and counts == sorted(counts)
   assert int(trainer.state.nonfinite) >= counts[-1] and int(trainer.state.step) == trainer.update
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((trainer.state.params, trainer.state.opt_state)))
+  assert all(
+    np.isfinite(leaf).all()
+    for leaf in jax.tree.leaves((trainer.state.params, trainer.state.opt_state))
+  )
 
 
 def test_nothing_to_repeat_is_one_line(tmp_path):
@@ -114,11 +132,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
   assert run(tmp_path, config_of()).step == 160  # and goes on from there
 
 
-@pytest.mark.parametrize('error, words', [
+@pytest.mark.parametrize(
+  'error, words',
+  [
     (OSError(errno.EACCES, 'Permission denied', '/some/where'), 'cannot write: /some/where'),
-    (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.'), 'batch_size'),
+    (
+      jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.'),
+      'batch_size',
+    ),
     (MemoryError(), 'out of memory'),
-    (ValueError('unlike any of these'), None)])
+    (ValueError('unlike any of these'), None),
+  ],
+)
 def test_limits_of_the_machine_in_one_line(error, words):
   wrapped = RuntimeError('while saving')
   wrapped.__cause__ = error
@@ -128,7 +153,9 @@ def test_limits_of_the_machine_in_one_line(error, words):
 
 
 def test_asked_to_end_in_an_evaluation_it_is_repeated(tmp_path):
-  """Interrupted in the middle of the evaluation at step 80, and later; all lines are those of an undisturbed run."""
+  """Interrupted in the middle of the evaluation at step 80, and later; all lines are those of an
+  undisturbed run.
+  """
   whole, cut = tmp_path / 'whole', tmp_path / 'cut'
   run(whole, config_of())
 
@@ -154,12 +181,15 @@ with Interruption() as interruption:
 
 @pytest.mark.parametrize('again', [False, True])
 def test_the_second_ctrl_c_ends_at_once(again):
-  process = subprocess.Popen([sys.executable, '-c', BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  process = subprocess.Popen(
+    [sys.executable, '-c', BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
   assert process.stdout.readline() == 'ready\n'
   time.sleep(0.2)
   process.send_signal(signal.SIGINT)
   assert process.stderr.readline() + process.stderr.readline() == (
-      '\nSIGINT: saving after this step; Ctrl-C to leave at once\n')
+    '\nSIGINT: saving after this step; Ctrl-C to leave at once\n'
+  )
   if again:
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
@@ -187,7 +217,9 @@ def test_a_run_goes_on_with_other_ways_of_the_same_numbers(tmp_path):
 
 
 def test_damage_of_the_newest_replay_file(tmp_path, caplog):
-  """The checkpoint that needs it counts as damaged: the run goes on from the one before, to the same end."""
+  """The checkpoint that needs it counts as damaged: the run goes on from the one before, to the
+  same end.
+  """
   whole, harmed = tmp_path / 'whole', tmp_path / 'harmed'
   run(whole, config_of(steps=240))
   with pytest.raises(Interrupted, match='saved at step 204'):
@@ -195,8 +227,10 @@ def test_damage_of_the_newest_replay_file(tmp_path, caplog):
   newest = sorted((harmed / 'replay').glob('steps-*'))[-1]
   newest.write_bytes(newest.read_bytes()[:-1])
   run(harmed, config_of(steps=240))
-  assert any(newest.name in record.getMessage() and 'from checkpoint 160' in record.getMessage()
-             for record in caplog.records)
+  assert any(
+    newest.name in record.getMessage() and 'from checkpoint 160' in record.getMessage()
+    for record in caplog.records
+  )
   for name in ('metrics.jsonl', 'scores.jsonl'):
     assert lines(whole, name) == lines(harmed, name)
 

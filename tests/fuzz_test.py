@@ -1,4 +1,5 @@
-"""Fuzzing: whatever is typed, and whatever became of a file, gives what was meant or one line that says what is wrong.
+"""Fuzzing: whatever is typed, and whatever became of a file, gives what was meant or one line that
+says what is wrong.
 
 Never a traceback, never other numbers in silence, never code that a file brought along.
 """
@@ -38,24 +39,75 @@ pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptio
 def quick_and_quiet():
   """What takes long and is not fuzzed is left out, and orbax's reports of every damage."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run_folder, 'describe_environment', lambda: '# now\ncommand: python -m experiments.catch\n\n')
+    patch.setattr(
+      run_folder, 'describe_environment', lambda: '# now\ncommand: python -m experiments.catch\n\n'
+    )
     logging.disable(logging.ERROR)
     yield
     logging.disable(logging.NOTSET)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Command lines
 
-CONFIGS = {(suite.SUITE, method, preset): suite.get_config(method, preset)
-           for suite in (catch, gym) for method in common.METHODS for preset in ('paper', 'tiny')}
-VALUES = {key: value for config in CONFIGS.values() for key, value in configuration.flatten(config).items()
-          if not isinstance(value, ml_collections.ConfigDict)}
-STRANGE = ['', ' ', '0', '-1', '-0.5', '1e400', '-1e5', '1e18', '1e300', '9' * 5000, 'nan', '-inf', 'inf', '0x10',
-           '1_000', '١٢', 'true', 'None', '()', '(1,', '[[', '{}', '1,2,x', "'", '"', '\0', 'two\nlines', '\u2028',
-           '\ud800', '[' * 5000, '-' * 50_000 + '1', 'a' * 5000, '--', '--config.seed=1', '{1: 2}', "b'x'", '1j']
-texts = (st.sampled_from(STRANGE) | st.integers().map(str) | st.floats().map(str) | st.text(max_size=20)
-         | st.sampled_from([str(value) for value in VALUES.values()]))
+CONFIGS = {
+  (suite.SUITE, method, preset): suite.get_config(method, preset)
+  for suite in (catch, gym)
+  for method in common.METHODS
+  for preset in ('paper', 'tiny')
+}
+VALUES = {
+  key: value
+  for config in CONFIGS.values()
+  for key, value in configuration.flatten(config).items()
+  if not isinstance(value, ml_collections.ConfigDict)
+}
+STRANGE = [
+  '',
+  ' ',
+  '0',
+  '-1',
+  '-0.5',
+  '1e400',
+  '-1e5',
+  '1e18',
+  '1e300',
+  '9' * 5000,
+  'nan',
+  '-inf',
+  'inf',
+  '0x10',
+  '1_000',
+  '١٢',
+  'true',
+  'None',
+  '()',
+  '(1,',
+  '[[',
+  '{}',
+  '1,2,x',
+  "'",
+  '"',
+  '\0',
+  'two\nlines',
+  '\u2028',
+  '\ud800',
+  '[' * 5000,
+  '-' * 50_000 + '1',
+  'a' * 5000,
+  '--',
+  '--config.seed=1',
+  '{1: 2}',
+  "b'x'",
+  '1j',
+]
+texts = (
+  st.sampled_from(STRANGE)
+  | st.integers().map(str)
+  | st.floats().map(str)
+  | st.text(max_size=20)
+  | st.sampled_from([str(value) for value in VALUES.values()])
+)
 
 
 @st.composite
@@ -63,22 +115,32 @@ def misspelled(draw):
   """A field with some of its letters gone and others in their place."""
   field = draw(st.sampled_from(sorted(VALUES)))
   at = draw(st.integers(0, len(field) - 1))
-  return field[:at] + draw(st.text(max_size=2)) + field[at + draw(st.integers(0, 2)):]
+  return field[:at] + draw(st.text(max_size=2)) + field[at + draw(st.integers(0, 2)) :]
 
 
 keys = st.sampled_from(sorted(VALUES)) | (
-    misspelled() | st.text(max_size=20) | st.sampled_from([*STRANGE, 'rssm', 'env', 'config', 'config.seed'])
-    ).map(lambda key: key.replace('=', ''))
+  misspelled()
+  | st.text(max_size=20)
+  | st.sampled_from([*STRANGE, 'rssm', 'env', 'config', 'config.seed'])
+).map(lambda key: key.replace('=', ''))
 
 
 @cases(450)
-@given(of=st.sampled_from(sorted(CONFIGS)), key=keys, text=texts, words=st.booleans(),
-       others=st.lists(st.sampled_from(['seed=3', 'rssm.deter=64', 'task=x']), max_size=2))
+@given(
+  of=st.sampled_from(sorted(CONFIGS)),
+  key=keys,
+  text=texts,
+  words=st.booleans(),
+  others=st.lists(st.sampled_from(['seed=3', 'rssm.deter=64', 'task=x']), max_size=2),
+)
 def test_an_override_is_taken_or_named(of, key, text, words, others):
   """`words`: `--config.key value` in place of `--config.key=value`."""
   config = copy.deepcopy(CONFIGS[of])
-  argv = ['run', *[f'--config.{other}' for other in others],
-          *([f'--config.{key}', text] if words else [f'--config.{key}={text}'])]
+  argv = [
+    'run',
+    *[f'--config.{other}' for other in others],
+    *([f'--config.{key}', text] if words else [f'--config.{key}={text}']),
+  ]
   try:
     rest, overrides = configuration.split_config_flags(argv)
     common.check(configuration.apply_overrides(config, overrides))
@@ -91,23 +153,43 @@ def test_an_override_is_taken_or_named(of, key, text, words, others):
     return
   assert rest == ['run']
   changed = configuration.difference(CONFIGS[of], config)
-  assert changed.keys() <= {key.strip().removeprefix('config.'), *[other.split('=')[0] for other in others]}
+  assert changed.keys() <= {
+    key.strip().removeprefix('config.'),
+    *[other.split('=')[0] for other in others],
+  }
   assert json.dumps(configuration.to_json_dict(config), allow_nan=False)
   before = configuration.flatten(CONFIGS[of])
   for field, value in configuration.flatten(config).items():
     assert type(value) is type(before[field])
     if isinstance(value, (int, float)):
-      assert abs(value) < 2 ** 63 and (value >= 0 or field.startswith('env.'))
+      assert abs(value) < 2**63 and (value >= 0 or field.startswith('env.'))
   OUTCOMES['command lines']['taken'] += 1
 
 
 @cases(100)
-@given(field=st.sampled_from(['nothing', 'maybe', 'none', 'names', 'switch', 'group.numbers']), text=texts)
+@given(
+  field=st.sampled_from(['nothing', 'maybe', 'none', 'names', 'switch', 'group.numbers']),
+  text=texts,
+)
 def test_a_field_of_any_type_keeps_it(field, text):
-  config = ml_collections.ConfigDict({'nothing': None, 'maybe': placeholder(int), 'none': (), 'names': ['a'],
-                                      'switch': True, 'group': {'numbers': (1.0, 2.0)}})
-  types = {'nothing': (type(None), bool, int, float, str), 'maybe': (type(None), int), 'none': tuple, 'names': list,
-           'switch': bool, 'group.numbers': tuple}
+  config = ml_collections.ConfigDict(
+    {
+      'nothing': None,
+      'maybe': placeholder(int),
+      'none': (),
+      'names': ['a'],
+      'switch': True,
+      'group': {'numbers': (1.0, 2.0)},
+    }
+  )
+  types = {
+    'nothing': (type(None), bool, int, float, str),
+    'maybe': (type(None), int),
+    'none': tuple,
+    'names': list,
+    'switch': bool,
+    'group.numbers': tuple,
+  }
   try:
     with at_most(10):
       configuration.apply_overrides(config, [f'{field}={text}'])
@@ -121,10 +203,14 @@ def test_a_field_of_any_type_keeps_it(field, text):
   OUTCOMES['command lines']['taken'] += 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Run folders
 
-CONFIG = {**configuration.to_json_dict(CONFIGS['catch', 'dreamerv3', 'tiny']), 'task': 'catch', 'steps': 60}
+CONFIG = {
+  **configuration.to_json_dict(CONFIGS['catch', 'dreamerv3', 'tiny']),
+  'task': 'catch',
+  'steps': 60,
+}
 IDENTITY = {'suite': 'catch', 'task': 'catch', 'method': 'dreamerv3'}
 STEPS = range(10, 70, 10)
 LOGS = ('metrics.jsonl', 'scores.jsonl')
@@ -139,8 +225,15 @@ def run(tmp_path_factory):
     for step in STEPS:
       counts = {'step': step, 'frame': 4 * step, 'update': step // 2}
       writer.write(**counts, metrics={'loss/reward': 1 / step, 'harmony/reward/weight': 0.5})
-      writer.write_score({**counts, 'eval_mean': 0.25, 'eval_scores': [0.0, 0.5], 'train_mean': None,
-                          'time/hours': 0.1})
+      writer.write_score(
+        {
+          **counts,
+          'eval_mean': 0.25,
+          'eval_scores': [0.0, 0.5],
+          'train_mean': None,
+          'time/hours': 0.1,
+        }
+      )
     folder.mark_complete({'score': 0.25})
   return path
 
@@ -150,7 +243,9 @@ def contents(folder):
 
 
 @cases(200)
-@given(harm=st.lists(damages(), min_size=1, max_size=2), names=st.sampled_from([('config.json',), None]))
+@given(
+  harm=st.lists(damages(), min_size=1, max_size=2), names=st.sampled_from([('config.json',), None])
+)
 def test_a_damaged_run_folder_is_reopened_or_refused_and_keeps_its_files(run, harm, names):
   """`names`: of the files that may be harmed; any for None."""
   with copy_of(run) as folder:
@@ -162,7 +257,9 @@ def test_a_damaged_run_folder_is_reopened_or_refused_and_keeps_its_files(run, ha
       with run_folder.prepare(folder, CONFIG, IDENTITY) as opened:
         assert opened.resumed
         assert opened.is_complete() == ('.complete' in before)
-        assert json.loads((folder / 'config.json').read_text()) == json.loads((run / 'config.json').read_text())
+        assert json.loads((folder / 'config.json').read_text()) == json.loads(
+          (run / 'config.json').read_text()
+        )
       OUTCOMES['run folders']['reopened'] += 1
     except UserError as error:
       assert_one_line(error)
@@ -190,8 +287,11 @@ def step_of(line):
 
 
 @cases(150)
-@given(harm=st.lists(damages(), min_size=1, max_size=3), step=st.integers(-1, 80),
-       counts=st.none() | st.lists(st.integers(0, 7), min_size=2, max_size=2))
+@given(
+  harm=st.lists(damages(), min_size=1, max_size=3),
+  step=st.integers(-1, 80),
+  counts=st.none() | st.lists(st.integers(0, 7), min_size=2, max_size=2),
+)
 def test_a_resumed_run_keeps_every_whole_line(run, harm, step, counts):
   whole = {name: (run / name).read_bytes().splitlines() for name in LOGS}
   with copy_of(run) as folder:
@@ -230,7 +330,8 @@ def test_a_report_names_a_broken_run_and_takes_the_others(run, tmp_path_factory,
     for text in problems:
       assert_one_line(text)
       assert str(folder) in text
-    assert found and found[0] == whole  # the damaged one is the same run, with no more of it than the other
+    # the damaged one is the same run, with no more of it than the other
+    assert found and found[0] == whole
     try:
       record = records.read(folder)
     except UserError as error:
@@ -242,13 +343,21 @@ def test_a_report_names_a_broken_run_and_takes_the_others(run, tmp_path_factory,
   OUTCOMES['reports']['named' if problems else 'read'] += 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Checkpoints
 
 
 def state_of(n):
-  params = {'a': jax.random.normal(jax.random.key(n), (30, 10)), 'h': jnp.full((3,), n, jnp.bfloat16)}
-  return {'params': params, 'opt_state': optax.adam(1e-3).init(params), 'step': jnp.int32(n), 'rng': jax.random.key(n)}
+  params = {
+    'a': jax.random.normal(jax.random.key(n), (30, 10)),
+    'h': jnp.full((3,), n, jnp.bfloat16),
+  }
+  return {
+    'params': params,
+    'opt_state': optax.adam(1e-3).init(params),
+    'step': jnp.int32(n),
+    'rng': jax.random.key(n),
+  }
 
 
 def meta_of(n):
@@ -258,8 +367,10 @@ def meta_of(n):
 def plain(state):
   """A state as comparable values."""
   state = state | {'rng': jax.random.key_data(state['rng'])}
-  return [(str(path), leaf.dtype, leaf.shape, np.asarray(leaf).tobytes())
-          for path, leaf in jax.tree.leaves_with_path(state)]
+  return [
+    (str(path), leaf.dtype, leaf.shape, np.asarray(leaf).tobytes())
+    for path, leaf in jax.tree.leaves_with_path(state)
+  ]
 
 
 @pytest.fixture(scope='module')
@@ -296,7 +407,10 @@ def test_a_damaged_newest_checkpoint_costs_at_most_itself(checkpoints, harm):
 
 
 @cases(100)
-@given(older=st.lists(damages(), min_size=1, max_size=2), newer=st.lists(damages(), min_size=1, max_size=2))
+@given(
+  older=st.lists(damages(), min_size=1, max_size=2),
+  newer=st.lists(damages(), min_size=1, max_size=2),
+)
 def test_two_damaged_checkpoints_give_a_whole_one_or_one_line(checkpoints, older, newer):
   with copy_of(checkpoints) as folder, at_most(60):
     for step, harm in (('1', older), ('2', newer)):
@@ -313,14 +427,21 @@ def test_two_damaged_checkpoints_give_a_whole_one_or_one_line(checkpoints, older
     assert files_in(folder) == before
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Replays
 
-SPECS = {'image': ((2, 2, 3), np.uint8), 'action': ((4,), np.float32), 'is_first': ((), bool), 'is_last': ((), bool)}
+SPECS = {
+  'image': ((2, 2, 3), np.uint8),
+  'action': ((4,), np.float32),
+  'is_first': ((), bool),
+  'is_last': ((), bool),
+}
 
 
 def make_replay():
-  return Replay(SPECS, num_envs=2, capacity=60, batch_size=4, length=3, seed=0, margin=2, sampling='episodes')
+  return Replay(
+    SPECS, num_envs=2, capacity=60, batch_size=4, length=3, seed=0, margin=2, sampling='episodes'
+  )
 
 
 def everything(replay):
@@ -329,7 +450,11 @@ def everything(replay):
   starts = np.tile(np.arange(first, replay.steps - replay.length + 1), replay.num_envs)
   envs = np.repeat(np.arange(replay.num_envs), len(starts) // replay.num_envs)
   stored = replay.gather(Draw(0, envs, starts, replay.steps))
-  return replay.steps, {name: array.tobytes() for name, array in stored.items()}, str(replay.sample(7))
+  return (
+    replay.steps,
+    {name: array.tobytes() for name, array in stored.items()},
+    str(replay.sample(7)),
+  )
 
 
 @pytest.fixture(scope='module')
@@ -338,9 +463,14 @@ def replay(tmp_path_factory):
   folder, made, rng = tmp_path_factory.mktemp('replay'), make_replay(), np.random.default_rng(0)
   stored = {}
   for count in range(45):
-    made.append({'image': rng.integers(256, size=(2, 2, 2, 3), dtype=np.uint8),
-                 'action': rng.normal(size=(2, 4)).astype(np.float32),
-                 'is_first': np.full(2, count % 7 == 0), 'is_last': np.full(2, count % 7 == 6)})
+    made.append(
+      {
+        'image': rng.integers(256, size=(2, 2, 2, 3), dtype=np.uint8),
+        'action': rng.normal(size=(2, 4)).astype(np.float32),
+        'is_first': np.full(2, count % 7 == 0),
+        'is_last': np.full(2, count % 7 == 6),
+      }
+    )
     if made.steps in (20, 45):
       made.save(folder)
       stored[made.steps] = everything(made)
@@ -366,7 +496,7 @@ def test_a_damaged_replay_is_read_whole_or_named(replay, harm, steps):
     OUTCOMES['replays']['read'] += 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Code in files
 
 
@@ -419,7 +549,7 @@ def test_no_pickle_in_a_replay_is_executed(replay, payload):
     with copy_of(replay[0]) as folder:  # with the checksum that the manifest asks for
       manifest = json.loads((folder / 'manifest.json').read_text())
       name = manifest['files'][-1]
-      forged = f"{name.rpartition('-')[0]}-{zlib.crc32(data):08x}.npz"
+      forged = f'{name.rpartition("-")[0]}-{zlib.crc32(data):08x}.npz'
       (folder / forged).write_bytes(data)
       (folder / 'manifest.json').write_text(json.dumps(manifest).replace(name, forged))
       with pytest.raises(ValueError, match=forged):
@@ -436,8 +566,10 @@ def test_the_cases_are_counted(record_property):
   if OUTCOMES.keys() != kinds:
     pytest.skip('only a part of the fuzzing ran')
   total = sum(sum(outcomes.values()) for outcomes in OUTCOMES.values())
-  lines = [f'{kind}: {sum(outcomes.values())} ({", ".join(f"{n} {what}" for what, n in sorted(outcomes.items()))})'
-           for kind, outcomes in OUTCOMES.items()]
+  lines = [
+    f'{kind}: {sum(outcomes.values())} ({", ".join(f"{n} {what}" for what, n in sorted(outcomes.items()))})'
+    for kind, outcomes in OUTCOMES.items()
+  ]
   record_property('cases', f'{total} cases of fuzzing: ' + '; '.join(lines))
   assert total >= 1000
   assert all(len(outcomes) > 1 for kind, outcomes in OUTCOMES.items() if kind != 'pickles')

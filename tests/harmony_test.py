@@ -24,9 +24,15 @@ class RuleTest(chex.TestCase):
 
   @chex.variants(with_jit=True, without_jit=True)
   def test_rectified(self):
-    params = {'observation': jnp.float32(2.0), 'reward': jnp.float32(-1.0), 'dynamics': jnp.float32(0.5)}
+    params = {
+      'observation': jnp.float32(2.0),
+      'reward': jnp.float32(-1.0),
+      'dynamics': jnp.float32(0.5),
+    }
     total, state, metrics = self.variant(harmony.weigh)(losses_of(), params, ())
-    wanted = sum(LOSSES[k] * np.exp(-float(s)) + np.log(1 + np.exp(float(s))) for k, s in params.items())
+    wanted = sum(
+      LOSSES[k] * np.exp(-float(s)) + np.log(1 + np.exp(float(s))) for k, s in params.items()
+    )
     np.testing.assert_allclose(total, wanted, rtol=1e-6)
     assert state == ()
     np.testing.assert_allclose(metrics['reward/sigma'], np.exp(-1), rtol=1e-6)
@@ -40,13 +46,15 @@ class RuleTest(chex.TestCase):
     loss = {'dynamics': jnp.float32(5 / 6 * dyn + 1 / 6 * rep)}
     total, _, _ = self.variant(rule.weigh)(loss, {'dynamics': jnp.float32(s)}, ())
     sigma = np.exp(s)
-    np.testing.assert_allclose(total, (dyn / sigma + np.log(1 + sigma)) * 0.5 / 0.6 + rep / sigma * 0.1 / 0.6,
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+      total, (dyn / sigma + np.log(1 + sigma)) * 0.5 / 0.6 + rep / sigma * 0.1 / 0.6, rtol=1e-6
+    )
 
   @chex.variants(with_jit=True, without_jit=True)
   def test_unrectified(self):
     total, _, _ = self.variant(harmony.unrectified().weigh)(
-        {'reward': jnp.float32(0.12)}, {'reward': jnp.float32(-1.5)}, ())
+      {'reward': jnp.float32(0.12)}, {'reward': jnp.float32(-1.5)}, ()
+    )
     np.testing.assert_allclose(total, 0.12 * np.exp(1.5) - 1.5, rtol=1e-6)
 
   @chex.variants(with_jit=True, without_jit=True)
@@ -70,18 +78,20 @@ class RuleTest(chex.TestCase):
 def test_reciprocal_gradient_is_that_of_constant_weights():
   rule = harmony.reciprocal()
   _, state = rule.init(['reward'])
-  gradient = jax.grad(lambda x: rule.weigh({'reward': x ** 2}, {}, state)[0])(jnp.float32(3.0))
+  gradient = jax.grad(lambda x: rule.weigh({'reward': x**2}, {}, state)[0])(jnp.float32(3.0))
   np.testing.assert_allclose(gradient, 2 * 3 / 9, rtol=1e-5)  # not zero, as d(L/L) would be
 
 
 @pytest.mark.parametrize('loss', [1e-3, 0.12, 1.0, 13.0, 2600.0])
 def test_closed_forms_are_the_minimum(loss):
-  """Eq. 12: no other σ on a fine grid is better, the derivative is 0 there, and eq. 13 and the scale agree."""
+  """Eq. 12: no other σ on a fine grid is better, the derivative is 0 there, and eq. 13 and the
+  scale agree.
+  """
   sigma = float(harmony.optimal_sigma(loss))
   value = lambda sigma: loss / sigma + np.log1p(sigma)
   grid = sigma * np.linspace(0.5, 2, 301)
   assert value(sigma) <= value(grid).min() + 1e-9 * abs(value(sigma))
-  np.testing.assert_allclose(-loss / sigma ** 2 + 1 / (1 + sigma), 0, atol=1e-5 / sigma)
+  np.testing.assert_allclose(-loss / sigma**2 + 1 / (1 + sigma), 0, atol=1e-5 / sigma)
   np.testing.assert_allclose(harmony.optimal_weight(loss), 1 / sigma, rtol=1e-6)
   np.testing.assert_allclose(harmony.optimal_scale(loss), loss / sigma, rtol=1e-5)
   assert loss / sigma < 1  # eq. 5: the harmonized scale stays below 1
@@ -97,7 +107,9 @@ def test_gradient_against_finite_differences(rule):
   gradient = jax.grad(total)(params)
   for task in TASKS:
     shifted = [float(total({**params, task: params[task] + d})) for d in (1e-2, -1e-2)]
-    np.testing.assert_allclose(gradient[task], (shifted[0] - shifted[1]) / 2e-2, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(
+      gradient[task], (shifted[0] - shifted[1]) / 2e-2, rtol=2e-3, atol=1e-4
+    )
 
 
 def test_tasks_without_harmonizer_have_weight_one():
@@ -131,7 +143,9 @@ def test_bad_input_is_named():
 
 
 def test_anyones_loop():
-  """The README's ten lines: harmonizers beside a model in one optimiser, and the small loss is not drowned."""
+  """The README's ten lines: harmonizers beside a model in one optimiser, and the small loss is not
+  drowned.
+  """
   params = {'model': jnp.zeros(2), 'harmony': harmony.init(['big', 'small'])[0]}
   adam = optax.adam(0.02, b2=0.99)
   opt_state = adam.init(params)
@@ -142,20 +156,24 @@ def test_anyones_loop():
       a, b = params['model']
       losses = {'big': 1000 * (1 + (a - 3) ** 2), 'small': 0.01 * (1 + (b - 1) ** 2)}
       return harmony.weigh(losses, params['harmony'], ())[0]
+
     updates, opt_state_ = adam.update(jax.grad(loss)(params), opt_state)
     return optax.apply_updates(params, updates), opt_state_
 
   for _ in range(2000):
     params, opt_state = step(params, opt_state)
   np.testing.assert_allclose(params['model'], [3, 1], atol=0.05)
-  np.testing.assert_allclose(np.exp(params['harmony']['big']), harmony.optimal_sigma(1000.0), rtol=0.05)
+  np.testing.assert_allclose(
+    np.exp(params['harmony']['big']), harmony.optimal_sigma(1000.0), rtol=0.05
+  )
 
 
 @pytest.mark.parametrize('benchmark', [atari100k, catch], ids=['atari100k', 'catch'])
 def test_sigma_arrives_within_the_cpu_preset(benchmark):
   """On constant losses each σ comes within 10 % of eq. 12 in fewer updates than the preset has.
 
-  The losses are those measured late in training on the catch game; the paper's rate would need ten times as many.
+  The losses are those measured late in training on the catch game; the paper's rate would need ten
+  times as many.
   """
   config = benchmark.get_config('dreamerv3', 'cpu')
   losses = losses_of({'observation': 140.0, 'reward': 0.12, 'dynamics': 14.0})
@@ -164,11 +182,13 @@ def test_sigma_arrives_within_the_cpu_preset(benchmark):
   def train(rate, beta2, lr):
     chain = optimizer(config.model_opt, rate, beta2)
     params = {'rest': jnp.zeros(()), 'harmony': harmony.init(TASKS)[0]}
+
     def step(carry, _):
       params, opt_state = carry
       gradient = jax.grad(lambda p: harmony.weigh(losses, p['harmony'], ())[0])(params)
       moved, opt_state = chain.update(gradient, opt_state, params)
       return (optax.apply_updates(params, jax.tree.map(lambda u: u * lr, moved)), opt_state), None
+
     (params, _), _ = jax.lax.scan(step, (params, chain.init(params)), length=updates)
     return {k: np.exp(float(s)) for k, s in params['harmony'].items()}
 

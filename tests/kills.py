@@ -22,18 +22,30 @@ class Run:
 
   def __init__(self, folder, module, *arguments):
     self.folder, self._log = folder, folder.with_suffix('.log')
-    self._command = [sys.executable, '-m', f'experiments.{module}', f'--logdir={folder}', *arguments]
+    self._command = [
+      sys.executable,
+      '-m',
+      f'experiments.{module}',
+      f'--logdir={folder}',
+      *arguments,
+    ]
 
   def start(self):
     """Starts the command; returns when training begins: what the run prints last before it."""
     self._output = open(self._log, 'w', encoding='utf-8')
-    self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT,
-                                     env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
+    self._process = subprocess.Popen(
+      self._command,
+      cwd=ROOT,
+      stdout=self._output,
+      stderr=subprocess.STDOUT,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    )
     self._wait(lambda: 'replay: ' in self._log.read_text() or self._process.poll() is not None)
     return self
 
   def kill(self, moment, delay, number=signal.SIGKILL):
-    """Sends a signal `delay` seconds after a moment: 'now', or 'saving', when something is being saved.
+    """Sends a signal `delay` seconds after a moment: 'now', or 'saving', when something is being
+    saved.
 
     Returns: the exit code, 0 where the run came to its end before.
     """
@@ -58,7 +70,10 @@ class Run:
 
   def _unfinished(self):
     """Files and folders that a save writes before it names them."""
-    return [*self.folder.glob('replay/*.tmp'), *self.folder.glob('checkpoints/*orbax-checkpoint-tmp*')]
+    return [
+      *self.folder.glob('replay/*.tmp'),
+      *self.folder.glob('checkpoints/*orbax-checkpoint-tmp*'),
+    ]
 
   def _wait(self, condition):
     deadline = time.monotonic() + LIMIT
@@ -68,8 +83,8 @@ class Run:
 
 
 def killed(run, rng, kills, span):
-  """Runs to the end; is killed up to `kills` times, at any moment of `span` seconds or while saving, and in between
-  sometimes asked to end by SIGTERM.
+  """Runs to the end; is killed up to `kills` times, at any moment of `span` seconds or while
+  saving, and in between sometimes asked to end by SIGTERM.
 
   Returns: the exit codes.
   """
@@ -80,7 +95,9 @@ def killed(run, rng, kills, span):
       assert codes[-1] in (0, 75, 130), run.text  # 130: before training began
     else:
       saving = rng.random() < 0.5
-      codes.append(run.start().kill('saving' if saving else 'now', rng.uniform(0, 0.1 if saving else span)))
+      codes.append(
+        run.start().kill('saving' if saving else 'now', rng.uniform(0, 0.1 if saving else span))
+      )
       assert codes[-1] in (0, -signal.SIGKILL), run.text
   if codes[-1]:
     codes.append(run.start().end())
@@ -100,7 +117,9 @@ def differences(one, other):
   found += [name for name, sum_ in checkpoints[0][1].items() if checkpoints[1][1].get(name) != sum_]
   a, b = replay(one / 'replay'), replay(other / 'replay')
   found += [f'replay {name}' for name in a if not np.array_equal(a[name], b[name])]
-  found += [name for name in ('metrics.jsonl', 'scores.jsonl') if lines(one / name) != lines(other / name)]
+  found += [
+    name for name in ('metrics.jsonl', 'scores.jsonl') if lines(one / name) != lines(other / name)
+  ]
   return found
 
 
@@ -109,12 +128,20 @@ def replay(folder):
   manifest = json.loads((folder / 'manifest.json').read_text())
   layout = {name: manifest[name] for name in ('num_envs', 'steps_kept', 'specs')}
   parts = []
-  replay_files.load(folder, layout, lambda first, arrays: parts.append(arrays), None, layout['steps_kept'],
-                    layout['steps_kept'])
+  replay_files.load(
+    folder,
+    layout,
+    lambda first, arrays: parts.append(arrays),
+    None,
+    layout['steps_kept'],
+    layout['steps_kept'],
+  )
   return {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
 
 
 def lines(path):
   """The lines of a file, without what depends on the clock."""
-  return [{k: v for k, v in json.loads(line).items() if not k.startswith(('time/', 'speed/'))}
-          for line in path.read_text().splitlines()]
+  return [
+    {k: v for k, v in json.loads(line).items() if not k.startswith(('time/', 'speed/'))}
+    for line in path.read_text().splitlines()
+  ]

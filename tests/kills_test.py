@@ -8,13 +8,36 @@ import pytest
 
 from tests import kills
 
-CATCH = ('catch', '--preset=tiny', '--config.steps=640', '--config.checkpoint_every=80', '--config.eval_every=320',
-         '--config.video_every=0', '--config.log_every=40', '--config.final_eval_episodes=16',
-         '--config.eval_episodes=16')
-ATARI = ('atari100k', '--game=Pong', '--preset=tiny', '--config.steps=1000', '--config.checkpoint_every=100',
-         '--config.eval_every=500', '--config.video_every=0')
-DMC = ('dmc', '--task=cartpole_balance', '--preset=tiny', '--config.steps=800', '--config.checkpoint_every=100',
-       '--config.eval_every=400', '--config.video_every=0', '--config.num_envs=2')
+CATCH = (
+  'catch',
+  '--preset=tiny',
+  '--config.steps=640',
+  '--config.checkpoint_every=80',
+  '--config.eval_every=320',
+  '--config.video_every=0',
+  '--config.log_every=40',
+  '--config.final_eval_episodes=16',
+  '--config.eval_episodes=16',
+)
+ATARI = (
+  'atari100k',
+  '--game=Pong',
+  '--preset=tiny',
+  '--config.steps=1000',
+  '--config.checkpoint_every=100',
+  '--config.eval_every=500',
+  '--config.video_every=0',
+)
+DMC = (
+  'dmc',
+  '--task=cartpole_balance',
+  '--preset=tiny',
+  '--config.steps=800',
+  '--config.checkpoint_every=100',
+  '--config.eval_every=400',
+  '--config.video_every=0',
+  '--config.num_envs=2',
+)
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +48,9 @@ def undisturbed(tmp_path_factory):
 
 
 def test_killed_while_saving_and_asked_to_end(undisturbed, tmp_path):
-  """SIGKILL in the middle of saving, then SIGTERM, which saves and says how to go on; then to the end."""
+  """SIGKILL in the middle of saving, then SIGTERM, which saves and says how to go on; then to the
+  end.
+  """
   run = kills.Run(tmp_path / 'catch', *CATCH)
   assert run.start().kill('saving', 0.0) == -signal.SIGKILL, run.text
   assert run.start().kill('now', 0.5, signal.SIGTERM) == 75, run.text
@@ -36,10 +61,15 @@ def test_killed_while_saving_and_asked_to_end(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('command, number', [(ATARI, 0), (ATARI, 1), (DMC, 2), (DMC, 3)],
-                         ids=['atari-0', 'atari-1', 'dmc-0', 'dmc-1'])
+@pytest.mark.parametrize(
+  'command, number',
+  [(ATARI, 0), (ATARI, 1), (DMC, 2), (DMC, 3)],
+  ids=['atari-0', 'atari-1', 'dmc-0', 'dmc-1'],
+)
 def test_soak(command, number, tmp_path):
-  """Killed up to eight times at random moments, half of them while something is being saved. `make soak`."""
+  """Killed up to eight times at random moments, half of them while something is being saved. `make
+  soak`.
+  """
   whole, run = (kills.Run(tmp_path / name, *command) for name in ('whole', 'killed'))
   whole.start()
   began = time.monotonic()

@@ -13,28 +13,34 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def command(module, *arguments, timeout=400):
   """Runs `python -m experiments.<module>` from the project's root."""
-  return subprocess.run([sys.executable, '-m', f'experiments.{module}', *arguments], cwd=ROOT, timeout=timeout,
-                        capture_output=True, text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
+  return subprocess.run(
+    [sys.executable, '-m', f'experiments.{module}', *arguments],
+    cwd=ROOT,
+    timeout=timeout,
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )
 
 
 BAD = {
-    'game': (['--game=Pogn'], 'Pong'),
-    'key': (['--config.batch_sise=8'], 'batch_size'),
-    'nested_key': (['--config.rssm.detr=8'], 'rssm.deter'),
-    'type': (['--config.batch_size=many'], 'int'),
-    'preset': (['--preset=large'], 'paper'),
-    'weighting': (['--weighting=harmonie'], 'harmony'),
-    'flag': (['--gmae=Pong'], 'game'),
-    'seed': (['--seed=-1'], 'seed'),
-    'num_seeds': (['--num_seeds=0'], 'num_seeds'),
-    'wandb_seeds': (['--num_seeds=2', '--wandb'], '--wandb'),
-    'word': (['Pong'], '--game'),
-    'folder': (['--logdir=/proc/nowhere'], '/proc/nowhere'),
-    'value': (['--config.train_ratio=0'], 'above 0'),
-    'rule': (['--config.weighting.rule=harmoni'], 'reciprocal'),
-    'name': (['--config.behavior.reward_of=future'], 'present'),
-    'sizes': (['--config.encoder.patch=7'], 'power of two'),
-    'missing_value': (['--config.batch_size'], 'needs a value'),
+  'game': (['--game=Pogn'], 'Pong'),
+  'key': (['--config.batch_sise=8'], 'batch_size'),
+  'nested_key': (['--config.rssm.detr=8'], 'rssm.deter'),
+  'type': (['--config.batch_size=many'], 'int'),
+  'preset': (['--preset=large'], 'paper'),
+  'weighting': (['--weighting=harmonie'], 'harmony'),
+  'flag': (['--gmae=Pong'], 'game'),
+  'seed': (['--seed=-1'], 'seed'),
+  'num_seeds': (['--num_seeds=0'], 'num_seeds'),
+  'wandb_seeds': (['--num_seeds=2', '--wandb'], '--wandb'),
+  'word': (['Pong'], '--game'),
+  'folder': (['--logdir=/proc/nowhere'], '/proc/nowhere'),
+  'value': (['--config.train_ratio=0'], 'above 0'),
+  'rule': (['--config.weighting.rule=harmoni'], 'reciprocal'),
+  'name': (['--config.behavior.reward_of=future'], 'present'),
+  'sizes': (['--config.encoder.patch=7'], 'power of two'),
+  'missing_value': (['--config.batch_size'], 'needs a value'),
 }
 
 
@@ -53,8 +59,13 @@ def test_bad_input_is_one_line(case, tmp_path):
 
 def test_missing_rom_is_one_line(tmp_path):
   result = subprocess.run(
-      [sys.executable, '-m', 'experiments.atari100k', '--preset=tiny', f'--logdir={tmp_path}/run'], cwd=ROOT,
-      capture_output=True, text=True, timeout=200, env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'ALE_ROMS_DIR': str(tmp_path)})
+    [sys.executable, '-m', 'experiments.atari100k', '--preset=tiny', f'--logdir={tmp_path}/run'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=200,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'ALE_ROMS_DIR': str(tmp_path)},
+  )
   assert result.returncode == 2, result
   assert 'ROM' in result.stderr and 'Traceback' not in result.stderr
 
@@ -80,9 +91,13 @@ def test_run_folder_is_complete(atari_run):
     assert trained[f'loss/{task}'] > 0
   scores = [json.loads(line) for line in (folder / 'scores.jsonl').read_text().splitlines()]
   assert [score['step'] for score in scores] == [100, 200]
-  assert all(len(score['eval_scores']) == 2 and score['frame'] == 4 * score['step'] for score in scores)
+  assert all(
+    len(score['eval_scores']) == 2 and score['frame'] == 4 * score['step'] for score in scores
+  )
   assert len(list((folder / 'checkpoints').glob('[0-9]*'))) == 2
-  assert list((folder / 'videos').glob('open_loop_image_*')) and list((folder / 'tensorboard').iterdir())
+  assert list((folder / 'videos').glob('open_loop_image_*')) and list(
+    (folder / 'tensorboard').iterdir()
+  )
   assert 'commit' in (folder / 'environment.txt').read_text()
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax.training import progress
 from harmony_jax.errors import UserError
+from harmony_jax.training import progress
 from harmony_jax.training.logger import MetricsWriter
 
 
@@ -22,7 +22,8 @@ def test_metrics_take_every_kind_of_scalar(tmp_path):
   writer = MetricsWriter(tmp_path, tensorboard=False)
   assert writer.write(10, 40, 3, {'loss/reward': jnp.float32(0.5), 'a': np.ones(1), 'b': 2}) == []
   assert lines(tmp_path / 'metrics.jsonl') == [
-      {'step': 10, 'frame': 40, 'update': 3, 'loss/reward': 0.5, 'a': 1.0, 'b': 2.0}]
+    {'step': 10, 'frame': 40, 'update': 3, 'loss/reward': 0.5, 'a': 1.0, 'b': 2.0}
+  ]
 
 
 def test_what_is_not_finite_is_null_and_named(tmp_path):
@@ -30,7 +31,8 @@ def test_what_is_not_finite_is_null_and_named(tmp_path):
   bad = writer.write(1, 4, 0, {'x': np.nan, 'y': jnp.inf, 'z': 1.0})
   assert bad == ['x', 'y']
   assert lines(tmp_path / 'metrics.jsonl') == [
-      {'step': 1, 'frame': 4, 'update': 0, 'x': None, 'y': None, 'z': 1.0, 'nonfinite': ['x', 'y']}]
+    {'step': 1, 'frame': 4, 'update': 0, 'x': None, 'y': None, 'z': 1.0, 'nonfinite': ['x', 'y']}
+  ]
 
 
 def test_a_metric_that_is_no_scalar_is_named(tmp_path):
@@ -42,9 +44,12 @@ def test_a_metric_that_is_no_scalar_is_named(tmp_path):
 
 def test_scores_keep_their_lists(tmp_path):
   writer = MetricsWriter(tmp_path, tensorboard=False)
-  writer.write_score({'step': 5, 'scores': np.array([1.5, np.nan]), 'task': 'pong', 'n': np.int64(2)})
+  writer.write_score(
+    {'step': 5, 'scores': np.array([1.5, np.nan]), 'task': 'pong', 'n': np.int64(2)}
+  )
   assert lines(tmp_path / 'scores.jsonl') == [
-      {'step': 5, 'scores': [1.5, None], 'task': 'pong', 'n': 2}]
+    {'step': 5, 'scores': [1.5, None], 'task': 'pong', 'n': 2}
+  ]
   with pytest.raises(ValueError, match='step'):
     writer.write_score({'score': 1.0})
   with pytest.raises(TypeError, match='object'):
@@ -71,13 +76,14 @@ def read_events(folder):
   """`[(tag, step, value)]` of all event files, as TensorBoard's own format holds them."""
   from tensorboardX.event_file_writer import EventsWriter  # noqa: F401  (the format's writer)
   from tensorboardX.proto import event_pb2
+
   found, purges = [], []
   for path in sorted(folder.glob('events*')):
     data = path.read_bytes()
     while data:  # a record: 8 bytes of length, 4 of checksum, the event, 4 of checksum
       size = int.from_bytes(data[:8], 'little')
-      event = event_pb2.Event.FromString(data[12:12 + size])
-      data = data[16 + size:]
+      event = event_pb2.Event.FromString(data[12 : 12 + size])
+      data = data[16 + size :]
       found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
       if event.HasField('session_log'):
         purges.append(event.step)
@@ -104,8 +110,14 @@ def test_wandb_is_one_line_where_it_is_missing(tmp_path, monkeypatch):
 
 def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
   started, logged = [], []
-  fake = types.SimpleNamespace(init=lambda **settings: started.append(settings) or types.SimpleNamespace(
-      log=lambda values, step: logged.append((values, step)), finish=lambda: None))
+  fake = types.SimpleNamespace(
+    init=lambda **settings: (
+      started.append(settings)
+      or types.SimpleNamespace(
+        log=lambda values, step: logged.append((values, step)), finish=lambda: None
+      )
+    )
+  )
   monkeypatch.setitem(sys.modules, 'wandb', fake)
   for _ in range(2):
     writer = MetricsWriter(tmp_path, tensorboard=False, wandb=True)

@@ -12,14 +12,27 @@ from harmony_jax import envs
 from harmony_jax.replay import Replay
 from harmony_jax.training import evaluation, loop, run_folder
 
-TINY = {'steps': 160, 'num_envs': 4, 'eval_envs': 4, 'eval_every': 80, 'checkpoint_every': 80, 'video_every': 0,
-        'eval_episodes': 4, 'final_eval_episodes': 4, 'log_every': 16, 'batch_length': 8, 'replay_capacity': 1000}
+TINY = {
+  'steps': 160,
+  'num_envs': 4,
+  'eval_envs': 4,
+  'eval_every': 80,
+  'checkpoint_every': 80,
+  'video_every': 0,
+  'eval_episodes': 4,
+  'final_eval_episodes': 4,
+  'log_every': 16,
+  'batch_length': 8,
+  'replay_capacity': 1000,
+}
 
 
 def config_of(**changes):
   config = catch.get_config('dreamerv3', 'tiny')
   config.task = 'catch'
-  config.update_from_flattened_dict({**TINY, **{k.replace('__', '.'): v for k, v in changes.items()}})
+  config.update_from_flattened_dict(
+    {**TINY, **{k.replace('__', '.'): v for k, v in changes.items()}}
+  )
   return config
 
 
@@ -45,12 +58,16 @@ def run(folder, config, until=None):
 
 def lines(folder, name):
   """The lines of a file, without what depends on the clock."""
-  return [{k: v for k, v in json.loads(line).items() if not k.startswith(('time/', 'speed/'))}
-          for line in (folder / name).read_text().splitlines()]
+  return [
+    {k: v for k, v in json.loads(line).items() if not k.startswith(('time/', 'speed/'))}
+    for line in (folder / name).read_text().splitlines()
+  ]
 
 
 def assert_same(folder, one, other_folder, other):
-  """Two runs have the same parameters, optimisers, slow copies, metrics, scores and replay, bit for bit."""
+  """Two runs have the same parameters, optimisers, slow copies, metrics, scores and replay, bit for
+  bit.
+  """
   for name in ('params', 'opt_state', 'targets'):
     chex.assert_trees_all_equal(getattr(one.state, name), getattr(other.state, name))
   for name in ('scores.jsonl', 'metrics.jsonl'):
@@ -88,18 +105,22 @@ def test_replay_on_the_device_changes_nothing(whole, tmp_path):
 
 
 def test_environments_step_while_the_device_trains(tmp_path):
-  """No step of the environments waits for an update; every action does: the policy is never an update late."""
+  """No step of the environments waits for an update; every action does: the policy is never an
+  update late.
+  """
   events = []
   config = config_of(eval_every=10_000, final_eval_episodes=4)
   with run_folder.prepare(tmp_path, config, {}) as opened:
     trainer = loop.Trainer(config, opened)
     choose, train, step = trainer._choose, trainer._train, trainer.episodes.step
-    note = lambda name, call: lambda *args, **kwargs: (events.append(name), call(*args, **kwargs))[1]
+    note = lambda name, call: (
+      lambda *args, **kwargs: (events.append(name), call(*args, **kwargs))[1]
+    )
     trainer._choose, trainer._train = note('choose', choose), note('train', train)
     trainer.episodes.step = note('step', step)
     trainer.run()
   assert events[0] == 'step' and events.count('choose') == 40
-  after = events[-3 * 10:]
+  after = events[-3 * 10 :]
   assert after == ['choose', 'train', 'step'] * 10
 
 
@@ -110,7 +131,8 @@ def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
   for sizes in ([4], evaluation.group_sizes(4)):
     groups = [envs.make('catch', 'catch', size) for size in sizes]
     results = evaluation.evaluate(
-        trainer.agent, trainer.compiled['act'], trainer.state.weights, groups, 0, 160, 7, mode=True)
+      trainer.agent, trainer.compiled['act'], trainer.state.weights, groups, 0, 160, 7, mode=True
+    )
     assert [result.seed for result in results] == wanted
     assert all(result.length > 0 and result.score in (-1, 1) for result in results)
 
@@ -140,7 +162,9 @@ def test_the_papers_prefill():
   assert config.train_ratio / (config.batch_size * config.batch_length) == 1.0
   trainer = loop.Trainer.__new__(loop.Trainer)
   trainer.config, trainer.trained_at = config, None
-  trainer.replay = Replay({'is_first': ((), bool)}, 1, config.replay_capacity, config.batch_size, config.batch_length, 0)
+  trainer.replay = Replay(
+    {'is_first': ((), bool)}, 1, config.replay_capacity, config.batch_size, config.batch_length, 0
+  )
   for step in range(1, 1200):
     trainer.step = step
     trainer.replay.append({'is_first': np.array([step == 1])})
@@ -150,7 +174,9 @@ def test_the_papers_prefill():
 
 
 def test_rewards_and_ends_are_stored_beside_their_observation(whole):
-  """The replay's rows: action zero on is_last, the next row is_first, rewards ±1 only where the episode ends."""
+  """The replay's rows: action zero on is_last, the next row is_first, rewards ±1 only where the
+  episode ends.
+  """
   _, trainer = whole
   batch = trainer.replay.sample(3)
   last = batch['is_last']

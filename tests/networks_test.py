@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 
 from harmony_jax import convolution
-from harmony_jax.networks import Decoder, Dense, Encoder, Head, from_patches, initializer, predictions, to_patches
-from harmony_jax.networks import reconstruction_losses
+from harmony_jax.networks import (
+  Decoder,
+  Dense,
+  Encoder,
+  Head,
+  from_patches,
+  initializer,
+  predictions,
+  reconstruction_losses,
+  to_patches,
+)
 from harmony_jax.rssm import RSSM, State
 
 FORMS = ('conv', 'matmul')
@@ -24,13 +33,20 @@ def haiku_apply(function, weights, *inputs):
 
 
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('shape,depth', [((3, 8, 12, 5), 7), ((1, 2, 2, 1), 1), ((2, 64, 64, 3), 4)])
+@pytest.mark.parametrize(
+  'shape,depth', [((3, 8, 12, 5), 7), ((1, 2, 2, 1), 1), ((2, 64, 64, 3), 4)]
+)
 def test_downsample_is_haikus_convolution(form, shape, depth):
   x = jax.random.normal(jax.random.key(0), shape)
   kernel = jax.random.normal(jax.random.key(1), (4, 4, shape[-1], depth))
-  theirs = haiku_apply(lambda x: hk.Conv2D(depth, 4, 2, padding='SAME', with_bias=False)(x), {'conv2_d': {'w': kernel}},
-                       x)
-  chex.assert_trees_all_close(convolution.downsample(x, kernel, form=form), theirs, rtol=1e-5, atol=2e-5)
+  theirs = haiku_apply(
+    lambda x: hk.Conv2D(depth, 4, 2, padding='SAME', with_bias=False)(x),
+    {'conv2_d': {'w': kernel}},
+    x,
+  )
+  chex.assert_trees_all_close(
+    convolution.downsample(x, kernel, form=form), theirs, rtol=1e-5, atol=2e-5
+  )
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -38,9 +54,14 @@ def test_downsample_is_haikus_convolution(form, shape, depth):
 def test_upsample_is_haikus_transposed_convolution(form, shape, depth):
   x = jax.random.normal(jax.random.key(0), shape)
   kernel = jax.random.normal(jax.random.key(1), (4, 4, depth, shape[-1]))
-  theirs = haiku_apply(lambda x: hk.Conv2DTranspose(depth, 4, 2, padding='SAME', with_bias=False)(x),
-                       {'conv2_d_transpose': {'w': kernel}}, x)
-  chex.assert_trees_all_close(convolution.upsample(x, kernel, form=form), theirs, rtol=1e-5, atol=2e-5)
+  theirs = haiku_apply(
+    lambda x: hk.Conv2DTranspose(depth, 4, 2, padding='SAME', with_bias=False)(x),
+    {'conv2_d_transpose': {'w': kernel}},
+    x,
+  )
+  chex.assert_trees_all_close(
+    convolution.upsample(x, kernel, form=form), theirs, rtol=1e-5, atol=2e-5
+  )
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -48,8 +69,12 @@ def test_upsample_is_haikus_transposed_convolution(form, shape, depth):
 def test_valid_downsample_is_haikus_convolution(form, side):
   x = jax.random.normal(jax.random.key(0), (2, side, side, 3))
   kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
-  theirs = haiku_apply(lambda x: hk.Conv2D(5, 4, 2, padding='VALID', with_bias=False)(x), {'conv2_d': {'w': kernel}}, x)
-  chex.assert_trees_all_close(convolution.downsample(x, kernel, 'valid', form), theirs, rtol=1e-5, atol=2e-5)
+  theirs = haiku_apply(
+    lambda x: hk.Conv2D(5, 4, 2, padding='VALID', with_bias=False)(x), {'conv2_d': {'w': kernel}}, x
+  )
+  chex.assert_trees_all_close(
+    convolution.downsample(x, kernel, 'valid', form), theirs, rtol=1e-5, atol=2e-5
+  )
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -57,19 +82,27 @@ def test_valid_downsample_is_haikus_convolution(form, side):
 def test_valid_upsample_is_haikus_transposed_convolution(form, side, size):
   x = jax.random.normal(jax.random.key(0), (2, side, side, 6))
   kernel = jax.random.normal(jax.random.key(1), (size, size, 4, 6))
-  theirs = haiku_apply(lambda x: hk.Conv2DTranspose(4, size, 2, padding='VALID', with_bias=False)(x),
-                       {'conv2_d_transpose': {'w': kernel}}, x)
+  theirs = haiku_apply(
+    lambda x: hk.Conv2DTranspose(4, size, 2, padding='VALID', with_bias=False)(x),
+    {'conv2_d_transpose': {'w': kernel}},
+    x,
+  )
   ours = convolution.upsample(x, kernel, 'valid', form)
   assert ours.shape[1] == 2 * (side - 1) + size
   chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize('move,kernel_shape', [(convolution.downsample, (4, 4, 5, 7)),
-                                               (convolution.upsample, (4, 4, 7, 5))])
+@pytest.mark.parametrize(
+  'move,kernel_shape',
+  [(convolution.downsample, (4, 4, 5, 7)), (convolution.upsample, (4, 4, 7, 5))],
+)
 def test_both_forms_have_the_same_gradients(move, kernel_shape):
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 5))
   kernel = jax.random.normal(jax.random.key(1), kernel_shape)
-  one, other = (jax.grad(lambda x, k: jnp.sin(move(x, k, form=form)).sum(), argnums=(0, 1))(x, kernel) for form in FORMS)
+  one, other = (
+    jax.grad(lambda x, k: jnp.sin(move(x, k, form=form)).sum(), argnums=(0, 1))(x, kernel)
+    for form in FORMS
+  )
   chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-4)
 
 
@@ -83,9 +116,13 @@ def test_dense_is_haikus_linear_and_norm():
     x = hk.Linear(9, with_bias=False)(x)
     return jax.nn.silu(hk.LayerNorm(-1, True, True, eps=1e-3)(x))
 
-  weights = {'linear': {'w': params['kernel']}, 'layer_norm': {'scale': params['norm']['scale'],
-                                                               'offset': params['norm']['bias']}}
-  chex.assert_trees_all_close(layer.apply({'params': params}, x), haiku_apply(theirs, weights, x), atol=1e-5)
+  weights = {
+    'linear': {'w': params['kernel']},
+    'layer_norm': {'scale': params['norm']['scale'], 'offset': params['norm']['bias']},
+  }
+  chex.assert_trees_all_close(
+    layer.apply({'params': params}, x), haiku_apply(theirs, weights, x), atol=1e-5
+  )
 
 
 def test_dense_in_parts():
@@ -93,8 +130,11 @@ def test_dense_in_parts():
   a, b = jax.random.normal(jax.random.key(0), (3, 6)), jax.random.normal(jax.random.key(1), (3, 4))
   params = layer.init(jax.random.key(2), jnp.zeros((1, 10)))
   parts = layer.apply(params, a, 0, method='part') + layer.apply(params, b, 6, method='part')
-  chex.assert_trees_all_close(layer.apply(params, parts, method='finish'),
-                              layer.apply(params, jnp.concatenate([a, b], -1)), atol=1e-5)
+  chex.assert_trees_all_close(
+    layer.apply(params, parts, method='finish'),
+    layer.apply(params, jnp.concatenate([a, b], -1)),
+    atol=1e-5,
+  )
 
 
 def test_head_is_haikus_mlp():
@@ -114,15 +154,22 @@ def test_head_is_haikus_mlp():
     norm = params[f'h_{i}']['norm']
     weights[f'n_{i}'] = {'scale': norm['scale'], 'offset': norm['bias']}
     weights[f'out_{i}'] = {'w': params[f'out_{i}']['kernel'], 'b': params[f'out_{i}']['bias']}
-  chex.assert_trees_all_close(head.apply({'params': params}, x), haiku_apply(theirs, weights, x), atol=1e-5)
+  chex.assert_trees_all_close(
+    head.apply({'params': params}, x), haiku_apply(theirs, weights, x), atol=1e-5
+  )
 
 
 def _haiku_cell(model, deter, stoch, action, embed):
   """The recurrent step and the posterior, written anew with haiku's layers."""
+
   def dense(x, name, act=jax.nn.silu):
     width = {'gru': 3 * model.deter}.get(name, model.units)
-    return act(hk.LayerNorm(-1, True, True, eps=1e-3, name=f'{name}_norm')(
-        hk.Linear(width, with_bias=False, name=name)(x)))
+    return act(
+      hk.LayerNorm(-1, True, True, eps=1e-3, name=f'{name}_norm')(
+        hk.Linear(width, with_bias=False, name=name)(x)
+      )
+    )
+
   x = dense(jnp.concatenate([stoch.reshape(len(stoch), -1), action], -1), 'img_in')
   gates = dense(jnp.concatenate([deter, x], -1), 'gru', lambda x: x)
   reset, candidate, update = jnp.split(gates, 3, -1)
@@ -139,13 +186,21 @@ def _haiku_cell(model, deter, stoch, action, embed):
 
 def test_recurrent_step_is_haikus():
   model = RSSM(actions=3, embed=7, deter=12, units=10, stoch=4, classes=5)
-  params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(5), p.shape), model.init(jax.random.key(0)))
+  params = jax.tree.map(
+    lambda p: p + 0.1 * jax.random.normal(jax.random.key(5), p.shape), model.init(jax.random.key(0))
+  )
   keys = jax.random.split(jax.random.key(1), 4)
   deter = jax.random.normal(keys[0], (2, 12))
   stoch = jax.nn.one_hot(jax.random.randint(keys[1], (2, 4), 0, 5), 5)
   action, embed = jax.random.uniform(keys[2], (2, 3), minval=-1), jax.random.normal(keys[3], (2, 7))
-  posterior, prior = model.observe(params, State(deter, stoch, stoch), embed[:, None], action[:, None],
-                                   jnp.zeros((2, 1), bool), None)
+  posterior, prior = model.observe(
+    params,
+    State(deter, stoch, stoch),
+    embed[:, None],
+    action[:, None],
+    jnp.zeros((2, 1), bool),
+    None,
+  )
   weights = {}
   for name in ('img_in', 'gru', 'img_out', 'obs_out'):
     weights[name] = {'w': params[name]['kernel']}
@@ -189,32 +244,43 @@ def test_is_first_forgets():
 SHAPES = {'image': (64, 64, 3), 'joints': (5,), 'speed': ()}
 
 
-@pytest.mark.parametrize('keys', [('image',), ('joints', 'speed'), ('image', 'joints', 'speed')], ids='-'.join)
+@pytest.mark.parametrize(
+  'keys', [('image',), ('joints', 'speed'), ('image', 'joints', 'speed')], ids='-'.join
+)
 @pytest.mark.parametrize('patch', [1, 8])
 def test_encoder_and_decoder_of_images_and_vectors(keys, patch):
   shapes = {k: SHAPES[k] for k in keys}
   encoder = Encoder(shapes, depth=4, patch=patch, mlp_layers=2, mlp_units=16)
   decoder = Decoder(10, shapes, depth=4, patch=patch, mlp_layers=2, mlp_units=16)
-  observation = {k: jnp.ones((2, *shape), jnp.uint8 if k == 'image' else jnp.float32) for k, shape in shapes.items()}
+  observation = {
+    k: jnp.ones((2, *shape), jnp.uint8 if k == 'image' else jnp.float32)
+    for k, shape in shapes.items()
+  }
   embed, params = encoder.init_with_output(jax.random.key(0), observation)
   chex.assert_shape(embed, (2, encoder.size()))
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 0
   out, _ = decoder.init_with_output(jax.random.key(1), jnp.ones((2, 10)))
-  chex.assert_trees_all_equal_shapes(out, {k: jnp.zeros((2, *shape)) for k, shape in shapes.items()})
+  chex.assert_trees_all_equal_shapes(
+    out, {k: jnp.zeros((2, *shape)) for k, shape in shapes.items()}
+  )
   losses = reconstruction_losses(out, observation)
   assert set(losses) == set(keys)
   chex.assert_shape(list(losses.values()), (2,))
 
 
 def test_vector_loss_is_squared_symlog_error():
-  losses = reconstruction_losses({'x': jnp.array([[1.0, 0.0]])}, {'x': jnp.array([[0.0, np.e - 1]], jnp.float32)})
+  losses = reconstruction_losses(
+    {'x': jnp.array([[1.0, 0.0]])}, {'x': jnp.array([[0.0, np.e - 1]], jnp.float32)}
+  )
   np.testing.assert_allclose(losses['x'], [2.0], rtol=1e-5)
   np.testing.assert_allclose(predictions({'x': jnp.array([[1.0]])})['x'], [[np.e - 1]], rtol=1e-5)
 
 
 def test_image_loss_is_summed_over_pixels():
   image = np.full((1, 4, 4, 3), 255, np.uint8)
-  losses = reconstruction_losses({'image': jnp.full((1, 4, 4, 3), 0.5)}, {'image': jnp.asarray(image)})
+  losses = reconstruction_losses(
+    {'image': jnp.full((1, 4, 4, 3), 0.5)}, {'image': jnp.asarray(image)}
+  )
   np.testing.assert_allclose(losses['image'], [48 * 0.25])
 
 

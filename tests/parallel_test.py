@@ -21,23 +21,46 @@ from tests import kills
 from tests.kills import lines
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = ['--config.steps=320', '--config.eval_every=160', '--config.checkpoint_every=160', '--config.log_every=40',
-        '--config.eval_episodes=6', '--config.final_eval_episodes=6', '--config.video_every=0',
-        '--config.replay_capacity=2000']
+TINY = [
+  '--config.steps=320',
+  '--config.eval_every=160',
+  '--config.checkpoint_every=160',
+  '--config.log_every=40',
+  '--config.eval_episodes=6',
+  '--config.final_eval_episodes=6',
+  '--config.video_every=0',
+  '--config.replay_capacity=2000',
+]
 LIMIT = 300  # seconds
 
 
 @pytest.mark.parametrize('which', ['not slow', pytest.param('slow', marks=pytest.mark.slow)])
 def test_on_four_devices(which):
   """Two cores play four devices: in a process of their own, as the others here have one."""
-  flags = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'  # the latter compiles faster
-  done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-m', which, '-p', 'no:cacheprovider', 'tests/on_four_devices.py'],
-                        cwd=ROOT, env={**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}, capture_output=True,
-                        text=True)
+  # the latter compiles faster
+  flags = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'pytest',
+      '-q',
+      '-m',
+      which,
+      '-p',
+      'no:cacheprovider',
+      'tests/on_four_devices.py',
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+  )
   assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
-# Several processes ---------------------------------------------------------------------------------------------------
+# Several processes
+# --------------------------------------------------------------------------------------------------
 
 
 class Pair:
@@ -45,8 +68,19 @@ class Pair:
 
   def __init__(self, folder):
     self.folder, self.logs = folder, [folder.with_suffix(f'.log{index}') for index in range(2)]
-    self._command = [sys.executable, '-m', 'experiments.catch', '--preset=tiny', f'--logdir={folder}', *TINY]
-    self._env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+    self._command = [
+      sys.executable,
+      '-m',
+      'experiments.catch',
+      '--preset=tiny',
+      f'--logdir={folder}',
+      *TINY,
+    ]
+    self._env = {
+      **os.environ,
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    }
 
   def start(self, *arguments, each=((), ())):
     """Starts both, with these arguments and those of each."""
@@ -55,10 +89,18 @@ class Pair:
       address = f'localhost:{free.getsockname()[1]}'
     self.processes = []
     for index, log in enumerate(self.logs):
-      command = [*self._command, *arguments, *each[index],
-                 f'--coordinator={address}', '--num_processes=2', f'--process_id={index}']
+      command = [
+        *self._command,
+        *arguments,
+        *each[index],
+        f'--coordinator={address}',
+        '--num_processes=2',
+        f'--process_id={index}',
+      ]
       with open(log, 'w', encoding='utf-8') as output:
-        self.processes.append(subprocess.Popen(command, cwd=ROOT, env=self._env, stdout=output, stderr=output))
+        self.processes.append(
+          subprocess.Popen(command, cwd=ROOT, env=self._env, stdout=output, stderr=output)
+        )
     return self
 
   def signal(self, index, number, after):
@@ -80,7 +122,9 @@ class Pair:
 
   def alone(self):
     """One process in their place, to the end."""
-    return subprocess.run(self._command, cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=LIMIT)
+    return subprocess.run(
+      self._command, cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=LIMIT
+    )
 
   def text(self):
     return '\n'.join(log.read_text() for log in self.logs)
@@ -99,13 +143,25 @@ def undisturbed(tmp_path_factory):
 
 
 def test_two_processes_train_one_run(undisturbed):
-  """Process 0 writes; the replay has a part of each, and they differ; evaluations play every episode once."""
+  """Process 0 writes; the replay has a part of each, and they differ; evaluations play every
+  episode once.
+  """
   folder = undisturbed.folder
-  assert {path.name for path in folder.iterdir()} >= {'config.json', 'metrics.jsonl', 'scores.jsonl', '.complete'}
-  parts = [sorted(path.name for path in (folder / 'replay' / name).iterdir()) for name in ('1-of-2', '2-of-2')]
+  assert {path.name for path in folder.iterdir()} >= {
+    'config.json',
+    'metrics.jsonl',
+    'scores.jsonl',
+    '.complete',
+  }
+  parts = [
+    sorted(path.name for path in (folder / 'replay' / name).iterdir())
+    for name in ('1-of-2', '2-of-2')
+  ]
   assert parts[0] != parts[1]  # names have checksums
   scores = lines(folder / 'scores.jsonl')
-  assert [score['step'] for score in scores] == [160, 320] and all(len(score['eval_scores']) == 6 for score in scores)
+  assert [score['step'] for score in scores] == [160, 320] and all(
+    len(score['eval_scores']) == 6 for score in scores
+  )
   assert undisturbed.logs[1].read_text().count('step') == 0  # one process prints
 
 
@@ -124,19 +180,24 @@ def test_a_pair_of_which_one_was_killed_goes_on(undisturbed, tmp_path):
 def test_a_pair_of_which_one_is_asked_to_end_saves_and_goes_on_as_one(tmp_path):
   """With another number of processes: other batches, but the same experience."""
   pair = Pair(tmp_path / 'run')
-  assert pair.start().signal(1, signal.SIGTERM, after=160).end() == [launcher.INTERRUPTED] * 2, pair.text()
+  assert pair.start().signal(1, signal.SIGTERM, after=160).end() == [launcher.INTERRUPTED] * 2, (
+    pair.text()
+  )
   left = int(re.search(r'SIGTERM: saved at step (\d+)', pair.logs[0].read_text())[1])
   alone = pair.alone()
-  assert alone.returncode == 0 and f'continues from step {left}' in alone.stdout, alone.stdout + alone.stderr
+  assert alone.returncode == 0 and f'continues from step {left}' in alone.stdout, (
+    alone.stdout + alone.stderr
+  )
   parts = [kills.replay(pair.folder / 'replay' / name) for name in ('1-of-2', '2-of-2')]
   whole = kills.replay(pair.folder / 'replay')
   for name, array in whole.items():
     experience = np.concatenate([part[name] for part in parts])
     assert 160 <= left == experience.shape[1] * len(experience) < 320
-    np.testing.assert_array_equal(array[:, :experience.shape[1]], experience)
+    np.testing.assert_array_equal(array[:, : experience.shape[1]], experience)
 
 
-# Their parts ---------------------------------------------------------------------------------------------------------
+# Their parts
+# --------------------------------------------------------------------------------------------------
 
 
 def replay_of(index, count, envs=4):
@@ -171,13 +232,22 @@ def test_shares_that_are_not_equal_are_refused(monkeypatch):
   monkeypatch.setattr(parallel.jax, 'process_count', lambda: 3)
   monkeypatch.setattr(parallel.jax, 'process_index', lambda: 2)
   assert parallel.share(12) == (8, 4)
-  with pytest.raises(UserError, match='config.num_envs is 1: 3 processes can share 3: --config.num_envs=3'):
+  with pytest.raises(
+    UserError, match='config.num_envs is 1: 3 processes can share 3: --config.num_envs=3'
+  ):
     parallel.share(1, 'config.num_envs')
 
 
-@pytest.mark.parametrize('arguments, wanted', [
-    (('host:1', None, 0), 'only of use together'), (('', 2, 1), 'only of use together'), (('host', 2, 1), 'HOST:PORT'),
-    (('host:1', 2, 2), '--process_id=2: expected 0 to 1'), (('host:99999', 2, 1), 'HOST:PORT')])
+@pytest.mark.parametrize(
+  'arguments, wanted',
+  [
+    (('host:1', None, 0), 'only of use together'),
+    (('', 2, 1), 'only of use together'),
+    (('host', 2, 1), 'HOST:PORT'),
+    (('host:1', 2, 2), '--process_id=2: expected 0 to 1'),
+    (('host:99999', 2, 1), 'HOST:PORT'),
+  ],
+)
 def test_joining_with_a_part_missing_is_refused(arguments, wanted):
   with pytest.raises(UserError, match=wanted):
     parallel.join(*arguments)
@@ -213,5 +283,7 @@ def test_processes_with_other_settings_are_refused(tmp_path):
   began = time.monotonic()
   assert pair.start(each=(['--seed=0'], ['--seed=1'])).end() == [2, 2], pair.text()
   for log in pair.logs:
-    assert "need the same settings (config.seed: process 0 has 0, process 1 has 1)" in log.read_text()
+    assert (
+      'need the same settings (config.seed: process 0 has 0, process 1 has 1)' in log.read_text()
+    )
   assert time.monotonic() - began < parallel.HEARTBEAT and not pair.folder.exists()

@@ -1,4 +1,5 @@
-"""The authors' recorded runs (parity fixtures): parameters, batches and results in this project's terms.
+"""The authors' recorded runs (parity fixtures): parameters, batches and results in this project's
+terms.
 
 One module per base method maps names and layouts: parity_v3.py, parity_v2.py, parity_pro.py.
 """
@@ -14,13 +15,17 @@ import numpy as np
 from harmony_jax.agent import Agent, Carry, shift_actions
 from tests import parity_pro, parity_v2, parity_v3
 
-FOLDER = pathlib.Path(os.environ.get('HARMONY_PARITY_DIR', pathlib.Path(__file__).parents[2] / 'shared' / 'parity'))
+FOLDER = pathlib.Path(
+  os.environ.get('HARMONY_PARITY_DIR', pathlib.Path(__file__).parents[2] / 'shared' / 'parity')
+)
 AUTHORS = {'v3': parity_v3, 'v2': parity_v2, 'pro': parity_pro}
 
 
 def paths() -> list:
   """The recorded runs of the methods that we have, e.g. `v3_discrete_plain.npz`."""
-  return sorted(path for path in FOLDER.glob('*.npz') if _method(path.stem)) if FOLDER.is_dir() else []
+  return (
+    sorted(path for path in FOLDER.glob('*.npz') if _method(path.stem)) if FOLDER.is_dir() else []
+  )
 
 
 def others() -> list:
@@ -45,7 +50,9 @@ class Fixture:
     shapes = {'image': self.authors.shape_of(self.group('batch'))}
     # The V2 files were recorded with continuous actions; those with discrete ones say so.
     actions = self.data['batch/action'].shape[-1]
-    self.agent = Agent.from_config(self.config, shapes, actions, self.meta.get('discrete', False), deterministic=True)
+    self.agent = Agent.from_config(
+      self.config, shapes, actions, self.meta.get('discrete', False), deterministic=True
+    )
     if hasattr(self.authors, 'agent_of'):  # recorded with draws that are no modes
       self.agent = self.authors.agent_of(self.agent, self)
     self.steps = getattr(self.authors, 'STEPS', (1, 3))  # after which parameters were recorded
@@ -53,11 +60,11 @@ class Fixture:
 
   def group(self, prefix) -> dict:
     """Everything below `prefix/`, keys without it."""
-    return {k[len(prefix) + 1:]: v for k, v in self.data.items() if k.startswith(prefix + '/')}
+    return {k[len(prefix) + 1 :]: v for k, v in self.data.items() if k.startswith(prefix + '/')}
 
   def tree(self, prefix) -> dict:
-    """The parameters (or gradients) below `prefix/` as a tree like ours; the slow critic is under `slow`, other slow
-    copies under `targets`."""
+    """The parameters (or gradients) below `prefix/` as a tree like ours; the slow critic is under
+    `slow`, other slow copies under `targets`."""
     return self.authors.to_tree(self.group(prefix), self.config)
 
   def batch(self) -> dict:
@@ -81,7 +88,9 @@ class Fixture:
     return state.replace(params=tree, targets={'critic': slow, **more}, carry=carry)
 
   def restarted(self, state):
-    """The state before the next update on the recorded batch; DreamerPro's sequences all begin from zeros."""
+    """The state before the next update on the recorded batch; DreamerPro's sequences all begin from
+    zeros.
+    """
     return state.replace(carry=self.state().carry) if self.authors is parity_pro else state
 
   def metrics(self, number) -> dict:
@@ -92,7 +101,16 @@ class Fixture:
   def model_inputs(self, state):
     """(params, the further arguments of `WorldModel.loss`) of the first step."""
     batch = self.batch()
-    noise = self.agent._train_noise(jax.random.fold_in(state.rng, 0), *batch['is_first'].shape)['posterior']
+    noise = self.agent._train_noise(jax.random.fold_in(state.rng, 0), *batch['is_first'].shape)[
+      'posterior'
+    ]
     previous = shift_actions(batch['action'], state.carry.action)
     params = self.agent.world_model.prepared(state.params['world_model'])
-    return params, (state.weighting, state.carry.latent, batch, previous, noise, state.targets.get('world_model'))
+    return params, (
+      state.weighting,
+      state.carry.latent,
+      batch,
+      previous,
+      noise,
+      state.targets.get('world_model'),
+    )

@@ -16,7 +16,9 @@ def features(rows, config):
 
 
 def nested(arrays, config, convert) -> dict:
-  """{authors' name: array} as a nested dict of ours; `convert(name, array, config)` gives (our path, our array)."""
+  """{authors' name: array} as a nested dict of ours; `convert(name, array, config)` gives (our
+  path, our array).
+  """
   tree = {}
   for name, value in arrays.items():
     path, value = convert(name, np.asarray(value), config)

@@ -1,13 +1,15 @@
 """Our numbers against the authors' own, over every recorded run in $HARMONY_PARITY_DIR whose method
 we have: `*v3_*.npz`, `*v2_*.npz`, `*pro_*.npz`.
 
-Tolerances: forward outputs 1e-4 and gradients 1e-3 of each array's largest magnitude, updates 5e-3 per tensor as
-‖Δ - Δ*‖ / ‖Δ*‖ with Δ = after - before, since comparing parameters would pass without any update at all.
+Tolerances: forward outputs 1e-4 and gradients 1e-3 of each array's largest magnitude, updates 5e-3
+per tensor as ‖Δ - Δ*‖ / ‖Δ*‖ with Δ = after - before, since comparing parameters would pass without
+any update at all.
 
-Both forms of the strided convolutions are held to all of it (`conv` is the authors' arithmetic, `matmul` what runs on
-a CPU), with one difference: Adam's first steps turn every gradient into a full step of its sign, rounding noise
-included. `matmul` rounds in another order, so its updates leave out elements whose recorded gradient is below 1e-6 of
-their tensor's largest but not zero (float32 resolves 1e-7); at most one element in a thousand may be left out.
+Both forms of the strided convolutions are held to all of it (`conv` is the authors' arithmetic,
+`matmul` what runs on a CPU), with one difference: Adam's first steps turn every gradient into a
+full step of its sign, rounding noise included. `matmul` rounds in another order, so its updates
+leave out elements whose recorded gradient is below 1e-6 of their tensor's largest but not zero
+(float32 resolves 1e-7); at most one element in a thousand may be left out.
 """
 
 import functools
@@ -24,7 +26,8 @@ FORMS = ('conv', 'matmul')
 PROTOTYPES = "['world_model']['prototypes']['vectors']"
 
 pytestmark = pytest.mark.skipif(
-    not PATHS, reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)')
+  not PATHS, reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)'
+)
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
@@ -36,7 +39,9 @@ def fixture(request):
 def form(request, monkeypatch):
   """As on accelerators, and as on CPUs: products, a few frames at a time, with some left over."""
   monkeypatch.setattr(convolution, 'default_form', lambda: request.param)
-  monkeypatch.setattr(world_model, 'frames_at_once', lambda size: {'conv': 0, 'matmul': 4}[request.param])
+  monkeypatch.setattr(
+    world_model, 'frames_at_once', lambda size: {'conv': 0, 'matmul': 4}[request.param]
+  )
   return request.param
 
 
@@ -55,14 +60,18 @@ def relative(ours, theirs):
 def report(group, errors, limit):
   """Prints the largest error of a group and asserts that none exceeds the limit."""
   worst = max(errors, key=errors.get)
-  print(f'\n  {group}: largest relative error {errors[worst]:.1e} ({worst}), limit {limit:.0e}, {len(errors)} arrays')
+  print(
+    f'\n  {group}: largest relative error {errors[worst]:.1e} ({worst}), limit {limit:.0e}, {len(errors)} arrays'
+  )
   bad = {k: v for k, v in errors.items() if not v <= limit}
   assert not bad, bad
 
 
 def test_forward(fixture, form):
   agent, recorded = fixture.agent, fixture.authors.compared(fixture.group('forward'))
-  ours = jax.jit(lambda state, batch: fixture.authors.forward(agent, state, batch))(fixture.state(), fixture.batch())
+  ours = jax.jit(lambda state, batch: fixture.authors.forward(agent, state, batch))(
+    fixture.state(), fixture.batch()
+  )
   assert set(ours) == set(recorded), set(ours) ^ set(recorded)
   report('forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
 
@@ -77,17 +86,24 @@ def test_gradients(fixture, form):
 
 
 def _named(tree):
-  return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  return {
+    jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _train(fixture, form='conv'):
-  """State and metrics after each of the recorded updates on the recorded batch. Kept, as compiling takes long.
+  """State and metrics after each of the recorded updates on the recorded batch. Kept, as compiling
+  takes long.
 
   The `conv` form, which only accelerators run, is compiled at the compiler's default level.
   """
   if form not in fixture.history:
     options = {'xla_backend_optimization_level': 3} if form == 'conv' else None
-    step, state, history = jax.jit(fixture.agent.train_step, compiler_options=options), fixture.state(), []
+    step, state, history = (
+      jax.jit(fixture.agent.train_step, compiler_options=options),
+      fixture.state(),
+      [],
+    )
     for _ in range(fixture.steps[-1]):
       state, metrics = step(fixture.restarted(state), fixture.batch())
       history.append((state, metrics))
@@ -104,8 +120,9 @@ def parameters(state, params=None):
 def update_errors(fixture, params, after, masked):
   """‖Δ - Δ*‖ / ‖Δ*‖ per tensor, `masked` without the elements whose gradient is rounding noise.
 
-  DreamerPro's prototypes are made unit vectors before an update, so their Δ begins there; while they are frozen only the
-  weight decay of 1e-6 moves them, less than float32 resolves, and they are left out.
+  DreamerPro's prototypes are made unit vectors before an update, so their Δ begins there; while
+  they are frozen only the weight decay of 1e-6 moves them, less than float32 resolves, and they are
+  left out.
   """
   before = fixture.tree('param')
   before['world_model'] = fixture.agent.world_model.prepared(before['world_model'])
@@ -171,15 +188,20 @@ def test_half_an_update_fails(fixture, form):
   assert min(v for k, v in errors.items() if not k.startswith(("['slow']", "['targets']"))) > 0.4
 
 
-# What only some files have -------------------------------------------------------------------------------------------
+# What only some files have
+# -------------------------------------------------------------------------------------------
 
 
 def only(*groups):
   """The recorded runs that have all of these groups."""
+
   def has(path):
     with np.load(path) as data:
       return all(any(name.startswith(f'{group}/') for name in data.files) for group in groups)
-  return pytest.mark.parametrize('path', [path for path in PATHS if has(path)], ids=lambda path: path.stem)
+
+  return pytest.mark.parametrize(
+    'path', [path for path in PATHS if has(path)], ids=lambda path: path.stem
+  )
 
 
 @only('policy')
@@ -187,7 +209,9 @@ def test_policy(path):
   """Two calls with resets between; constant draws make the mode what a draw is."""
   fixture = _load(path)
   recorded = {k: v for k, v in fixture.group('policy').items() if k not in ('image', 'reset')}
-  recorded = {k: np.asarray(jax.nn.log_softmax(v)) if k.endswith('/logit') else v for k, v in recorded.items()}
+  recorded = {
+    k: np.asarray(jax.nn.log_softmax(v)) if k.endswith('/logit') else v for k, v in recorded.items()
+  }
   assert fixture.data['policy/reset'].any()
   for mode in (False, True):
     ours = fixture.authors.policy_calls(fixture, mode)
@@ -202,7 +226,9 @@ def test_gradients_by_loss(path):
   params, inputs = fixture.model_inputs(fixture.state())
   losses = lambda params: fixture.authors.raw_losses(fixture, params, inputs)
   names = sorted(jax.eval_shape(losses, params))
-  chosen = jax.jit(jax.grad(lambda params, weights: sum(weights[k] * v for k, v in losses(params).items())))
+  chosen = jax.jit(
+    jax.grad(lambda params, weights: sum(weights[k] * v for k, v in losses(params).items()))
+  )
   recorded = {k.split('/')[0] for k in fixture.group('grad_by_loss')}
   assert recorded <= set(names) and recorded | {'norm'} == set(names)
   for name in sorted(recorded):
@@ -216,7 +242,7 @@ def test_gradients_by_loss(path):
 MATMUL = pytest.mark.parametrize('form', ['matmul'], indirect=True)  # one form is enough here
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _two_updates(path):
   """[(state before, gradients)] of two updates in that form. Kept, as compiling takes long."""
   fixture = _load(path)
@@ -249,7 +275,11 @@ def test_gradients_of_the_second_update(path, form):
   ours = _named(_two_updates(path)[1][1]['world_model'])
   theirs = _named(fixture.tree('grad_step2')['world_model'])
   assert set(ours) == set(theirs)
-  report('gradients of the second update', {k: relative(ours[k], theirs[k]) for k in set(theirs) - frozen}, 1e-3)
+  report(
+    'gradients of the second update',
+    {k: relative(ours[k], theirs[k]) for k in set(theirs) - frozen},
+    1e-3,
+  )
 
 
 @MATMUL

@@ -1,5 +1,5 @@
-"""What the README shows is true: its Python runs, its figures of rules are the code's. Commands and links of all pages:
-docs_test.py."""
+"""What the README shows is true: its Python runs, its figures of rules are the code's. Commands and
+links of all pages: docs_test.py."""
 
 import jax
 import numpy as np

@@ -6,16 +6,19 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harmony_jax import replay_files
-from harmony_jax.replay import Prefetcher
-from harmony_jax.replay import Replay
+from harmony_jax.replay import Prefetcher, Replay
 
-SPECS = {'image': ((2, 2, 3), np.uint8), 'action': ((4,), np.float32), 'env': ((), np.int32),
-         'count': ((), np.int32), 'is_first': ((), bool)}
+SPECS = {
+  'image': ((2, 2, 3), np.uint8),
+  'action': ((4,), np.float32),
+  'env': ((), np.int32),
+  'count': ((), np.int32),
+  'is_first': ((), bool),
+}
 
 
 def make(num_envs=2, capacity=40, batch_size=8, length=4, seed=0, margin=3, specs=None):
@@ -25,11 +28,15 @@ def make(num_envs=2, capacity=40, batch_size=8, length=4, seed=0, margin=3, spec
 def step_of(count, num_envs):
   """A step that says where it belongs: environment and count, in every key."""
   envs = np.arange(num_envs)
-  return {'image': np.broadcast_to(((7 * count + envs) % 256).astype(np.uint8)[:, None, None, None],
-                                   (num_envs, 2, 2, 3)),
-          'action': np.stack([np.full(4, count + 1000 * env, np.float32) for env in envs]),
-          'env': envs, 'count': np.full(num_envs, count),
-          'is_first': np.full(num_envs, count % 5 == 0)}
+  return {
+    'image': np.broadcast_to(
+      ((7 * count + envs) % 256).astype(np.uint8)[:, None, None, None], (num_envs, 2, 2, 3)
+    ),
+    'action': np.stack([np.full(4, count + 1000 * env, np.float32) for env in envs]),
+    'env': envs,
+    'count': np.full(num_envs, count),
+    'is_first': np.full(num_envs, count % 5 == 0),
+  }
 
 
 def fill(replay, first, last):
@@ -48,10 +55,17 @@ def assert_equal(a, b):
 
 
 @settings(max_examples=60, deadline=None)
-@given(num_envs=st.integers(1, 3), per_env=st.integers(1, 20), length=st.integers(1, 6),
-       steps=st.integers(1, 70), margin=st.integers(0, 5), update=st.integers(0, 10**9))
+@given(
+  num_envs=st.integers(1, 3),
+  per_env=st.integers(1, 20),
+  length=st.integers(1, 6),
+  steps=st.integers(1, 70),
+  margin=st.integers(0, 5),
+  update=st.integers(0, 10**9),
+)
 def test_windows_are_contiguous_in_order_of_one_env_and_not_older_than_capacity(
-    num_envs, per_env, length, steps, margin, update):
+  num_envs, per_env, length, steps, margin, update
+):
   per_env = max(per_env, length)
   replay = make(num_envs, per_env * num_envs, 16, length, 0, margin)
   fill(replay, 0, steps)
@@ -68,7 +82,8 @@ def test_windows_are_contiguous_in_order_of_one_env_and_not_older_than_capacity(
   assert (batch['env'] == batch['env'][:, :1]).all()
   # The other keys come from the same rows.
   np.testing.assert_array_equal(
-      batch['image'][..., 1, 1, 2], (7 * batch['count'] + batch['env']) % 256)
+    batch['image'][..., 1, 1, 2], (7 * batch['count'] + batch['env']) % 256
+  )
   np.testing.assert_array_equal(batch['action'][..., 3], batch['count'] + 1000 * batch['env'])
   assert batch['is_first'][:, 0].all()
   np.testing.assert_array_equal(batch['is_first'][:, 1:], batch['count'][:, 1:] % 5 == 0)
@@ -83,7 +98,7 @@ def test_every_window_is_drawn_equally_often():
   counts = np.bincount(env * 17 + start, minlength=34)
   assert len(counts) == 34 == replay.windows
   expected = 400 * 50 / 34
-  chi_square = ((counts - expected)**2 / expected).sum()
+  chi_square = ((counts - expected) ** 2 / expected).sum()
   assert chi_square < 63.9  # 33 degrees of freedom: exceeded with probability 0.001
 
 
@@ -166,8 +181,10 @@ def test_load_goes_back_to_a_recorded_count(tmp_path):
   # Saved from there, the future that was left behind is gone.
   fill(at_30, 30, 32)
   at_30.save(tmp_path)
-  assert [name[:31] for name in files(tmp_path)] == ['steps-000000000007-000000000030',
-                                                     'steps-000000000030-000000000032']
+  assert [name[:31] for name in files(tmp_path)] == [
+    'steps-000000000007-000000000030',
+    'steps-000000000030-000000000032',
+  ]
   again = make()
   for absent in (31, 44):
     with pytest.raises(ValueError, match=f'no save at {absent} steps'):
@@ -186,7 +203,7 @@ def test_every_save_that_is_recent_enough_can_be_gone_back_to(tmp_path_factory, 
     fill(replay, replay.steps, replay.steps + more)
     replay.save(folder)
     seen[replay.steps] = replay.sample(0) if replay.windows else None
-  for steps, expected in list(seen.items())[-replay_files.SAVES:]:
+  for steps, expected in list(seen.items())[-replay_files.SAVES :]:
     if expected is not None:
       copy = make(margin=margin)
       copy.load(folder, steps)
@@ -202,8 +219,10 @@ def test_a_save_writes_only_what_is_new_and_drops_what_is_old(tmp_path):
     replay.save(tmp_path)
     after = {name: (tmp_path / name).stat().st_mtime_ns for name in files(tmp_path)}
     assert [name[:31] for name in after if after[name] != before.get(name)] == [
-        f'steps-{first:012d}-{first + 5:012d}']
-  assert [int(name[6:18]) for name in files(tmp_path)] == [75, 80, 85, 90, 95]  # the saves at 90, 95 and 100 need them
+      f'steps-{first:012d}-{first + 5:012d}'
+    ]
+  # the saves at 90, 95 and 100 need them
+  assert [int(name[6:18]) for name in files(tmp_path)] == [75, 80, 85, 90, 95]
   assert not list(tmp_path.glob('*.tmp'))
 
 
@@ -341,12 +360,24 @@ EPISODES = (7, 3, 12, 4, 9)  # lengths, over and over
 
 
 def make_episodes(steps=200, capacity=1000, num_envs=1, length=5, batch_size=4000, **options):
-  """A replay of episodes of known lengths; a step tells its episode and its place in it, and acts by both."""
-  specs = {'episode': ((), np.int32), 'place': ((), np.int32), 'is_first': ((), bool), 'is_last': ((), bool),
-           'action': ((2,), np.float32)}
-  replay = Replay(specs, num_envs, capacity, batch_size, length, seed=0, sampling='episodes', **options)
-  places = [(number, place, place == 0, place == size - 1, (number + 1, place))
-            for number, size in enumerate(EPISODES * 100) for place in range(size)]
+  """A replay of episodes of known lengths; a step tells its episode and its place in it, and acts
+  by both.
+  """
+  specs = {
+    'episode': ((), np.int32),
+    'place': ((), np.int32),
+    'is_first': ((), bool),
+    'is_last': ((), bool),
+    'action': ((2,), np.float32),
+  }
+  replay = Replay(
+    specs, num_envs, capacity, batch_size, length, seed=0, sampling='episodes', **options
+  )
+  places = [
+    (number, place, place == 0, place == size - 1, (number + 1, place))
+    for number, size in enumerate(EPISODES * 100)
+    for place in range(size)
+  ]
   for row in places[:steps]:
     replay.append({name: np.array([value] * num_envs) for name, value in zip(specs, row)})
   return replay
@@ -373,7 +404,9 @@ def test_short_episodes_go_on_with_what_came_after():
 
 
 def test_prioritized_ends():
-  """A start is min(randint(L - T + 1 + T), L - T): the last of 8 windows of a 12-step episode has 6 chances of 13."""
+  """A start is min(randint(L - T + 1 + T), L - T): the last of 8 windows of a 12-step episode has 6
+  chances of 13.
+  """
   batch = make_episodes(steps=35 * 4, prioritize_ends=True, batch_size=20_000).sample(0)
   starts = batch['place'][batch['episode'][:, 0] % 5 == 2, 0]
   assert abs((starts == 7).mean() - 6 / 13) < 0.03
@@ -382,19 +415,26 @@ def test_prioritized_ends():
 
 @pytest.mark.parametrize('capacity', (1000, 40, 5))
 def test_the_action_before_a_window(capacity):
-  """That of the step before where the episode goes on; none, and a true beginning, where the window begins with it."""
+  """That of the step before where the episode goes on; none, and a true beginning, where the window
+  begins with it.
+  """
   replay = make_episodes(steps=131, capacity=capacity, batch_size=500, first_action=True)
   draw = replay.draw(0)
   batch = replay.gather(draw)
   place, episode = batch['place'][:, 0], batch['episode'][:, 0]
   np.testing.assert_array_equal(batch['is_first'][:, 0], place == 0)
-  stored = (place > 0) & (draw.starts > replay.steps - replay.kept)  # with capacity 5 a window begins where the ring does
-  np.testing.assert_array_equal(batch['before'], np.where(stored[:, None], np.stack([episode + 1, place - 1], 1), 0))
+  # with capacity 5 a window begins where the ring does
+  stored = (place > 0) & (draw.starts > replay.steps - replay.kept)
+  np.testing.assert_array_equal(
+    batch['before'], np.where(stored[:, None], np.stack([episode + 1, place - 1], 1), 0)
+  )
   assert stored.any() == (capacity > 5) and (place == 0).any() == (capacity > 5)
 
 
 def test_the_action_before_is_for_episodes():
-  with pytest.raises(ValueError, match="sampling is 'windows': with replay.first_action it must be 'episodes'"):
+  with pytest.raises(
+    ValueError, match="sampling is 'windows': with replay.first_action it must be 'episodes'"
+  ):
     Replay({'is_first': ((), bool)}, 1, 10, 2, 3, 0, first_action=True)
   with pytest.raises(ValueError, match='first_action needs action among the specs'):
     Replay({'is_first': ((), bool)}, 1, 10, 2, 3, 0, sampling='episodes', first_action=True)
@@ -417,8 +457,13 @@ def test_a_loaded_replay_of_episodes_draws_the_same(tmp_path):
   other = make_episodes(steps=0, capacity=60)
   other.load(tmp_path)
   assert_equal(replay.sample(3), other.sample(3))
-  step = {'episode': np.zeros(1), 'place': np.zeros(1), 'is_first': np.zeros(1, bool), 'is_last': np.ones(1, bool),
-          'action': np.zeros((1, 2))}
+  step = {
+    'episode': np.zeros(1),
+    'place': np.zeros(1),
+    'is_first': np.zeros(1, bool),
+    'is_last': np.ones(1, bool),
+    'action': np.zeros((1, 2)),
+  }
   for one in (replay, other):
     one.append({k: v.astype(one.specs[k][1]) for k, v in step.items()})
   assert_equal(replay.sample(4), other.sample(4))

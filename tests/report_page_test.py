@@ -8,14 +8,28 @@ import pytest
 from harmony_jax.reporting import report, report_files
 from tests.reports import record
 
-BROWSER, DRIVER = shutil.which('chromium') or shutil.which('chromium-browser'), shutil.which('chromedriver')
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason='no chromium and chromedriver here')
-FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
-         '--disable-background-networking', '--disable-component-update')
+BROWSER, DRIVER = (
+  shutil.which('chromium') or shutil.which('chromium-browser'),
+  shutil.which('chromedriver'),
+)
+pytestmark = pytest.mark.skipif(
+  not (BROWSER and DRIVER), reason='no chromium and chromedriver here'
+)
+FLAGS = (
+  '--headless',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-sync',
+  '--disable-background-networking',
+  '--disable-component-update',
+)
 
-# Every element with text of its own: [what it is, its text, its colour, its background's colour, size of a letter on
-# the screen in pixels]. SVG text has its fill; its letters are scaled with the figure.
-TEXTS = '''
+# Every element with text of its own: [what it is, its text, its colour, its background's colour,
+# size of a letter on the screen in pixels]. SVG text has its fill; its letters are scaled with the
+# figure.
+TEXTS = """
 const found = [];
 const parse = text => (text.match(/[\\d.]+/g) || []).map(Number);
 for (const element of document.querySelectorAll('body *')) {
@@ -31,23 +45,46 @@ for (const element of document.querySelectorAll('body *')) {
               parseFloat(style.fontSize) * scale]);
 }
 return found;
-'''
+"""
 
 
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
   """(a browser that shows a report with every kind of section, the report)."""
   from selenium import webdriver
+
   folder = tmp_path_factory.mktemp('report')
-  records = [record(f'dreamerv3-{rule}-cpu', task, seed, (-20.0, 5.0, 10.0 + seed)) for rule in ('harmony', 'none')
-             for task in ('Pong', 'Boxing') for seed in range(2)]
-  records += [record(task='lever_pull', suite='metaworld', seed=seed, values=(0.1, 0.4 + seed / 10), score='success')
-              for seed in range(2)]
-  records.append(record(task='a_task_with_a_very_long_name_that_does_not_end_so_soon', suite='dmc', complete=False,
-                        planned_steps=9000))
+  records = [
+    record(f'dreamerv3-{rule}-cpu', task, seed, (-20.0, 5.0, 10.0 + seed))
+    for rule in ('harmony', 'none')
+    for task in ('Pong', 'Boxing')
+    for seed in range(2)
+  ]
+  records += [
+    record(
+      task='lever_pull',
+      suite='metaworld',
+      seed=seed,
+      values=(0.1, 0.4 + seed / 10),
+      score='success',
+    )
+    for seed in range(2)
+  ]
+  records.append(
+    record(
+      task='a_task_with_a_very_long_name_that_does_not_end_so_soon',
+      suite='dmc',
+      complete=False,
+      planned_steps=9000,
+    )
+  )
   made = report.make(records, ['runs/x is damaged'], {'lever_pull': {'random': 0.05}})
-  report_files.write(folder / 'report', report.render(made, 'today', 'python -m experiments.report ' + 'runs/x ' * 30),
-                     [], lambda folder: None)
+  report_files.write(
+    folder / 'report',
+    report.render(made, 'today', 'python -m experiments.report ' + 'runs/x ' * 30),
+    [],
+    lambda folder: None,
+  )
   options = webdriver.ChromeOptions()
   options.binary_location = BROWSER
   for flag in (*FLAGS, f'--user-data-dir={folder / "profile"}'):
@@ -64,16 +101,23 @@ def page(tmp_path_factory):
 
 def show(browser, width, scheme):
   """Takes a screen of that width with that colour scheme."""
-  browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {
-      'features': [{'name': 'prefers-color-scheme', 'value': scheme}]})
-  browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
-      'width': width, 'height': 800, 'deviceScaleFactor': 1, 'mobile': width < 500})
+  browser.execute_cdp_cmd(
+    'Emulation.setEmulatedMedia', {'features': [{'name': 'prefers-color-scheme', 'value': scheme}]}
+  )
+  browser.execute_cdp_cmd(
+    'Emulation.setDeviceMetricsOverride',
+    {'width': width, 'height': 800, 'deviceScaleFactor': 1, 'mobile': width < 500},
+  )
 
 
 def test_it_asks_for_nothing_else_and_nothing_goes_wrong(page):
   browser, _ = page
   requests = [json.loads(entry['message'])['message'] for entry in browser.get_log('performance')]
-  urls = [each['params']['request']['url'] for each in requests if each['method'] == 'Network.requestWillBeSent']
+  urls = [
+    each['params']['request']['url']
+    for each in requests
+    if each['method'] == 'Network.requestWillBeSent'
+  ]
   own = ('data:', 'chrome:', 'chrome-untrusted:')  # within the page; the browser's own first page
   assert [url for url in urls if not url.startswith(own)] == [browser.current_url]
   assert browser.get_log('browser') == []
@@ -83,14 +127,25 @@ def test_every_figure_is_there(page):
   browser, made = page
   show(browser, 1280, 'light')
   assert [figure.name for figure in made.figures if figure.name.startswith('atari')] == [
-      'atari-curves-frames', 'atari-curves-hours', 'atari-aggregates', 'atari-profiles', 'atari-improvement',
-      'atari-games', 'atari-weights', 'atari-losses']
-  sizes = browser.execute_script('return [...document.querySelectorAll("figure svg")].map(svg => {'
-                                 'const box = svg.getBoundingClientRect(); return [box.width, box.height]})')
+    'atari-curves-frames',
+    'atari-curves-hours',
+    'atari-aggregates',
+    'atari-profiles',
+    'atari-improvement',
+    'atari-games',
+    'atari-weights',
+    'atari-losses',
+  ]
+  sizes = browser.execute_script(
+    'return [...document.querySelectorAll("figure svg")].map(svg => {'
+    'const box = svg.getBoundingClientRect(); return [box.width, box.height]})'
+  )
   assert len(sizes) == sum(len(figure.panels) for figure in made.figures) > 20
   assert all(width > 200 and height > 40 for width, height in sizes)
-  drawn = browser.execute_script('return [...document.querySelectorAll("figure svg")].every(svg => '
-                                 'svg.querySelectorAll("path").length > 3 && svg.getAttribute("aria-label"))')
+  drawn = browser.execute_script(
+    'return [...document.querySelectorAll("figure svg")].every(svg => '
+    'svg.querySelectorAll("path").length > 3 && svg.getAttribute("aria-label"))'
+  )
   assert drawn
 
 
@@ -98,17 +153,21 @@ def test_every_figure_is_there(page):
 def test_nothing_sticks_out_at_the_side(page, width):
   browser, _ = page
   show(browser, width, 'light')
-  inner, page_width = browser.execute_script('return [innerWidth, document.documentElement.scrollWidth]')
+  inner, page_width = browser.execute_script(
+    'return [innerWidth, document.documentElement.scrollWidth]'
+  )
   assert page_width <= inner == width
-  outside = browser.execute_script('''return [...document.querySelectorAll("body *")].filter(each =>
+  outside = browser.execute_script("""return [...document.querySelectorAll("body *")].filter(each =>
     !each.closest(".scroll") && !each.ownerSVGElement && each.getBoundingClientRect().right > innerWidth + 0.5)
-    .map(each => each.outerHTML.slice(0, 80))''')
+    .map(each => each.outerHTML.slice(0, 80))""")
   assert outside == []
 
 
 def luminance(color):
   parts = [value / 255 for value in color[:3]]
-  parts = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts]
+  parts = [
+    value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts
+  ]
   return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
@@ -131,7 +190,9 @@ def test_text_can_be_read(page, width, scheme):
   texts = browser.execute_script(TEXTS)
   kinds = [kind for kind, *_ in texts]
   assert kinds.count('figure') > 100 and kinds.count('P') > 10 and kinds.count('TD') > 50
-  body = browser.execute_script('return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)')
+  body = browser.execute_script(
+    'return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)'
+  )
   assert (luminance(body) > 0.8) if scheme == 'light' else (luminance(body) < 0.05)
   for kind, text, color, background, size in texts:
     assert contrast(color, background) >= 4.5, (kind, text, color, background)
@@ -140,14 +201,16 @@ def test_text_can_be_read(page, width, scheme):
 
 def test_the_contents_lead_somewhere(page):
   browser, _ = page
-  links = browser.execute_script('return [...document.querySelectorAll("nav a")].map(a => [a.textContent, '
-                                 'document.querySelector(a.getAttribute("href"))?.textContent])')
+  links = browser.execute_script(
+    'return [...document.querySelectorAll("nav a")].map(a => [a.textContent, '
+    'document.querySelector(a.getAttribute("href"))?.textContent])'
+  )
   assert len(links) > 8 and all(text == target for text, target in links)
 
 
 def test_tables_have_headers(page):
   browser, _ = page
-  assert browser.execute_script('''return [...document.querySelectorAll("table")].every(table => table.caption &&
+  assert browser.execute_script("""return [...document.querySelectorAll("table")].every(table => table.caption &&
     table.querySelectorAll("thead th[scope=col]").length
       === Math.max(...[...table.rows].map(row => row.cells.length)) &&
-    [...table.tBodies[0].rows].every(row => row.cells[0].tagName === "TH"))''')
+    [...table.tBodies[0].rows].every(row => row.cells[0].tagName === "TH"))""")

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from harmony_jax.training import run_folder
 from harmony_jax.errors import UserError
+from harmony_jax.training import run_folder
 
 CONFIG = {'seed': 0, 'world_model': {'deter': 512, 'units': (64, 64)}}
 IDENTITY = {'task': 'pong', 'method': 'harmony'}
@@ -18,7 +18,9 @@ def test_a_new_folder_says_what_the_run_is(tmp_path):
     assert not folder.resumed and folder.path == tmp_path / 'a' / 'b'
     assert folder / 'x' == folder.path / 'x'
   assert json.loads((folder / 'config.json').read_text()) == {
-      'config': {'seed': 0, 'world_model': {'deter': 512, 'units': [64, 64]}}, 'identity': IDENTITY}
+    'config': {'seed': 0, 'world_model': {'deter': 512, 'units': [64, 64]}},
+    'identity': IDENTITY,
+  }
   text = (folder / 'environment.txt').read_text()
   for word in ('command: ', 'commit: ', 'python: ', 'devices: ', 'jax==', 'numpy=='):
     assert word in text
@@ -45,7 +47,9 @@ def test_another_run_is_refused_with_each_key_that_differs(tmp_path):
   assert "config.world_model.units: folder has [64, 64], command has 'nothing'" in text
   assert "identity.task: folder has 'pong', command has 'breakout'" in text
   assert 'deter' not in text and '\n' not in text
-  assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != '.lock'} == before
+  assert {
+    path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != '.lock'
+  } == before
   run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()  # the refused start left no lock
 
 
@@ -64,8 +68,10 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 
 def test_a_process_that_died_leaves_no_lock(tmp_path):
-  code = ('import os, sys; from harmony_jax.training import run_folder as r; '
-          'r.describe_environment = lambda: ""; f = r.prepare(sys.argv[1], {}, {}); os._exit(9)')
+  code = (
+    'import os, sys; from harmony_jax.training import run_folder as r; '
+    'r.describe_environment = lambda: ""; f = r.prepare(sys.argv[1], {}, {}); os._exit(9)'
+  )
   done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=False)
   assert done.returncode == 9 and (tmp_path / 'config.json').exists()
   run_folder.prepare(tmp_path, {}, {}).close()

@@ -26,18 +26,29 @@ from tests.loop_test import config_of, lines
 SEEDS = (3, 4, 5)  # of the tiny runs
 TRAIN_TOGETHER = parallel.train_together  # tests here replace it
 QUICK = {'xla_backend_optimization_level': 0}  # compiles in half the time
-SECONDS = 20       # after which something hangs
+SECONDS = 20  # after which something hangs
 
 
 def tiny(seed, **changes):
   """A run of about 20 updates with one evaluation on the way, and the final one."""
-  return config_of(**{'seed': seed, 'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_size': 2, **changes})
+  return config_of(
+    **{
+      'seed': seed,
+      'steps': 96,
+      'eval_every': 48,
+      'checkpoint_every': 48,
+      'batch_size': 2,
+      **changes,
+    }
+  )
 
 
 def train(folder, chosen=SEEDS, interruption=None, **changes):
   """Trains seeds side by side, each in a folder of its own; returns their scores."""
   configs = [tiny(seed, **changes) for seed in chosen]
-  folders = [run_folder.prepare(folder / f'seed{seed}', config, {}) for seed, config in zip(chosen, configs)]
+  folders = [
+    run_folder.prepare(folder / f'seed{seed}', config, {}) for seed, config in zip(chosen, configs)
+  ]
   try:
     return seeds.train(list(zip(configs, folders)), interruption)
   finally:
@@ -49,8 +60,8 @@ class Programs:
   """What `parallel` and the game compile, compiled once for all tests here.
 
   Attributes:
-    traced: an entry for every time that `train_step` was traced. met: how many seeds each call of the joint
-      program had.
+    traced: an entry for every time that `train_step` was traced. met: how many seeds each call of
+      the joint program had.
   """
 
   def __init__(self):
@@ -81,7 +92,9 @@ def programs():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(parallel, 'compile_agent', made.compile_agent)
     patch.setattr(parallel, 'train_together', made.train_together)
-    patch.setattr(catch.Catch, '__init__', lambda env, *args, **kwargs: made.make_catch(env, *args, **kwargs))
+    patch.setattr(
+      catch.Catch, '__init__', lambda env, *args, **kwargs: made.make_catch(env, *args, **kwargs)
+    )
     yield made
 
 
@@ -90,29 +103,40 @@ def one_by_one(programs, tmp_path_factory):
   """The folder of seeds that were trained as on a CPU, and their scores. Here the threads compile."""
   folder = tmp_path_factory.mktemp('seeds')
   scores = train(folder)
-  assert len(programs.traced) == 1 and not programs.met  # one program for all threads, and it is not the joint one
+  # one program for all threads, and it is not the joint one
+  assert len(programs.traced) == 1 and not programs.met
   return folder, scores
 
 
-# The joint program ----------------------------------------------------------------------------------------------------
+# The joint program
+# --------------------------------------------------------------------------------------------------
 
 
 def close(actual, expected, share=1e-5):
   """Whether every array of two trees differs by at most a share of its largest value."""
-  for (path, a), b in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+  for (path, a), b in zip(
+    jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+  ):
     if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
       a, b = jax.random.key_data(a), jax.random.key_data(b)
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     difference = np.abs(a - b).max(initial=0)
-    assert difference <= share * np.abs(b).max(initial=0), f'{jax.tree_util.keystr(path)}: {difference}'
+    assert difference <= share * np.abs(b).max(initial=0), (
+      f'{jax.tree_util.keystr(path)}: {difference}'
+    )
 
 
 def shaken(state, seed):
-  """A fresh state whose last layers are not zero: values and returns of 1e-8 would be nothing but rounding."""
+  """A fresh state whose last layers are not zero: values and returns of 1e-8 would be nothing but
+  rounding.
+  """
   leaves, tree = jax.tree.flatten(state.params)
   keys = jax.random.split(jax.random.key(100 + seed), len(leaves))
-  return state.replace(params=tree.unflatten(
-      [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]))
+  return state.replace(
+    params=tree.unflatten(
+      [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    )
+  )
 
 
 def compare(init, alone, together, batch_of):
@@ -133,19 +157,29 @@ def compare(init, alone, together, batch_of):
 
 def test_seeds_are_updated_together_as_alone(one_by_one, programs):
   functions = programs.functions
-  compare(functions['init'], functions['train_step'], programs.joint,
-          lambda seed: small.batch({'image': (64, 64, 3)}, size=2, length=8, seed=seed))
-  assert len(programs.traced) == 1  # these batches are as those of the runs: nothing was compiled for the test
+  compare(
+    functions['init'],
+    functions['train_step'],
+    programs.joint,
+    lambda seed: small.batch({'image': (64, 64, 3)}, size=2, length=8, seed=seed),
+  )
+  # these batches are as those of the runs: nothing was compiled for the test
+  assert len(programs.traced) == 1
 
 
 @pytest.mark.slow
 def test_seeds_with_continuous_actions_are_updated_together_as_alone():
   agent = small.agent(small.VECTOR, 2, discrete=False)
-  compare(jax.jit(agent.init), jax.jit(agent.train_step), TRAIN_TOGETHER(agent),
-          lambda seed: small.batch(small.VECTOR, 2, discrete=False, seed=seed))
+  compare(
+    jax.jit(agent.init),
+    jax.jit(agent.train_step),
+    TRAIN_TOGETHER(agent),
+    lambda seed: small.batch(small.VECTOR, 2, discrete=False, seed=seed),
+  )
 
 
-# The meeting ----------------------------------------------------------------------------------------------------------
+# The meeting
+# --------------------------------------------------------------------------------------------------
 
 
 class Fakes:
@@ -172,7 +206,7 @@ class Fakes:
     try:
       for _ in range(updates):
         time.sleep(pause)
-        state, _ = self.together.train_step(seed, state, 10 ** seed)
+        state, _ = self.together.train_step(seed, state, 10**seed)
       if error:
         raise error
       self.finals[seed] = state
@@ -187,7 +221,10 @@ class Fakes:
 
   def run(self, *lives):
     """Runs seeds with these arguments to their ends."""
-    threads = [threading.Thread(target=self.seed, args=(seed, *life), daemon=True) for seed, life in enumerate(lives)]
+    threads = [
+      threading.Thread(target=self.seed, args=(seed, *life), daemon=True)
+      for seed, life in enumerate(lives)
+    ]
     for thread in threads:
       thread.start()
     for thread in threads:
@@ -228,14 +265,14 @@ def test_many_seeds_of_different_lengths_end():
     updates = rng.integers(0, 30, 8)
     fakes = Fakes(8)
     fakes.run(*((int(number), None, 0.0002 * seed) for seed, number in enumerate(updates)))
-    assert fakes.finals == {seed: number * 10 ** seed for seed, number in enumerate(updates)}
+    assert fakes.finals == {seed: number * 10**seed for seed, number in enumerate(updates)}
     assert len(fakes.joints) == updates.min()
 
 
 def test_a_failure_stops_the_others():
   fakes = Fakes(3)
   error = UserError('no such game')
-  fakes.run((10 ** 9,), (3, error), (10 ** 9,))
+  fakes.run((10**9,), (3, error), (10**9,))
   assert fakes.together.failure == (1, error)
   assert fakes.outcomes == {0: 'stopped', 1: error, 2: 'stopped'} and not fakes.singles
 
@@ -258,7 +295,8 @@ def test_stop_frees_those_who_wait():
   assert fakes.outcomes == {0: 'stopped'} and fakes.together.failure is None
 
 
-# Whole runs -----------------------------------------------------------------------------------------------------------
+# Whole runs
+# --------------------------------------------------------------------------------------------------
 
 
 def test_seeds_write_what_their_single_runs_write(one_by_one, programs, tmp_path):
@@ -269,20 +307,28 @@ def test_seeds_write_what_their_single_runs_write(one_by_one, programs, tmp_path
     assert score == scores[seed]
     for name in ('metrics.jsonl', 'scores.jsonl'):
       assert lines(folder / f'seed{seed}', name) == lines(tmp_path / f'seed{seed}', name)
-    files = lambda root: sorted(str(path.relative_to(root)) for path in (root / f'seed{seed}').iterdir())
+    files = lambda root: sorted(
+      str(path.relative_to(root)) for path in (root / f'seed{seed}').iterdir()
+    )
     assert files(folder) == files(tmp_path)
     assert json.loads((folder / f'seed{seed}' / '.complete').read_text())['score'] == score
   assert lines(folder / 'seed3', 'metrics.jsonl') != lines(folder / 'seed4', 'metrics.jsonl')
 
 
 def test_updates_together_end_as_alone(one_by_one, programs, tmp_path, monkeypatch):
-  """With the joint program, as on accelerators: sums are rounded differently, everything else is the same."""
+  """With the joint program, as on accelerators: sums are rounded differently, everything else is
+  the same.
+  """
   monkeypatch.setattr(parallel, 'seeds_together', lambda: True)
   programs.met.clear()
   assert set(train(tmp_path)) == set(SEEDS)
   for seed in SEEDS:
-    ours, alone = (lines(root / f'seed{seed}', 'metrics.jsonl') for root in (tmp_path, one_by_one[0]))
-    assert [(line['step'], line['update']) for line in ours] == [(line['step'], line['update']) for line in alone]
+    ours, alone = (
+      lines(root / f'seed{seed}', 'metrics.jsonl') for root in (tmp_path, one_by_one[0])
+    )
+    assert [(line['step'], line['update']) for line in ours] == [
+      (line['step'], line['update']) for line in alone
+    ]
     trained = [(a, b) for a, b in zip(ours, alone) if 'loss/world_model' in b]
     for a, b in trained[:2]:
       assert a['loss/world_model'] == pytest.approx(b['loss/world_model'], rel=1e-3)
@@ -290,8 +336,12 @@ def test_updates_together_end_as_alone(one_by_one, programs, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize('together', [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_seeds_go_on_from_different_checkpoints(together, one_by_one, programs, tmp_path, monkeypatch, capsys):
-  """One seed was stopped after its last checkpoint, one after its first, one before: each ends as it would have."""
+def test_seeds_go_on_from_different_checkpoints(
+  together, one_by_one, programs, tmp_path, monkeypatch, capsys
+):
+  """One seed was stopped after its last checkpoint, one after its first, one before: each ends as
+  it would have.
+  """
   folder, scores = one_by_one
   monkeypatch.setattr(parallel, 'seeds_together', lambda: together)
   programs.met.clear()
@@ -305,26 +355,39 @@ def test_seeds_go_on_from_different_checkpoints(together, one_by_one, programs, 
   written = capsys.readouterr().out.splitlines()
   assert all(line.startswith(('seed 3: ', 'seed 4: ', 'seed 5: ')) for line in written)
   for seed, step in ((3, last), (4, 48)):
-    assert len([line for line in written if line.startswith(f'seed {seed}: continues from step {step}')]) == 1
+    assert (
+      len([line for line in written if line.startswith(f'seed {seed}: continues from step {step}')])
+      == 1
+    )
   if together:  # until the first has ended
     assert 1 < len(programs.met) < lines(folder / 'seed5', 'metrics.jsonl')[-1]['update']
-    assert [lines(tmp_path / f'seed{seed}', 'metrics.jsonl')[-1]['step'] for seed in SEEDS] == [96] * 3
+    assert [lines(tmp_path / f'seed{seed}', 'metrics.jsonl')[-1]['step'] for seed in SEEDS] == [
+      96
+    ] * 3
   else:
     assert again == scores
     for seed in SEEDS:
-      assert lines(tmp_path / f'seed{seed}', 'metrics.jsonl') == lines(folder / f'seed{seed}', 'metrics.jsonl')
+      assert lines(tmp_path / f'seed{seed}', 'metrics.jsonl') == lines(
+        folder / f'seed{seed}', 'metrics.jsonl'
+      )
 
 
 @pytest.fixture
 def endless(one_by_one, monkeypatch):
-  """Settings of runs that do not end by themselves, and a list of the seeds whose trainers were closed."""
+  """Settings of runs that do not end by themselves, and a list of the seeds whose trainers were
+  closed.
+  """
   closed, close_trainer = [], loop.Trainer._close
-  monkeypatch.setattr(loop.Trainer, '_close', lambda self: closed.append(self.config.seed) or close_trainer(self))
-  return {'steps': 10 ** 6, 'eval_every': 10 ** 6, 'checkpoint_every': 10 ** 6}, closed
+  monkeypatch.setattr(
+    loop.Trainer, '_close', lambda self: closed.append(self.config.seed) or close_trainer(self)
+  )
+  return {'steps': 10**6, 'eval_every': 10**6, 'checkpoint_every': 10**6}, closed
 
 
 @pytest.mark.parametrize('together', [False, True])
-@pytest.mark.parametrize('error', [UserError('the simulator is gone'), RuntimeError('the simulator is gone')])
+@pytest.mark.parametrize(
+  'error', [UserError('the simulator is gone'), RuntimeError('the simulator is gone')]
+)
 def test_the_first_error_names_its_seed(together, error, endless, tmp_path, monkeypatch):
   """One seed fails while the others wait for it or train on: nothing stays locked, open or running."""
   settings, closed = endless
@@ -378,10 +441,13 @@ def test_asked_to_end_each_seed_is_saved_and_goes_on(one_by_one, tmp_path, monke
   monkeypatch.setattr(loop.Trainer, '_choose', choose)
   assert train(tmp_path) == scores
   for seed in SEEDS:
-    assert lines(tmp_path / f'seed{seed}', 'metrics.jsonl') == lines(folder / f'seed{seed}', 'metrics.jsonl')
+    assert lines(tmp_path / f'seed{seed}', 'metrics.jsonl') == lines(
+      folder / f'seed{seed}', 'metrics.jsonl'
+    )
 
 
-# The flag -------------------------------------------------------------------------------------------------------------
+# The flag
+# --------------------------------------------------------------------------------------------------
 
 
 def options(**changes):

@@ -8,19 +8,40 @@ from configs.common import METHODS
 from harmony_jax.agent import Agent
 
 SIZES = {
-    'batch_size': 3, 'batch_length': 5, 'encoder.depth': 4, 'decoder.depth': 4, 'encoder.padding': 'same',
-    'decoder.padding': 'same', 'encoder.mlp_units': 12,
-    'decoder.mlp_units': 12, 'rssm.deter': 16, 'rssm.units': 12, 'rssm.stoch': 4, 'rssm.classes': 4,
-    'reward_head.units': 12, 'continue_head.units': 12, 'actor.units': 12, 'critic.units': 12,
-    'reward_head.layers': 1, 'continue_head.layers': 1, 'actor.layers': 1, 'critic.layers': 1, 'behavior.horizon': 4,
-    'model_opt.lr': 1e-3, 'actor_opt.lr': 1e-3, 'critic_opt.lr': 1e-3}
+  'batch_size': 3,
+  'batch_length': 5,
+  'encoder.depth': 4,
+  'decoder.depth': 4,
+  'encoder.padding': 'same',
+  'decoder.padding': 'same',
+  'encoder.mlp_units': 12,
+  'decoder.mlp_units': 12,
+  'rssm.deter': 16,
+  'rssm.units': 12,
+  'rssm.stoch': 4,
+  'rssm.classes': 4,
+  'reward_head.units': 12,
+  'continue_head.units': 12,
+  'actor.units': 12,
+  'critic.units': 12,
+  'reward_head.layers': 1,
+  'continue_head.layers': 1,
+  'actor.layers': 1,
+  'critic.layers': 1,
+  'behavior.horizon': 4,
+  'model_opt.lr': 1e-3,
+  'actor_opt.lr': 1e-3,
+  'critic_opt.lr': 1e-3,
+}
 IMAGE, VECTOR = {'image': (16, 16, 3)}, {'joints': (3,), 'speed': ()}
 
 
 def config(method='dreamerv3', **changes):
   """A method's configuration at small sizes; changes as `rssm__deter=8`."""
   result = METHODS[method]()
-  result.update_from_flattened_dict({**SIZES, **{k.replace('__', '.'): v for k, v in changes.items()}})
+  result.update_from_flattened_dict(
+    {**SIZES, **{k.replace('__', '.'): v for k, v in changes.items()}}
+  )
   return result
 
 
@@ -35,7 +56,11 @@ def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0) -> d
   data = {}
   for name, shape in shapes.items():
     full = (size, length, *shape)
-    data[name] = rng.integers(0, 256, full, np.uint8) if len(shape) == 3 else rng.normal(size=full).astype(np.float32)
+    data[name] = (
+      rng.integers(0, 256, full, np.uint8)
+      if len(shape) == 3
+      else rng.normal(size=full).astype(np.float32)
+    )
   if discrete:
     data['action'] = np.eye(actions, dtype=np.float32)[rng.integers(0, actions, (size, length))]
   else:

@@ -1,4 +1,6 @@
-"""Aggregates, intervals, profiles and probabilities of improvement, held against rliable and against known answers."""
+"""Aggregates, intervals, profiles and probabilities of improvement, held against rliable and
+against known answers.
+"""
 
 import math
 import os
@@ -8,14 +10,17 @@ import time
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harmony_jax.reporting import published, statistics
 from harmony_jax.reporting.atari_scores import human_normalized
 from harmony_jax.reporting.statistics import Interval
 from tests.damage import cases
 
-SCORES = pathlib.Path(os.environ.get('HARMONY_SCORES_DIR', pathlib.Path(__file__).parents[2] / 'shared' / 'scores'))
+SCORES = pathlib.Path(
+  os.environ.get('HARMONY_SCORES_DIR', pathlib.Path(__file__).parents[2] / 'shared' / 'scores')
+)
 TAUS = np.array([-0.5, 0.0, 0.2, 0.5, 1.0, 3.0])
 
 
@@ -37,15 +42,18 @@ def rliable():
   library = pytest.importorskip('rliable.library')
   np.random.seed(0)
   from rliable import metrics
+
   return library, metrics
 
 
 def assert_percentiles(low, high, draws, reps):
-  """Whether `low` and `high`, from `reps` resamples of our own, are the 2.5 % and 97.5 % percentiles of other draws.
+  """Whether `low` and `high`, from `reps` resamples of our own, are the 2.5 % and 97.5 %
+  percentiles of other draws.
 
-  Of R draws the share below the true p-percentile has standard deviation √(p (1−p) / R), whatever the distribution.
-  So what we call the p-percentile is, among draws of the same distribution, off from p by √(p (1−p) (1/R + 1/reps));
-  four of them are allowed. Statistics that have few values, such as profiles, may lie on either side of it.
+  Of R draws the share below the true p-percentile has standard deviation √(p (1−p) / R), whatever
+  the distribution. So what we call the p-percentile is, among draws of the same distribution, off
+  from p by √(p (1−p) (1/R + 1/reps)); four of them are allowed. Statistics that have few values,
+  such as profiles, may lie on either side of it.
   """
   p = 0.025
   off = 4 * math.sqrt(p * (1 - p) * (1 / len(draws) + 1 / reps))
@@ -61,12 +69,20 @@ def test_aggregates_are_rliable_s(rliable, seed):
   scores, reps = matrix(seed), 20_000
 
   def every(scores):
-    return np.array([metrics.aggregate_mean(scores), metrics.aggregate_median(scores), metrics.aggregate_iqm(scores),
-                     metrics.aggregate_optimality_gap(scores)])
+    return np.array(
+      [
+        metrics.aggregate_mean(scores),
+        metrics.aggregate_median(scores),
+        metrics.aggregate_iqm(scores),
+        metrics.aggregate_optimality_gap(scores),
+      ]
+    )
 
   ours = statistics.aggregates(by_task(scores), reps=reps)
   assert tuple(ours) == statistics.AGGREGATES
-  np.testing.assert_allclose([interval.point for interval in ours.values()], every(scores), rtol=1e-12)
+  np.testing.assert_allclose(
+    [interval.point for interval in ours.values()], every(scores), rtol=1e-12
+  )
   draws = library.StratifiedBootstrap(scores).apply(every, reps=2000)  # [2000, 4]
   for interval, drawn in zip(ours.values(), draws.T):
     assert_percentiles(interval.low, interval.high, drawn, reps)
@@ -88,7 +104,9 @@ def test_profiles_are_rliable_s(rliable):
   theirs, _ = library.create_performance_profile({'x': scores}, TAUS, reps=10)
   fractions, lows, highs = statistics.performance_profile(by_task(scores), TAUS, reps=reps)
   np.testing.assert_allclose(fractions, theirs['x'])
-  draws = library.StratifiedBootstrap(scores).apply(lambda scores: library.score_distributions(scores, TAUS), reps=2000)
+  draws = library.StratifiedBootstrap(scores).apply(
+    lambda scores: library.score_distributions(scores, TAUS), reps=2000
+  )
   for low, high, drawn in zip(lows, highs, draws.T):
     assert_percentiles(low, high, drawn, reps)
 
@@ -99,7 +117,9 @@ def test_probability_of_improvement_is_rliable_s(rliable):
   y[:2, 1:] = x[:2, 1:]  # ties between them, too
   ours = statistics.probability_of_improvement(by_task(x), by_task(y), reps=reps)
   assert ours.point == pytest.approx(metrics.probability_of_improvement(x, y))
-  draws = library.StratifiedIndependentBootstrap(x, y).apply(metrics.probability_of_improvement, reps=1000)
+  draws = library.StratifiedIndependentBootstrap(x, y).apply(
+    metrics.probability_of_improvement, reps=1000
+  )
   assert_percentiles(ours.low, ours.high, draws[:, 0], reps)
 
 
@@ -113,21 +133,34 @@ def test_the_authors_scores_give_the_published_aggregates():
     scores = methods.setdefault(record['method'], {}).setdefault(record['task'], [])
     scores.append(human_normalized(record['task'], last['mean']))
   harmony, base = (methods[name] for name, _ in published.FILES.values())
-  assert len(harmony) == len(base) == 26 and {len(each) for each in [*harmony.values(), *base.values()]} == {5}
+  assert len(harmony) == len(base) == 26 and {
+    len(each) for each in [*harmony.values(), *base.values()]
+  } == {5}
   points = [round(interval.point, 3) for interval in statistics.aggregates(harmony).values()]
   assert points == [1.364, 0.671, 0.607, 0.462]
-  assert [round(point, 3) for point in statistics.points(base).values()] == [1.074, 0.416, 0.472, 0.508]
+  assert [round(point, 3) for point in statistics.points(base).values()] == [
+    1.074,
+    0.416,
+    0.472,
+    0.508,
+  ]
   assert statistics.probability_of_improvement(harmony, base).point == pytest.approx(0.64, abs=5e-3)
 
 
 def test_known_answers():
-  """Two tasks: the means are 1 and 3; of 0, 1, 2, 3 the middle half is 1, 2; cut off at 1 they sum up to 3."""
+  """Two tasks: the means are 1 and 3; of 0, 1, 2, 3 the middle half is 1, 2; cut off at 1 they sum
+  up to 3.
+  """
   scores = {'a': [0, 2], 'b': [1, 5]}
   assert statistics.points(scores) == {'mean': 2, 'median': 2, 'iqm': 1.5, 'optimality_gap': 0.25}
   fractions, _, _ = statistics.performance_profile(scores, [-1, 0, 1, 2, 5])
   assert fractions.tolist() == [1, 0.75, 0.5, 0.25, 0]
-  assert statistics.probability_of_improvement(scores, {'a': [1], 'b': [1], 'c': [9]}).point == (0.5 + 0.75) / 2
-  # The mean of two is one of three values, 1/4, 1/2 and 1/4 of the time, so its percentiles are the outer ones.
+  assert (
+    statistics.probability_of_improvement(scores, {'a': [1], 'b': [1], 'c': [9]}).point
+    == (0.5 + 0.75) / 2
+  )
+  # The mean of two is one of three values, 1/4, 1/2 and 1/4 of the time, so its percentiles are the
+  # outer ones.
   assert statistics.mean_interval([1, 3]) == Interval(2, 1, 3)
 
 
@@ -138,13 +171,16 @@ def test_runs_may_be_missing():
   assert result['mean'].point == 2.5 and result['median'].point == 2.5
   assert result['iqm'].point == 1.5  # of 0, 1, 2, 4
   assert result['optimality_gap'].point == 0.25
-  assert result['mean'].low == 2.0 and result['mean'].high == 3.0  # b may be 0 in all three draws: 1 of 27
+  # b may be 0 in all three draws: 1 of 27
+  assert result['mean'].low == 2.0 and result['mean'].high == 3.0
   assert statistics.mean_interval([None, 2.0, None]) == Interval(2.0, None, None)
 
 
 def test_one_run_tells_no_interval():
   alone = {'a': [0.5], 'b': [0.7]}
-  assert all(interval.low is interval.high is None for interval in statistics.aggregates(alone).values())
+  assert all(
+    interval.low is interval.high is None for interval in statistics.aggregates(alone).values()
+  )
   assert statistics.aggregates(alone)['mean'].point == pytest.approx(0.6)
   assert statistics.probability_of_improvement(alone, {'a': [0.4]}) == Interval(1.0, None, None)
   assert statistics.probability_of_improvement(alone, {'a': [0.4, 0.6]}).low is not None
@@ -162,9 +198,13 @@ def test_no_run_at_all():
 
 
 def test_an_interval_holds_the_truth_as_often_as_it_says_for_many_runs():
-  """The mean of 40 draws of a normal distribution: 0 is in 95 % of the intervals, a little less for a bootstrap."""
+  """The mean of 40 draws of a normal distribution: 0 is in 95 % of the intervals, a little less for
+  a bootstrap.
+  """
   rng = np.random.default_rng(0)
-  intervals = [statistics.mean_interval(rng.normal(size=40), reps=500, seed=seed) for seed in range(400)]
+  intervals = [
+    statistics.mean_interval(rng.normal(size=40), reps=500, seed=seed) for seed in range(400)
+  ]
   inside = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
   assert 0.90 <= inside <= 0.98
 
@@ -184,11 +224,13 @@ def test_draws_follow_the_seed():
   assert statistics.aggregates(scores) != statistics.aggregates(scores, seed=1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Properties
 
 numbers = st.floats(-1e6, 1e6) | st.integers(-3, 3).map(float)
-tables = st.dictionaries(st.text(max_size=3), st.lists(numbers, min_size=1, max_size=6), min_size=1, max_size=6)
+tables = st.dictionaries(
+  st.text(max_size=3), st.lists(numbers, min_size=1, max_size=6), min_size=1, max_size=6
+)
 
 
 @cases(100)
@@ -203,12 +245,18 @@ def test_the_interquartile_mean_is_a_trimmed_mean(values):
 @cases(60)
 @given(scores=tables, rng=st.randoms(use_true_random=False))
 def test_the_order_of_tasks_and_runs_changes_nothing(scores, rng):
-  shuffled = {task: rng.sample(scores[task], len(scores[task])) for task in rng.sample(list(scores), len(scores))}
+  shuffled = {
+    task: rng.sample(scores[task], len(scores[task]))
+    for task in rng.sample(list(scores), len(scores))
+  }
   assert statistics.aggregates(scores, 50) == statistics.aggregates(shuffled, 50)
-  for a, b in zip(*(statistics.performance_profile(each, [0, 1], 50) for each in (scores, shuffled))):
+  for a, b in zip(
+    *(statistics.performance_profile(each, [0, 1], 50) for each in (scores, shuffled))
+  ):
     np.testing.assert_array_equal(a, b)
   assert statistics.probability_of_improvement(scores, shuffled, 50) == pytest.approx(
-      statistics.probability_of_improvement(shuffled, scores, 50))
+    statistics.probability_of_improvement(shuffled, scores, 50)
+  )
 
 
 @cases(60)
@@ -227,7 +275,10 @@ def test_intervals_lie_in_the_range_of_the_scores(scores):
 @cases(60)
 @given(x=tables, y=tables)
 def test_one_of_two_is_better(x, y):
-  there, back = statistics.probability_of_improvement(x, y, 50), statistics.probability_of_improvement(y, x, 50)
+  there, back = (
+    statistics.probability_of_improvement(x, y, 50),
+    statistics.probability_of_improvement(y, x, 50),
+  )
   if x.keys() & y.keys():
     assert there.point + back.point == pytest.approx(1)
   else:

@@ -1,4 +1,6 @@
-"""Sweeps: the plan, looking after children that fail, hang or lose their parent, the engines, and whole sweeps."""
+"""Sweeps: the plan, looking after children that fail, hang or lose their parent, the engines, and
+whole sweeps.
+"""
 
 import io
 import json
@@ -23,21 +25,40 @@ ENVIRONMENT = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
 
 def command(*arguments, timeout=300, **environment):
   """Runs `python -m experiments.sweep` to its end."""
-  return subprocess.run([sys.executable, '-m', 'experiments.sweep', *arguments], cwd=ROOT, timeout=timeout,
-                        capture_output=True, text=True, env={**ENVIRONMENT, **environment})
+  return subprocess.run(
+    [sys.executable, '-m', 'experiments.sweep', *arguments],
+    cwd=ROOT,
+    timeout=timeout,
+    capture_output=True,
+    text=True,
+    env={**ENVIRONMENT, **environment},
+  )
 
 
-# The plan -------------------------------------------------------------------------------------------------------------
+# The plan
+# --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('text, seeds', [('5', (0, 1, 2, 3, 4)), ('1', (0,)), ('3,7', (3, 7)), ('7,', (7,)),
-                                         ('2', (0, 1)), ('5-9', (5, 6, 7, 8, 9)), ('0-2,7,1', (0, 1, 2, 7)),
-                                         (' 3, 4 ', (3, 4))])
+@pytest.mark.parametrize(
+  'text, seeds',
+  [
+    ('5', (0, 1, 2, 3, 4)),
+    ('1', (0,)),
+    ('3,7', (3, 7)),
+    ('7,', (7,)),
+    ('2', (0, 1)),
+    ('5-9', (5, 6, 7, 8, 9)),
+    ('0-2,7,1', (0, 1, 2, 7)),
+    (' 3, 4 ', (3, 4)),
+  ],
+)
 def test_seeds(text, seeds):
   assert plan.parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize('text', ['', '0', 'x', '-1', '3-1', ',', '1,,2', '1.5', '99999', '1-99999', '²'])
+@pytest.mark.parametrize(
+  'text', ['', '0', 'x', '-1', '3-1', ',', '1,,2', '1.5', '99999', '1-99999', '²']
+)
 def test_bad_seeds(text):
   with pytest.raises(UserError, match='--seeds is'):
     plan.parse_seeds(text)
@@ -45,28 +66,62 @@ def test_bad_seeds(text):
 
 def make(root='runs', **changes):
   """A plan of two games, two seeds, two weightings, tiny."""
-  return plan.make(**{**dict(suite='atari100k', tasks=['pong', 'Breakout', 'PONG'], seeds=(0, 1), methods=['dreamerv3'],
-                             weightings=['harmony', 'none'], preset='tiny', root=root), **changes})
+  return plan.make(
+    **{
+      **dict(
+        suite='atari100k',
+        tasks=['pong', 'Breakout', 'PONG'],
+        seeds=(0, 1),
+        methods=['dreamerv3'],
+        weightings=['harmony', 'none'],
+        preset='tiny',
+        root=root,
+      ),
+      **changes,
+    }
+  )
 
 
 def test_the_plan_is_the_product():
   jobs = make()
   assert [each.runs[0].label for each in jobs[:4]] == [
-      'Pong dreamerv3-harmony seed 0', 'Pong dreamerv3-none seed 0', 'Breakout dreamerv3-harmony seed 0',
-      'Breakout dreamerv3-none seed 0']
+    'Pong dreamerv3-harmony seed 0',
+    'Pong dreamerv3-none seed 0',
+    'Breakout dreamerv3-harmony seed 0',
+    'Breakout dreamerv3-none seed 0',
+  ]
   assert len(jobs) == len({each.name for each in jobs}) == len({each.output for each in jobs}) == 8
   assert jobs[0].runs[0].steps == 200 and jobs[0].runs[0].score == 'return'
 
 
 def test_folders_and_words_are_those_of_the_single_run():
   only = make(overrides=('batch_size=5', 'steps=1e3'), root='elsewhere')[-1]
-  config = launcher.configure(plan.benchmark('atari100k'), 'dreamerv3', 'tiny', 'Breakout',
-                              {'seed': 1, 'weighting.rule': 'none'}, ())
+  config = launcher.configure(
+    plan.benchmark('atari100k'),
+    'dreamerv3',
+    'tiny',
+    'Breakout',
+    {'seed': 1, 'weighting.rule': 'none'},
+    (),
+  )
   folder = os.path.abspath(launcher.default_logdir(config).replace('runs', 'elsewhere', 1))
-  assert only.runs[0].folder == folder and only.output == f'{folder}/output.txt' and only.runs[0].steps == 1000
+  assert (
+    only.runs[0].folder == folder
+    and only.output == f'{folder}/output.txt'
+    and only.runs[0].steps == 1000
+  )
   assert only.words == (
-      '-m', 'experiments.atari100k', '--game=Breakout', '--seed=1', '--method=dreamerv3', '--weighting=none',
-      '--preset=tiny', f'--logdir={folder}', '--config.batch_size=5', '--config.steps=1e3')
+    '-m',
+    'experiments.atari100k',
+    '--game=Breakout',
+    '--seed=1',
+    '--method=dreamerv3',
+    '--weighting=none',
+    '--preset=tiny',
+    f'--logdir={folder}',
+    '--config.batch_size=5',
+    '--config.steps=1e3',
+  )
 
 
 def test_seeds_together_are_one_job():
@@ -74,14 +129,25 @@ def test_seeds_together_are_one_job():
   assert len(jobs) == 4 and [run.seed for run in jobs[0].runs] == [3, 4, 5]
   parent = os.path.dirname(jobs[0].runs[0].folder)
   assert {'--seed=3', '--num_seeds=3', f'--logdir={parent}'} < set(jobs[0].words)
-  assert jobs[0].runs[2].folder == f'{parent}/seed5' and jobs[0].output == f'{parent}/output-seeds3-5.txt'
+  assert (
+    jobs[0].runs[2].folder == f'{parent}/seed5'
+    and jobs[0].output == f'{parent}/output-seeds3-5.txt'
+  )
   with pytest.raises(UserError, match='contiguous'):
     make(seeds=(3, 5), together=True)
 
 
-@pytest.mark.parametrize('suite, number, one', [
-    ('atari100k', 26, 'KungFuMaster'), ('catch', 1, 'catch'), ('metaworld', 50, 'lever_pull'),
-    ('rlbench', 2, 'reach_target'), ('dmcr', None, 'cheetah_run'), ('dmc', None, 'walker_stand')])
+@pytest.mark.parametrize(
+  'suite, number, one',
+  [
+    ('atari100k', 26, 'KungFuMaster'),
+    ('catch', 1, 'catch'),
+    ('metaworld', 50, 'lever_pull'),
+    ('rlbench', 2, 'reach_target'),
+    ('dmcr', None, 'cheetah_run'),
+    ('dmc', None, 'walker_stand'),
+  ],
+)
 def test_all_tasks_of_a_suite(suite, number, one):
   jobs = plan.make(suite, ['all'], (0,), ['dreamerv3'], ['harmony'], 'tiny')
   assert one in [each.runs[0].task for each in jobs] and (number is None or len(jobs) == number)
@@ -90,13 +156,22 @@ def test_all_tasks_of_a_suite(suite, number, one):
 def test_a_suite_without_a_list():
   with pytest.raises(UserError, match='no list of all tasks'):
     plan.make('gym', ['all'], (0,), ['dreamerv3'], ['harmony'], 'tiny')
-  assert plan.make('gym', ['cartpole'], (0,), ['dreamerv3'], ['harmony'], 'tiny')[0].runs[0].task == 'CartPole-v1'
+  assert (
+    plan.make('gym', ['cartpole'], (0,), ['dreamerv3'], ['harmony'], 'tiny')[0].runs[0].task
+    == 'CartPole-v1'
+  )
 
 
-@pytest.mark.parametrize('changes, expected', [
-    (dict(overrides=('batch_sise=8',)), 'batch_size'), (dict(overrides=('seed=3',)), '--seeds'),
-    (dict(overrides=('weighting.rule=none',)), '--weighting'), (dict(tasks=['Pogn']), 'Pong'),
-    (dict(tasks=[]), 'empty')])
+@pytest.mark.parametrize(
+  'changes, expected',
+  [
+    (dict(overrides=('batch_sise=8',)), 'batch_size'),
+    (dict(overrides=('seed=3',)), '--seeds'),
+    (dict(overrides=('weighting.rule=none',)), '--weighting'),
+    (dict(tasks=['Pogn']), 'Pong'),
+    (dict(tasks=[]), 'empty'),
+  ],
+)
 def test_what_no_sweep_can_be(changes, expected):
   with pytest.raises(UserError, match=expected):
     make(**changes)
@@ -104,8 +179,14 @@ def test_what_no_sweep_can_be(changes, expected):
 
 def test_a_folder_with_another_run_is_refused_before_anything_starts(tmp_path):
   only = make(tmp_path, tasks=['Pong'], seeds=(0,), weightings=['none'])[0]
-  config = launcher.configure(plan.benchmark('atari100k'), 'dreamerv3', 'tiny', 'Pong',
-                              {'weighting.rule': 'none'}, ('batch_size=7',))
+  config = launcher.configure(
+    plan.benchmark('atari100k'),
+    'dreamerv3',
+    'tiny',
+    'Pong',
+    {'weighting.rule': 'none'},
+    ('batch_size=7',),
+  )
   folder = pathlib.Path(only.runs[0].folder)
   folder.mkdir(parents=True)
   present = {'config': {**config.to_dict(), 'replay_on': 'host'}}  # the latter changes no number
@@ -117,14 +198,22 @@ def test_a_folder_with_another_run_is_refused_before_anything_starts(tmp_path):
 
 
 BAD = {
-    'suite': (['--suite=atarl'], 'atari100k'), 'game': (['--games=Pong,Brekout'], 'Breakout'),
-    'method': (['--method=dreamerv4'], 'dreamerv'), 'weighting': (['--weighting=harmony,nome'], 'none'),
-    'preset': (['--preset=debgu'], 'debug'), 'executor': (['--executor=rya'], 'ray'),
-    'seeds': (['--seeds=many'], '3,7'),
-    'word': (['Pong'], '--games'), 'flag': (['--sedes=3'], 'seeds'), 'detach': (['--detach'], 'slurm'),
-    'workers': (['--workers=999'], 'cores'), 'key': (['--config.batch_sise=8'], 'batch_size'),
-    'time': (['--executor=slurm', '--slurm_time=soon'], '24:00:00'), 'srun': (['--executor=slurm'], 'srun'),
-    'root': (['--root=/proc/nowhere'], '/proc/nowhere')}
+  'suite': (['--suite=atarl'], 'atari100k'),
+  'game': (['--games=Pong,Brekout'], 'Breakout'),
+  'method': (['--method=dreamerv4'], 'dreamerv'),
+  'weighting': (['--weighting=harmony,nome'], 'none'),
+  'preset': (['--preset=debgu'], 'debug'),
+  'executor': (['--executor=rya'], 'ray'),
+  'seeds': (['--seeds=many'], '3,7'),
+  'word': (['Pong'], '--games'),
+  'flag': (['--sedes=3'], 'seeds'),
+  'detach': (['--detach'], 'slurm'),
+  'workers': (['--workers=999'], 'cores'),
+  'key': (['--config.batch_sise=8'], 'batch_size'),
+  'time': (['--executor=slurm', '--slurm_time=soon'], '24:00:00'),
+  'srun': (['--executor=slurm'], 'srun'),
+  'root': (['--root=/proc/nowhere'], '/proc/nowhere'),
+}
 
 
 @pytest.mark.parametrize('case', BAD)
@@ -133,36 +222,66 @@ def test_bad_input_is_one_line(case, tmp_path):
   result = command(f'--root={tmp_path}', '--games=Pong', *arguments)
   assert result.returncode == 2, result
   lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
-  assert len(lines) == 1 and expected in lines[0] and 'Traceback' not in result.stderr, result.stderr
+  assert len(lines) == 1 and expected in lines[0] and 'Traceback' not in result.stderr, (
+    result.stderr
+  )
 
 
 @pytest.mark.parametrize('executor, package', [('ray', 'ray'), ('slurm', 'submitit')])
 def test_a_missing_engine_is_one_line(executor, package, tmp_path):
   (tmp_path / f'{package}.py').write_text(f"raise ImportError('No module named {package}')")
-  result = command(f'--root={tmp_path}/runs', '--games=Pong', f'--executor={executor}', PYTHONPATH=str(tmp_path))
-  assert result.returncode == 2 and f'.[{executor}]' in result.stderr and 'Traceback' not in result.stderr
+  result = command(
+    f'--root={tmp_path}/runs', '--games=Pong', f'--executor={executor}', PYTHONPATH=str(tmp_path)
+  )
+  assert (
+    result.returncode == 2
+    and f'.[{executor}]' in result.stderr
+    and 'Traceback' not in result.stderr
+  )
 
 
 def test_dry_run_is_quick_and_starts_nothing(tmp_path):
-  arguments = ['--games=all', '--seeds=5', '--weighting=harmony,none', '--preset=paper', '--dry_run']
+  arguments = [
+    '--games=all',
+    '--seeds=5',
+    '--weighting=harmony,none',
+    '--preset=paper',
+    '--dry_run',
+  ]
   result = command(f'--root={tmp_path}', *arguments)
   assert result.returncode == 0, result.stderr
-  assert '260 runs: 26 tasks × 2 configurations × 5 seeds' in result.stdout and 'not measured' in result.stdout
+  assert (
+    '260 runs: 26 tasks × 2 configurations × 5 seeds' in result.stdout
+    and 'not measured' in result.stdout
+  )
   assert '--game=UpNDown --seed=4' in result.stdout and not list(tmp_path.iterdir())
-  code = ("import sys\nfrom experiments import sweep\n"
-          "sys.argv[1:] = ['--suite=catch', '--dry_run', '--root=/nowhere']\n"
-          "try: sweep.main()\nfinally: print('jax' in sys.modules)")
-  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+  code = (
+    'import sys\nfrom experiments import sweep\n'
+    "sys.argv[1:] = ['--suite=catch', '--dry_run', '--root=/nowhere']\n"
+    "try: sweep.main()\nfinally: print('jax' in sys.modules)"
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT
+  )
   assert result.stdout.splitlines()[-1] == 'False', result
 
 
-# Hours ----------------------------------------------------------------------------------------------------------------
+# Hours
+# --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('text, hours', [
-    ('1.6 hours on one core', 1.6), ('about two minutes', 2 / 60), ('about half a minute', 0.5 / 60),
+@pytest.mark.parametrize(
+  'text, hours',
+  [
+    ('1.6 hours on one core', 1.6),
+    ('about two minutes', 2 / 60),
+    ('about half a minute', 0.5 / 60),
     ('10 minutes on 2 cores', 1 / 6),
-    ('a quarter of an hour on one core', 0.25), ('about a minute', 1 / 60), ('not measured', None)])
+    ('a quarter of an hour on one core', 0.25),
+    ('about a minute', 1 / 60),
+    ('not measured', None),
+  ],
+)
 def test_hours_of_configurations(text, hours):
   assert estimate.hours_of_text(text) == (hours if hours is None else pytest.approx(hours))
 
@@ -186,10 +305,13 @@ def test_finished_runs_tell_the_hours(tmp_path):
   assert '3 finished, 1 to run' in lines[0]
   assert 'at step 50 of 100, about 6 min (median of 3 finished runs)' in lines[4]  # half of 0.2 h
   assert lines[-1] == 'total: about 6 min of runs; wall clock: about 6 min with 1 at a time'
-  other = plan.Run('atari100k', 'Pong', 'dreamerv3', 'harmony', 'tiny', 9, jobs[0].runs[0].folder, 999, 'return')
+  other = plan.Run(
+    'atari100k', 'Pong', 'dreamerv3', 'harmony', 'tiny', 9, jobs[0].runs[0].folder, 999, 'return'
+  )
   hours = {'tiny': 'about two minutes'}
   assert estimate.Estimate(tmp_path, hours, False).of(other)[0] == pytest.approx(2 / 60)
-  assert estimate.Estimate(tmp_path, hours, True).of(other) == (None, 'not measured')  # other steps, other settings
+  # other steps, other settings
+  assert estimate.Estimate(tmp_path, hours, True).of(other) == (None, 'not measured')
 
 
 def test_wall_clock():
@@ -197,7 +319,8 @@ def test_wall_clock():
   assert estimate.wall_clock([1], 5) == 1
 
 
-# Devices --------------------------------------------------------------------------------------------------------------
+# Devices
+# --------------------------------------------------------------------------------------------------
 
 
 def test_workers_share_devices_and_cores(monkeypatch):
@@ -235,7 +358,8 @@ def test_a_child_keeps_to_its_cores(tmp_path):
   assert f'[{core}]' in (tmp_path / 'output.txt').read_text()
 
 
-# One job --------------------------------------------------------------------------------------------------------------
+# One job
+# --------------------------------------------------------------------------------------------------
 
 
 def outcome(only, **settings):
@@ -248,11 +372,16 @@ def attempts(only):
   return len(pathlib.Path(only.runs[0].folder, 'attempts').read_text().splitlines())
 
 
-@pytest.mark.parametrize('behaviour, retries, state, failures, starts, reason', [
-    ('ok', 2, job.FINISHED, 0, 1, ''), ('fails-2', 2, job.FINISHED, 2, 3, ''),
+@pytest.mark.parametrize(
+  'behaviour, retries, state, failures, starts, reason',
+  [
+    ('ok', 2, job.FINISHED, 0, 1, ''),
+    ('fails-2', 2, job.FINISHED, 2, 3, ''),
     ('fails-3', 2, job.FAILED, 3, 3, 'exit code 1: ValueError: attempt 3 went wrong'),
     ('fails-1', 0, job.FAILED, 1, 1, 'exit code 1: ValueError: attempt 1 went wrong'),
-    ('mistake', 2, job.FAILED, 1, 1, 'no such thing; did you mean that?')])
+    ('mistake', 2, job.FAILED, 1, 1, 'no such thing; did you mean that?'),
+  ],
+)
 def test_a_job_s_end(behaviour, retries, state, failures, starts, reason, tmp_path):
   only = sweeps.job(tmp_path, behaviour)
   record = tmp_path / 'record'
@@ -266,7 +395,9 @@ def test_a_job_s_end(behaviour, retries, state, failures, starts, reason, tmp_pa
 def test_a_run_that_ends_without_its_marker_has_failed(tmp_path):
   only = sweeps.job(tmp_path)
   nothing = plan.Job('x', ('-c', 'pass'), only.runs, only.output)
-  assert outcome(nothing, retries=0) == job.Outcome(job.FAILED, 1, 'it ended without being complete')
+  assert outcome(nothing, retries=0) == job.Outcome(
+    job.FAILED, 1, 'it ended without being complete'
+  )
 
 
 def test_the_reason_is_the_exception_not_its_notes(tmp_path):
@@ -310,7 +441,9 @@ def test_a_worker_stops_for_a_file(tmp_path):
   job.stop_file(record).touch()
   thread.join(60)
   assert ended == [job.Outcome(job.STOPPED, 0)] and (folder / 'saved').exists()
-  assert job.Worker(only, record=record).run() == job.Outcome(job.STOPPED, 0) and attempts(only) == 1
+  assert (
+    job.Worker(only, record=record).run() == job.Outcome(job.STOPPED, 0) and attempts(only) == 1
+  )
   job.clear(record)  # as every executor does at its start
   assert not job.stop_file(record).exists() and not record.exists()
 
@@ -331,7 +464,9 @@ def test_a_folder_in_use_is_not_waited_for_for_ever(tmp_path):
   folder = pathlib.Path(only.runs[0].folder)
   somebody = subprocess.Popen([sys.executable, *only.words])
   sweeps.wait_for((folder / 'ready').exists)
-  assert outcome(only, lock_wait=0.3) == job.Outcome(job.LOCKED, 0, f'in use by process {somebody.pid} on here')
+  assert outcome(only, lock_wait=0.3) == job.Outcome(
+    job.LOCKED, 0, f'in use by process {somebody.pid} on here'
+  )
   ended, thread = in_thread(job.Worker(only, lock_wait=60))
   time.sleep(0.3)
   somebody.terminate()  # it saves, and leaves the folder
@@ -342,8 +477,10 @@ def test_a_folder_in_use_is_not_waited_for_for_ever(tmp_path):
 def test_a_child_whose_parent_is_killed_saves(tmp_path):
   only = sweeps.job(tmp_path, 'hangs')
   folder = pathlib.Path(only.runs[0].folder)
-  code = f'from tests import sweeps; import pathlib; from harmony_jax.sweeping import job\n' \
-         f'job.Worker(sweeps.job(pathlib.Path({str(tmp_path)!r}), "hangs")).run()'
+  code = (
+    f'from tests import sweeps; import pathlib; from harmony_jax.sweeping import job\n'
+    f'job.Worker(sweeps.job(pathlib.Path({str(tmp_path)!r}), "hangs")).run()'
+  )
   parent = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT)
   sweeps.wait_for((folder / 'ready').exists)
   parent.kill()
@@ -365,7 +502,8 @@ def test_a_lost_worker_is_a_failure(tmp_path):
   assert job.read_record(path) == (True, 2, 'its worker was lost')
 
 
-# The board ------------------------------------------------------------------------------------------------------------
+# The board
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_board_reads_half_written_folders(tmp_path):
@@ -374,7 +512,8 @@ def test_the_board_reads_half_written_folders(tmp_path):
   records = sweeps.records(tmp_path, jobs)
   shown = board.Board(jobs, records)
   sweeps.write_run(folders[0], 60, 2.5)
-  (folders[0] / 'metrics.jsonl').open('ab').write(b'{"step": 70, "time/hours": 0.1\xff')  # half a line
+  # half a line
+  (folders[0] / 'metrics.jsonl').open('ab').write(b'{"step": 70, "time/hours": 0.1\xff')
   (folders[0] / 'scores.jsonl').open('ab').write(b'{"step": 70, "eval_mean"')
   job.write_event(records[jobs[0].name], 'running')
   sweeps.write_run(folders[1], 100, 7.0, complete=True)
@@ -409,7 +548,9 @@ def test_the_table_fits_the_terminal(tmp_path):
     screen.line('a line [that] stays')
     table = shown.table(10)
   assert table.row_count == 10
-  assert 'a line [that] stays' in output.getvalue() and '49 waiting, 1 failed of 50' in output.getvalue()
+  assert (
+    'a line [that] stays' in output.getvalue() and '49 waiting, 1 failed of 50' in output.getvalue()
+  )
 
 
 def test_last_line_of_a_long_file(tmp_path):
@@ -420,7 +561,8 @@ def test_last_line_of_a_long_file(tmp_path):
   assert board.last_line(tmp_path / 'nothing') == {}
 
 
-# Several jobs on this machine -----------------------------------------------------------------------------------------
+# Several jobs on this machine
+# -----------------------------------------------------------------------------------------
 
 
 def sweep(tmp_path, jobs, executor):
@@ -437,15 +579,19 @@ def here(workers=2, **settings):
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path):
-  jobs = [sweeps.job(tmp_path, behaviour, seed, score=seed) for seed, behaviour in enumerate(
-      ('fails-9', 'ok', 'mistake', 'fails-1', 'ok'))]
+  jobs = [
+    sweeps.job(tmp_path, behaviour, seed, score=seed)
+    for seed, behaviour in enumerate(('fails-9', 'ok', 'mistake', 'fails-1', 'ok'))
+  ]
   shown, printed, stopped = sweep(tmp_path, jobs, here(retries=1))
   assert not stopped and shown.counts() == {'finished': 3, 'failed': 2}
   assert [row.score for row in shown.rows if row.state == 'finished'] == [1, 3, 4]
   assert 'seed 0: failed (failed 2 times), exit code 1: ValueError: attempt 2 went wrong' in printed
   assert 'seed 2: failed, no such thing; did you mean that?' in printed
   lines = report.finish(shown, tmp_path / 'report')
-  assert any('3 of 5 runs' in line for line in lines) and any('seeds 0, 2' in line for line in lines)
+  assert any('3 of 5 runs' in line for line in lines) and any(
+    'seeds 0, 2' in line for line in lines
+  )
   result = json.loads((tmp_path / 'report' / 'aggregate.json').read_text())
   task = result['configurations']['dreamerv3-harmony']['tasks']['Pong']
   assert task['mean'] == pytest.approx(8 / 3) and task['missing'] == [0, 2]
@@ -455,12 +601,16 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path):
 
 def test_workers_run_side_by_side(tmp_path):
   """Two that wait for each other's file."""
-  code = ("import pathlib, sys, time\nmine, other = map(pathlib.Path, sys.argv[1:])\nmine.touch()\n"
-          "while not other.exists(): time.sleep(0.02)\n(mine.parent / '.complete').touch()")
+  code = (
+    'import pathlib, sys, time\nmine, other = map(pathlib.Path, sys.argv[1:])\nmine.touch()\n'
+    "while not other.exists(): time.sleep(0.02)\n(mine.parent / '.complete').touch()"
+  )
   jobs = [sweeps.job(tmp_path, seed=seed) for seed in (0, 1)]
   files = [f'{each.runs[0].folder}/met' for each in jobs]
-  jobs = [plan.Job(each.name, ('-c', code, mine, other), each.runs, each.output)
-          for each, mine, other in zip(jobs, files, files[::-1])]
+  jobs = [
+    plan.Job(each.name, ('-c', code, mine, other), each.runs, each.output)
+    for each, mine, other in zip(jobs, files, files[::-1])
+  ]
   shown, _, _ = sweep(tmp_path, jobs, here())
   assert shown.counts() == {'finished': 2}
 
@@ -479,9 +629,13 @@ def test_a_signal_stops_and_saves(number, tmp_path):
   threading.Thread(target=send, daemon=True).start()
   shown, printed, stopped = sweep(tmp_path, jobs, here())
   assert stopped == signal.Signals(number).name and signal.getsignal(number) == before
-  assert [row.state for row in shown.rows] == ['stopped'] * 3 and 'asking what runs to save' in printed
+  assert [row.state for row in shown.rows] == [
+    'stopped'
+  ] * 3 and 'asking what runs to save' in printed
   assert [(folder / 'saved').exists() for folder in folders] == [True, True, False]
-  shown, _, stopped = sweep(tmp_path, [sweeps.job(tmp_path, 'ok', seed) for seed in range(3)], here())
+  shown, _, stopped = sweep(
+    tmp_path, [sweeps.job(tmp_path, 'ok', seed) for seed in range(3)], here()
+  )
   assert not stopped and shown.counts() == {'finished': 3} and attempts(jobs[0]) == 2
 
 
@@ -500,7 +654,8 @@ def test_the_second_signal_does_not_wait(tmp_path):
   assert sweeps.gone(int(pathlib.Path(only.runs[0].folder, 'attempts').read_text()))
 
 
-# Ray ------------------------------------------------------------------------------------------------------------------
+# Ray
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -508,6 +663,7 @@ def on_ray(monkeypatch):
   """An executor on a Ray of two CPUs, each of which a run takes one."""
   monkeypatch.setenv('PYTHONPATH', os.environ.get('PYTHONPATH', ''))  # which it changes
   from harmony_jax.sweeping import rays
+
   before = signal.getsignal(signal.SIGTERM)
   executor = rays.Rays(cpus=1, retries=1, here=2)
   yield executor
@@ -516,9 +672,13 @@ def on_ray(monkeypatch):
 
 
 def test_ray_survives_a_lost_worker_and_stops(on_ray, tmp_path):
-  """A worker is killed: its child saves, and the run goes on elsewhere. Then a sweep is stopped while a job waits."""
-  jobs = [sweeps.job(tmp_path, behaviour, seed) for seed, behaviour in enumerate(
-      ('hangs-once', 'fails-1', 'mistake', 'ok'))]
+  """A worker is killed: its child saves, and the run goes on elsewhere. Then a sweep is stopped
+  while a job waits.
+  """
+  jobs = [
+    sweeps.job(tmp_path, behaviour, seed)
+    for seed, behaviour in enumerate(('hangs-once', 'fails-1', 'mistake', 'ok'))
+  ]
   records = sweeps.records(tmp_path, jobs)
   folder = pathlib.Path(jobs[0].runs[0].folder)
 
@@ -529,7 +689,11 @@ def test_ray_survives_a_lost_worker_and_stops(on_ray, tmp_path):
   threading.Thread(target=kill, daemon=True).start()
   shown, printed, _ = sweep(tmp_path, jobs, on_ray)
   assert [(row.state, row.failures) for row in shown.rows] == [
-      ('finished', 1), ('finished', 1), ('failed', 1), ('finished', 0)]
+    ('finished', 1),
+    ('finished', 1),
+    ('failed', 1),
+    ('finished', 0),
+  ]
   assert (folder / 'saved').exists() and attempts(jobs[0]) == 2 and 'its worker was lost' in printed
 
   jobs = [sweeps.job(tmp_path / 'more', 'hangs', seed) for seed in range(3)]
@@ -547,6 +711,7 @@ def test_ray_survives_a_lost_worker_and_stops(on_ray, tmp_path):
 def test_ray_tells_what_it_cannot(monkeypatch):
   monkeypatch.setenv('PYTHONPATH', os.environ.get('PYTHONPATH', ''))
   from harmony_jax.sweeping import rays
+
   with pytest.raises(UserError, match='--run_gpus=64: Ray sees'):
     rays.Rays(gpus=64)
 
@@ -554,9 +719,22 @@ def test_ray_tells_what_it_cannot(monkeypatch):
 @pytest.mark.slow
 def test_a_sweep_on_ray_with_a_killed_worker(tmp_path):
   """The built-in game, two seeds; the worker of the first is killed when it has trained."""
-  words = ['--suite=catch', '--seeds=2', '--preset=tiny', f'--root={tmp_path}', '--executor=ray', *sweeps.SHORT]
-  process = subprocess.Popen([sys.executable, '-m', 'experiments.sweep', *words], cwd=ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+  words = [
+    '--suite=catch',
+    '--seeds=2',
+    '--preset=tiny',
+    f'--root={tmp_path}',
+    '--executor=ray',
+    *sweeps.SHORT,
+  ]
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'experiments.sweep', *words],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env=ENVIRONMENT,
+  )
   output = tmp_path / 'catch' / 'catch' / 'dreamerv3-harmony-tiny' / 'seed0' / 'output.txt'
   sweeps.wait_for(lambda: sweeps.logged(output.parent) or process.poll() is not None)
   record = next(tmp_path.glob('sweeps/*/records/*seed0.jsonl'))
@@ -567,14 +745,21 @@ def test_a_sweep_on_ray_with_a_killed_worker(tmp_path):
   assert 'continues from step' in output.read_text()
 
 
-# Slurm ----------------------------------------------------------------------------------------------------------------
+# Slurm
+# --------------------------------------------------------------------------------------------------
 
 
 def test_slurm_s_jobs_are_preempted_and_go_on(tmp_path, monkeypatch):
-  """With submitit's local executor in the place of Slurm: a signal that the job will end, and it begins again."""
+  """With submitit's local executor in the place of Slurm: a signal that the job will end, and it
+  begins again.
+  """
   monkeypatch.setenv('PYTHONPATH', os.environ.get('PYTHONPATH', ''))
   from harmony_jax.sweeping import slurm
-  jobs = [sweeps.job(tmp_path, behaviour, seed) for seed, behaviour in enumerate(('hangs-once', 'fails-1', 'mistake'))]
+
+  jobs = [
+    sweeps.job(tmp_path, behaviour, seed)
+    for seed, behaviour in enumerate(('hangs-once', 'fails-1', 'mistake'))
+  ]
   records = sweeps.records(tmp_path, jobs)
   folder = pathlib.Path(jobs[0].runs[0].folder)
 
@@ -583,39 +768,72 @@ def test_slurm_s_jobs_are_preempted_and_go_on(tmp_path, monkeypatch):
     os.kill(json.loads(records[jobs[0].name].read_text())['process'], signal.SIGUSR2)
 
   threading.Thread(target=preempt, daemon=True).start()
-  shown, _, _ = sweep(tmp_path, jobs, slurm.Slurm(tmp_path / 'slurm', minutes=60, gpus=0, cluster='local'))
+  shown, _, _ = sweep(
+    tmp_path, jobs, slurm.Slurm(tmp_path / 'slurm', minutes=60, gpus=0, cluster='local')
+  )
   assert [row.state for row in shown.rows] == ['finished', 'finished', 'failed']
   assert (folder / 'saved').exists() and attempts(jobs[0]) == 2
   assert shown.rows[2].reason == 'no such thing; did you mean that?'
 
 
 FAKE_SLURM = {
-    'sbatch': 'cp "$1" "$FAKE/script.sh"; echo x >> "$FAKE/submitted"; echo Submitted batch job 1234',
-    'srun': 'exit 1', 'scancel': 'echo "$@" >> "$FAKE/cancelled"',
-    'sacct': 'echo "JobID|State|NodeList"; echo "1234_[0-3]|PENDING|"'}
+  'sbatch': 'cp "$1" "$FAKE/script.sh"; echo x >> "$FAKE/submitted"; echo Submitted batch job 1234',
+  'srun': 'exit 1',
+  'scancel': 'echo "$@" >> "$FAKE/cancelled"',
+  'sacct': 'echo "JobID|State|NodeList"; echo "1234_[0-3]|PENDING|"',
+}
 
 
 def test_what_slurm_is_given(tmp_path):
-  """`sbatch` and its kind are imitated: one array job with a task per run, which is not submitted again."""
+  """`sbatch` and its kind are imitated: one array job with a task per run, which is not submitted
+  again.
+  """
   for name, text in FAKE_SLURM.items():
     (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
     (tmp_path / name).chmod(0o755)
-  words = ['--games=Pong,Boxing', '--seeds=2', '--preset=tiny', f'--root={tmp_path}/runs', '--executor=slurm',
-           '--slurm_partition=long', '--slurm_time=2-00:00:00', '--slurm_gpus=2', '--slurm_cpus=6',
-           '--slurm_memory=20GB', '--workers=3', '--detach']
-  environment = dict(PATH=f"{tmp_path}:{os.environ['PATH']}", FAKE=str(tmp_path))
+  words = [
+    '--games=Pong,Boxing',
+    '--seeds=2',
+    '--preset=tiny',
+    f'--root={tmp_path}/runs',
+    '--executor=slurm',
+    '--slurm_partition=long',
+    '--slurm_time=2-00:00:00',
+    '--slurm_gpus=2',
+    '--slurm_cpus=6',
+    '--slurm_memory=20GB',
+    '--workers=3',
+    '--detach',
+  ]
+  environment = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', FAKE=str(tmp_path))
   result = command(*words, **environment)
-  assert result.returncode == 0 and '4 jobs submitted' in result.stdout and '1234_3' in result.stdout, result
+  assert (
+    result.returncode == 0 and '4 jobs submitted' in result.stdout and '1234_3' in result.stdout
+  ), result
   script = (tmp_path / 'script.sh').read_text()
-  for line in ('--array=0-3%3', '--partition=long', '--time=2880', '--gpus-per-node=2', '--cpus-per-task=6',
-               '--mem=20GB', '--requeue', '--signal=USR2@120', '--open-mode=append'):
+  for line in (
+    '--array=0-3%3',
+    '--partition=long',
+    '--time=2880',
+    '--gpus-per-node=2',
+    '--cpus-per-task=6',
+    '--mem=20GB',
+    '--requeue',
+    '--signal=USR2@120',
+    '--open-mode=append',
+  ):
     assert f'#SBATCH {line}\n' in script, script
   result = command(*words, **environment)
   assert result.returncode == 0 and '4 jobs submitted or still there' in result.stdout, result
   assert (tmp_path / 'submitted').read_text().count('x') == 1
   words.remove('--detach')
-  process = subprocess.Popen([sys.executable, '-m', 'experiments.sweep', *words, '--interval=0'], cwd=ROOT, text=True,
-                             stdout=subprocess.PIPE, env={**ENVIRONMENT, **environment})
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'experiments.sweep', *words, '--interval=0'],
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    env={**ENVIRONMENT, **environment},
+  )
   for line in process.stdout:
     if '4 waiting' in line:
       break
@@ -628,16 +846,34 @@ def test_what_slurm_is_given(tmp_path):
   assert process.returncode == 75
 
 
-@pytest.mark.parametrize('text, minutes', [('90', 90), ('90:30', 90), ('24:00:00', 1440), ('1:30:00', 90),
-                                           ('2-0', 2880), ('1-12:30', 2190), ('1-12:30:00', 2190)])
+@pytest.mark.parametrize(
+  'text, minutes',
+  [
+    ('90', 90),
+    ('90:30', 90),
+    ('24:00:00', 1440),
+    ('1:30:00', 90),
+    ('2-0', 2880),
+    ('1-12:30', 2190),
+    ('1-12:30:00', 2190),
+  ],
+)
 def test_slurm_s_times(text, minutes):
   from harmony_jax.sweeping import slurm
+
   assert slurm.parse_minutes(text) == minutes
 
 
 def test_slurm_s_memory():
   from harmony_jax.sweeping import slurm
-  assert [slurm.parse_gigabytes(text) for text in (None, '16GB', '16', '1.5g', '512MB')] == [None, 16, 16, 1.5, 0.5]
+
+  assert [slurm.parse_gigabytes(text) for text in (None, '16GB', '16', '1.5g', '512MB')] == [
+    None,
+    16,
+    16,
+    1.5,
+    0.5,
+  ]
   for bad in ('', '0', 'much', '3TB'):
     with pytest.raises(UserError, match='16GB'):
       slurm.parse_gigabytes(bad)
@@ -646,29 +882,48 @@ def test_slurm_s_memory():
       slurm.parse_minutes(bad)
 
 
-# A whole sweep --------------------------------------------------------------------------------------------------------
+# A whole sweep
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_is_stopped_continued_and_complete(tmp_path):
   """The built-in game, two seeds: SIGTERM in the first, then the same command again, and again."""
   words = ['--suite=catch', '--seeds=2', '--preset=tiny', f'--root={tmp_path}', *sweeps.SHORT]
-  process = subprocess.Popen([sys.executable, '-m', 'experiments.sweep', *words], cwd=ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'experiments.sweep', *words],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=ENVIRONMENT,
+  )
   output = tmp_path / 'catch' / 'catch' / 'dreamerv3-harmony-tiny' / 'seed0' / 'output.txt'
   sweeps.wait_for(lambda: sweeps.logged(output.parent) or process.poll() is not None)
   process.send_signal(signal.SIGTERM)
   _, errors = process.communicate(timeout=120)
-  assert process.returncode == 75 and 'continue with: python -m experiments.sweep --suite=catch --seeds=2' in errors
+  assert (
+    process.returncode == 75
+    and 'continue with: python -m experiments.sweep --suite=catch --seeds=2' in errors
+  )
   result = command(*words)
   assert result.returncode == 0, result
   assert '2 of 2 runs' in result.stdout and 'continues from step' in output.read_text()
   report_folder = tmp_path / 'sweeps' / 'catch-dreamerv3-harmony-tiny'
   result = json.loads((report_folder / 'aggregate.json').read_text())
   task = result['configurations']['dreamerv3-harmony']['tasks']['catch']
-  final = [json.loads((output.parents[1] / f'seed{seed}' / '.complete').read_text())['score'] for seed in (0, 1)]
-  assert task['scores'] == {'0': final[0], '1': final[1]} and task['mean'] == pytest.approx(sum(final) / 2)
+  final = [
+    json.loads((output.parents[1] / f'seed{seed}' / '.complete').read_text())['score']
+    for seed in (0, 1)
+  ]
+  assert task['scores'] == {'0': final[0], '1': final[1]} and task['mean'] == pytest.approx(
+    sum(final) / 2
+  )
   assert (report_folder / 'scores.csv').exists()
   again = command(*words)
-  assert again.returncode == 0 and '2 finished, 0 to run' in again.stdout and output.read_text().count('\n# ') == 2
+  assert (
+    again.returncode == 0
+    and '2 finished, 0 to run' in again.stdout
+    and output.read_text().count('\n# ') == 2
+  )
   more = command(*words, '--seeds=3', '--dry_run')
   assert '2 finished, 1 to run' in more.stdout and 'median of 2 finished runs' in more.stdout

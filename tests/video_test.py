@@ -14,7 +14,7 @@ from harmony_jax.training import video
 def clip(time=6, height=32, width=48):
   frames = np.zeros((time, height, width, 3), np.uint8)
   for t in range(time):
-    frames[t, :, :width // 2] = 40 * t
+    frames[t, :, : width // 2] = 40 * t
   return frames
 
 
@@ -23,8 +23,11 @@ def test_mp4_holds_the_frames(tmp_path, height, width):
   ffmpeg = pytest.importorskip('imageio_ffmpeg').get_ffmpeg_exe()
   path = video.save_video(tmp_path / 'sub' / 'game.5', clip(6, height, width), fps=10)
   assert path == tmp_path / 'sub' / 'game.5.mp4'
-  raw = subprocess.run([ffmpeg, '-loglevel', 'error', '-i', path, '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-'],
-                       capture_output=True, check=True).stdout
+  raw = subprocess.run(
+    [ffmpeg, '-loglevel', 'error', '-i', path, '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-'],
+    capture_output=True,
+    check=True,
+  ).stdout
   about = subprocess.run([ffmpeg, '-i', path], capture_output=True, text=True, check=False).stderr
   assert '10 fps' in about and 'yuv420p' in about
   # H.264 needs even sides.
@@ -64,11 +67,17 @@ def test_grid_rows_are_truth_prediction_error():
   middle = grid[:, 16::height, 16::width]  # [T, 3, B, 3]: the middle of every tile
   np.testing.assert_array_equal(middle[0, 0, :, 0], [255, 51])
   np.testing.assert_array_equal(middle[0, 1, :, 0], [51, 51])
-  np.testing.assert_array_equal(middle[0, 2, :, 0], [25, 128])  # (0.2 - 1 + 1)/2 in float32, and grey
+  # (0.2 - 1 + 1)/2 in float32, and grey
+  np.testing.assert_array_equal(middle[0, 2, :, 0], [25, 128])
   # The border of the prediction, inside the picture, changes after the context.
   for t in range(time):
     colour = video.GIVEN if t < context else video.IMAGINED
-    for row, column in [(height, 0), (2 * height - 1, width - 1), (height + 5, width), (height + 5, 2 * width - 1)]:
+    for row, column in [
+      (height, 0),
+      (2 * height - 1, width - 1),
+      (height + 5, width),
+      (height + 5, 2 * width - 1),
+    ]:
       np.testing.assert_array_equal(grid[t, row, column], colour)
   assert (grid[:, 0] == grid[:, 16]).all()  # the truth has no border
 
@@ -83,4 +92,6 @@ def test_images_of_floats_are_clipped_and_rounded(tmp_path):
   path = video.save_image(tmp_path / 'new' / 'image.png', image)
   np.testing.assert_array_equal(np.asarray(Image.open(path)), [[0, 0, 128], [255, 255, 0]])
   colours = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-  np.testing.assert_array_equal(np.asarray(Image.open(video.save_image(tmp_path / 'c.png', colours))), colours)
+  np.testing.assert_array_equal(
+    np.asarray(Image.open(video.save_image(tmp_path / 'c.png', colours))), colours
+  )

@@ -1,4 +1,6 @@
-"""The policy: time of a step from host to host, and complete episodes with many environments against one."""
+"""The policy: time of a step from host to host, and complete episodes with many environments
+against one.
+"""
 
 import time
 
@@ -14,14 +16,15 @@ WARM_UP = 5
 
 
 def measure_policy(config, actions=0, repeats=0) -> dict:
-  """{'batch_1': {'ms_median', …, 'ms_per_step'}, 'batch_64': …}: from observations in NumPy to actions in NumPy.
+  """{'batch_1': {'ms_median', …, 'ms_per_step'}, 'batch_64': …}: from observations in NumPy to
+  actions in NumPy.
 
   Args:
     actions: number of actions; 0 takes the suite's.
     repeats: calls; 0 for 200.
 
-  A call is what training and evaluation do for each step of their N environments (`Player.act`), its draw of
-  randomness included; `ms_per_step` is the median by N.
+  A call is what training and evaluation do for each step of their N environments (`Player.act`),
+  its draw of randomness included; `ms_per_step` is the median by N.
   """
   spec = subject.make_spec(config, actions)
   agent = subject.make_agent(config, spec)
@@ -44,16 +47,23 @@ def measure_policy(config, actions=0, repeats=0) -> dict:
 
 
 def measure_evaluation(config, episodes=100, single_episodes=3) -> dict:
-  """Complete evaluation episodes with `config.eval_envs` environments against one, by a policy that learned nothing.
+  """Complete evaluation episodes with `config.eval_envs` environments against one, by a policy that
+  learned nothing.
 
   Args:
     episodes, single_episodes: with many environments, and with one.
 
-  Returns: {'one', 'many': {'steps_per_second', …}, 'ratio'}; steps are those of complete episodes, without resets.
+  Returns: {'one', 'many': {'steps_per_second', …}, 'ratio'}; steps are those of complete episodes,
+  without resets.
   """
   runs = {}
-  for name, count, number in (('one', 1, single_episodes), ('many', min(config.eval_envs, episodes), episodes)):
-    groups = [subject.make_env(config, size, **config.eval_env) for size in evaluation.group_sizes(count)]
+  for name, count, number in (
+    ('one', 1, single_episodes),
+    ('many', min(config.eval_envs, episodes), episodes),
+  ):
+    groups = [
+      subject.make_env(config, size, **config.eval_env) for size in evaluation.group_sizes(count)
+    ]
     try:
       runs[name] = _play(config, groups, number)
     finally:
@@ -74,7 +84,15 @@ def _play(config, groups, episodes):
     for call in range(WARM_UP):  # compiles the policy for so many environments
       player.act(weights, timestep, call)
   began = time.perf_counter()
-  results = evaluation.evaluate(agent, compiled['act'], weights, groups, config.seed, 0, episodes, mode)
+  results = evaluation.evaluate(
+    agent, compiled['act'], weights, groups, config.seed, 0, episodes, mode
+  )
   seconds, steps = time.perf_counter() - began, sum(result.length for result in results)
-  return {'environments': sum(counts), 'episodes': len(results), 'steps': steps, 'seconds': seconds,
-          'steps_per_second': steps / seconds, 'ms_per_step': 1e3 * seconds / steps}
+  return {
+    'environments': sum(counts),
+    'episodes': len(results),
+    'steps': steps,
+    'seconds': seconds,
+    'steps_per_second': steps / seconds,
+    'ms_per_step': 1e3 * seconds / steps,
+  }

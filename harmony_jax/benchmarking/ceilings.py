@@ -8,17 +8,19 @@ import jax.numpy as jnp
 from harmony_jax.benchmarking import timing
 
 CALLS = 10
-BYTES = 2 ** 28  # 268 MB, far more than any cache
-# An accelerator multiplies faster than it is asked to: there one call is a chain of so many products.
+BYTES = 2**28  # 268 MB, far more than any cache
+# An accelerator multiplies faster than it is asked to: there one call is a chain of so many
+# products.
 CHAIN = 16
 
 
 def measure(size: int = 4096) -> dict:
-  """Ceilings of the default device, by its best call: {'matmul_gflops', 'memory_gbytes_per_second', …}.
+  """Ceilings of the default device, by its best call: {'matmul_gflops', 'memory_gbytes_per_second',
+  …}.
 
-  `matmul_gflops` is of float32 products [size, size] × [size, size] at the highest precision (10⁹ multiplications and
-  additions per second); accelerators add `matmul_gflops_bfloat16`. Memory: a large array is added to in place, bytes
-  read plus bytes written.
+  `matmul_gflops` is of float32 products [size, size] × [size, size] at the highest precision (10⁹
+  multiplications and additions per second); accelerators add `matmul_gflops_bfloat16`. Memory: a
+  large array is added to in place, bytes read plus bytes written.
   """
   accelerator = jax.default_backend() != 'cpu'
   chain = CHAIN if accelerator else 1
@@ -32,7 +34,7 @@ def matmul_gflops(size, dtype, chain=1) -> float:
   """The best of `CALLS` calls of `chain` products each, in GFLOP/s."""
   keys = jax.random.split(jax.random.key(0))
   # Scaled so that a chain of products neither grows nor vanishes.
-  x, y = (jax.random.normal(key, (size, size)).astype(dtype) * size ** -0.5 for key in keys)
+  x, y = (jax.random.normal(key, (size, size)).astype(dtype) * size**-0.5 for key in keys)
 
   @jax.jit
   def multiply(x, y):
@@ -41,7 +43,7 @@ def matmul_gflops(size, dtype, chain=1) -> float:
     return x
 
   best = _best(lambda: jax.block_until_ready(multiply(x, y)))
-  return 2e-9 * chain * size ** 3 / best
+  return 2e-9 * chain * size**3 / best
 
 
 def memory_rate() -> float:
@@ -62,7 +64,12 @@ def _best(call) -> float:
 
 
 def larger(before: dict, after: dict) -> dict:
-  """The larger of two measurements of each ceiling, and both under `<name>_before` and `<name>_after`."""
-  both = {f'{name}_{when}': value for when, found in (('before', before), ('after', after))
-          for name, value in found.items()}
+  """The larger of two measurements of each ceiling, and both under `<name>_before` and
+  `<name>_after`.
+  """
+  both = {
+    f'{name}_{when}': value
+    for when, found in (('before', before), ('after', after))
+    for name, value in found.items()
+  }
   return {name: max(value, after[name]) for name, value in before.items()} | both

@@ -16,10 +16,12 @@ WARM_UP = 3
 
 
 def measure(config, actions=0, repeats=0) -> dict:
-  """Milliseconds of one batch, drawn and gathered: `host` in NumPy, `host_to_device` copied there, `device` kept there.
+  """Milliseconds of one batch, drawn and gathered: `host` in NumPy, `host_to_device` copied there,
+  `device` kept there.
 
-  `gbytes_per_second` are the batch's bytes by the median time. Between two batches one step of all environments is
-  appended (`append`, not part of the batch's time); the device fetches it with the batch.
+  `gbytes_per_second` are the batch's bytes by the median time. Between two batches one step of all
+  environments is appended (`append`, not part of the batch's time); the device fetches it with the
+  batch.
 
   Args:
     actions: number of actions; 0 takes the suite's.
@@ -31,22 +33,36 @@ def measure(config, actions=0, repeats=0) -> dict:
   appended = timing.repeat(append, max(STEPS // config.num_envs, config.batch_length))
   device = DeviceReplay(host)
   ways = {
-      'host': lambda update: host.gather(host.draw(update)),
-      'host_to_device': lambda update: jax.block_until_ready(jax.device_put(host.gather(host.draw(update)))),
-      'device': lambda update: jax.block_until_ready(device.gather(device.draw(update)))}
+    'host': lambda update: host.gather(host.draw(update)),
+    'host_to_device': lambda update: jax.block_until_ready(
+      jax.device_put(host.gather(host.draw(update)))
+    ),
+    'device': lambda update: jax.block_until_ready(device.gather(device.draw(update))),
+  }
   size = sum(array.nbytes for array in host.sample(0).values())
   batches = {name: _time(way, append, size, repeats or CALLS) for name, way in ways.items()}
-  return {'batch_bytes': size, 'steps_stored': host.steps * config.num_envs, **batches,
-          'append': timing.spread(appended, 'ms', 1e3)}
+  return {
+    'batch_bytes': size,
+    'steps_stored': host.steps * config.num_envs,
+    **batches,
+    'append': timing.spread(appended, 'ms', 1e3),
+  }
 
 
 def make_host_replay(config, spec) -> Replay:
   """An empty replay of `STEPS` steps for these observations."""
   specs = {name: (array.shape, array.dtype) for name, array in spec.observation.items()}
   specs |= {'action': ((spec.num_actions,), np.float32), 'reward': ((), np.float32)}
-  specs |= {name: ((), bool) for name in ('is_first', 'is_last', 'is_terminal')}
-  return Replay(specs, config.num_envs, STEPS, config.batch_size, config.batch_length, config.seed,
-                **config.replay)
+  specs |= dict.fromkeys(('is_first', 'is_last', 'is_terminal'), ((), bool))
+  return Replay(
+    specs,
+    config.num_envs,
+    STEPS,
+    config.batch_size,
+    config.batch_length,
+    config.seed,
+    **config.replay,
+  )
 
 
 def _time(way, append, size, repeats):
@@ -60,13 +76,17 @@ def _time(way, append, size, repeats):
 
 
 def _steps(config, spec):
-  """Endless steps of all environments, in episodes of `EPISODE` steps; a few different ones, drawn beforehand."""
+  """Endless steps of all environments, in episodes of `EPISODE` steps; a few different ones, drawn
+  beforehand.
+  """
   noise = []
   for seed in range(8):
     timestep = subject.random_timestep(spec, config.num_envs, seed)
     action = np.zeros((config.num_envs, spec.num_actions), np.float32)
     noise.append({**timestep.observation, 'action': action, 'reward': timestep.reward})
   for number in itertools.count():
-    flags = {name: np.full(config.num_envs, number % EPISODE == at) for name, at in
-             (('is_first', 0), ('is_last', EPISODE - 1), ('is_terminal', EPISODE - 1))}
+    flags = {
+      name: np.full(config.num_envs, number % EPISODE == at)
+      for name, at in (('is_first', 0), ('is_last', EPISODE - 1), ('is_terminal', EPISODE - 1))
+    }
     yield {**noise[number % len(noise)], **flags}

@@ -1,4 +1,6 @@
-"""One training step shared among more and more devices, and the bytes that its replicas tell each other."""
+"""One training step shared among more and more devices, and the bytes that its replicas tell each
+other.
+"""
 
 import time
 
@@ -13,22 +15,27 @@ WARM_UP = 3
 
 
 def measure(config, actions=0, repeats=0) -> dict:
-  """Times the update of the whole batch on 1, 2, 4, … devices of this process, as many as can share it.
+  """Times the update of the whole batch on 1, 2, 4, … devices of this process, as many as can share
+  it.
 
   Args:
-    actions: number of actions; 0 takes the suite's. repeats: timed steps; 0 for a number that suits them.
+    actions: number of actions; 0 takes the suite's. repeats: timed steps; 0 for a number that suits
+      them.
 
-  Returns: {`by_devices`: {number: seconds of an update from call to result, `begin_ms` until the call returns (no other
-  Python runs meanwhile), `weights_ms` to take the copy that acting uses, `speedup` and `efficiency` (speedup per
-  device) over one device}, …}. `mapped` is one device by the mapped program: what the mapping itself costs.
-  `reduced_bytes` are summed over replicas in an update: the gradients of all parameters, and imagined returns.
+  Returns: {`by_devices`: {number: seconds of an update from call to result, `begin_ms` until the
+  call returns (no other Python runs meanwhile), `weights_ms` to take the copy that acting uses,
+  `speedup` and `efficiency` (speedup per device) over one device}, …}. `mapped` is one device by
+  the mapped program: what the mapping itself costs. `reduced_bytes` are summed over replicas in an
+  update: the gradients of all parameters, and imagined returns.
   """
   spec = subject.make_spec(config, actions)
   agent = subject.make_agent(config, spec)
   batch = subject.random_batch(config, spec)
   most = parallel.choose_devices(0, config.batch_size)
   counts = [count for count in range(1, most + 1) if config.batch_size % count == 0]
-  found = {str(count): _time(parallel.compile_agent(agent, count), batch, repeats) for count in counts}
+  found = {
+    str(count): _time(parallel.compile_agent(agent, count), batch, repeats) for count in counts
+  }
   alone = found['1']['seconds_median']
   for count in counts:
     speedup = alone / found[str(count)]['seconds_median']
@@ -40,11 +47,15 @@ def measure(config, actions=0, repeats=0) -> dict:
 
 
 def reduced_bytes(agent, config) -> int:
-  """Bytes of float32 that an update sums or gathers over replicas: gradients, and the returns for their percentiles."""
+  """Bytes of float32 that an update sums or gathers over replicas: gradients, and the returns for
+  their percentiles.
+  """
   params = jax.eval_shape(agent.init, jax.random.key(0)).params
   gradients = 4 * parameter_count(params)
   behavior = agent.behavior
-  returns = 4 * behavior.horizon * config.batch_size * config.batch_length if behavior.normalize else 0
+  returns = (
+    4 * behavior.horizon * config.batch_size * config.batch_length if behavior.normalize else 0
+  )
   return gradients + returns
 
 
@@ -67,4 +78,6 @@ def _time(functions, batch, repeats) -> dict:
   for times in began.values():
     times.clear()
   times = timing.repeat(step, repeats)
-  return timing.spread(times) | {f'{name}_ms': 1e3 * float(np.median(values)) for name, values in began.items()}
+  return timing.spread(times) | {
+    f'{name}_ms': 1e3 * float(np.median(values)) for name, values in began.items()
+  }

@@ -23,9 +23,10 @@ def measure(config, actions=0, repeats=0, profile='') -> dict:
     repeats: timed steps; 0: at least 5 and at least 10 seconds worth, at most 200.
     profile: folder for a profiler's trace of three more steps.
 
-  Returns: seconds of a step from call to result; `compile_seconds` from the function to the program without any cache,
-  `trace_seconds` being the first part of it (tracing and lowering); `peak_memory_bytes` from before the agent was
-  made to the last step, and `…_stepping` without compiling; `flops` as in flops.py.
+  Returns: seconds of a step from call to result; `compile_seconds` from the function to the program
+  without any cache, `trace_seconds` being the first part of it (tracing and lowering);
+  `peak_memory_bytes` from before the agent was made to the last step, and `…_stepping` without
+  compiling; `flops` as in flops.py.
   """
   spec = subject.make_spec(config, actions)
   memory = PeakMemory()
@@ -45,9 +46,15 @@ def measure(config, actions=0, repeats=0, profile='') -> dict:
   count, parts = flops.train_step(agent, config.batch_size, config.batch_length)
   result |= timing.spread(times) | {'cpu_seconds': cpu, 'flops': count, 'flops_by_part': parts}
   stepping, rate = memory.read(), 1 / result['seconds_median']
-  result |= {'updates_per_second': rate, 'gflops_achieved': 1e-9 * count * rate,
-             'peak_memory_bytes': max(compiling, stepping), 'peak_memory_bytes_stepping': stepping,
-             'peak_memory_by': memory.source, 'parameters': parameter_count(run.state.params), 'actions': agent.actions}
+  result |= {
+    'updates_per_second': rate,
+    'gflops_achieved': 1e-9 * count * rate,
+    'peak_memory_bytes': max(compiling, stepping),
+    'peak_memory_bytes_stepping': stepping,
+    'peak_memory_by': memory.source,
+    'parameters': parameter_count(run.state.params),
+    'actions': agent.actions,
+  }
   if profile:
     with jax.profiler.trace(profile):
       for _ in range(PROFILED):
@@ -62,16 +69,24 @@ def compile_step(function, state, batch):
   lowered = function.lower(state, batch)
   traced = time.perf_counter()
   program = lowered.compile()
-  result = {'trace_seconds': traced - began, 'compile_seconds': time.perf_counter() - began,
-            'compile_cpu_seconds': timing.cpu_seconds() - cpu}
+  result = {
+    'trace_seconds': traced - began,
+    'compile_seconds': time.perf_counter() - began,
+    'compile_cpu_seconds': timing.cpu_seconds() - cpu,
+  }
   account = program.memory_analysis()
   if account is not None:  # not every backend gives one
-    result |= {'xla_temporary_bytes': account.temp_size_in_bytes, 'xla_argument_bytes': account.argument_size_in_bytes}
+    result |= {
+      'xla_temporary_bytes': account.temp_size_in_bytes,
+      'xla_argument_bytes': account.argument_size_in_bytes,
+    }
   return program, result
 
 
 def with_floor(record: dict, ceilings: dict, compute_dtype: str) -> dict:
-  """The record with its floor: the time that `flops` take at the measured rate of matrix products in that dtype."""
+  """The record with its floor: the time that `flops` take at the measured rate of matrix products
+  in that dtype.
+  """
   rate = ceilings['matmul_gflops']
   if compute_dtype == 'bfloat16':
     rate = ceilings.get('matmul_gflops_bfloat16', rate)
@@ -80,7 +95,9 @@ def with_floor(record: dict, ceilings: dict, compute_dtype: str) -> dict:
 
 
 class Steps:
-  """Training steps one after the other on the same batch; each call waits for the whole state and all metrics."""
+  """Training steps one after the other on the same batch; each call waits for the whole state and
+  all metrics.
+  """
 
   def __init__(self, step, state, batch):
     self.state, self._step, self._batch = state, step, batch
@@ -91,10 +108,11 @@ class Steps:
 
 
 class PeakMemory:
-  """The most bytes in use since it was made, or `reset`: of the device, or of this process where that is a CPU.
+  """The most bytes in use since it was made, or `reset`: of the device, or of this process where
+  that is a CPU.
 
-  `source` says what counts. The peak of an accelerator, and of a process whose mark the system does not let us set
-  back, is that since the process began.
+  `source` says what counts. The peak of an accelerator, and of a process whose mark the system does
+  not let us set back, is that since the process began.
   """
 
   def __init__(self):
@@ -121,7 +139,9 @@ class PeakMemory:
 
 
 def _release_freed_memory():
-  """Gives freed memory back to the system, such as the compiler's, so that it does not count as in use."""
+  """Gives freed memory back to the system, such as the compiler's, so that it does not count as in
+  use.
+  """
   try:
     ctypes.CDLL(None).malloc_trim(0)
   except (AttributeError, TypeError):  # not glibc

@@ -1,39 +1,50 @@
 """Environments: one file per suite, one `make`, one time-step convention (`base`).
 
-    env = make('atari', 'Pong', num_envs=4)
-    episodes = Episodes(env, run_seed=0, stream='train')
-    timestep = episodes.step(None)            # the first call begins all episodes
-    timestep = episodes.step(actions)         # ended ones begin again by themselves
+env = make('atari', 'Pong', num_envs=4)
+episodes = Episodes(env, run_seed=0, stream='train')
+timestep = episodes.step(None)            # the first call begins all episodes
+timestep = episodes.step(actions)         # ended ones begin again by themselves
 """
 
 import functools
 import importlib
 
-from harmony_jax.envs.base import ArraySpec
-from harmony_jax.envs.base import Spec
-from harmony_jax.envs.base import TimeStep
-from harmony_jax.envs.base import unknown
-from harmony_jax.envs.episodes import EpisodeResult
-from harmony_jax.envs.episodes import Episodes
-from harmony_jax.envs.episodes import episode_seed
-from harmony_jax.envs.episodes import play
-from harmony_jax.envs.episodes import random_policy
-from harmony_jax.envs.episodes import run_episodes
-from harmony_jax.envs.processes import TIMEOUT
-from harmony_jax.envs.processes import Processes
+from harmony_jax.envs.base import ArraySpec, Spec, TimeStep, unknown
+from harmony_jax.envs.episodes import (
+  EpisodeResult,
+  Episodes,
+  episode_seed,
+  play,
+  random_policy,
+  run_episodes,
+)
+from harmony_jax.envs.processes import TIMEOUT, Processes
 
-__all__ = ['ArraySpec', 'EpisodeResult', 'Episodes', 'Spec', 'SUITES', 'TimeStep', 'canonical', 'episode_seed',
-           'make', 'play', 'random_policy', 'require', 'run_episodes']
+__all__ = [
+  'ArraySpec',
+  'EpisodeResult',
+  'Episodes',
+  'Spec',
+  'SUITES',
+  'TimeStep',
+  'canonical',
+  'episode_seed',
+  'make',
+  'play',
+  'random_policy',
+  'require',
+  'run_episodes',
+]
 
 # Suite -> class, named rather than imported: no suite needs another's simulator.
 SUITES = {
-    'atari': 'harmony_jax.envs.atari:Atari',
-    'catch': 'harmony_jax.envs.catch:Catch',
-    'dmc': 'harmony_jax.envs.dmc:DMC',
-    'dmcr': 'harmony_jax.envs.dmcr:DMCR',
-    'metaworld': 'harmony_jax.envs.metaworld:MetaWorld',
-    'rlbench': 'harmony_jax.envs.rlbench:RLBench',
-    'gym': 'harmony_jax.envs.gym:Gym',
+  'atari': 'harmony_jax.envs.atari:Atari',
+  'catch': 'harmony_jax.envs.catch:Catch',
+  'dmc': 'harmony_jax.envs.dmc:DMC',
+  'dmcr': 'harmony_jax.envs.dmcr:DMCR',
+  'metaworld': 'harmony_jax.envs.metaworld:MetaWorld',
+  'rlbench': 'harmony_jax.envs.rlbench:RLBench',
+  'gym': 'harmony_jax.envs.gym:Gym',
 }
 
 
@@ -44,10 +55,10 @@ def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
     suite: a key of `SUITES`.
     task: e.g. 'Pong' for 'atari'.
     num_envs: N.
-    processes: run each environment in a process of its own, side by side: for simulators that are slow to render,
-      fail at times, or allow one per process.
-    timeout: of `Processes`: seconds after which one that does not answer is started again; None for ever.
-    **options: of the suite's class, e.g. `frame_cap` for 'atari'.
+    processes: run each environment in a process of its own, side by side: for simulators that are
+      slow to render, fail at times, or allow one per process.
+    timeout: of `Processes`: seconds after which one that does not answer is started again; None for
+    ever. **options: of the suite's class, e.g. `frame_cap` for 'atari'.
 
   Returns:
     An environment as described in `base`.
@@ -61,12 +72,16 @@ def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
 
 
 def canonical(suite, task):
-  """The task's one true name ('ms_pacman' -> 'MsPacman'), without making an environment. Raises as `make` does."""
+  """The task's one true name ('ms_pacman' -> 'MsPacman'), without making an environment. Raises as
+  `make` does.
+  """
   return _suite(suite).canonical(task)
 
 
 def require(suite):
-  """Raises RuntimeError, saying what to install, where the suite's simulator is missing; before anything is written."""
+  """Raises RuntimeError, saying what to install, where the suite's simulator is missing; before
+  anything is written.
+  """
   getattr(_suite(suite), 'require', lambda: None)()
 
 

@@ -15,10 +15,33 @@ import numpy as np
 from harmony_jax.envs import base
 
 ATARI_100K = (
-    'Alien', 'Amidar', 'Assault', 'Asterix', 'BankHeist', 'BattleZone', 'Boxing', 'Breakout',
-    'ChopperCommand', 'CrazyClimber', 'DemonAttack', 'Freeway', 'Frostbite', 'Gopher', 'Hero',
-    'Jamesbond', 'Kangaroo', 'Krull', 'KungFuMaster', 'MsPacman', 'Pong', 'PrivateEye', 'Qbert',
-    'RoadRunner', 'Seaquest', 'UpNDown')
+  'Alien',
+  'Amidar',
+  'Assault',
+  'Asterix',
+  'BankHeist',
+  'BattleZone',
+  'Boxing',
+  'Breakout',
+  'ChopperCommand',
+  'CrazyClimber',
+  'DemonAttack',
+  'Freeway',
+  'Frostbite',
+  'Gopher',
+  'Hero',
+  'Jamesbond',
+  'Kangaroo',
+  'Krull',
+  'KungFuMaster',
+  'MsPacman',
+  'Pong',
+  'PrivateEye',
+  'Qbert',
+  'RoadRunner',
+  'Seaquest',
+  'UpNDown',
+)
 
 # The authors shortened this one game: an agent easily gets stuck in it.
 FRAME_CAPS = {'ChopperCommand': 5400}
@@ -64,22 +87,36 @@ class Atari:
     RuntimeError: the game's ROM cannot be read.
   """
 
-  def __init__(self, task, num_envs, *, frame_cap=None, truncation_is_terminal=True, noop_max=30,
-               sticky=0.0):
+  def __init__(
+    self, task, num_envs, *, frame_cap=None, truncation_is_terminal=True, noop_max=30, sticky=0.0
+  ):
     self.game, rom = game_name(task)
     self.num_envs = num_envs
     self.frame_cap = frame_cap or FRAME_CAPS.get(self.game, FRAME_CAP)
     self.truncation_is_terminal = truncation_is_terminal
     options = dict(
-        grayscale=False, stack_num=1, img_height=64, img_width=64, maxpool=True, frameskip=4,
-        noop_max=noop_max, use_fire_reset=False, episodic_life=False, reward_clipping=False,
-        full_action_space=False, repeat_action_probability=sticky,
-        max_num_frames_per_episode=self.frame_cap)
+      grayscale=False,
+      stack_num=1,
+      img_height=64,
+      img_width=64,
+      maxpool=True,
+      frameskip=4,
+      noop_max=noop_max,
+      use_fire_reset=False,
+      episodic_life=False,
+      reward_clipping=False,
+      full_action_space=False,
+      repeat_action_probability=sticky,
+      max_num_frames_per_episode=self.frame_cap,
+    )
     self._slots = [_make_slot(rom, options) for _ in range(num_envs)]
     self._threads = concurrent.futures.ThreadPoolExecutor(num_envs)
     self.spec = base.Spec(
-        observation={'image': base.ArraySpec((64, 64, 3), np.uint8)}, discrete=True,
-        num_actions=int(self._slots[0].single_action_space.n), action_repeat=4)
+      observation={'image': base.ArraySpec((64, 64, 3), np.uint8)},
+      discrete=True,
+      num_actions=int(self._slots[0].single_action_space.n),
+      action_repeat=4,
+    )
     self.lives = np.zeros(num_envs, int)
     self.frames = np.zeros(num_envs, int)
     self._last = base.empty_timestep(self.spec, num_envs)
@@ -97,9 +134,11 @@ class Atari:
     actions = self._checked(actions, steps)
     # All begin before any is awaited: they run in parallel outside Python.
     for index in steps:
-      self._slots[index].send(actions[index:index + 1])
-    begun = [self._threads.submit(self._slots[index].reset, seed=np.array([seeds[index]]))
-             for index in resets]
+      self._slots[index].send(actions[index : index + 1])
+    begun = [
+      self._threads.submit(self._slots[index].reset, seed=np.array([seeds[index]]))
+      for index in resets
+    ]
     for index in steps:
       image, reward, terminated, truncated, info = self._slots[index].recv()
       self._write(index, image, reward[0], False, terminated[0], truncated[0], info)
@@ -137,14 +176,17 @@ def _fold(name):
 
 def _rom_names():
   from ale_py import roms  # here, so that other suites need no ale-py
+
   return roms.get_all_rom_ids()
 
 
 def _make_slot(rom, options):
   from ale_py.vector_env import AtariVectorEnv
+
   try:
     return AtariVectorEnv(rom, 1, num_threads=1, **options)
   except OSError as error:
     raise RuntimeError(
-        f"the ROM '{rom}.bin' cannot be read ({error}): ale-py brings all ROMs along, so unset "
-        'ALE_ROMS_DIR or reinstall ale-py') from error
+      f"the ROM '{rom}.bin' cannot be read ({error}): ale-py brings all ROMs along, so unset "
+      'ALE_ROMS_DIR or reinstall ale-py'
+    ) from error

@@ -18,7 +18,8 @@ import numpy as np
 PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
 VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.gif')
 
-GREY_FLOORS = ('cheetah', 'walker', 'hopper')  # domains; in all others the floor shows the video too
+# domains; in all others the floor shows the video too
+GREY_FLOORS = ('cheetah', 'walker', 'hopper')
 
 CLIP = 250  # frames between two cuts of the procedural video
 MEAN, DEVIATION = 110, 50  # of its pixels, before they are clipped to [0, 255]
@@ -45,7 +46,9 @@ class Backgrounds:
   """
 
   def __init__(self, files='', size=64, frames=1000, seed=0):
-    self.frames = read_frames(files, size, frames) if files else procedural_video(size, frames, seed)
+    self.frames = (
+      read_frames(files, size, frames) if files else procedural_video(size, frames, seed)
+    )
 
   def start(self, seed):
     """The number of the frame that an episode begins with.
@@ -83,20 +86,26 @@ def prepare(domain, model):
   sky[(sky == 255).all(-1)] = 0
   if domain in GREY_FLOORS:
     floor = _texture(model, 'grid')
-    floor[:] = floor[..., :1]  # of (.1, .2, .3) and (.2, .3, .4), red alone is the authors' .1 and .2
+    # of (.1, .2, .3) and (.2, .3, .4), red alone is the authors' .1 and .2
+    floor[:] = floor[..., :1]
 
 
 def _texture(model, name):
   """The pixels [height, width, 3] of a texture, as a view into the model."""
   model = getattr(model, 'ptr', model)
   index = model.texture(name).id
-  height, width, channels = model.tex_height[index], model.tex_width[index], model.tex_nchannel[index]
+  height, width, channels = (
+    model.tex_height[index],
+    model.tex_width[index],
+    model.tex_nchannel[index],
+  )
   start = model.tex_adr[index]
-  return model.tex_data[start:start + height * width * channels].reshape(height, width, channels)
+  return model.tex_data[start : start + height * width * channels].reshape(height, width, channels)
 
 
 def procedural_video(size, frames, seed):
-  """A grey video with the statistics of natural ones: [frames, size, size] uint8, a function of the arguments.
+  """A grey video with the statistics of natural ones: [frames, size, size] uint8, a function of the
+  arguments.
 
   Amplitudes fall with 1 / k^1.5 over the spatial frequency k (cycles per
   picture): about 1 / k is usual of photographs, and videos are less sharp.
@@ -108,8 +117,10 @@ def procedural_video(size, frames, seed):
   whole picture. Clips of `CLIP` frames follow each other, as in a pool of short
   videos: each has a pattern and a drift of its own.
   """
-  clips = [_clip(size, min(CLIP, frames - start), np.random.default_rng((seed, start)))
-           for start in range(0, frames, CLIP)]
+  clips = [
+    _clip(size, min(CLIP, frames - start), np.random.default_rng((seed, start)))
+    for start in range(0, frames, CLIP)
+  ]
   return np.concatenate(clips)
 
 
@@ -126,13 +137,14 @@ def _clip(size, frames, rng):
   state = noise()
   for time in range(frames):
     spectra[time] = amplitude * state
-    state = shift * (memory * state + np.sqrt(1 - memory ** 2) * noise())
+    state = shift * (memory * state + np.sqrt(1 - memory**2) * noise())
   video = np.fft.irfft2(spectra, (size, size))
   return np.clip(MEAN + DEVIATION * video / video.std(), 0, 255).round().astype(np.uint8)
 
 
 def read_frames(files, size, frames):
-  """The first `frames` frames of a folder or a video: [T, size, size] uint8, grey, squeezed to a square.
+  """The first `frames` frames of a folder or a video: [T, size, size] uint8, grey, squeezed to a
+  square.
 
   Raises: as `Backgrounds`.
   """
@@ -142,8 +154,10 @@ def read_frames(files, size, frames):
   found = sorted(path.rglob('*'), key=_natural_order) if path.is_dir() else [path]
   found = [file for file in found if file.suffix.lower() in PICTURES + VIDEOS]
   if not found:
-    raise ValueError(f'background files: {files!r} holds no pictures ({" ".join(PICTURES)}) and no videos '
-                     f'({" ".join(VIDEOS)})')
+    raise ValueError(
+      f'background files: {files!r} holds no pictures ({" ".join(PICTURES)}) and no videos '
+      f'({" ".join(VIDEOS)})'
+    )
   read, count = [], 0
   for file in found:
     if count == frames:
@@ -164,24 +178,47 @@ def _read_picture(file, size):
   try:
     from PIL import Image
   except ImportError as error:
-    raise RuntimeError(f'{file.name!r}: reading pictures needs Pillow: pip install pillow') from error
+    raise RuntimeError(
+      f'{file.name!r}: reading pictures needs Pillow: pip install pillow'
+    ) from error
   try:
     with Image.open(file) as image:
       return np.array(image.convert('L').resize((size, size), Image.Resampling.BOX))[None]
   except OSError as error:
-    raise ValueError(f'background files: {str(file)!r} is no picture that Pillow reads ({error})') from error
+    raise ValueError(
+      f'background files: {str(file)!r} is no picture that Pillow reads ({error})'
+    ) from error
 
 
 def _read_video(file, size, frames):
   """[T, size, size], by ffmpeg itself, which comes with imageio-ffmpeg."""
   import subprocess
+
   try:
     import imageio_ffmpeg
   except ImportError as error:
-    raise RuntimeError(f'{file.name!r}: reading videos needs imageio-ffmpeg: pip install imageio-ffmpeg') from error
+    raise RuntimeError(
+      f'{file.name!r}: reading videos needs imageio-ffmpeg: pip install imageio-ffmpeg'
+    ) from error
   done = subprocess.run(
-      [imageio_ffmpeg.get_ffmpeg_exe(), '-nostdin', '-loglevel', 'error', '-i', str(file), '-frames:v', str(frames),
-       '-vf', f'scale={size}:{size}:flags=area,format=gray', '-f', 'rawvideo', '-'], capture_output=True, check=False)
+    [
+      imageio_ffmpeg.get_ffmpeg_exe(),
+      '-nostdin',
+      '-loglevel',
+      'error',
+      '-i',
+      str(file),
+      '-frames:v',
+      str(frames),
+      '-vf',
+      f'scale={size}:{size}:flags=area,format=gray',
+      '-f',
+      'rawvideo',
+      '-',
+    ],
+    capture_output=True,
+    check=False,
+  )
   if done.returncode or not done.stdout:
     reason = (done.stderr.decode(errors='replace').strip().splitlines() or ['no frames'])[-1]
     raise ValueError(f'background files: {str(file)!r} is no video that ffmpeg reads ({reason})')

@@ -37,6 +37,7 @@ import numpy as np
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
   """Shape and dtype of one observation of one environment (no N)."""
+
   shape: tuple[int, ...]
   dtype: type
 
@@ -51,6 +52,7 @@ class Spec:
     num_actions: number of choices, or A.
     action_repeat: simulator frames per step (frames = steps x action_repeat).
   """
+
   observation: dict[str, ArraySpec]
   discrete: bool
   num_actions: int
@@ -62,14 +64,19 @@ class Spec:
 
   def to_json(self) -> dict:
     """As JSON can hold it."""
-    observation = {name: [list(array.shape), np.dtype(array.dtype).name] for name, array in self.observation.items()}
+    observation = {
+      name: [list(array.shape), np.dtype(array.dtype).name]
+      for name, array in self.observation.items()
+    }
     return {**dataclasses.asdict(self), 'observation': observation}
 
   @classmethod
   def from_json(cls, saved) -> 'Spec':
     """The way back."""
-    observation = {name: ArraySpec(tuple(shape), np.dtype(dtype).type)
-                   for name, (shape, dtype) in saved['observation'].items()}
+    observation = {
+      name: ArraySpec(tuple(shape), np.dtype(dtype).type)
+      for name, (shape, dtype) in saved['observation'].items()
+    }
     return cls(**{**saved, 'observation': observation})
 
 
@@ -83,6 +90,7 @@ class TimeStep(NamedTuple):
     is_last: [N] bool, the last one, for whatever reason.
     is_terminal: [N] bool, the last one, with no future reward to expect.
   """
+
   observation: dict[str, np.ndarray]
   reward: np.ndarray
   is_first: np.ndarray
@@ -92,8 +100,10 @@ class TimeStep(NamedTuple):
 
 def empty_timestep(spec, num_envs):
   """A time step of zeros: the buffer that an environment fills row by row."""
-  observation = {name: np.zeros((num_envs, *array.shape), array.dtype)
-                 for name, array in spec.observation.items()}
+  observation = {
+    name: np.zeros((num_envs, *array.shape), array.dtype)
+    for name, array in spec.observation.items()
+  }
   flags = [np.zeros(num_envs, bool) for _ in range(3)]
   return TimeStep(observation, np.zeros(num_envs, np.float32), *flags)
 
@@ -105,9 +115,15 @@ def copy_timestep(timestep):
 
 
 def truncate(timestep, where):
-  """Writes what a failure leaves of a time step, in rows `where` ([N] bool or an index) that hold the one before."""
+  """Writes what a failure leaves of a time step, in rows `where` ([N] bool or an index) that hold
+  the one before.
+  """
   timestep.reward[where] = 0
-  timestep.is_first[where], timestep.is_last[where], timestep.is_terminal[where] = False, True, False
+  timestep.is_first[where], timestep.is_last[where], timestep.is_terminal[where] = (
+    False,
+    True,
+    False,
+  )
 
 
 def zero_actions(spec, num_envs):

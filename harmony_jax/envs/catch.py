@@ -2,8 +2,8 @@
 
 A ball falls one cell a step from a random column of the top row; a paddle of
 one cell, in the middle of the bottom row at first, moves left, stays or moves
-right. The last step pays +1 if the paddle is under the ball, else -1. Soft coloured blobs drift behind:
-they matter to the picture and not to the task, which is where the balance of
+right. The last step pays +1 if the paddle is under the ball, else -1. Soft coloured blobs drift
+behind: they matter to the picture and not to the task, which is where the balance of
 observation and reward losses shows.
 
 `reset`, `step` and `render` are pure functions for jit, vmap and scan:
@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmony_jax.envs import base
-from harmony_jax.envs import episodes
+from harmony_jax.envs import base, episodes
 
 PIXELS = 64
 LEFT, STAY, RIGHT = 0, 1, 2
@@ -33,6 +32,7 @@ BLOB_LIMIT = 200  # the brightest a blob gets: ball and paddle stay visible befo
 
 class State(NamedTuple):
   """One game; lengths are in cells for ball and paddle, in pixels for the M blobs."""
+
   ball: jax.Array  # [2] int32 row, column
   paddle: jax.Array  # [] int32 column, in the last row
   position: jax.Array  # [M, 2] row, column of each blob's centre
@@ -46,12 +46,13 @@ def reset(key, size=8, distractors=4):
   task, scene = jax.random.split(key)  # apart, so that the scene cannot change the task
   uniform = jax.random.uniform(scene, (8, distractors)).T  # one draw, quick to compile
   return State(
-      ball=jnp.stack([0, jax.random.randint(task, (), 0, size)]),
-      paddle=jnp.int32(size // 2),
-      position=PIXELS * uniform[:, 0:2],
-      velocity=8 * uniform[:, 2:4] - 4,
-      radius=6 + 8 * uniform[:, 4],
-      color=BLOB_LIMIT * uniform[:, 5:8])
+    ball=jnp.stack([0, jax.random.randint(task, (), 0, size)]),
+    paddle=jnp.int32(size // 2),
+    position=PIXELS * uniform[:, 0:2],
+    velocity=8 * uniform[:, 2:4] - 4,
+    radius=6 + 8 * uniform[:, 4],
+    color=BLOB_LIMIT * uniform[:, 5:8],
+  )
 
 
 def step(state, action, size=8):
@@ -73,20 +74,28 @@ def step(state, action, size=8):
   position = state.position + state.velocity
   outside = (position < 0) | (position > PIXELS)
   bounced = jnp.where(position < 0, -position, 2 * PIXELS - position)
-  return state._replace(
+  return (
+    state._replace(
       ball=ball,
       paddle=paddle,
       position=jnp.where(outside, bounced, position),
-      velocity=jnp.where(outside, -state.velocity, state.velocity)), reward, done
+      velocity=jnp.where(outside, -state.velocity, state.velocity),
+    ),
+    reward,
+    done,
+  )
 
 
 def render(state, size=8):
   """The picture of a game: uint8 [64, 64, 3], blobs beneath, ball and paddle above."""
   pixels = jnp.arange(PIXELS)
   # A blob is a product of a row and a column profile, so all of them are one matrix product.
-  profile = jnp.exp(-0.5 * ((pixels - state.position[..., None]) / state.radius[:, None, None]) ** 2)
-  image = jnp.einsum('mr,mc,mk->rck', profile[:, 0], profile[:, 1], state.color,
-                     precision='highest')  # the same picture on any device, to rounding
+  profile = jnp.exp(
+    -0.5 * ((pixels - state.position[..., None]) / state.radius[:, None, None]) ** 2
+  )
+  image = jnp.einsum(
+    'mr,mc,mk->rck', profile[:, 0], profile[:, 1], state.color, precision='highest'
+  )  # the same picture on any device, to rounding
   image = jnp.minimum(image, BLOB_LIMIT)
   row, column = jnp.meshgrid(pixels * size // PIXELS, pixels * size // PIXELS, indexing='ij')
   paint = lambda image, at, color: jnp.where(at[..., None], jnp.array(color, image.dtype), image)
@@ -114,8 +123,11 @@ class Catch:
       raise ValueError(f'size {size} does not divide {PIXELS} pixels into two cells or more')
     self.num_envs = num_envs
     self.spec = base.Spec(
-        observation={'image': base.ArraySpec((PIXELS, PIXELS, 3), np.uint8)}, discrete=True,
-        num_actions=3, action_repeat=1)
+      observation={'image': base.ArraySpec((PIXELS, PIXELS, 3), np.uint8)},
+      discrete=True,
+      num_actions=3,
+      action_repeat=1,
+    )
 
     def new(seed):
       return reset(jax.random.key(seed), size, distractors)
@@ -124,13 +136,18 @@ class Catch:
       """One environment; `last` is (image, reward, is_first, done)."""
       stepped, reward, done = step(state, action, size)
       begun_or_stepped = _where(restart, new(seed), stepped)
-      shown = (render(begun_or_stepped, size), jnp.where(restart, 0.0, reward), restart,
-               done & ~restart)
+      shown = (
+        render(begun_or_stepped, size),
+        jnp.where(restart, 0.0, reward),
+        restart,
+        done & ~restart,
+      )
       return _where(idle, (state, last), (begun_or_stepped, shown))
 
     self._advance = jax.jit(jax.vmap(advance))
-    self._state = jax.tree.map(lambda array: np.zeros((num_envs, *array.shape), array.dtype),
-                               jax.eval_shape(new, 0))
+    self._state = jax.tree.map(
+      lambda array: np.zeros((num_envs, *array.shape), array.dtype), jax.eval_shape(new, 0)
+    )
     zeros = base.empty_timestep(self.spec, num_envs)
     self._last = (zeros.observation['image'], zeros.reward, zeros.is_first, zeros.is_last)
 
@@ -145,8 +162,13 @@ class Catch:
     """See `base`."""
     idle = np.zeros(self.num_envs, bool) if idle is None else idle
     self._state, self._last = self._advance(
-        self._state, self._last, np.asarray(actions, np.int32), restart,
-        np.asarray(seeds, np.int32), idle)
+      self._state,
+      self._last,
+      np.asarray(actions, np.int32),
+      restart,
+      np.asarray(seeds, np.int32),
+      idle,
+    )
     image, reward, first, last = (np.array(array) for array in self._last)
     return base.TimeStep({'image': image}, reward, first, last, last.copy())
 
@@ -166,7 +188,11 @@ def reference_scores(num_episodes=1000, size=8, seed=0):
   """
   env = Catch(num_envs=min(num_episodes, 100), size=size, distractors=0)
   seeds = [episodes.episode_seed(seed, 'eval', 0, index) for index in range(num_episodes)]
-  players = {'random': episodes.random_policy(env.spec, seed),
-             'motionless': lambda timestep: np.full(env.num_envs, STAY, np.int32)}
-  return {name: float(np.mean([result.score for result in episodes.run_episodes(env, seeds, player)]))
-          for name, player in players.items()}
+  players = {
+    'random': episodes.random_policy(env.spec, seed),
+    'motionless': lambda timestep: np.full(env.num_envs, STAY, np.int32),
+  }
+  return {
+    name: float(np.mean([result.score for result in episodes.run_episodes(env, seeds, player)]))
+    for name, player in players.items()
+  }

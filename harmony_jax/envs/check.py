@@ -1,7 +1,7 @@
 """A test of the environment convention, for environments of your own.
 
-    from harmony_jax.envs.check import check
-    check(MyEnv(num_envs=2))
+from harmony_jax.envs.check import check
+check(MyEnv(num_envs=2))
 """
 
 import inspect
@@ -44,18 +44,28 @@ def _check_spec(env):
   try:
     signature.bind(None, None, None, idle=None)
   except TypeError:
-    raise AssertionError(f'step takes {signature}, not (actions, restart, seeds, idle=None)') from None
+    raise AssertionError(
+      f'step takes {signature}, not (actions, restart, seeds, idle=None)'
+    ) from None
   spec = env.spec
   assert isinstance(spec, base.Spec), f'env.spec is a {type(spec).__name__}, not a Spec'
   assert isinstance(env.num_envs, int) and env.num_envs > 0, f'num_envs is {env.num_envs!r}'
   assert spec.observation, 'spec.observation is empty'
   assert spec.num_actions >= 1 and spec.action_repeat >= 1, f'impossible counts in {spec}'
   for name, array in spec.observation.items():
-    assert name not in RESERVED, f'an observation cannot be named {name!r}: the replay stores something else there'
-    assert isinstance(array, base.ArraySpec), f'the spec of observation {name!r} is {array!r}, not an ArraySpec'
+    assert name not in RESERVED, (
+      f'an observation cannot be named {name!r}: the replay stores something else there'
+    )
+    assert isinstance(array, base.ArraySpec), (
+      f'the spec of observation {name!r} is {array!r}, not an ArraySpec'
+    )
     rank, dtype = len(array.shape), np.dtype(array.dtype)
-    assert rank in (0, 1, 3), f'observation {name!r} has shape {array.shape}: neither [H, W, C] nor a vector or scalar'
-    assert rank < 3 or dtype == np.uint8, f'observation {name!r} is an image of {dtype}; images are uint8'
+    assert rank in (0, 1, 3), (
+      f'observation {name!r} has shape {array.shape}: neither [H, W, C] nor a vector or scalar'
+    )
+    assert rank < 3 or dtype == np.uint8, (
+      f'observation {name!r} is an image of {dtype}; images are uint8'
+    )
 
 
 def _play(env, seeds, steps):
@@ -81,11 +91,14 @@ def _check_timestep(env, timestep, restart):
   assert isinstance(timestep, base.TimeStep), f'step returned a {type(timestep).__name__}'
   specs = env.spec.observation
   assert timestep.observation.keys() == specs.keys(), (
-      f'observation has {sorted(timestep.observation)}, the spec {sorted(specs)}')
+    f'observation has {sorted(timestep.observation)}, the spec {sorted(specs)}'
+  )
   for name, spec in specs.items():
     array = timestep.observation[name]
     _check_array(f'observation {name!r}', array, (env.num_envs, *spec.shape), spec.dtype)
-    assert np.isfinite(array).all(), f'observation {name!r} has {array[~np.isfinite(array)][0]} in it'
+    assert np.isfinite(array).all(), (
+      f'observation {name!r} has {array[~np.isfinite(array)][0]} in it'
+    )
   _check_array('reward', timestep.reward, (env.num_envs,), np.float32)
   for name in ('is_first', 'is_last', 'is_terminal'):
     _check_array(name, getattr(timestep, name), (env.num_envs,), bool)

@@ -1,4 +1,5 @@
-"""DeepMind Control: the continuous control tasks of dm_control's suite, from pixels, states or both.
+"""DeepMind Control: the continuous control tasks of dm_control's suite, from pixels, states or
+both.
 
 Every step takes the same action `action_repeat` times and sums the rewards.
 An episode lasts 1000 frames and no task ends before (except LQR), so that
@@ -9,9 +10,7 @@ On a CPU drawing costs more than physics: `render='fast'` is several times as fa
 
 import numpy as np
 
-from harmony_jax.envs import backgrounds
-from harmony_jax.envs import base
-from harmony_jax.envs import rendering
+from harmony_jax.envs import backgrounds, base, rendering
 
 # From camera 0 the quadruped hides most of itself.
 CAMERAS = {'quadruped': 2}
@@ -45,8 +44,20 @@ class DMC:
     RuntimeError: dm_control is not installed, or nothing can draw.
   """
 
-  def __init__(self, task, num_envs, *, action_repeat=2, size=64, camera=None, render='stock', observe='image',
-               time_limit=0, background='none', background_files=''):
+  def __init__(
+    self,
+    task,
+    num_envs,
+    *,
+    action_repeat=2,
+    size=64,
+    camera=None,
+    render='stock',
+    observe='image',
+    time_limit=0,
+    background='none',
+    background_files='',
+  ):
     if observe not in OBSERVE:
       raise ValueError(f'unknown observe {observe!r}: one of {", ".join(OBSERVE)}')
     if background not in BACKGROUNDS:
@@ -73,8 +84,12 @@ class DMC:
     self._center, self._scale = _action_map(self._slots[0].action_spec())
     self._frames = np.zeros(num_envs, int)
     self._video_frame = np.zeros(num_envs, int)  # that the next observation shows
-    self.spec = base.Spec(self._observation_spec(), discrete=False, num_actions=len(self._center),
-                          action_repeat=action_repeat)
+    self.spec = base.Spec(
+      self._observation_spec(),
+      discrete=False,
+      num_actions=len(self._center),
+      action_repeat=action_repeat,
+    )
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @classmethod
@@ -115,13 +130,18 @@ class DMC:
 
   def _make_camera(self, slot, camera):
     from dm_control import mujoco  # by now importable, as the suite is
-    # Kept, as dm_control's `physics.render` would make a new scene for each picture: twice the time.
+
+    # Kept, as dm_control's `physics.render` would make a new scene for each picture: twice the
+    # time.
     return mujoco.Camera(slot.physics, self._size, self._size, camera)
 
   def _begin(self, index, seed):
-    """Starts the episode of a seed: dm_control resets the physics, the task's generator is made anew."""
+    """Starts the episode of a seed: dm_control resets the physics, the task's generator is made
+    anew.
+    """
     slot = self._slots[index]
-    slot.task._random = np.random.RandomState(seed)  # dm_control has no public way but to load the task again
+    # dm_control has no public way but to load the task again
+    slot.task._random = np.random.RandomState(seed)
     self._frames[index] = 0
     if self._video:
       self._video_frame[index] = self._video.start(seed)
@@ -174,8 +194,9 @@ def _suite():
     from dm_control import suite
   except ModuleNotFoundError as error:
     raise RuntimeError(
-        f"DeepMind Control is not installed ({error}): pip install 'dm_control>=1.0.49,<1.0.50' 'mujoco>=3.16,<3.17', "
-        'on Python 3.11 or 3.12') from error
+      f"DeepMind Control is not installed ({error}): pip install 'dm_control>=1.0.49,<1.0.50' 'mujoco>=3.16,<3.17', "
+      'on Python 3.11 or 3.12'
+    ) from error
   return suite
 
 
@@ -190,7 +211,10 @@ def _tasks():
 
 
 def _action_map(spec):
-  """Centre and half-width [A] of the actions, so that centre + half-width * [-1, 1] are the task's own bounds."""
+  """Centre and half-width [A] of the actions, so that centre + half-width * [-1, 1] are the task's
+  own bounds.
+  """
   low, high = np.broadcast_to(spec.minimum, spec.shape), np.broadcast_to(spec.maximum, spec.shape)
-  bounded = high - low < 1e9  # dm_control writes "unbounded" (in LQR) as +-1e10: there an action is taken as it is
+  # dm_control writes "unbounded" (in LQR) as +-1e10: there an action is taken as it is
+  bounded = high - low < 1e9
   return np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)

@@ -1,30 +1,30 @@
-"""DMC Remastered: DeepMind Control in a new look every episode, with the same physics (Grigsby & Qi, 2020).
+"""DMC Remastered: DeepMind Control in a new look every episode, with the same physics (Grigsby &
+Qi, 2020).
 
-Seven factors vary (`dmcr_factors`). The original compiles a new model for every episode; here the compiled model is
-repainted in place, which looks the same and takes a fraction of the time, as the OpenGL context stays.
+Seven factors vary (`dmcr_factors`). The original compiles a new model for every episode; here the
+compiled model is repainted in place, which looks the same and takes a fraction of the time, as the
+OpenGL context stays.
 
-An episode's look is a function of its *visual seed*, its starting state of its *dynamics seed*, and both are drawn from
-ranges by the episode's seed. HarmonyDream's authors draw the visual seeds of training and of evaluation from the same 1
-to 1,000,000; that is the range 'train', right on both sides for published numbers. 'test' shares no seed with it, so
-that training on 'train' (or on the first N of it) and evaluating on 'test' measures generalisation to unseen looks:
-other floors and skies where they are painted, other combinations where they are photographs.
+An episode's look is a function of its *visual seed*, its starting state of its *dynamics seed*, and
+both are drawn from ranges by the episode's seed. HarmonyDream's authors draw the visual seeds of
+training and of evaluation from the same 1 to 1,000,000; that is the range 'train', right on both
+sides for published numbers. 'test' shares no seed with it, so that training on 'train' (or on the
+first N of it) and evaluating on 'test' measures generalisation to unseen looks: other floors and
+skies where they are painted, other combinations where they are photographs.
 """
 
 from xml.etree import ElementTree
 
 import numpy as np
 
-from harmony_jax.envs import base
-from harmony_jax.envs import dmc
-from harmony_jax.envs import dmcr_factors
-from harmony_jax.envs import dmcr_textures
+from harmony_jax.envs import base, dmc, dmcr_factors, dmcr_textures
 
 # First seed and number of seeds.
 VISUAL_SEEDS = {'train': (1, 1_000_000), 'test': (1_000_001, 1_000_000)}
 DYNAMICS_SEEDS = {'train': (1, 100_000), 'test': (100_001, 100_000)}
 
-# Where a model has the place of a camera or a light: in its body's frame, and, for those that follow a body, from the
-# body and from the centre of mass in the model's own pose.
+# Where a model has the place of a camera or a light: in its body's frame, and, for those that
+# follow a body, from the body and from the centre of mass in the model's own pose.
 PLACES = ('pos', 'pos0', 'poscom0')
 
 
@@ -35,9 +35,10 @@ class DMCR(dmc.DMC):
     task: one of the 22 of the benchmark, e.g. 'cheetah_run'.
     num_envs: N.
     action_repeat, size, render, time_limit: as for `dmc.DMC`.
-    vary: 'all', or factors of `dmcr_factors.FACTORS` separated by commas. The authors' preset for the hopper leaves the
-      camera out: 'bg,floor,body,target,reflectance,light'.
-    visual_seeds: 'train', 'test', a number N for the seeds 1 to N, or 0 for the default look in every episode.
+    vary: 'all', or factors of `dmcr_factors.FACTORS` separated by commas. The authors' preset for
+      the hopper leaves the camera out: 'bg,floor,body,target,reflectance,light'.
+    visual_seeds: 'train', 'test', a number N for the seeds 1 to N, or 0 for the default look in
+      every episode.
     dynamics_seeds: 'train', 'test', or a number N for the seeds 1 to N.
     assets: a folder of photographs, as in `dmcr_textures.Photos`; '' for painted floors and skies.
 
@@ -49,39 +50,66 @@ class DMCR(dmc.DMC):
     RuntimeError: dm_control is not installed, or nothing can draw.
   """
 
-  def __init__(self, task, num_envs, *, action_repeat=2, size=64, render='stock', vary='all', visual_seeds='train',
-               dynamics_seeds='train', assets='', time_limit=0):
+  def __init__(
+    self,
+    task,
+    num_envs,
+    *,
+    action_repeat=2,
+    size=64,
+    render='stock',
+    vary='all',
+    visual_seeds='train',
+    dynamics_seeds='train',
+    assets='',
+    time_limit=0,
+  ):
     self._visual_seeds = _seed_range('visual', visual_seeds, VISUAL_SEEDS)
     self._dynamics_seeds = _seed_range('dynamics', dynamics_seeds, DYNAMICS_SEEDS)
     if not self._dynamics_seeds[1]:
       raise ValueError('dynamics_seeds must be at least 1')
     self._vary = _factors(vary) if self._visual_seeds[1] else ()
     self._pictures = dmcr_textures.Photos(assets) if assets else dmcr_textures
-    super().__init__(task, num_envs, action_repeat=action_repeat, size=size, render=render, time_limit=time_limit)
+    super().__init__(
+      task, num_envs, action_repeat=action_repeat, size=size, render=render, time_limit=time_limit
+    )
     self.visual_seed = np.zeros(num_envs, int)
     model = self._slots[0].physics.model
-    self._places = {name: getattr(model, name)[0].copy() for name in (f'{kind}_{place}' for kind in ('cam', 'light')
-                                                                      for place in PLACES)}
+    self._places = {
+      name: getattr(model, name)[0].copy()
+      for name in (f'{kind}_{place}' for kind in ('cam', 'light') for place in PLACES)
+    }
 
   @staticmethod
   def tasks():
     """Names of the tasks of the benchmark."""
-    return [f'{domain}_{name}' for domain, ranges in dmcr_factors.DOMAINS.items() for name in ranges.tasks]
+    return [
+      f'{domain}_{name}' for domain, ranges in dmcr_factors.DOMAINS.items() for name in ranges.tasks
+    ]
 
   def _load(self):
     """One dm_control environment with the model as DMC Remastered changed it."""
     slot = super()._load()
-    edits = {('material', 'grid'): {'texrepeat': '3 3'},  # per metre
-             ('texture', 'grid'): {'width': '800', 'height': '800'}}
+    edits = {
+      ('material', 'grid'): {'texrepeat': '3 3'},  # per metre
+      ('texture', 'grid'): {'width': '800', 'height': '800'},
+    }
     # A compiled texture keeps its size, so what will be painted gets the size of the pictures.
     if 'floor' in self._vary:
-      edits['texture', 'grid'] = {'width': str(dmcr_textures.FLOOR_SIZE), 'height': str(dmcr_textures.FLOOR_SIZE)}
+      edits['texture', 'grid'] = {
+        'width': str(dmcr_textures.FLOOR_SIZE),
+        'height': str(dmcr_textures.FLOOR_SIZE),
+      }
     if 'bg' in self._vary:
-      edits['texture', 'skybox'] = {'width': str(dmcr_textures.SKY_SIZE), 'height': str(dmcr_textures.SKY_SIZE)}
+      edits['texture', 'skybox'] = {
+        'width': str(dmcr_textures.SKY_SIZE),
+        'height': str(dmcr_textures.SKY_SIZE),
+      }
     edits.update(dmcr_factors.DOMAINS[self._domain].edits)
     model, assets = dmc.domain_module(self._domain).get_model_and_assets()
     slot.physics.reload_from_xml_string(
-        _edited(model, edits), {name: _edited(text, edits) for name, text in assets.items()})
+      _edited(model, edits), {name: _edited(text, edits) for name, text in assets.items()}
+    )
     return slot
 
   def _begin(self, index, seed):
@@ -90,14 +118,17 @@ class DMCR(dmc.DMC):
     super()._begin(index, _choose(seed, 1, self._dynamics_seeds))
 
   def _paint(self, index):
-    """Gives one environment the look of its visual seed: every factor that varies is set, so nothing stays behind."""
+    """Gives one environment the look of its visual seed: every factor that varies is set, so
+    nothing stays behind.
+    """
     if self._vary:
       look = dmcr_factors.draw(self._domain, int(self.visual_seed[index]))
       for factor in self._vary:
         getattr(self, f'_paint_{factor}')(index, self._slots[index].physics.model, look[factor])
 
   def _paint_bg(self, index, model, seed):
-    self._set_texture(index, model, 'skybox', np.tile(self._pictures.sky(seed), (6, 1, 1)))  # on all faces of the cube
+    # on all faces of the cube
+    self._set_texture(index, model, 'skybox', np.tile(self._pictures.sky(seed), (6, 1, 1)))
 
   def _paint_floor(self, index, model, seed):
     self._set_texture(index, model, 'grid', self._pictures.floor(seed))
@@ -116,6 +147,7 @@ class DMCR(dmc.DMC):
     self._move(model, 'cam', camera['position'])
     if camera['quaternion'] is not None:
       import mujoco
+
       model.cam_quat[0] = camera['quaternion']
       # What a camera that follows a body reads; bodies with a camera are not turned in the model.
       mujoco.mju_quat2Mat(model.cam_mat0[0], camera['quaternion'])
@@ -137,9 +169,10 @@ class DMCR(dmc.DMC):
   def _set_texture(self, index, model, name, picture):
     """Writes a picture [height, width, 3] into the model and to the graphics card."""
     import mujoco
+
     texture = model.name2id(name, 'texture')
     start = model.tex_adr[texture]
-    model.tex_data[start:start + picture.size] = picture.ravel()
+    model.tex_data[start : start + picture.size] = picture.ravel()
     contexts = self._slots[index].physics.contexts
     with contexts.gl.make_current() as context:
       context.call(mujoco.mjr_uploadTexture, model.ptr, contexts.mujoco.ptr, texture)

@@ -41,7 +41,8 @@ class Episodes:
     env: as in `base`.
     run_seed: >= 0.
     stream: 'train' or 'eval'.
-    first: index of the first of these environments among all of the run, where several processes share them.
+    first: index of the first of these environments among all of the run, where several processes
+      share them.
   """
 
   def __init__(self, env, run_seed, stream, first=0):
@@ -52,7 +53,8 @@ class Episodes:
     self._episode = np.full(env.num_envs, -1)  # [N] number of the current episode
     self._restart = np.ones(env.num_envs, bool)
     self._actions = [[] for _ in range(env.num_envs)]  # of the current episode
-    self._failed = np.zeros(env.num_envs, bool)  # where a failure of the environment has just truncated it
+    # where a failure of the environment has just truncated it
+    self._failed = np.zeros(env.num_envs, bool)
 
   def step(self, actions):
     """Takes actions [N] or [N, A] (None on the first call, which begins all episodes).
@@ -85,8 +87,12 @@ class Episodes:
     The actions are those of the running episodes only: 27,000 integers per
     environment for the longest Atari episode.
     """
-    return {'episode': self._episode.tolist(), 'restart': self._restart.tolist(),
-            'failed': self._failed.tolist(), 'actions': [list(actions) for actions in self._actions]}
+    return {
+      'episode': self._episode.tolist(),
+      'restart': self._restart.tolist(),
+      'failed': self._failed.tolist(),
+      'actions': [list(actions) for actions in self._actions],
+    }
 
   def restore(self, state, replay=True):
     """Takes up the episodes of `state()`.
@@ -103,11 +109,13 @@ class Episodes:
       none or it was not replayed.
     """
     if len(state['episode']) != self.env.num_envs:
-      raise ValueError(f"the state has {len(state['episode'])} environments; "
-                       f'here are {self.env.num_envs}')
+      raise ValueError(
+        f'the state has {len(state["episode"])} environments; here are {self.env.num_envs}'
+      )
     self._episode = np.array(state['episode'])
     self._restart = np.array(state['restart'], bool)
-    self._failed = np.array(state.get('failed', [False] * self.env.num_envs), bool)  # older states have none
+    # older states have none
+    self._failed = np.array(state.get('failed', [False] * self.env.num_envs), bool)
     self._actions = [list(actions) for actions in state['actions']]
     if (self._episode < 0).all():
       return None
@@ -121,7 +129,8 @@ class Episodes:
   def _replay(self):
     lengths = np.array([len(actions) for actions in self._actions])
     seeds = self._seeds()
-    shown = np.zeros(self.env.num_envs, int)  # [N] time steps of its episode that each environment has shown
+    # [N] time steps of its episode that each environment has shown
+    shown = np.zeros(self.env.num_envs, int)
     while (shown <= lengths).any():
       idle = shown > lengths  # one that has arrived idles, and thereby repeats its last step
       actions = zero_actions(self.env.spec, self.env.num_envs)
@@ -129,12 +138,17 @@ class Episodes:
         actions[index] = self._actions[index][shown[index] - 1]
       timestep = self.env.step(actions, shown == 0, seeds, idle=idle)
       shown = np.where(_failed(self.env), 0, shown + ~idle)  # one that fails begins again
-    base.truncate(timestep, self._failed)  # the step that failed is not played again: it might succeed
+    # the step that failed is not played again: it might succeed
+    base.truncate(timestep, self._failed)
     return timestep
 
   def _seeds(self):
-    return np.array([episode_seed(self.run_seed, self.stream, index, episode)
-                     for index, episode in enumerate(self._episode, self.first)])
+    return np.array(
+      [
+        episode_seed(self.run_seed, self.stream, index, episode)
+        for index, episode in enumerate(self._episode, self.first)
+      ]
+    )
 
 
 def _failed(env):
@@ -148,10 +162,12 @@ class EpisodeResult(NamedTuple):
   `measures` holds, for each outcome that the environment tells beside the
   reward (`env.measures`, e.g. 'success'), the maximum over the time steps.
   """
+
   seed: int
   score: float
   length: int
-  measures: dict[str, float] = types.MappingProxyType({})  # read-only, as all results share the default
+  # read-only, as all results share the default
+  measures: dict[str, float] = types.MappingProxyType({})
 
 
 def run_episodes(env, seeds, policy, on_step=None):
@@ -181,7 +197,8 @@ def run_episodes(env, seeds, policy, on_step=None):
 
 
 def play(env, seeds):
-  """A generator of exactly one complete episode for each seed: gives time steps, is sent actions [N] or [N, A].
+  """A generator of exactly one complete episode for each seed: gives time steps, is sent actions
+  [N] or [N, A].
 
   An environment whose episode ends takes the next seed; when none is left it
   idles. What is played does not depend on how long episodes last, so short
@@ -215,7 +232,9 @@ def play(env, seeds):
       if timestep.is_last[index]:
         playing[index], begun, restart[index] = begun, begun + 1, True
     actions = yield timestep
-  measures = [{name: float(values[index]) for name, values in best.items()} for index in range(len(seeds))]
+  measures = [
+    {name: float(values[index]) for name, values in best.items()} for index in range(len(seeds))
+  ]
   return [EpisodeResult(*row) for row in zip(seeds, scores.tolist(), lengths.tolist(), measures)]
 
 

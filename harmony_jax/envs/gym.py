@@ -1,4 +1,5 @@
-"""Any Gymnasium environment, by its id: 'CartPole-v1', or 'package:Name-v0' where a package registers it.
+"""Any Gymnasium environment, by its id: 'CartPole-v1', or 'package:Name-v0' where a package
+registers it.
 
 Observations become what the agent takes: pictures uint8 [64, 64, 3] and
 vectors float32. A `terminated` episode is terminal, a `truncated` one only
@@ -15,8 +16,7 @@ import weakref
 
 import numpy as np
 
-from harmony_jax.envs import base
-from harmony_jax.envs import rendering
+from harmony_jax.envs import base, rendering
 from harmony_jax.envs.check import RESERVED
 
 OBSERVE = ('auto', 'render', 'both')
@@ -56,7 +56,18 @@ class Gym:
     RuntimeError: a package that the environment needs is missing.
   """
 
-  def __init__(self, task, num_envs, *, action_repeat=1, size=64, observe='auto', time_limit=0, success='', **options):
+  def __init__(
+    self,
+    task,
+    num_envs,
+    *,
+    action_repeat=1,
+    size=64,
+    observe='auto',
+    time_limit=0,
+    success='',
+    **options,
+  ):
     self.task = self.canonical(task)
     if observe not in OBSERVE:
       raise base.unknown('kind of observation', observe, OBSERVE)
@@ -64,13 +75,20 @@ class Gym:
       options['render_mode'] = 'rgb_array'
     if time_limit:
       options['max_episode_steps'] = time_limit * action_repeat
-    self.num_envs, self.action_repeat, self.size, self.success = num_envs, action_repeat, size, success
+    self.num_envs, self.action_repeat, self.size, self.success = (
+      num_envs,
+      action_repeat,
+      size,
+      success,
+    )
     self._simulators = [_make_simulator(self.task, options) for _ in range(num_envs)]
     # OpenGL contexts must be freed before Python takes their library away, so also at exit.
     self._free = weakref.finalize(self, _close_all, self._simulators)
     first = self._simulators[0]
     self._drawn = observe != 'auto'
-    self._readers = {} if observe == 'render' else _readers(first.observation_space, size, self.task, self._drawn)
+    self._readers = (
+      {} if observe == 'render' else _readers(first.observation_space, size, self.task, self._drawn)
+    )
     observation = {name: spec for name, (spec, _) in self._readers.items()}
     if self._drawn:
       _try_to_draw(first, self.task)
@@ -82,20 +100,29 @@ class Gym:
 
   @staticmethod
   def canonical(task):
-    """'cartpole-v1' -> 'CartPole-v1'; 'CartPole' -> its newest version; 'package:Name-v0' imports the package."""
+    """'cartpole-v1' -> 'CartPole-v1'; 'CartPole' -> its newest version; 'package:Name-v0' imports
+    the package.
+    """
     import gymnasium
+
     package, _, name = str(task).rpartition(':')
     if package:
       try:
         importlib.import_module(package)
       except ImportError as error:
-        raise ValueError(f'{task!r} asks for the package {package!r}, which cannot be imported: {error}') from None
+        raise ValueError(
+          f'{task!r} asks for the package {package!r}, which cannot be imported: {error}'
+        ) from None
     specs = sorted(gymnasium.registry.values(), key=lambda spec: -(spec.version or 0))
     for spec in specs:
       if name and name.lower() in (spec.id.lower(), spec.id.lower().rpartition('-v')[0]):
         return f'{package}:{spec.id}' if package else spec.id
-    raise base.unknown('Gymnasium id', name, [spec.id for spec in specs],
-                       f"{len(specs)} are registered; where a package registers it, write 'package:Name-v0'")
+    raise base.unknown(
+      'Gymnasium id',
+      name,
+      [spec.id for spec in specs],
+      f"{len(specs)} are registered; where a package registers it, write 'package:Name-v0'",
+    )
 
   def step(self, actions, restart, seeds, idle=None):
     """See `base`. Raises ValueError for a discrete action that does not exist."""
@@ -112,7 +139,9 @@ class Gym:
     self._free()
 
   def _advance(self, index, action):
-    """Observation, summed reward, is_first, terminated, truncated and info after `action_repeat` steps or the end."""
+    """Observation, summed reward, is_first, terminated, truncated and info after `action_repeat`
+    steps or the end.
+    """
     total = 0.0
     for _ in range(self.action_repeat):
       observation, reward, terminated, truncated, info = self._simulators[index].step(action)
@@ -137,6 +166,7 @@ class Gym:
 
 def _make_simulator(task, options):
   import gymnasium
+
   if 'mujoco' in str(gymnasium.spec(task.rpartition(':')[2]).entry_point):
     try:
       rendering.choose_backend()  # in any case: MuJoCo settles on one when it is imported
@@ -154,26 +184,34 @@ def _make_simulator(task, options):
 def _try_to_draw(simulator, task):
   """Raises an error of one line where the environment draws no picture of three colours."""
   import gymnasium
+
   if 'rgb_array' not in simulator.metadata.get('render_modes', ()):
-    raise ValueError(f"{task} draws no pictures (it has no render mode 'rgb_array'): use observe='auto'")
+    raise ValueError(
+      f"{task} draws no pictures (it has no render mode 'rgb_array'): use observe='auto'"
+    )
   simulator.reset(seed=0)
   try:
     image = simulator.render()
   except (ImportError, gymnasium.error.Error) as error:
     raise RuntimeError(f'{task} cannot draw: {_one_line(error)}') from None
   if getattr(image, 'dtype', None) != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-    raise ValueError(f'{task} draws {type(image).__name__} {getattr(image, "shape", "")}, not uint8 [H, W, 3]')
+    raise ValueError(
+      f'{task} draws {type(image).__name__} {getattr(image, "shape", "")}, not uint8 [H, W, 3]'
+    )
 
 
 def _draw(simulator):
   viewer = getattr(getattr(simulator.unwrapped, 'mujoco_renderer', None), 'viewer', None)
   if viewer is not None:
-    viewer.make_context_current()  # Gymnasium would draw with whichever environment's context came last
+    # Gymnasium would draw with whichever environment's context came last
+    viewer.make_context_current()
   return simulator.render()
 
 
 def _readers(space, size, task, drawn):
-  """{name: (ArraySpec, function from the whole observation to one array)}; no picture 'image' where one is `drawn`."""
+  """{name: (ArraySpec, function from the whole observation to one array)}; no picture 'image' where
+  one is `drawn`.
+  """
   leaves = list(_leaves(space))
   one_picture = sum(_is_picture(leaf) for _, leaf in leaves) == 1 and not drawn
   readers = {}
@@ -182,18 +220,25 @@ def _readers(space, size, task, drawn):
     name = f'{name}_observed' if name in RESERVED or (drawn and name == 'image') else name
     if _is_picture(leaf):
       name = 'image' if one_picture else name
-      spec, convert = base.ArraySpec((size, size, 3), np.uint8), functools.partial(_picture, size=size)
+      spec, convert = (
+        base.ArraySpec((size, size, 3), np.uint8),
+        functools.partial(_picture, size=size),
+      )
     else:
       spec, convert = _vector(leaf, f'{task}: the observation {name!r}')
     if name in readers:
       raise ValueError(f'{task}: two of its observations would be named {name!r}')
-    readers[name] = spec, lambda whole, path=path, convert=convert: convert(functools.reduce(_entry, path, whole))
+    readers[name] = (
+      spec,
+      lambda whole, path=path, convert=convert: convert(functools.reduce(_entry, path, whole)),
+    )
   return readers
 
 
 def _leaves(space, path=()):
   """(path, space) of all spaces that are no `Dict` and no `Tuple`."""
   from gymnasium import spaces
+
   if isinstance(space, spaces.Dict | spaces.Tuple):
     inner = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
     for key, child in inner:
@@ -214,19 +259,29 @@ def _is_picture(space):
 def _vector(space, what):
   """(ArraySpec, function to a float32 vector) of a space that is no picture."""
   from gymnasium import spaces
-  if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-    raise ValueError(f'{what} is a {type(space).__name__}: supported are Box, Discrete, MultiDiscrete, MultiBinary, '
-                     'and Dict or Tuple of them')
+
+  if not isinstance(
+    space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+  ):
+    raise ValueError(
+      f'{what} is a {type(space).__name__}: supported are Box, Discrete, MultiDiscrete, MultiBinary, '
+      'and Dict or Tuple of them'
+    )
   length = spaces.flatdim(space)
   if length > LONGEST_VECTOR:
-    raise ValueError(f'{what} {space.shape} {space.dtype} would be a vector of {length} numbers; a picture must be '
-                     'uint8 [H, W, 3], [H, W, 1] or [H, W]')
-  return base.ArraySpec((length,), np.float32), lambda value: spaces.flatten(space, value).astype(np.float32)
+    raise ValueError(
+      f'{what} {space.shape} {space.dtype} would be a vector of {length} numbers; a picture must be '
+      'uint8 [H, W, 3], [H, W, 1] or [H, W]'
+    )
+  return base.ArraySpec((length,), np.float32), lambda value: spaces.flatten(space, value).astype(
+    np.float32
+  )
 
 
 def _actions(space, task):
   """(discrete?, number of actions, function from the agent's action to the environment's)."""
   from gymnasium import spaces
+
   if isinstance(space, spaces.Discrete):
     count, start = int(space.n), int(space.start)
 
@@ -239,10 +294,14 @@ def _actions(space, task):
   if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
     raise ValueError(f'{task}: actions {space} are not supported: only Discrete, and Box of floats')
   low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-  bounded = np.maximum(abs(low), abs(high)) < 1e9  # some write the largest float in place of infinity
+  # some write the largest float in place of infinity
+  bounded = np.maximum(abs(low), abs(high)) < 1e9
   if not bounded.all():
-    warnings.warn(f'{task}: {(~bounded).sum()} of {bounded.size} dimensions of its actions have no bounds; '
-                  'there the agent reaches only the numbers in [-1, 1]', stacklevel=3)
+    warnings.warn(
+      f'{task}: {(~bounded).sum()} of {bounded.size} dimensions of its actions have no bounds; '
+      'there the agent reaches only the numbers in [-1, 1]',
+      stacklevel=3,
+    )
   low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
 
   def stretch(action):
@@ -254,7 +313,9 @@ def _actions(space, task):
 
 
 def _picture(image, size):
-  """Any picture [H, W, 3], [H, W, 1] or [H, W] as uint8 [size, size, 3]; every pixel is the mean of its area."""
+  """Any picture [H, W, 3], [H, W, 1] or [H, W] as uint8 [size, size, 3]; every pixel is the mean of
+  its area.
+  """
   image = np.asarray(image)
   image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
   if image.shape[:2] == (size, size):
@@ -268,7 +329,9 @@ def _picture(image, size):
 
 @functools.cache
 def _areas(source, target):
-  """[target, source] float32: the share of each source pixel in each target pixel's interval; rows sum to 1."""
+  """[target, source] float32: the share of each source pixel in each target pixel's interval; rows
+  sum to 1.
+  """
   edges = np.linspace(0, source, target + 1)
   pixels = np.arange(source)
   overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)

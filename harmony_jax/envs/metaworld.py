@@ -17,23 +17,60 @@ import weakref
 
 import numpy as np
 
-from harmony_jax.envs import base
-from harmony_jax.envs import rendering
+from harmony_jax.envs import base, rendering
 
 # Those of the paper: two easy, two medium, two hard ones.
 PAPER_TASKS = ('lever_pull', 'handle_pull_side', 'hammer', 'sweep_into', 'push', 'assembly')
 TASKS = PAPER_TASKS + (
-    'basketball', 'bin_picking', 'box_close', 'button_press', 'button_press_topdown', 'button_press_topdown_wall',
-    'button_press_wall', 'coffee_button', 'coffee_pull', 'coffee_push', 'dial_turn', 'disassemble', 'door_close',
-    'door_lock', 'door_open', 'door_unlock', 'drawer_close', 'drawer_open', 'faucet_close', 'faucet_open',
-    'hand_insert', 'handle_press', 'handle_press_side', 'handle_pull', 'peg_insert_side', 'peg_unplug_side',
-    'pick_out_of_hole', 'pick_place', 'pick_place_wall', 'plate_slide', 'plate_slide_back', 'plate_slide_back_side',
-    'plate_slide_side', 'push_back', 'push_wall', 'reach', 'reach_wall', 'shelf_place', 'soccer', 'stick_pull',
-    'stick_push', 'sweep', 'window_close', 'window_open')
+  'basketball',
+  'bin_picking',
+  'box_close',
+  'button_press',
+  'button_press_topdown',
+  'button_press_topdown_wall',
+  'button_press_wall',
+  'coffee_button',
+  'coffee_pull',
+  'coffee_push',
+  'dial_turn',
+  'disassemble',
+  'door_close',
+  'door_lock',
+  'door_open',
+  'door_unlock',
+  'drawer_close',
+  'drawer_open',
+  'faucet_close',
+  'faucet_open',
+  'hand_insert',
+  'handle_press',
+  'handle_press_side',
+  'handle_pull',
+  'peg_insert_side',
+  'peg_unplug_side',
+  'pick_out_of_hole',
+  'pick_place',
+  'pick_place_wall',
+  'plate_slide',
+  'plate_slide_back',
+  'plate_slide_back_side',
+  'plate_slide_side',
+  'push_back',
+  'push_wall',
+  'reach',
+  'reach_wall',
+  'shelf_place',
+  'soccer',
+  'stick_pull',
+  'stick_push',
+  'sweep',
+  'window_close',
+  'window_open',
+)
 
 CAMERAS = ('corner', 'corner2', 'corner3', 'topview', 'behindGripper', 'gripperPOV')
-# These three hang head down. Reading their rows from the bottom sets the picture upright and mirrors it, which is what
-# the authors' older MuJoCo bindings hand out.
+# These three hang head down. Reading their rows from the bottom sets the picture upright and
+# mirrors it, which is what the authors' older MuJoCo bindings hand out.
 HANGING = ('corner', 'corner2', 'corner3')
 INSTALL = f"pip install -c constraints/python3.{sys.version_info.minor}.txt -e '.[metaworld]'"
 
@@ -62,8 +99,18 @@ class MetaWorld:
       fit the installed MuJoCo.
   """
 
-  def __init__(self, task, num_envs, *, action_repeat=1, size=64, camera='corner', render='stock', time_limit=500,
-               observe='image'):
+  def __init__(
+    self,
+    task,
+    num_envs,
+    *,
+    action_repeat=1,
+    size=64,
+    camera='corner',
+    render='stock',
+    time_limit=500,
+    observe='image',
+  ):
     self.task = self.canonical(task)
     if camera not in CAMERAS:
       raise base.unknown('Meta-World camera', camera, CAMERAS)
@@ -86,10 +133,16 @@ class MetaWorld:
         self._renderers.append(_make_renderer(simulator.model, size))
     # Contexts must be freed before Python takes their library away, so also at exit.
     self._free = weakref.finalize(self, _close_all, self._renderers)
-    specs = {'image': base.ArraySpec((size, size, 3), np.uint8), 'state': base.ArraySpec((39,), np.float32)}
+    specs = {
+      'image': base.ArraySpec((size, size, 3), np.uint8),
+      'state': base.ArraySpec((39,), np.float32),
+    }
     self.spec = base.Spec(
-        observation={name: specs[name] for name in specs if observe in (name, 'both')}, discrete=False,
-        num_actions=4, action_repeat=action_repeat)
+      observation={name: specs[name] for name in specs if observe in (name, 'both')},
+      discrete=False,
+      num_actions=4,
+      action_repeat=action_repeat,
+    )
     self.measures = {'success': np.zeros(num_envs, np.float32)}
     self._steps = np.zeros(num_envs, int)  # since the episode's begin
     self._last = base.empty_timestep(self.spec, num_envs)
@@ -123,11 +176,13 @@ class MetaWorld:
 
   def _begin(self, index, seed):
     import mujoco
+
     simulator = self._simulators[index]
     simulator.seed(seed)
     state, _ = simulator.reset()
-    # The package moves objects and goal in the model last, but leaves positions computed before: without this the first
-    # picture shows 30 of the 50 tasks with something in a wrong place. It touches nothing that the physics reads.
+    # The package moves objects and goal in the model last, but leaves positions computed before:
+    # without this the first picture shows 30 of the 50 tasks with something in a wrong place. It
+    # touches nothing that the physics reads.
     mujoco.mj_kinematics(simulator.model, simulator.data)
     self._steps[index] = 0
     self._write(index, state, 0, 0, first=True)
@@ -161,18 +216,27 @@ class MetaWorld:
 
 
 def _make_simulator(task):
-  """One environment of the package whose object and goal are drawn anew, from its own generator, at every reset."""
+  """One environment of the package whose object and goal are drawn anew, from its own generator, at
+  every reset.
+  """
   try:
     import metaworld  # the package, not this module
     import mujoco
   except ImportError as error:
-    raise RuntimeError(f'Meta-World cannot be imported ({error}). To install it: {INSTALL}') from None
+    raise RuntimeError(
+      f'Meta-World cannot be imported ({error}). To install it: {INSTALL}'
+    ) from None
   try:
     simulator = metaworld.ALL_V3_ENVIRONMENTS[task.replace('_', '-') + '-v3']()
-  except ValueError as error:  # e.g. from MuJoCo 3.17 on: the package writes 11 numbers where there are 12
-    raise RuntimeError(f'the installed Meta-World does not fit MuJoCo {mujoco.__version__} ({error}). '
-                       f'Versions that go together: {INSTALL}') from None
-  simulator._partially_observable = False  # the goal is part of the state; its bounds are computed anew below
+  except (
+    ValueError
+  ) as error:  # e.g. from MuJoCo 3.17 on: the package writes 11 numbers where there are 12
+    raise RuntimeError(
+      f'the installed Meta-World does not fit MuJoCo {mujoco.__version__} ({error}). '
+      f'Versions that go together: {INSTALL}'
+    ) from None
+  # the goal is part of the state; its bounds are computed anew below
+  simulator._partially_observable = False
   del simulator.sawyer_observation_space
   simulator._freeze_rand_vec = False
   simulator.seeded_rand_vec = True
@@ -182,6 +246,7 @@ def _make_simulator(task):
 
 def _make_renderer(model, size):
   import mujoco
+
   model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
   model.vis.global_.offheight = max(model.vis.global_.offheight, size)
   return mujoco.Renderer(model, size, size)

@@ -1,4 +1,5 @@
-"""N environments in N processes: for simulators whose rendering is slow and holds Python, or that fail at times.
+"""N environments in N processes: for simulators whose rendering is slow and holds Python, or that
+fail at times.
 
     env = Processes(functools.partial(envs.make, 'dmc', 'cheetah_run', 1), num_envs=4)
 
@@ -18,16 +19,14 @@ import time
 import numpy as np
 
 from harmony_jax.envs import base
-from harmony_jax.envs.worker import Failure
-from harmony_jax.envs.worker import Task
-from harmony_jax.envs.worker import Worker
-from harmony_jax.envs.worker import map_rows
-from harmony_jax.envs.worker import shared_file
+from harmony_jax.envs.worker import Failure, Task, Worker, map_rows, shared_file
 
-# Seconds for a step or a reset. The slowest simulators need some seconds for a reset, and ten times that where many
-# share two cores; a hang is rare, so that waiting long for it costs little, while a healthy episode cut off is lost.
+# Seconds for a step or a reset. The slowest simulators need some seconds for a reset, and ten times
+# that where many share two cores; a hang is rare, so that waiting long for it costs little, while a
+# healthy episode cut off is lost.
 TIMEOUT = 120
-BUILD_SECONDS = 600  # the same for building an environment again: imports, and simulators that start with a window
+# the same for building an environment again: imports, and simulators that start with a window
+BUILD_SECONDS = 600
 IN_A_ROW = 3  # failures that stop the run
 CLOSE_SECONDS = 2  # for the workers to close their simulators; one that takes longer is killed
 POLL_SECONDS = 1
@@ -92,8 +91,12 @@ class Processes:
     moving = range(self.num_envs) if idle is None else np.flatnonzero(~np.asarray(idle)).tolist()
     self.failed = np.zeros(self.num_envs, bool)
     try:
-      self._do({index: Task(actions[index], bool(restart[index]), int(seeds[index])) for index in moving})
-    except BaseException:  # Ctrl-C too: answers that are under way would be taken for those of the next step
+      self._do(
+        {index: Task(actions[index], bool(restart[index]), int(seeds[index])) for index in moving}
+      )
+    except (
+      BaseException
+    ):  # Ctrl-C too: answers that are under way would be taken for those of the next step
       self._end(grace=0)
       raise
     return base.copy_timestep(self._last)
@@ -118,10 +121,13 @@ class Processes:
     self._built = built[0]
     self.spec, names = self._built
     rows, shared_measures = map_rows(self._file, self.num_envs, self.spec, names)
-    # Workers write there, and what one has written is copied when it is complete: some die while they write.
+    # Workers write there, and what one has written is copied when it is complete: some die while
+    # they write.
     self._last = base.empty_timestep(self.spec, self.num_envs)
     measures = {name: np.zeros(self.num_envs, np.float32) for name in names}
-    self._copies = list(zip(_arrays(self._last, measures), _arrays(rows, shared_measures), strict=True))
+    self._copies = list(
+      zip(_arrays(self._last, measures), _arrays(rows, shared_measures), strict=True)
+    )
     if names:
       self.measures = measures
     for worker in self._workers:
@@ -145,11 +151,14 @@ class Processes:
     return self._timeout if self._workers[index].furnished else max(self._timeout, BUILD_SECONDS)
 
   def _wait(self, left):
-    """`{index: answer}` of workers that answered, or whose time is up, soon; takes the time from `left`."""
+    """`{index: answer}` of workers that answered, or whose time is up, soon; takes the time from
+    `left`.
+    """
     pipes = {self._workers[index].pipe: index for index in left}
     started = time.monotonic()
     ready = multiprocessing.connection.wait(list(pipes), min(POLL_SECONDS, *left.values()))
-    passed = min(time.monotonic() - started, POLL_SECONDS)  # what stopped this process for longer stopped them, too
+    # what stopped this process for longer stopped them, too
+    passed = min(time.monotonic() - started, POLL_SECONDS)
     answers = {pipes[pipe]: self._workers[pipes[pipe]].receive() for pipe in ready}
     for index in left:
       left[index] -= passed
@@ -165,7 +174,9 @@ class Processes:
       return not task.restart
     if not worker.furnished:
       if answer != self._built:
-        raise RuntimeError(f'environment {index} is another one after its restart: {answer}, before {self._built}')
+        raise RuntimeError(
+          f'environment {index} is another one after its restart: {answer}, before {self._built}'
+        )
       worker.furnish(self._file, self.num_envs)
       worker.send(task)
       return False
@@ -175,12 +186,18 @@ class Processes:
     return True
 
   def _start_again(self, index, task, failure):
-    """Counts a failure, truncates the episode if one runs, and starts the worker again without waiting for it."""
+    """Counts a failure, truncates the episode if one runs, and starts the worker again without
+    waiting for it.
+    """
     self.failures += 1
     if self._streaks[index].failed(task) == IN_A_ROW:
       raise failure.error(index, f' ({IN_A_ROW} failures in a row)')
-    then = 'it tries the same episode' if task.restart else 'its episode was truncated, and it goes on'
-    _logger.warning('environment %d: %s; %s in a new process', index, ' '.join(str(failure).split()), then)
+    then = (
+      'it tries the same episode' if task.restart else 'its episode was truncated, and it goes on'
+    )
+    _logger.warning(
+      'environment %d: %s; %s in a new process', index, ' '.join(str(failure).split()), then
+    )
     self._workers[index].end()
     self._workers[index].start()
     if not task.restart:
@@ -203,7 +220,8 @@ class _Streak:
 
   def __init__(self):
     self._length = 0
-    self._playing = self._failing = None  # seeds: of the running episode, and of the one that failed last
+    # seeds: of the running episode, and of the one that failed last
+    self._playing = self._failing = None
 
   def completed(self, task, is_last):
     """A task was completed."""

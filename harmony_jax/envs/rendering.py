@@ -1,7 +1,7 @@
 """How MuJoCo draws: which OpenGL, and at what quality. Shared by the suites on MuJoCo.
 
-    choose_backend()                # before mujoco or dm_control is imported
-    apply_quality(model, 'fast')    # before the first picture of that model
+choose_backend()                # before mujoco or dm_control is imported
+apply_quality(model, 'fast')    # before the first picture of that model
 """
 
 import ctypes
@@ -10,7 +10,8 @@ import os
 import sys
 
 QUALITIES = ('stock', 'fast')
-PACKAGES = {'egl': 'libegl1 libegl-mesa0 libgl1-mesa-dri', 'osmesa': 'libosmesa6'}  # of Debian and Ubuntu
+# of Debian and Ubuntu
+PACKAGES = {'egl': 'libegl1 libegl-mesa0 libgl1-mesa-dri', 'osmesa': 'libosmesa6'}
 
 
 def choose_backend():
@@ -71,11 +72,14 @@ def _first_that_works(names):
     except (OSError, AttributeError) as error:
       failures.append(f'{name}: {error}')
   install = ' or '.join(f"'sudo apt-get install {PACKAGES[name]}'" for name in names)
-  raise RuntimeError(f'no OpenGL to draw the pictures with ({"; ".join(failures)}). On Debian or Ubuntu: {install}')
+  raise RuntimeError(
+    f'no OpenGL to draw the pictures with ({"; ".join(failures)}). On Debian or Ubuntu: {install}'
+  )
 
 
 def _try_egl():
-  """Makes an OpenGL context without a display, the way MuJoCo does. Raises OSError saying how far it came.
+  """Makes an OpenGL context without a display, the way MuJoCo does. Raises OSError saying how far
+  it came.
 
   By ctypes: PyOpenGL would settle on a platform when it is imported, also if
   that platform then fails.
@@ -88,9 +92,12 @@ def _try_egl():
   if not query_devices(16, devices, ctypes.byref(count)) or not count.value:
     raise OSError('no EGL device')
   selected = os.environ.get('MUJOCO_EGL_DEVICE_ID')
-  devices = [device for index, device in enumerate(devices[:count.value]) if selected in (None, str(index))]
+  devices = [
+    device for index, device in enumerate(devices[: count.value]) if selected in (None, str(index))
+  ]
   for device in devices:
-    display = ctypes.c_void_p(get_display(0x313F, ctypes.c_void_p(device), None))  # EGL_PLATFORM_DEVICE_EXT
+    # EGL_PLATFORM_DEVICE_EXT
+    display = ctypes.c_void_p(get_display(0x313F, ctypes.c_void_p(device), None))
     # Never terminated: MuJoCo shares the display, and initialising it twice is allowed.
     if display and egl.eglInitialize(display, None, None):
       return _try_context(egl, display)

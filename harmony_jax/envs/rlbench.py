@@ -7,7 +7,8 @@ terminal. So does an action that the simulator refuses, with reward 0 and the
 picture before it.
 
     reach_target   -|target - tip|, the simulator's own dense reward
-    push_button    -|button - tip| + |joint - joint at rest|, the authors' (appendix C; lengths in metres)
+    push_button    -|button - tip| + |joint - joint at rest|, the authors' (appendix C; lengths in
+    metres)
 
 CoppeliaSim, PyRep and RLBench are not on PyPI: `diagnose` says what is missing.
 The adapter is tested on a stand-in of their interface, not on the simulator.
@@ -55,13 +56,19 @@ class RLBench:
     if camera not in CAMERAS:
       raise base.unknown('RLBench camera', camera, CAMERAS)
     if num_envs != 1:
-      raise ValueError(f'RLBench runs one environment per process, not {num_envs}: use several processes')
+      raise ValueError(
+        f'RLBench runs one environment per process, not {num_envs}: use several processes'
+      )
     diagnose()
     self.num_envs = num_envs
     self.action_repeat, self.camera, self.time_limit = action_repeat, camera, time_limit
     self._simulator, self._episode, self._refusals = _launch(self.task, camera, size)
-    self.spec = base.Spec(observation={'image': base.ArraySpec((size, size, 3), np.uint8)}, discrete=False,
-                          num_actions=8, action_repeat=action_repeat)
+    self.spec = base.Spec(
+      observation={'image': base.ArraySpec((size, size, 3), np.uint8)},
+      discrete=False,
+      num_actions=8,
+      action_repeat=action_repeat,
+    )
     self.measures = {'success': np.zeros(num_envs, np.float32)}
     self._steps = 0  # since the episode's begin
     self._rest = 0.0  # the button's joint when nobody pushes it
@@ -124,7 +131,9 @@ class RLBench:
 
   def _push_reward(self):
     task = self._episode._task
-    distance = np.linalg.norm(np.subtract(task.target_button.get_position(), task.robot.arm.get_tip().get_position()))
+    distance = np.linalg.norm(
+      np.subtract(task.target_button.get_position(), task.robot.arm.get_tip().get_position())
+    )
     return abs(task.joint.get_joint_position() - self._rest) - distance
 
   def _write(self, shown, reward, first, terminal, success):
@@ -140,7 +149,8 @@ class RLBench:
 
 def _launch(task, camera, size):
   """The simulator, the task in it, and the errors by which it refuses an action."""
-  os.environ.setdefault('QT_QPA_PLATFORM_PLUGIN_PATH', os.environ['COPPELIASIM_ROOT'])  # CoppeliaSim's window library
+  # CoppeliaSim's window library
+  os.environ.setdefault('QT_QPA_PLATFORM_PLUGIN_PATH', os.environ['COPPELIASIM_ROOT'])
   try:
     from pyrep.errors import ConfigurationPathError, IKError
     from rlbench import tasks
@@ -151,19 +161,30 @@ def _launch(task, camera, size):
     from rlbench.environment import Environment
     from rlbench.observation_config import ObservationConfig
   except (ImportError, OSError, RuntimeError) as error:
-    raise RuntimeError(f"everything is there, but RLBench cannot be imported: {' '.join(str(error).split())} "
-                       '(do CoppeliaSim 4.1, PyRep and RLBench belong together?)') from None
+    raise RuntimeError(
+      f'everything is there, but RLBench cannot be imported: {" ".join(str(error).split())} '
+      '(do CoppeliaSim 4.1, PyRep and RLBench belong together?)'
+    ) from None
   config = ObservationConfig()
   config.set_all(False)
   view = getattr(config, f'{camera}_camera')
   view.rgb, view.image_size = True, (size, size)
   simulator = Environment(
-      action_mode=MoveArmThenGripper(arm_action_mode=JointPosition(absolute_mode=False),
-                                     gripper_action_mode=Discrete()),
-      obs_config=config, headless=True, shaped_rewards=task == 'reach_target')  # push_button has none of its own
+    action_mode=MoveArmThenGripper(
+      arm_action_mode=JointPosition(absolute_mode=False), gripper_action_mode=Discrete()
+    ),
+    # push_button has none of its own
+    obs_config=config,
+    headless=True,
+    shaped_rewards=task == 'reach_target',
+  )
   simulator.launch()
   chosen = {'reach_target': 'ReachTarget', 'push_button': 'PushButton'}[task]
-  return simulator, simulator.get_task(getattr(tasks, chosen)), (IKError, ConfigurationPathError, InvalidActionError)
+  return (
+    simulator,
+    simulator.get_task(getattr(tasks, chosen)),
+    (IKError, ConfigurationPathError, InvalidActionError),
+  )
 
 
 def diagnose():
@@ -178,12 +199,16 @@ def diagnose():
     if problem:
       later = ', '.join(name for name, _ in CHECKS[count:])
       then = f' Looked at next: {later}.' if later else ''
-      raise RuntimeError(f'RLBench cannot start, check {count} of {len(CHECKS)} ({name}): {problem}.{then}')
+      raise RuntimeError(
+        f'RLBench cannot start, check {count} of {len(CHECKS)} ({name}): {problem}.{then}'
+      )
 
 
 def _check_root():
   root = os.environ.get('COPPELIASIM_ROOT')
-  mend = 'unpack CoppeliaSim Edu 4.1 (www.coppeliarobotics.com) and export COPPELIASIM_ROOT=<its folder>'
+  mend = (
+    'unpack CoppeliaSim Edu 4.1 (www.coppeliarobotics.com) and export COPPELIASIM_ROOT=<its folder>'
+  )
   if not root:
     return f'COPPELIASIM_ROOT is not set; {mend}'
   if not os.path.isdir(root):
@@ -200,13 +225,17 @@ def _check_path():
   folders = os.environ.get('LD_LIBRARY_PATH', '').split(os.pathsep)
   root = os.path.realpath(os.environ['COPPELIASIM_ROOT'])
   if root not in [os.path.realpath(folder) for folder in folders if folder]:
-    return ('the folder is not on LD_LIBRARY_PATH; before Python starts: '
-            'export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$COPPELIASIM_ROOT')
+    return (
+      'the folder is not on LD_LIBRARY_PATH; before Python starts: '
+      'export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$COPPELIASIM_ROOT'
+    )
 
 
 def _check_rlbench():
   if importlib.util.find_spec('rlbench') is None:
-    return 'it is not installed (PyPI has none); pip install git+https://github.com/stepjam/RLBench.git'
+    return (
+      'it is not installed (PyPI has none); pip install git+https://github.com/stepjam/RLBench.git'
+    )
 
 
 def _check_pyrep():
@@ -222,13 +251,16 @@ def _check_pyrep():
 
 def _check_display():
   if not os.environ.get('DISPLAY'):
-    return f'DISPLAY is not set, and CoppeliaSim draws only on an X display; without a screen: {XVFB}'
+    return (
+      f'DISPLAY is not set, and CoppeliaSim draws only on an X display; without a screen: {XVFB}'
+    )
 
 
 CHECKS = (
-    ('CoppeliaSim', _check_root),
-    (LIBRARY, _check_library),
-    ('LD_LIBRARY_PATH', _check_path),
-    ('RLBench', _check_rlbench),
-    ('PyRep', _check_pyrep),
-    ('a display', _check_display))
+  ('CoppeliaSim', _check_root),
+  (LIBRARY, _check_library),
+  ('LD_LIBRARY_PATH', _check_path),
+  ('RLBench', _check_rlbench),
+  ('PyRep', _check_pyrep),
+  ('a display', _check_display),
+)

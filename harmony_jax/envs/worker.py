@@ -1,7 +1,9 @@
-"""One environment in a process of its own: how it starts, lives and ends. `processes` steps N of them.
+"""One environment in a process of its own: how it starts, lives and ends. `processes` steps N of
+them.
 
-A worker writes its time steps into its row of arrays in memory that it shares with its parent. Through one pipe come
-its tasks and go its short answers; into another one goes its Python stack when it crashes, or when it is asked.
+A worker writes its time steps into its row of arrays in memory that it shares with its parent.
+Through one pipe come its tasks and go its short answers; into another one goes its Python stack
+when it crashes, or when it is asked.
 """
 
 import contextlib
@@ -22,27 +24,38 @@ import numpy as np
 
 from harmony_jax.envs import base
 
-# What workers find in their environment, unless the user has set it. They share the machine: one thread each for
-# linear algebra and for Mesa's software rendering, and no accelerator, which belongs to the training.
+# What workers find in their environment, unless the user has set it. They share the machine: one
+# thread each for linear algebra and for Mesa's software rendering, and no accelerator, which
+# belongs to the training.
 VARIABLES = {
-    'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'LP_NUM_THREADS': '1',
-    'JAX_PLATFORMS': 'cpu'}
+  'OMP_NUM_THREADS': '1',
+  'OPENBLAS_NUM_THREADS': '1',
+  'MKL_NUM_THREADS': '1',
+  'LP_NUM_THREADS': '1',
+  'JAX_PLATFORMS': 'cpu',
+}
 
 STACK_SECONDS = 0.5  # of silence, after which a stack is taken as complete
-KILL_SECONDS = 2  # for a killed worker to be gone; in a sleep that the system does not interrupt it may take longer
+# for a killed worker to be gone; in a sleep that the system does not interrupt it may take longer
+KILL_SECONDS = 2
 
-_starting = threading.Lock()  # runs in several threads would take each other's changes of `os.environ` for the user's
+# runs in several threads would take each other's changes of `os.environ` for the user's
+_starting = threading.Lock()
 
 
 class Task(NamedTuple):
   """What a worker is asked to do: take an action, or begin the episode of a seed."""
+
   action: np.ndarray
   restart: bool
   seed: int
 
 
 class Failure(NamedTuple):
-  """Why a worker did not do its task: an exception's type and text, or a text alone; and its traceback, if known."""
+  """Why a worker did not do its task: an exception's type and text, or a text alone; and its
+  traceback, if known.
+  """
+
   name: str
   text: str
   traceback: str
@@ -66,14 +79,16 @@ class Failure(NamedTuple):
 
 
 class Worker:
-  """A process that holds an environment, as its parent sees it. May be started again after a failure.
+  """A process that holds an environment, as its parent sees it. May be started again after a
+  failure.
 
   Args:
     index: of its environment among the N, which is its row in memory.
     factory: see `Processes`.
 
   Attributes:
-    pipe: becomes ready when there is something to `receive`: first (spec, names of measures) of what was built.
+    pipe: becomes ready when there is something to `receive`: first (spec, names of measures) of
+      what was built.
     furnished: it has got its memory, and so can take tasks.
   """
 
@@ -84,11 +99,14 @@ class Worker:
 
   def start(self):
     """Starts the process, which begins to build its environment."""
-    context = multiprocessing.get_context('spawn')  # a fork would copy JAX's locks but not its threads
+    # a fork would copy JAX's locks but not its threads
+    context = multiprocessing.get_context('spawn')
     with _inherited():
       pipe, theirs = context.Pipe()
       stack, their_stack = context.Pipe(duplex=False)
-      process = context.Process(target=_work, args=(theirs, their_stack, self.index, self._factory), daemon=True)
+      process = context.Process(
+        target=_work, args=(theirs, their_stack, self.index, self._factory), daemon=True
+      )
       process.start()
       self.process, self.pipe, self._stack, self.furnished = process, pipe, stack, False
       theirs.close()  # so that the worker's death is the end of the pipe
@@ -131,7 +149,7 @@ class Worker:
   def _read_stack(self):
     text = b''
     while multiprocessing.connection.wait([self._stack], STACK_SECONDS):
-      part = os.read(self._stack.fileno(), 2 ** 16)
+      part = os.read(self._stack.fileno(), 2**16)
       if not part:
         break
       text += part
@@ -139,16 +157,25 @@ class Worker:
 
 
 def map_rows(file, num_envs, spec, names):
-  """The memory of a file as (`TimeStep`, `{name: [N] float32}` of the measures); it lives as long as its arrays."""
+  """The memory of a file as (`TimeStep`, `{name: [N] float32}` of the measures); it lives as long
+  as its arrays.
+  """
   blank = base.empty_timestep(spec, num_envs)
-  arrays = [*blank.observation.values(), *blank[1:], *(np.zeros(num_envs, np.float32) for _ in names)]
-  starts = np.cumsum([0] + [-(-array.nbytes // 64) * 64 for array in arrays])  # each aligned to 64 bytes
+  arrays = [
+    *blank.observation.values(),
+    *blank[1:],
+    *(np.zeros(num_envs, np.float32) for _ in names),
+  ]
+  # each aligned to 64 bytes
+  starts = np.cumsum([0] + [-(-array.nbytes // 64) * 64 for array in arrays])
   memory = np.memmap(file, np.uint8, 'r+', shape=(int(starts[-1]),))
-  views = [np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
-           for array, start in zip(arrays, starts)]
+  views = [
+    np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
+    for array, start in zip(arrays, starts)
+  ]
   count = len(spec.observation)
   observation = dict(zip(spec.observation, views))
-  return base.TimeStep(observation, *views[count:count + 4]), dict(zip(names, views[count + 4:]))
+  return base.TimeStep(observation, *views[count : count + 4]), dict(zip(names, views[count + 4 :]))
 
 
 def shared_file():
@@ -157,8 +184,11 @@ def shared_file():
 
 
 def _work(pipe, stack, index, factory):
-  """The life of a worker: builds its environment, does its tasks, ends with None or with the parent."""
-  os.set_blocking(stack.fileno(), False)  # rather a stack that is cut off than a crash that waits for a reader
+  """The life of a worker: builds its environment, does its tasks, ends with None or with the
+  parent.
+  """
+  # rather a stack that is cut off than a crash that waits for a reader
+  os.set_blocking(stack.fileno(), False)
   faulthandler.enable(stack)
   faulthandler.register(signal.SIGUSR1, stack)
   threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -188,14 +218,18 @@ def _work(pipe, stack, index, factory):
 
 
 def _end_with_parent():
-  """Ends a worker whose simulator hangs when the parent is gone; one that waits finds the pipe closed by itself."""
+  """Ends a worker whose simulator hangs when the parent is gone; one that waits finds the pipe
+  closed by itself.
+  """
   multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
   os._exit(1)
 
 
 @contextlib.contextmanager
 def _inherited():
-  """What processes started here inherit: SIGINT blocked, so that Ctrl-C is the parent's alone, and `VARIABLES`."""
+  """What processes started here inherit: SIGINT blocked, so that Ctrl-C is the parent's alone, and
+  `VARIABLES`.
+  """
   multiprocessing.resource_tracker.ensure_running()  # now, as its own start unblocks SIGINT
   with _starting:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

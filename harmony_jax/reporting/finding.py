@@ -11,11 +11,13 @@ def find(paths):
   """Yields (kind, path or text) in order of the paths, and by name inside of folders.
 
   Args:
-    paths: run folders, folders with run folders at any depth, JSON files, folders with such; or one of them alone.
+    paths: run folders, folders with run folders at any depth, JSON files, folders with such; or one
+      of them alone.
 
   Yields:
-    ('run', folder), ('file', a JSON that was named), ('json', one that lies in a folder), or ('problem', one line).
-    Nothing inside of a run folder is looked at, nor hidden folders. A folder that links lead to twice is given once.
+    ('run', folder), ('file', a JSON that was named), ('json', one that lies in a folder), or
+    ('problem', one line). Nothing inside of a run folder is looked at, nor hidden folders. A folder
+    that links lead to twice is given once.
   """
   seen = set()
   for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
@@ -69,4 +71,6 @@ def _missing(path):
   except OSError:
     names = []
   near = difflib.get_close_matches(parts[at - 1].name, names, n=1, cutoff=0.5)
-  return f'{path} does not exist' + (f'; the nearest there is: {parts[at] / near[0]}' if near else '')
+  return f'{path} does not exist' + (
+    f'; the nearest there is: {parts[at] / near[0]}' if near else ''
+  )

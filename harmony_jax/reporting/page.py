@@ -1,4 +1,6 @@
-"""HTML of a report: one page that needs nothing else, not even a network. Whatever comes from files is escaped here."""
+"""HTML of a report: one page that needs nothing else, not even a network. Whatever comes from files
+is escaped here.
+"""
 
 import dataclasses
 import html
@@ -13,6 +15,7 @@ GENERATOR = 'harmony-jax experiments.report'
 @dataclasses.dataclass
 class Section:
   """A heading with `blocks` of HTML and, at the first level, sections within."""
+
   title: str
   blocks: list
   parts: list = dataclasses.field(default_factory=list)
@@ -70,7 +73,9 @@ def _anchor(title, taken):
 def _contents(sections):
   items = []
   for section in sections:
-    parts = ''.join(f'<li><a href="#{part.anchor}">{text(part.title)}</a></li>' for part in section.parts)
+    parts = ''.join(
+      f'<li><a href="#{part.anchor}">{text(part.title)}</a></li>' for part in section.parts
+    )
     parts = f'<ul>{parts}</ul>' if parts else ''
     items.append(f'<li><a href="#{section.anchor}">{text(section.title)}</a>{parts}</li>')
   return f'<nav aria-label="Contents"><ul>{"".join(items)}</ul></nav>'
@@ -89,24 +94,32 @@ def paragraph(words, kind='') -> str:
 
 def facts(pairs) -> str:
   """A box of facts: [(name, value, whether it is a number to be seen from afar)]."""
-  items = ''.join(f'<div class="{"short" if big else "wide"}"><dt>{text(name)}</dt><dd>{text(value)}</dd></div>'
-                  for name, value, big in pairs)
+  items = ''.join(
+    f'<div class="{"short" if big else "wide"}"><dt>{text(name)}</dt><dd>{text(value)}</dd></div>'
+    for name, value, big in pairs
+  )
   return f'<dl class="facts">{items}</dl>\n'
 
 
 def warning(title, lines) -> str:
   """What a reader must not overlook."""
   items = ''.join(f'<li>{text(line)}</li>' for line in lines)
-  return f'<div class="warn" role="note"><p><strong>{text(title)}</strong></p><ul>{items}</ul></div>\n'
+  return (
+    f'<div class="warn" role="note"><p><strong>{text(title)}</strong></p><ul>{items}</ul></div>\n'
+  )
 
 
 def table(found, notes=()) -> str:
   """A `tables.Table` in a box of its own that scrolls sideways, `notes` of plain text below."""
-  head = ''.join(f'<th scope="col"{_kind(at, found)}>{text(name)}</th>' for at, name in enumerate(found.header))
+  head = ''.join(
+    f'<th scope="col"{_kind(at, found)}>{text(name)}</th>' for at, name in enumerate(found.header)
+  )
   rows = ''.join(_row(row, found) for row in found.rows)
-  return (f'<div class="scroll" tabindex="0" role="region" aria-label="{text(found.caption)}"><table>'
-          f'<caption>{text(found.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n'
-          + note(notes))
+  return (
+    f'<div class="scroll" tabindex="0" role="region" aria-label="{text(found.caption)}"><table>'
+    f'<caption>{text(found.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n'
+    + note(notes)
+  )
 
 
 def folded(title, inner) -> str:
@@ -134,7 +147,13 @@ def _row(row, found):
   cells = [f'<th scope="row" class="t">{text(row[0].text)}</th>']
   for at, cell in enumerate(row[1:], 1):
     words = text(cell.text)
-    words = f'<strong>{words}</strong>' if cell.strong else f'<span class="no">{words}</span>' if cell.faint else words
+    words = (
+      f'<strong>{words}</strong>'
+      if cell.strong
+      else f'<span class="no">{words}</span>'
+      if cell.faint
+      else words
+    )
     notes = ''.join(f'<small>{text(each)}</small>' for each in cell.notes)
     cells.append(f'<td{_kind(at, found)}>{words}{notes}</td>')
   return f'<tr>{"".join(cells)}</tr>'
@@ -150,16 +169,24 @@ def figures(found) -> str:
 
 
 def figure(found, title='') -> str:
-  """A `charts.Figure`: a title where it needs one, legend, its panels as SVG, caption, where its files are."""
+  """A `charts.Figure`: a title where it needs one, legend, its panels as SVG, caption, where its
+  files are.
+  """
   width = max(panel.width for panel in found.panels)
-  legend = ''.join(f'<li><i class="{kind}" style="--k:{_color(color)}"></i>{text(label)}</li>'
-                   for label, color, kind in found.legend)
+  legend = ''.join(
+    f'<li><i class="{kind}" style="--k:{_color(color)}"></i>{text(label)}</li>'
+    for label, color, kind in found.legend
+  )
   panels = ''.join(f'<div>{svg}</div>' for svg in charts.inline(found))
-  files = ' · '.join(f'<a href="figures/{text(found.name)}.{kind}">{kind.upper()}</a>' for kind in ('png', 'svg'))
-  return (f'<figure>{f"<p class=title>{text(title)}</p>" if title else ""}'
-          f'{f"<ul class=legend>{legend}</ul>" if legend else ""}'
-          f'<div class="panels" style="--w:{round(0.95 * width)}px;--max:{round(1.45 * width)}px">{panels}</div>'
-          f'<figcaption>{_note_line(found.caption)}<p>As a file: {files}</p></figcaption></figure>\n')
+  files = ' · '.join(
+    f'<a href="figures/{text(found.name)}.{kind}">{kind.upper()}</a>' for kind in ('png', 'svg')
+  )
+  return (
+    f'<figure>{f"<p class=title>{text(title)}</p>" if title else ""}'
+    f'{f"<ul class=legend>{legend}</ul>" if legend else ""}'
+    f'<div class="panels" style="--w:{round(0.95 * width)}px;--max:{round(1.45 * width)}px">{panels}</div>'
+    f'<figcaption>{_note_line(found.caption)}<p>As a file: {files}</p></figcaption></figure>\n'
+  )
 
 
 def _color(color):

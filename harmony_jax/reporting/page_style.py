@@ -1,6 +1,6 @@
 """The style of a report's page: system fonts, both colour schemes, a phone's width, print."""
 
-CSS = '''
+CSS = """
 :root{color-scheme:light dark;--bg:#fdfdfb;--ink:#1a1c1e;--soft:#555b61;--rule:#dfddd6;--link:#0a5a8c;
 --warn:#8a3b00;--warnbg:#fdf3e7}
 @media (prefers-color-scheme:dark){:root{--bg:#14171a;--ink:#e8e6e1;--soft:#a9afb5;--rule:#30363b;
@@ -81,4 +81,4 @@ nav>ul>li>a{min-width:100%}}
 @media print{:root{--bg:#fff;--ink:#000;--soft:#444;--rule:#ccc}body{font-size:10pt}nav{display:none}
 figure,tr{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}table{font-size:7pt}th,td{padding:2px 4px}
 .panels{grid-template-columns:repeat(3,1fr)}a{color:inherit;text-decoration:none}}
-'''
+"""

@@ -1,4 +1,5 @@
-"""Runs as reports take them, read from wherever they lie: folders of runs that are done or going on, results files.
+"""Runs as reports take them, read from wherever they lie: folders of runs that are done or going
+on, results files.
 
     found, problems = collect(['runs', 'results/atari100k'])
     for record in found:
@@ -16,7 +17,12 @@ from harmony_jax.training.run_folder import FREE
 __all__ = ['collect', 'final', 'read', 'value']
 
 # Settings of the harmonizers, which another rule has not.
-_HARMONIZERS = ('weighting.rate', 'weighting.beta2', 'weighting.calibrate', 'weighting.dynamics_regularizer')
+_HARMONIZERS = (
+  'weighting.rate',
+  'weighting.beta2',
+  'weighting.calibrate',
+  'weighting.dynamics_regularizer',
+)
 
 
 def read(folder) -> dict:
@@ -28,11 +34,13 @@ def collect(paths) -> tuple:
   """The records of all runs below some paths, each run once.
 
   Args:
-    paths: run folders, folders with run folders at any depth, results files, folders with such; or one of them.
+    paths: run folders, folders with run folders at any depth, results files, folders with such; or
+      one of them.
 
   Returns:
-    ([record], [problem]): a problem is one line, of what was left out and why: a path that is not there, a run that is
-    damaged or half written, a second, different run in the place of another; or of seeds whose settings differ.
+    ([record], [problem]): a problem is one line, of what was left out and why: a path that is not
+    there, a run that is damaged or half written, a second, different run in the place of another;
+    or of seeds whose settings differ.
   """
   found, problems = [], []
   for kind, path in finding.find(paths):
@@ -52,7 +60,9 @@ def collect(paths) -> tuple:
 
 
 def _one_per_place(found):
-  """([record], [a line for each place that different runs claim]); of one run that was found twice, the longer."""
+  """([record], [a line for each place that different runs claim]); of one run that was found twice,
+  the longer.
+  """
   kept, problems = {}, []
   for record in found:
     other = kept.setdefault(place(record), record)
@@ -63,23 +73,38 @@ def _one_per_place(found):
     else:
       best = max(other, record, key=lambda each: each['complete'])
       left = other if best is record else record
-      problems.append(one_line(f"{left['source']} is left out: {best['source']} is another run of {record['task']}, "
-                               f"{record['method']}, seed {record['seed']}"))
+      problems.append(
+        one_line(
+          f'{left["source"]} is left out: {best["source"]} is another run of {record["task"]}, '
+          f'{record["method"]}, seed {record["seed"]}'
+        )
+      )
     kept[place(record)] = best
   return list(kept.values()), problems
 
 
 def _unlike_seeds(found):
-  """A line for each record whose settings are not those of the first one of its suite, method and task."""
+  """A line for each record whose settings are not those of the first one of its suite, method and
+  task.
+  """
   first, problems = {}, []
   for record in found:
     other = first.setdefault(place(record)[:3], record)
     idle = ('seed',) if record['weighting'].startswith('harmony') else ('seed', *_HARMONIZERS)
-    differing = {key: values for key, values in difference(other['config'], record['config']).items()
-                 if key not in idle and f'config.{key}' not in FREE and ABSENT not in values}
+    differing = {
+      key: values
+      for key, values in difference(other['config'], record['config']).items()
+      if key not in idle and f'config.{key}' not in FREE and ABSENT not in values
+    }
     if differing:
-      told = ', '.join(f'{key} ({new} for {old})' for key, (old, new) in list(differing.items())[:3])
+      told = ', '.join(
+        f'{key} ({new} for {old})' for key, (old, new) in list(differing.items())[:3]
+      )
       more = f' and {len(differing) - 3} more' if len(differing) > 3 else ''
-      problems.append(one_line(f"{record['source']}: its settings are not those of {other['source']}, a seed of the "
-                               f'same method: {told}{more}'))
+      problems.append(
+        one_line(
+          f'{record["source"]}: its settings are not those of {other["source"]}, a seed of the '
+          f'same method: {told}{more}'
+        )
+      )
   return problems

@@ -27,8 +27,10 @@ def parse(text) -> dict:
         found.setdefault(task, {})[name] = score
     return found
   except (ValueError, AttributeError, OverflowError, RecursionError):
-    raise UserError('--references must be JSON of names and finite scores, {"random": -20.7}, or of such for each '
-                    'task, {"walker_stand": {"random": 144.2}}') from None
+    raise UserError(
+      '--references must be JSON of names and finite scores, {"random": -20.7}, or of such for each '
+      'task, {"walker_stand": {"random": 144.2}}'
+    ) from None
 
 
 def of(task, references) -> dict:

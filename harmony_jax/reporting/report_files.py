@@ -1,6 +1,7 @@
 """A report's folder: written whole, beside what was there, and only where nothing else can be lost.
 
-The page names the files that were written with it, so that a later report takes the place of these and of no others.
+The page names the files that were written with it, so that a later report takes the place of these
+and of no others.
 """
 
 import html as markup
@@ -18,7 +19,9 @@ _MINE = f'<meta name="generator" content="{page.GENERATOR}">'
 
 
 def check(folder):
-  """Raises UserError unless `folder` is new, empty, or an earlier report and nothing else, at any depth."""
+  """Raises UserError unless `folder` is new, empty, or an earlier report and nothing else, at any
+  depth.
+  """
   folder = _path(folder)
   wish = 'name a new or empty folder, or an earlier report'
   if not folder.exists() and not folder.is_symlink():
@@ -33,20 +36,27 @@ def check(folder):
     return
   own = _own(folder / 'index.html')
   if own is None:
-    raise UserError(f'--output={folder} holds {[*files, *sorted(os.listdir(folder))][0]!r} and no report: {wish}')
+    raise UserError(
+      f'--output={folder} holds {[*files, *sorted(os.listdir(folder))][0]!r} and no report: {wish}'
+    )
   others = [name for name in files if name not in own]
   if others:
-    raise UserError(f'--output={folder} holds {others[0]!r}, which is no part of a report and would be lost: {wish}')
+    raise UserError(
+      f'--output={folder} holds {others[0]!r}, which is no part of a report and would be lost: {wish}'
+    )
 
 
 def _path(folder):
-  return pathlib.Path(os.path.expanduser(folder))  # a shell leaves the ~ of --output=~/report as it is
+  # a shell leaves the ~ of --output=~/report as it is
+  return pathlib.Path(os.path.expanduser(folder))
 
 
 def _files(folder):
   """Paths below a folder, relative to it, of all that is no folder; links count as files."""
+
   def fail(error):
     raise error
+
   found = []
   for top, folders, names in os.walk(folder, onerror=fail):
     names = [*names, *(name for name in folders if os.path.islink(os.path.join(top, name)))]
@@ -67,8 +77,10 @@ def _own(path):
   except (OSError, ValueError, TypeError):
     return None
   if own is None and _MINE in text:
-    raise UserError(f'--output={path.parent} holds a report that does not say which files are its own: remove it, or '
-                    'name another folder')
+    raise UserError(
+      f'--output={path.parent} holds a report that does not say which files are its own: remove it, or '
+      'name another folder'
+    )
   return own
 
 
@@ -76,8 +88,8 @@ def write(folder, html, figures, write_results):
   """Writes index.html, figures/ and results/, in place of an earlier report.
 
   Args:
-    folder: passes `check`. html: of `page.document`. figures: [charts.Figure]. write_results: called with the folder
-    results/.
+    folder: passes `check`. html: of `page.document`. figures: [charts.Figure]. write_results:
+    called with the folder results/.
 
   Raises:
     UserError: the folder cannot be written; the earlier report is still there.
@@ -99,7 +111,9 @@ def write(folder, html, figures, write_results):
     check(folder)  # drawing takes a while
     _put(new, folder)
   except OSError as error:
-    raise UserError(f'the report cannot be written to {folder}: {error.strerror or error}') from None
+    raise UserError(
+      f'the report cannot be written to {folder}: {error.strerror or error}'
+    ) from None
   finally:
     if new is not None:
       shutil.rmtree(new, ignore_errors=True)

@@ -10,26 +10,36 @@ FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')
 
 
 def read(folder) -> dict:
-  """One run folder: {'folder', 'config', 'scores': [lines], 'metrics': [lines], 'environment', 'complete', 'hours'}.
+  """One run folder: {'folder', 'config', 'scores': [lines], 'metrics': [lines], 'environment',
+  'complete', 'hours'}.
 
-  A last line that a crash or a running process left unfinished is dropped. `hours` is the marker's of a complete run,
-  else None.
+  A last line that a crash or a running process left unfinished is dropped. `hours` is the marker's
+  of a complete run, else None.
 
   Raises:
     UserError: `folder` holds no run, or one that is damaged; names the file.
   """
   folder = pathlib.Path(folder)
   try:
-    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'), parse_constant=_refuse)['config']
+    config = json.loads(
+      (folder / 'config.json').read_text(encoding='utf-8'), parse_constant=_refuse
+    )['config']
   except OSError as error:
-    raise UserError(f'{folder} holds no run: its config.json cannot be read ({error.strerror})') from None
+    raise UserError(
+      f'{folder} holds no run: its config.json cannot be read ({error.strerror})'
+    ) from None
   except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise UserError(f'{folder} holds no run: its config.json cannot be read ({error})') from None
   complete = (folder / '.complete').exists()
-  return {'folder': folder, 'config': config, 'scores': _lines(folder / 'scores.jsonl'),
-          'metrics': _lines(folder / 'metrics.jsonl'),
-          'environment': _bytes(folder / 'environment.txt').decode(errors='replace'),
-          'complete': complete, 'hours': _hours(folder / '.complete') if complete else None}
+  return {
+    'folder': folder,
+    'config': config,
+    'scores': _lines(folder / 'scores.jsonl'),
+    'metrics': _lines(folder / 'metrics.jsonl'),
+    'environment': _bytes(folder / 'environment.txt').decode(errors='replace'),
+    'complete': complete,
+    'hours': _hours(folder / '.complete') if complete else None,
+  }
 
 
 def _bytes(path):
@@ -56,7 +66,9 @@ def _lines(path):
 
 
 def _hours(path):
-  """The hours that a run's end has noted; None where they cannot be read, which is no harm to its scores."""
+  """The hours that a run's end has noted; None where they cannot be read, which is no harm to its
+  scores.
+  """
   try:
     hours = json.loads(path.read_bytes())['hours']
     return float(hours) if isinstance(hours, (int, float)) and 0 <= hours < 1e9 else None

@@ -1,17 +1,20 @@
-"""Honest statistics over few runs: aggregates with stratified bootstrap intervals, as Agarwal et al. define them.
+"""Honest statistics over few runs: aggregates with stratified bootstrap intervals, as Agarwal et
+al. define them.
 
-    scores = {'Pong': [1.1, 1.2, 0.9], 'Boxing': [6.2, 7.1, 6.6]}   # one number per run, human-normalised
-    aggregates(scores)['iqm']                                       # Interval(point=…, low=…, high=…)
+    scores = {'Pong': [1.1, 1.2, 0.9], 'Boxing': [6.2, 7.1, 6.6]}   # one number per run,
+    human-normalised aggregates(scores)['iqm']                                       #
+    Interval(point=…, low=…, high=…)
 
-The definitions are those of rliable (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice", arXiv 2108.13264), which asks for the same number of runs in every task; here tasks may have different
-numbers of them (a run then counts for one in what is taken over all runs), and those without any are left out.
-Intervals are percentile intervals, 95 %, over resamples of the runs within each task: what would change if the same
-tasks were run again with other seeds. Where no task has more than one run nothing is known of that, and an interval's
-bounds are None.
+The definitions are those of rliable (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge
+of the Statistical Precipice", arXiv 2108.13264), which asks for the same number of runs in every
+task; here tasks may have different numbers of them (a run then counts for one in what is taken over
+all runs), and those without any are left out. Intervals are percentile intervals, 95 %, over
+resamples of the runs within each task: what would change if the same tasks were run again with
+other seeds. Where no task has more than one run nothing is known of that, and an interval's bounds
+are None.
 
-A resample is a row of counts, how often each run was drawn; every statistic below is a function of counts and scores.
-The order of tasks and of runs changes nothing, not even the random draws.
+A resample is a row of counts, how often each run was drawn; every statistic below is a function of
+counts and scores. The order of tasks and of runs changes nothing, not even the random draws.
 """
 
 import functools
@@ -25,6 +28,7 @@ AGGREGATES = ('mean', 'median', 'iqm', 'optimality_gap')
 
 class Interval(NamedTuple):
   """A statistic and its 95 % interval; None is what cannot be told."""
+
   point: float | None
   low: float | None = None
   high: float | None = None
@@ -40,7 +44,9 @@ def mean_interval(values, reps=2000, seed=0) -> Interval:
   values = np.sort(np.array([value for value in values if value is not None], float))
   if not len(values):
     return Interval(None)
-  return _interval(values.mean(), _counts((len(values),), reps, seed) @ values / len(values), (len(values),))
+  return _interval(
+    values.mean(), _counts((len(values),), reps, seed) @ values / len(values), (len(values),)
+  )
 
 
 def aggregates(scores, reps=2000, seed=0) -> dict:
@@ -48,7 +54,8 @@ def aggregates(scores, reps=2000, seed=0) -> dict:
 
   - `mean`, `median`: over tasks, of the tasks' means over runs;
   - `iqm`: the interquartile mean of all runs of all tasks (`interquartile_mean`);
-  - `optimality_gap`: 1 − mean(min(score, 1)) over all runs of all tasks: how far from people's scores, γ = 1.
+  - `optimality_gap`: 1 − mean(min(score, 1)) over all runs of all tasks: how far from people's
+    scores, γ = 1.
 
   Args:
     scores: {task: [score of each run]}.
@@ -61,11 +68,16 @@ def aggregates(scores, reps=2000, seed=0) -> dict:
   if not sizes:
     return dict.fromkeys(AGGREGATES, Interval(None))
   draws = _all_aggregates(values, sizes, _counts(sizes, reps, seed))
-  return {name: _interval(point, drawn, sizes) for (name, point), drawn in zip(points(scores).items(), draws)}
+  return {
+    name: _interval(point, drawn, sizes)
+    for (name, point), drawn in zip(points(scores).items(), draws)
+  }
 
 
 def points(scores) -> dict:
-  """The four aggregates alone, without intervals: {'mean', 'median', 'iqm', 'optimality_gap': number or None}."""
+  """The four aggregates alone, without intervals: {'mean', 'median', 'iqm', 'optimality_gap':
+  number or None}.
+  """
   values, sizes = _flat(scores)
   if not sizes:
     return dict.fromkeys(AGGREGATES)
@@ -74,10 +86,12 @@ def points(scores) -> dict:
 
 
 def interquartile_mean(values) -> float:
-  """The mean without the lowest and the highest quarter of the values (each rounded down), however they are nested."""
+  """The mean without the lowest and the highest quarter of the values (each rounded down), however
+  they are nested.
+  """
   values = np.sort(np.asarray(values, float), axis=None)
   cut = len(values) // 4
-  return float(np.mean(values[cut:len(values) - cut]))
+  return float(np.mean(values[cut : len(values) - cut]))
 
 
 def performance_profile(scores, taus, reps=2000, seed=0) -> tuple:
@@ -89,8 +103,8 @@ def performance_profile(scores, taus, reps=2000, seed=0) -> tuple:
     reps, seed: number of resamples, and where their random draws begin.
 
   Returns:
-    (fractions, lows, highs), arrays [K]; the bounds are pointwise 95 % intervals, and NaN where nothing is known of
-    them, as all three are without any run.
+    (fractions, lows, highs), arrays [K]; the bounds are pointwise 95 % intervals, and NaN where
+    nothing is known of them, as all three are without any run.
   """
   values, sizes = _flat(scores)
   unknown = np.full(len(taus), np.nan)
@@ -108,7 +122,8 @@ def probability_of_improvement(x, y, reps=2000, seed=0) -> Interval:
 
   Args:
     x, y: {task: [score of each run]}; only tasks that both have runs of count.
-    reps, seed: number of resamples (of X and of Y independently), and where their random draws begin.
+    reps, seed: number of resamples (of X and of Y independently), and where their random draws
+      begin.
   """
   both = {task for task in x if len(x[task])} & {task for task in y if len(y[task])}
   if not both:
@@ -124,12 +139,16 @@ def probability_of_improvement(x, y, reps=2000, seed=0) -> Interval:
   return _interval(point / len(both), drawn / len(both), sizes + others)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _flat(scores):
-  """(all scores in one array, number of runs of each task): tasks by name, runs by score, without empty tasks."""
-  groups = [np.sort(np.asarray(scores[task], float)) for task in sorted(scores) if len(scores[task])]
+  """(all scores in one array, number of runs of each task): tasks by name, runs by score, without
+  empty tasks.
+  """
+  groups = [
+    np.sort(np.asarray(scores[task], float)) for task in sorted(scores) if len(scores[task])
+  ]
   return (np.concatenate(groups) if groups else np.zeros(0)), tuple(len(group) for group in groups)
 
 
@@ -140,22 +159,32 @@ def _slices(sizes):
 
 @functools.lru_cache(maxsize=32)
 def _counts(sizes, reps, seed):
-  """[reps, runs] how often each run is drawn, where each task's runs are drawn with replacement from that task."""
+  """[reps, runs] how often each run is drawn, where each task's runs are drawn with replacement
+  from that task.
+  """
   rng = np.random.default_rng(seed)
-  counts = np.concatenate([rng.multinomial(size, [1 / size] * size, reps) for size in sizes], axis=1).astype(float)
+  counts = np.concatenate(
+    [rng.multinomial(size, [1 / size] * size, reps) for size in sizes], axis=1
+  ).astype(float)
   counts.setflags(write=False)  # shared by all callers
   return counts
 
 
 def _all_aggregates(values, sizes, counts):
-  """Mean, median, interquartile mean and optimality gap, [reps] each, of runs that are there `counts` times."""
-  means = np.stack([counts[:, i] @ values[i] / size for i, size in zip(_slices(sizes), sizes)], axis=1)
+  """Mean, median, interquartile mean and optimality gap, [reps] each, of runs that are there
+  `counts` times.
+  """
+  means = np.stack(
+    [counts[:, i] @ values[i] / size for i, size in zip(_slices(sizes), sizes)], axis=1
+  )
   gap = 1 - counts @ np.minimum(values, 1) / len(values)
   return means.mean(1), np.median(means, axis=1), _trimmed(values, counts), gap
 
 
 def _trimmed(values, counts):
-  """Interquartile means [reps]: of each value stay as many copies as lie between the quarters that are cut off."""
+  """Interquartile means [reps]: of each value stay as many copies as lie between the quarters that
+  are cut off.
+  """
   order, total = np.argsort(values), len(values)
   cut = total // 4
   ends = np.clip(np.cumsum(counts[:, order], axis=1), cut, total - cut)

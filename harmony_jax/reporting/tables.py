@@ -15,6 +15,7 @@ MISSING = 'missing'
 @dataclasses.dataclass
 class Cell:
   """`text` with smaller `notes` under it; `strong` is bold, `faint` is what is not there."""
+
   text: str
   notes: tuple = ()
   strong: bool = False
@@ -24,6 +25,7 @@ class Cell:
 @dataclasses.dataclass
 class Table:
   """A caption, the headers, and rows of cells; a row of one cell is a heading within the table."""
+
   caption: str
   header: list
   rows: list
@@ -38,7 +40,9 @@ def score(value, success=False) -> str:
 
 
 def within_5_percent(scores) -> set:
-  """Keys of {key: score} that the paper's Table 2 prints in bold: not more than 5 % of the best below it."""
+  """Keys of {key: score} that the paper's Table 2 prints in bold: not more than 5 % of the best
+  below it.
+  """
   known = {key: each for key, each in scores.items() if each is not None}
   if not known:
     return set()
@@ -47,7 +51,8 @@ def within_5_percent(scores) -> set:
 
 
 def summary_of(runs, seeds=()) -> Cell:
-  """'mean ± std' over the complete runs of a task, min – max and number of seeds below; how far the others are.
+  """'mean ± std' over the complete runs of a task, min – max and number of seeds below; how far the
+  others are.
 
   seeds: those that there might be; which of them there are no runs of is named.
   """
@@ -59,11 +64,13 @@ def summary_of(runs, seeds=()) -> Cell:
   if without:
     notes.append(f'{without} complete without a finite score')
   if open_runs:
-    notes += [f"seed {each['seed']} {'not complete: ' if values else 'at '}{progress(each, short=True)}"
-              for each in open_runs]
+    notes += [
+      f'seed {each["seed"]} {"not complete: " if values else "at "}{progress(each, short=True)}'
+      for each in open_runs
+    ]
   absent = [seed for seed in seeds if runs and seed not in {str(record['seed']) for record in runs}]
   if absent:
-    notes.append(f"missing: seed{'s' if len(absent) > 1 else ''} {', '.join(absent)}")
+    notes.append(f'missing: seed{"s" if len(absent) > 1 else ""} {", ".join(absent)}')
   if not values:
     return Cell('not complete' if open_runs else MISSING, tuple(notes), faint=True)
   mean = statistics.mean_interval(values).point
@@ -77,8 +84,12 @@ def summary_of(runs, seeds=()) -> Cell:
 
 def training_of(runs) -> Cell:
   """Mean of the last training episodes' returns over the complete runs."""
-  values = [last['train'] for last in map(grouping.final, runs) if last and last['train'] is not None]
-  return Cell(number(statistics.mean_interval(values).point)) if values else Cell(MISSING, faint=True)
+  values = [
+    last['train'] for last in map(grouping.final, runs) if last and last['train'] is not None
+  ]
+  return (
+    Cell(number(statistics.mean_interval(values).point)) if values else Cell(MISSING, faint=True)
+  )
 
 
 def progress(record, short=False) -> str:
@@ -90,44 +101,80 @@ def progress(record, short=False) -> str:
     return 'nothing written yet'
   if short and planned:
     return f'{100 * done / planned:.0f} %'
-  return f'step {done:,} of {planned:,} ({100 * done / planned:.0f} %)' if planned else f'step {done:,}'
+  return (
+    f'step {done:,} of {planned:,} ({100 * done / planned:.0f} %)' if planned else f'step {done:,}'
+  )
 
 
 def atari(records) -> Table:
-  """The layout of the paper's Table 2: random, human, the published columns, ours; aggregates are `aggregates`."""
+  """The layout of the paper's Table 2: random, human, the published columns, ours; aggregates are
+  `aggregates`.
+  """
   methods = grouping.by_method(records)
-  trained = {method: any(each.get('train_mean') is not None for record in group for each in record['evaluations'])
-             for method, group in methods.items()}
+  trained = {
+    method: any(
+      each.get('train_mean') is not None for record in group for each in record['evaluations']
+    )
+    for method, group in methods.items()
+  }
   seeds = grouping.seeds(records)
   header = ['Game', 'Random', 'Human', *published.TABLE_2]
   for method in methods:
     header += [method, *([f'{method}, training'] if trained[method] else [])]
   rows = []
-  for game in [*RANDOM_AND_HUMAN, *sorted({record['task'] for record in records} - set(RANDOM_AND_HUMAN))]:
-    groups = {method: [record for record in group if record['task'] == game] for method, group in methods.items()}
+  for game in [
+    *RANDOM_AND_HUMAN,
+    *sorted({record['task'] for record in records} - set(RANDOM_AND_HUMAN)),
+  ]:
+    groups = {
+      method: [record for record in group if record['task'] == game]
+      for method, group in methods.items()
+    }
     context = {column: scores.get(game) for column, scores in published.TABLE_2.items()}
-    ours = {method: values[game] for method, group in groups.items() if (values := grouping.finals(group))}
-    bold = within_5_percent({**context, **{method: statistics.mean_interval(each).point
-                                           for method, each in ours.items()}})
+    ours = {
+      method: values[game] for method, group in groups.items() if (values := grouping.finals(group))
+    }
+    bold = within_5_percent(
+      {**context, **{method: statistics.mean_interval(each).point for method, each in ours.items()}}
+    )
     known = RANDOM_AND_HUMAN.get(game, (None, None))
     cells = [Cell(game)] + [Cell(reference(each), faint=each is None) for each in known]
-    cells += [Cell(number(each), strong=column in bold, faint=each is None) for column, each in context.items()]
+    cells += [
+      Cell(number(each), strong=column in bold, faint=each is None)
+      for column, each in context.items()
+    ]
     for method, group in groups.items():
       cell = summary_of(group, seeds[method in grouping.AUTHORS])
       cell.strong = method in bold
       cells += [cell, *([training_of(group)] if trained[method] else [])]
     rows.append(cells)
-  return Table('Scores per game', header, rows, beside=tuple(published.TABLE_2),
-               own=3 + len(published.TABLE_2))
+  return Table(
+    'Scores per game', header, rows, beside=tuple(published.TABLE_2), own=3 + len(published.TABLE_2)
+  )
 
 
 def tasks(suite, records, references=None) -> Table:
-  """A row per task and method of the suite: evaluation over seeds, training returns, references, hours and speed."""
+  """A row per task and method of the suite: evaluation over seeds, training returns, references,
+  hours and speed.
+  """
   returns_too = any(record['score'] != 'return' for record in records)
   seeds, all_methods = grouping.seeds(records), grouping.by_method(records)
-  names = list(dict.fromkeys(name for record in records for name in references_of(record['task'], suite, references)))
-  header = ['Task', 'Method', grouping.judged_by(records), *(['Evaluation return'] if returns_too else []),
-            'Training return', *names, 'Frames', 'Hours per run', 'Steps/s']
+  names = list(
+    dict.fromkeys(
+      name for record in records for name in references_of(record['task'], suite, references)
+    )
+  )
+  header = [
+    'Task',
+    'Method',
+    grouping.judged_by(records),
+    *(['Evaluation return'] if returns_too else []),
+    'Training return',
+    *names,
+    'Frames',
+    'Hours per run',
+    'Steps/s',
+  ]
   rows = []
   for task, methods in grouping.by_task(records).items():
     lines = references_of(task, suite, references)
@@ -135,29 +182,45 @@ def tasks(suite, records, references=None) -> Table:
       group = methods.get(method, [])
       done = [record for record in group if grouping.final(record)]
       returns = [grouping.number_or_none(record['evaluations'][-1].get('mean')) for record in done]
-      rows.append([Cell(task), Cell(method), summary_of(group, seeds[method in grouping.AUTHORS]),
-                   *([_mean_cell(returns)] if returns_too else []), training_of(group),
-                   *(Cell(reference(lines.get(name)), faint=name not in lines) for name in names),
-                   _mean_cell([record['evaluations'][-1].get('frame') for record in done]),
-                   _mean_cell([record.get('hours') or record['evaluations'][-1].get('hours') for record in done]),
-                   _mean_cell([record.get('steps_per_second') for record in done])])
+      rows.append(
+        [
+          Cell(task),
+          Cell(method),
+          summary_of(group, seeds[method in grouping.AUTHORS]),
+          *([_mean_cell(returns)] if returns_too else []),
+          training_of(group),
+          *(Cell(reference(lines.get(name)), faint=name not in lines) for name in names),
+          _mean_cell([record['evaluations'][-1].get('frame') for record in done]),
+          _mean_cell(
+            [record.get('hours') or record['evaluations'][-1].get('hours') for record in done]
+          ),
+          _mean_cell([record.get('steps_per_second') for record in done]),
+        ]
+      )
   return Table('Scores per task', header, rows, left=2)
 
 
 def _mean_cell(values):
   values = [value for value in map(grouping.number_or_none, values) if value is not None]
-  return Cell(number(statistics.mean_interval(values).point)) if values else Cell(MISSING, faint=True)
+  return (
+    Cell(number(statistics.mean_interval(values).point)) if values else Cell(MISSING, faint=True)
+  )
 
 
 def game_sets(scores) -> list:
-  """The sets of games over which methods can be compared: those that all have, then what single methods have more.
+  """The sets of games over which methods can be compared: those that all have, then what single
+  methods have more.
 
   scores: {method: {game: [...]}}. Returns [(games in order, [methods that have all of them])].
   """
   own = {method: [game for game in sorted(each)] for method, each in scores.items() if each}
   if not own:
     return []
-  shared = [game for game in sorted(set().union(*own.values())) if all(game in games for games in own.values())]
+  shared = [
+    game
+    for game in sorted(set().union(*own.values()))
+    if all(game in games for games in own.values())
+  ]
   sets = [shared] if shared else []
   for games in sorted(own.values(), key=len, reverse=True):
     if games not in sets:
@@ -166,21 +229,43 @@ def game_sets(scores) -> list:
 
 
 def aggregates(sets, scores) -> Table:
-  """Human-normalised mean, median, IQM and optimality gap over each of `game_sets`; published columns below ours."""
+  """Human-normalised mean, median, IQM and optimality gap over each of `game_sets`; published
+  columns below ours.
+  """
   names = list(comparisons.NAMES)
   rows = []
   for games, methods in sets:
-    count = f"{len(games)} of {len(RANDOM_AND_HUMAN)} games"
-    rows.append([Cell(count + (f": {', '.join(games)}" if len(games) <= 6 else ''))])
+    count = f'{len(games)} of {len(RANDOM_AND_HUMAN)} games'
+    rows.append([Cell(count + (f': {", ".join(games)}' if len(games) <= 6 else ''))])
     for method in methods:
       found = statistics.aggregates({game: scores[method][game] for game in games})
       runs = [len(scores[method][game]) for game in games]
       seeds = f'{min(runs)}' if min(runs) == max(runs) else f'{min(runs)} to {max(runs)}'
-      rows.append([Cell(method), *(interval_cell(found[name]) for name in names), Cell(f'{len(games)}'), Cell(seeds)])
+      rows.append(
+        [
+          Cell(method),
+          *(interval_cell(found[name]) for name in names),
+          Cell(f'{len(games)}'),
+          Cell(seeds),
+        ]
+      )
     for column, found in comparisons.published_aggregates(games).items():
-      rows.append([Cell(f'{column}, published'), Cell(f"{found['mean']:.3f}"), Cell(f"{found['median']:.3f}"),
-                   Cell('–', faint=True), Cell('–', faint=True), Cell(f'{len(games)}'), Cell('means only', faint=True)])
-  return Table('Human-normalised aggregates', ['Method', *comparisons.NAMES.values(), 'Games', 'Seeds per game'], rows)
+      rows.append(
+        [
+          Cell(f'{column}, published'),
+          Cell(f'{found["mean"]:.3f}'),
+          Cell(f'{found["median"]:.3f}'),
+          Cell('–', faint=True),
+          Cell('–', faint=True),
+          Cell(f'{len(games)}'),
+          Cell('means only', faint=True),
+        ]
+      )
+  return Table(
+    'Human-normalised aggregates',
+    ['Method', *comparisons.NAMES.values(), 'Games', 'Seeds per game'],
+    rows,
+  )
 
 
 def interval_cell(interval) -> Cell:
@@ -194,9 +279,15 @@ def interval_cell(interval) -> Cell:
 
 def improvement(pairs) -> Table:
   """P(first > second) of `comparisons.improvements`."""
-  return Table('Probability of improvement', ['First', 'Second', 'P(first > second)', 'Tasks'],
-               [[Cell(x), Cell(y), interval_cell(interval), Cell(str(len(shared)))]
-                for x, y, interval, shared in pairs], left=2)
+  return Table(
+    'Probability of improvement',
+    ['First', 'Second', 'P(first > second)', 'Tasks'],
+    [
+      [Cell(x), Cell(y), interval_cell(interval), Cell(str(len(shared)))]
+      for x, y, interval, shared in pairs
+    ],
+    left=2,
+  )
 
 
 def runs(records) -> Table:
@@ -205,13 +296,26 @@ def runs(records) -> Table:
   for suite, group in grouping.by_suite(records).items():
     for method, each in grouping.by_method(group).items():
       complete = sum(bool(record['complete']) for record in each)
-      hours = [value for record in each if (value := grouping.number_or_none(hours_of(record))) is not None]
+      hours = [
+        value for record in each if (value := grouping.number_or_none(hours_of(record))) is not None
+      ]
       seeds = sorted({str(record['seed']) for record in each}, key=lambda text: (len(text), text))
-      rows.append([Cell(suite), Cell(method), Cell(str(len({record['task'] for record in each}))),
-                   Cell(', '.join(seeds)),
-                   Cell(f'{complete} of {len(each)}'),
-                   Cell(number(sum(hours))) if hours else Cell('not recorded', faint=True)])
-  return Table('What was run', ['Suite', 'Method', 'Tasks', 'Seeds', 'Runs complete', 'Hours in all'], rows, left=2)
+      rows.append(
+        [
+          Cell(suite),
+          Cell(method),
+          Cell(str(len({record['task'] for record in each}))),
+          Cell(', '.join(seeds)),
+          Cell(f'{complete} of {len(each)}'),
+          Cell(number(sum(hours))) if hours else Cell('not recorded', faint=True),
+        ]
+      )
+  return Table(
+    'What was run',
+    ['Suite', 'Method', 'Tasks', 'Seeds', 'Runs complete', 'Hours in all'],
+    rows,
+    left=2,
+  )
 
 
 def each_run(records) -> Table:
@@ -221,52 +325,98 @@ def each_run(records) -> Table:
     last = record['evaluations'][-1] if record['evaluations'] else None
     success = record['score'] == 'success'
     value = grouping.value(record, last) if last else None
-    hours, speed = grouping.number_or_none(hours_of(record)), grouping.number_or_none(record.get('steps_per_second'))
+    hours, speed = (
+      grouping.number_or_none(hours_of(record)),
+      grouping.number_or_none(record.get('steps_per_second')),
+    )
     train = grouping.number_or_none(last['train_mean']) if last else None
     commit = str((record.get('environment') or {}).get('commit') or MISSING)
-    rows.append([Cell(record['task']), Cell(record['method']), Cell(str(record['seed'])),
-                 Cell('complete') if record['complete'] else Cell(progress(record), faint=True),
-                 Cell(score(value, success)), Cell(number(train)), Cell(number(hours)), Cell(number(speed)),
-                 Cell(commit[:10] + (' (dirty)' if 'dirty' in commit else '')), Cell(record['source'])])
-  return Table('Every run', ['Task', 'Method', 'Seed', 'State', 'Last evaluation', 'Training', 'Hours', 'Steps/s',
-                             'Commit', 'Read from'], rows, left=2)
+    rows.append(
+      [
+        Cell(record['task']),
+        Cell(record['method']),
+        Cell(str(record['seed'])),
+        Cell('complete') if record['complete'] else Cell(progress(record), faint=True),
+        Cell(score(value, success)),
+        Cell(number(train)),
+        Cell(number(hours)),
+        Cell(number(speed)),
+        Cell(commit[:10] + (' (dirty)' if 'dirty' in commit else '')),
+        Cell(record['source']),
+      ]
+    )
+  return Table(
+    'Every run',
+    [
+      'Task',
+      'Method',
+      'Seed',
+      'State',
+      'Last evaluation',
+      'Training',
+      'Hours',
+      'Steps/s',
+      'Commit',
+      'Read from',
+    ],
+    rows,
+    left=2,
+  )
 
 
 def hours_of(record):
   """A run's hours, by what it recorded last."""
-  return record.get('hours') or next((each['hours'] for each in reversed(record['evaluations'])
-                                      if each.get('hours') is not None), None)
+  return record.get('hours') or next(
+    (each['hours'] for each in reversed(record['evaluations']) if each.get('hours') is not None),
+    None,
+  )
 
 
 def lines(table) -> list:
-  """The table as aligned text, without the columns `beside`, of the notes only intervals and what is missing, and rows
-  in which all of ours is missing in one line."""
+  """The table as aligned text, without the columns `beside`, of the notes only intervals and what
+  is missing, and rows in which all of ours is missing in one line."""
   kept = [at for at, name in enumerate(table.header) if name not in table.beside]
   rows = [[table.header[at] for at in kept]]
-  absent = [row[0].text for row in table.rows if len(row) > 1 and all(cell.text == MISSING for cell in row[table.own:])]
-  rows += [[_flat(row[at]) for at in kept] if len(row) > 1 else [_flat(row[0])] for row in table.rows
-           if row[0].text not in absent]
+  absent = [
+    row[0].text
+    for row in table.rows
+    if len(row) > 1 and all(cell.text == MISSING for cell in row[table.own :])
+  ]
+  rows += [
+    [_flat(row[at]) for at in kept] if len(row) > 1 else [_flat(row[0])]
+    for row in table.rows
+    if row[0].text not in absent
+  ]
   widths = [max(len(row[column]) for row in rows if len(row) > 1) for column in range(len(kept))]
   text = [table.caption]
   for row in rows:
-    text.append(row[0] if len(row) == 1 else '  '.join(
+    text.append(
+      row[0]
+      if len(row) == 1
+      else '  '.join(
         cell.ljust(width) if at < table.left else cell.rjust(width)
-        for at, (cell, width) in enumerate(zip(row, widths))).rstrip())
-  return text + ([f"missing: {', '.join(absent)}"] if absent else [])
+        for at, (cell, width) in enumerate(zip(row, widths))
+      ).rstrip()
+    )
+  return text + ([f'missing: {", ".join(absent)}'] if absent else [])
 
 
 def _flat(cell):
-  shown = [note if note.startswith('[') else f'({note})' for note in cell.notes if ' to ' not in note]
+  shown = [
+    note if note.startswith('[') else f'({note})' for note in cell.notes if ' to ' not in note
+  ]
   return ' '.join([cell.text, *shown])
 
 
 def returns(scaled) -> Table | None:
-  """Mean over tasks and interquartile mean of returns / 1000. scaled: {method: {task: [return / 1000]}}."""
+  """Mean over tasks and interquartile mean of returns / 1000. scaled: {method: {task: [return /
+  1000]}}.
+  """
   rows = []
   for games, methods in game_sets(scaled):
     if len(games) < 2:
       continue
-    rows.append([Cell(f"{len(games)} tasks: {', '.join(games)}")])
+    rows.append([Cell(f'{len(games)} tasks: {", ".join(games)}')])
     for method in methods:
       found = statistics.aggregates({game: scaled[method][game] for game in games})
       rows.append([Cell(method), interval_cell(found['mean']), interval_cell(found['iqm'])])

@@ -1,4 +1,6 @@
-"""How a sweep's runs stand, read from their folders: a live table on a terminal, plain lines anywhere else."""
+"""How a sweep's runs stand, read from their folders: a live table on a terminal, plain lines
+anywhere else.
+"""
 
 import dataclasses
 import json
@@ -18,7 +20,10 @@ TAIL = 65_536  # bytes at a file's end in which its last whole line is looked fo
 
 @dataclasses.dataclass
 class Row:
-  """One run's state: `step` of run.steps, hours and last score (None before there is one), and why it failed."""
+  """One run's state: `step` of run.steps, hours and last score (None before there is one), and why
+  it failed.
+  """
+
   run: object
   job: object
   state: str = WAITING
@@ -91,7 +96,9 @@ class Board:
     metrics = self._last_line(folder / 'metrics.jsonl')
     scores = self._last_line(folder / 'scores.jsonl')
     row.step = max(number(metrics.get('step')) or 0, number(scores.get('step')) or 0)
-    row.hours = max(number(metrics.get('time/hours')) or 0.0, number(scores.get('time/hours')) or 0.0)
+    row.hours = max(
+      number(metrics.get('time/hours')) or 0.0, number(scores.get('time/hours')) or 0.0
+    )
     key = 'eval_mean' if row.run.score == 'return' else f'eval_{row.run.score}'
     row.score = number(scores.get(key))
 
@@ -106,7 +113,7 @@ class Board:
       self._seen[path] = stamp, last_line(path)
     return self._seen[path][1]
 
-  # -------------------------------------------------------------------------------------------------------------------
+  # ------------------------------------------------------------------------------------------------
 
   def describe(self, row):
     """One line for a change of state."""
@@ -121,38 +128,64 @@ class Board:
 
   def summary(self, most=4):
     """All runs in one line; of those that run, the first few."""
-    running = [f'{row.run.label} {row.step:,}/{row.run.steps:,}' for row in self.rows if row.state == RUNNING]
+    running = [
+      f'{row.run.label} {row.step:,}/{row.run.steps:,}' for row in self.rows if row.state == RUNNING
+    ]
     more = f' and {len(running) - most} more' if len(running) > most else ''
     counts = ', '.join(f'{number} {state}' for state, number in self.counts().items())
-    return f"{counts} of {len(self.rows)}" + (f"  [{'; '.join(running[:most])}{more}]" if running else '')
+    return f'{counts} of {len(self.rows)}' + (
+      f'  [{"; ".join(running[:most])}{more}]' if running else ''
+    )
 
   def table(self, height=None):
-    """A rich table; where there are more rows than `height`, those that tell most, and how many were left out."""
+    """A rich table; where there are more rows than `height`, those that tell most, and how many
+    were left out.
+    """
     from rich.table import Table
-    table = Table(box=None, pad_edge=False, title=self.summary(0).split('  [')[0], title_justify='left')
-    for name, justify in (('task', 'left'), ('method', 'left'), ('seed', 'right'), ('state', 'left'),
-                          ('step', 'right'), ('hours', 'right'), ('score', 'right'), ('', 'left')):
+
+    table = Table(
+      box=None, pad_edge=False, title=self.summary(0).split('  [')[0], title_justify='left'
+    )
+    for name, justify in (
+      ('task', 'left'),
+      ('method', 'left'),
+      ('seed', 'right'),
+      ('state', 'left'),
+      ('step', 'right'),
+      ('hours', 'right'),
+      ('score', 'right'),
+      ('', 'left'),
+    ):
       table.add_column(name, justify=justify, no_wrap=True)
     rows = self.rows
     if height is not None and len(rows) > height:
       order = {RUNNING: 0, FAILED: 1, LOCKED: 1, STOPPED: 2, FINISHED: 3, WAITING: 4}
-      rows = sorted(rows, key=lambda row: order[row.state])[:max(1, height - 1)]
+      rows = sorted(rows, key=lambda row: order[row.state])[: max(1, height - 1)]
     for row in rows:
       run = row.run
-      table.add_row(run.task, f'{run.method}-{run.weighting}', str(run.seed), row.text(),
-                    f'{row.step:,}/{run.steps:,}', f'{row.hours:.3g}' if row.hours else '', shown(row.score),
-                    row.reason if row.state in (FAILED, LOCKED) else '', style=STYLES.get(row.state, ''))
+      table.add_row(
+        run.task,
+        f'{run.method}-{run.weighting}',
+        str(run.seed),
+        row.text(),
+        f'{row.step:,}/{run.steps:,}',
+        f'{row.hours:.3g}' if row.hours else '',
+        shown(row.score),
+        row.reason if row.state in (FAILED, LOCKED) else '',
+        style=STYLES.get(row.state, ''),
+      )
     if len(rows) < len(self.rows):
       table.add_row(f'… {len(self.rows) - len(rows)} more')
     return table
 
 
 class Screen:
-  """Shows a board: a table that is drawn anew on a terminal; else a line per change and a summary now and then.
+  """Shows a board: a table that is drawn anew on a terminal; else a line per change and a summary
+  now and then.
 
   Args:
-    board: a `Board`. interval: seconds between two summaries, where there is no terminal. file: standard output by
-      default. live: None to ask the file itself.
+    board: a `Board`. interval: seconds between two summaries, where there is no terminal. file:
+      standard output by default. live: None to ask the file itself.
   """
 
   def __init__(self, board, interval=60.0, file=None, live=None):
@@ -161,8 +194,13 @@ class Screen:
     if self._file.isatty() if live is None else live:
       from rich.console import Console
       from rich.live import Live
+
       console = Console(file=self._file)
-      self._live = Live(console=console, get_renderable=lambda: board.table(console.height - 3), refresh_per_second=2)
+      self._live = Live(
+        console=console,
+        get_renderable=lambda: board.table(console.height - 3),
+        refresh_per_second=2,
+      )
 
   def __enter__(self):
     if self._live:
@@ -193,12 +231,18 @@ class Screen:
 
 
 def end_of(folder):
-  """What a finished run's `.complete` tells: {'step', 'update', 'hours', 'score'}; {} where it tells nothing."""
+  """What a finished run's `.complete` tells: {'step', 'update', 'hours', 'score'}; {} where it
+  tells nothing.
+  """
   try:
     end = json.loads((pathlib.Path(folder) / '.complete').read_text(encoding='utf-8'))
   except (OSError, ValueError, RecursionError):
     return {}
-  return {name: value for name, value in end.items() if number(value) is not None} if isinstance(end, dict) else {}
+  return (
+    {name: value for name, value in end.items() if number(value) is not None}
+    if isinstance(end, dict)
+    else {}
+  )
 
 
 def last_line(path):

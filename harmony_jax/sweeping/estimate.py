@@ -1,4 +1,6 @@
-"""How long a sweep will take: from runs that are finished, else from what a suite's configuration says was measured."""
+"""How long a sweep will take: from runs that are finished, else from what a suite's configuration
+says was measured.
+"""
 
 import heapq
 import json
@@ -8,11 +10,22 @@ import statistics
 
 from harmony_jax.sweeping.board import end_of
 
-NUMBERS = {'half a': 0.5, 'half an': 0.5, 'a quarter of an': 0.25, 'a': 1, 'an': 1, 'one': 1, 'two': 2, 'three': 3}
+NUMBERS = {
+  'half a': 0.5,
+  'half an': 0.5,
+  'a quarter of an': 0.25,
+  'a': 1,
+  'an': 1,
+  'one': 1,
+  'two': 2,
+  'three': 3,
+}
 
 
 def hours_of_text(text):
-  """'1.6 hours on one core' → 1.6, 'about two minutes' → 0.033; None where it names no time ('not measured')."""
+  """'1.6 hours on one core' → 1.6, 'about two minutes' → 0.033; None where it names no time ('not
+  measured').
+  """
   words = '|'.join(sorted(NUMBERS, key=len, reverse=True))
   found = re.match(rf'(?:about )?(\d+(?:\.\d+)?|{words}) (hour|minute)', text)
   if not found:
@@ -25,8 +38,8 @@ class Estimate:
   """Hours of whole runs.
 
   Args:
-    root: the folder of run folders. hours: HOURS of the suite's configuration. overridden: whether settings were
-      changed on the command line, of which HOURS knows nothing.
+    root: the folder of run folders. hours: HOURS of the suite's configuration. overridden: whether
+      settings were changed on the command line, of which HOURS knows nothing.
   """
 
   def __init__(self, root, hours, overridden):
@@ -41,14 +54,17 @@ class Estimate:
     return self._known[key]
 
   def _look(self, run):
-    suite = pathlib.Path(run.folder).parents[2]  # <root>/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>
+    # <root>/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>
+    suite = pathlib.Path(run.folder).parents[2]
     found = []
     for marker in suite.glob(f'*/{run.method}-*-{run.preset}/seed*/.complete'):
       hours, steps = end_of(marker.parent).get('hours'), _steps(marker.parent)
       if hours and steps == run.steps:
         found.append(hours)
     if found:
-      return statistics.median(found), f'median of {len(found)} finished run{"s" if len(found) > 1 else ""}'
+      return statistics.median(
+        found
+      ), f'median of {len(found)} finished run{"s" if len(found) > 1 else ""}'
     text = self._hours[run.preset]
     hours = None if self._overridden else hours_of_text(text)
     if hours is None:

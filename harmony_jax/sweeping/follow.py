@@ -30,10 +30,12 @@ class Signals:
 
 
 def follow(jobs, records, executor, board, interval=60.0, live=None, file=None):
-  """Runs jobs to their ends, or until the first SIGTERM or Ctrl-C: then they save. The second one ends them at once.
+  """Runs jobs to their ends, or until the first SIGTERM or Ctrl-C: then they save. The second one
+  ends them at once.
 
   Args:
-    jobs: those to run. records: {job's name: path of its record}. executor: such as `local.Local`; not started yet.
+    jobs: those to run. records: {job's name: path of its record}. executor: such as `local.Local`;
+      not started yet.
     board: a `Board` of all runs. interval, live, file: of `Screen`.
 
   Returns:

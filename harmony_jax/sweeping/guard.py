@@ -2,8 +2,9 @@
 
     python -m harmony_jax.sweeping.guard PARENT CORES PROGRAM ARGUMENT…
 
-PARENT is the starting process' id; CORES, such as 0,1, are the cores to use, or '-' for all. A sweep or a Ray worker
-that is killed outright can no longer tell its child to end: the kernel does (Linux), by SIGTERM, on which a run saves.
+PARENT is the starting process' id; CORES, such as 0,1, are the cores to use, or '-' for all. A
+sweep or a Ray worker that is killed outright can no longer tell its child to end: the kernel does
+(Linux), by SIGTERM, on which a run saves.
 """
 
 import ctypes

@@ -21,40 +21,48 @@ FINISHED, FAILED, STOPPED, LOCKED = 'finished', 'failed', 'stopped', 'in use'
 SAVED, MISTAKE = 75, 2  # exit codes of an entry point (experiments/launcher.py); 0 is complete
 CODE = pathlib.Path(__file__).parents[2]  # where experiments/ is
 LONGEST = 300  # characters of a reason
-EXCEPTION = re.compile(r'[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)(: |$)')  # a traceback's last line
+# a traceback's last line
+EXCEPTION = re.compile(r'[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)(: |$)')
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
   """How a job ended: one of the states above, how often it failed before, and why."""
+
   state: str
   failures: int = 0
   reason: str = ''
 
 
 class Worker:
-  """Runs a job to its end, in as many attempts as it takes; each continues from the run's checkpoint.
+  """Runs a job to its end, in as many attempts as it takes; each continues from the run's
+  checkpoint.
 
   Args:
     job: a `plan.Job`. retries: how many failures are tried again.
     environment: variables to set for the child. cores: those that it may use; None for all.
-    record: path of a file to which a line is appended when an attempt begins or fails (`write_event`); None for none.
-    lock_wait: seconds to wait for a run folder in which somebody else works, such as a child whose worker was lost and
-      that still saves.
-    pause: seconds to wait after a child that saved and ended though it was not told to by us: where the system signals
-      all processes (Slurm), this one is about to be ended, too.
+    record: path of a file to which a line is appended when an attempt begins or fails
+      (`write_event`); None for none.
+    lock_wait: seconds to wait for a run folder in which somebody else works, such as a child whose
+      worker was lost and that still saves.
+    pause: seconds to wait after a child that saved and ended though it was not told to by us: where
+      the system signals all processes (Slurm), this one is about to be ended, too.
 
-  Where there is a record, the worker also stops when a file `stop_file(record)` appears: a request that no process and
-  no machine between here and the sweep can lose.
+  Where there is a record, the worker also stops when a file `stop_file(record)` appears: a request
+  that no process and no machine between here and the sweep can lose.
   """
 
-  def __init__(self, job, retries=2, environment=None, cores=None, record=None, lock_wait=120.0, pause=0.0):
+  def __init__(
+    self, job, retries=2, environment=None, cores=None, record=None, lock_wait=120.0, pause=0.0
+  ):
     self.job, self.retries, self.lock_wait, self.pause = job, retries, lock_wait, pause
     self._environment, self._cores, self._record = environment or {}, cores, record
     self._process, self._stopping = None, False
 
   def run(self):
-    """Returns the `Outcome`. Call it in the thread that stays until the end: with it goes the child."""
+    """Returns the `Outcome`. Call it in the thread that stays until the end: with it goes the
+    child.
+    """
     try:
       return self._run()
     except KeyboardInterrupt:  # Ray's way to cancel a task
@@ -96,7 +104,9 @@ class Worker:
         return Outcome(STOPPED, failures)
       if code == MISTAKE:
         locked = ' is in use by ' in reason  # somebody else was quicker
-        return Outcome(LOCKED, failures, reason) if locked else Outcome(FAILED, failures + 1, reason)
+        return (
+          Outcome(LOCKED, failures, reason) if locked else Outcome(FAILED, failures + 1, reason)
+        )
       if code == SAVED:
         self._sleep(self.pause)
       failures += 1
@@ -111,16 +121,26 @@ class Worker:
     cores = ','.join(map(str, self._cores)) if self._cores else '-'
     command = [sys.executable, *self.job.words]
     environment = {**os.environ, **self._environment, 'PYTHONUNBUFFERED': '1'}
-    environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(CODE), os.environ.get('PYTHONPATH')]))
+    environment['PYTHONPATH'] = os.pathsep.join(
+      filter(None, [str(CODE), os.environ.get('PYTHONPATH')])
+    )
     with open(path, 'ab') as output:
       now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
-      output.write(f'\n# {now} on {socket.gethostname()}: {shlex.join(["python", *self.job.words])}\n'.encode())
+      output.write(
+        f'\n# {now} on {socket.gethostname()}: {shlex.join(["python", *self.job.words])}\n'.encode()
+      )
       output.flush()
       begin = output.tell()
-      # A session of its own: Ctrl-C in the terminal reaches the sweep alone, which passes it on once.
+      # A session of its own: Ctrl-C in the terminal reaches the sweep alone, which passes it on
+      # once.
       self._process = subprocess.Popen(
-          [sys.executable, '-m', 'harmony_jax.sweeping.guard', str(os.getpid()), cores, *command], env=environment,
-          stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        [sys.executable, '-m', 'harmony_jax.sweeping.guard', str(os.getpid()), cores, *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+      )
     write_event(self._record, 'running', child=self._process.pid)
     if self._stopping:
       self._send(signal.SIGTERM)
@@ -139,7 +159,9 @@ class Worker:
     end = time.monotonic() + self.lock_wait
     while True:
       self._look()
-      holder = next(filter(None, (locked_by(run.folder) for run in self.job.runs if not run.is_complete())), '')
+      holder = next(
+        filter(None, (locked_by(run.folder) for run in self.job.runs if not run.is_complete())), ''
+      )
       if not holder or self._stopping or time.monotonic() > end:
         return holder
       time.sleep(0.2)
@@ -174,12 +196,16 @@ def locked_by(folder):
 
 
 def last_words(path, begin, code):
-  """Why a child that did not complete its runs ended: its 'error: …' line, or the last that it printed."""
+  """Why a child that did not complete its runs ended: its 'error: …' line, or the last that it
+  printed.
+  """
   if code == 0:
     return 'it ended without being complete'
   with open(path, 'rb') as file:
     file.seek(max(begin, file.seek(0, os.SEEK_END) - 20_000))
-    lines = [line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()]
+    lines = [
+      line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()
+    ]
   told = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
   raised = [line for line in lines if EXCEPTION.match(line)]  # notes may follow it
   text = one_line((told or raised or lines or ['it printed nothing'])[-1])[:LONGEST]
@@ -195,14 +221,21 @@ def signal_name(number):
     return f'signal {number}'
 
 
-# The record of a job: how processes elsewhere tell the sweep that an attempt began or failed --------------------------
+# The record of a job: how processes elsewhere tell the sweep that an attempt began or failed
+# --------------------------
 
 
 def write_event(path, event, **details):
   """Appends a line to a record; a record that cannot be written stops nothing."""
   if path is None:
     return
-  line = {'event': event, 'time': time.time(), 'host': socket.gethostname(), 'process': os.getpid(), **details}
+  line = {
+    'event': event,
+    'time': time.time(),
+    'host': socket.gethostname(),
+    'process': os.getpid(),
+    **details,
+  }
   with contextlib.suppress(OSError), open(path, 'a', encoding='utf-8') as file:
     file.write(json.dumps(line) + '\n')
 
@@ -219,9 +252,11 @@ def stop_file(record):
 
 
 def read_record(path):
-  """(whether an attempt was begun, failures, the last reason) of a record; a line that is half written is passed over.
+  """(whether an attempt was begun, failures, the last reason) of a record; a line that is half
+  written is passed over.
 
-  An attempt that begins without the one before it having ended follows a lost worker: that is a failure, too.
+  An attempt that begins without the one before it having ended follows a lost worker: that is a
+  failure, too.
   """
   begun, failures, reason, running = False, 0, '', False
   with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace') as file:

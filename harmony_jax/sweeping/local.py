@@ -3,7 +3,7 @@
 import collections
 import threading
 
-from harmony_jax.sweeping.job import FAILED, Outcome, STOPPED, Worker, clear
+from harmony_jax.sweeping.job import FAILED, STOPPED, Outcome, Worker, clear
 
 
 class Local:
@@ -17,7 +17,7 @@ class Local:
 
   def __init__(self, places, retries=2, lock_wait=120.0):
     self.places = places
-    self.text = f"{len(places)} process{'es' if len(places) > 1 else ''} at a time on this machine"
+    self.text = f'{len(places)} process{"es" if len(places) > 1 else ""} at a time on this machine'
     self._settings = dict(retries=retries, lock_wait=lock_wait)
     self._lock = threading.Lock()  # guards what follows
     self._waiting, self._active, self._ended = collections.deque(), {}, {}
@@ -64,7 +64,9 @@ class Local:
         if not self._waiting or self._stopping:
           return
         job = self._waiting.popleft()
-        worker = self._active[job.name] = Worker(job, record=records[job.name], **place, **self._settings)
+        worker = self._active[job.name] = Worker(
+          job, record=records[job.name], **place, **self._settings
+        )
       try:
         outcome = worker.run()
       except Exception as error:  # such as a disk that is full: the other jobs go on

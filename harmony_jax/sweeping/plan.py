@@ -1,4 +1,6 @@
-"""What a sweep runs: the product of tasks, methods, weightings and seeds, as jobs of one child process each."""
+"""What a sweep runs: the product of tasks, methods, weightings and seeds, as jobs of one child
+process each.
+"""
 
 import dataclasses
 import importlib
@@ -14,14 +16,22 @@ from harmony_jax.errors import UserError
 from harmony_jax.training import run_folder
 
 SUITES = ('atari100k', 'catch', 'dmc', 'dmcr', 'metaworld', 'rlbench', 'gym')
-# Fields that the sweep's own flags choose: an override would put every run of a kind into one folder.
-OWN = {'suite': '--suite', 'task': '--games', 'seed': '--seeds', 'method': '--method', 'weighting.rule': '--weighting',
-       'preset': '--preset'}
+# Fields that the sweep's own flags choose: an override would put every run of a kind into one
+# folder.
+OWN = {
+  'suite': '--suite',
+  'task': '--games',
+  'seed': '--seeds',
+  'method': '--method',
+  'weighting.rule': '--weighting',
+  'preset': '--preset',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
   """One run: what it is, its folder (absolute), how long it is, and which measure is its score."""
+
   suite: str
   task: str
   method: str
@@ -44,7 +54,10 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One child process: the words after `python`, its runs (several seeds with --seeds_together), its output's file."""
+  """One child process: the words after `python`, its runs (several seeds with --seeds_together),
+  its output's file.
+  """
+
   name: str
   words: tuple
   runs: tuple
@@ -67,19 +80,23 @@ def choose(flag, names, known):
     if name not in known:
       raise UserError(f'{flag}: {base.unknown("name", name, known)}')
   if not names:
-    raise UserError(f"{flag} is empty: it takes one or more of {', '.join(known)}")
+    raise UserError(f'{flag} is empty: it takes one or more of {", ".join(known)}')
   return tuple(dict.fromkeys(names))
 
 
 def parse_seeds(text):
-  """'5' → 0 … 4 (five seeds); '3,7' → those two; '7,' → 7 alone; '5-9' → 5 … 9; '0-2,7' → 0, 1, 2, 7.
+  """'5' → 0 … 4 (five seeds); '3,7' → those two; '7,' → 7 alone; '5-9' → 5 … 9; '0-2,7' → 0, 1, 2,
+  7.
 
   Raises:
     UserError: anything else.
   """
+
   def refuse():
-    raise UserError(f"--seeds is {text!r}: it takes a number of seeds (5 is 0 to 4), a list (3,7 or '7,' for one "
-                    'alone) or a range (5-9)')
+    raise UserError(
+      f"--seeds is {text!r}: it takes a number of seeds (5 is 0 to 4), a list (3,7 or '7,' for one "
+      'alone) or a range (5-9)'
+    )
 
   def number(word):
     if not (word.isascii() and word.isdigit() and len(word) < 10):
@@ -102,7 +119,9 @@ def parse_seeds(text):
 
 
 def tasks_of(suite):
-  """All tasks of a suite (as configurations name it) that the project knows; () where they cannot be counted."""
+  """All tasks of a suite (as configurations name it) that the project knows; () where they cannot
+  be counted.
+  """
   if suite == 'catch':  # its module would bring JAX along
     return ('catch',)
   if suite == 'gym':
@@ -124,29 +143,37 @@ def parse_tasks(suite, names):
   known = tasks_of(suite)
   if [name.lower() for name in names] == ['all']:
     if not known:
-      raise UserError(f"the suite '{suite}' has no list of all tasks: name them, as --tasks=CartPole-v1,Acrobot-v1")
+      raise UserError(
+        f"the suite '{suite}' has no list of all tasks: name them, as --tasks=CartPole-v1,Acrobot-v1"
+      )
     return known
   if not names:
     raise UserError("--games is empty: it takes 'all' or names with commas")
   try:
-    return tuple(dict.fromkeys(name if name in known else envs.canonical(suite, name) for name in names))
+    return tuple(
+      dict.fromkeys(name if name in known else envs.canonical(suite, name) for name in names)
+    )
   except (ValueError, RuntimeError) as error:
     raise UserError(str(error)) from None
 
 
-def make(suite, tasks, seeds, methods, weightings, preset, root='runs', overrides=(), together=False):
+def make(
+  suite, tasks, seeds, methods, weightings, preset, root='runs', overrides=(), together=False
+):
   """The jobs of a sweep.
 
   Args:
     suite: one of `SUITES`. tasks: names, or ['all']. seeds: numbers. methods, weightings: names.
-    preset: one of configs.common.PRESETS but 'auto'. root: the folder of run folders. overrides: texts 'field=value'.
+    preset: one of configs.common.PRESETS but 'auto'. root: the folder of run folders. overrides:
+      texts 'field=value'.
     together: all seeds of a configuration in one program; the seeds must then be contiguous.
 
   Returns:
     List of `Job`, seed by seed: a sweep that is stopped early has something of every task.
 
   Raises:
-    UserError: an unknown name, a bad override, or a folder that holds a run of another configuration.
+    UserError: an unknown name, a bad override, or a folder that holds a run of another
+    configuration.
   """
   module = benchmark(suite)
   tasks = parse_tasks(module.SUITE, tasks)
@@ -158,38 +185,70 @@ def make(suite, tasks, seeds, methods, weightings, preset, root='runs', override
     if field in OWN:
       raise UserError(f'--config.{field} is chosen by {OWN[field]} in a sweep')
   if together and list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
-    raise UserError(f"--seeds_together takes contiguous seeds, such as --seeds=5 or --seeds=5-9; got "
-                    f"{', '.join(map(str, seeds))}")
+    raise UserError(
+      f'--seeds_together takes contiguous seeds, such as --seeds=5 or --seeds=5-9; got '
+      f'{", ".join(map(str, seeds))}'
+    )
   groups = [seeds] if together else [(seed,) for seed in seeds]
-  return [_job(module, suite, task, method, weighting, preset, group, root, overrides)
-          for group in groups for task in tasks for method in methods for weighting in weightings]
+  return [
+    _job(module, suite, task, method, weighting, preset, group, root, overrides)
+    for group in groups
+    for task in tasks
+    for method in methods
+    for weighting in weightings
+  ]
 
 
 def _job(module, suite, task, method, weighting, preset, seeds, root, overrides):
   runs, logdir = [], None
   for seed in seeds:
-    config = launcher.configure(module, method, preset, task, {'seed': seed, 'weighting.rule': weighting}, overrides)
-    folder = pathlib.Path(root, os.path.relpath(launcher.default_logdir(config), 'runs')).expanduser().absolute()
+    config = launcher.configure(
+      module, method, preset, task, {'seed': seed, 'weighting.rule': weighting}, overrides
+    )
+    folder = (
+      pathlib.Path(root, os.path.relpath(launcher.default_logdir(config), 'runs'))
+      .expanduser()
+      .absolute()
+    )
     _check_folder(folder, config)
-    runs.append(Run(suite, task, method, weighting, preset, seed, str(folder), config.steps, config.score))
+    runs.append(
+      Run(suite, task, method, weighting, preset, seed, str(folder), config.steps, config.score)
+    )
     logdir = folder if len(seeds) == 1 else folder.parent
-  words = ['-m', f'experiments.{suite}', f'--{module.TASK_FLAG}={task}', f'--seed={seeds[0]}', f'--method={method}',
-           f'--weighting={weighting}', f'--preset={preset}', f'--logdir={logdir}',
-           *([f'--num_seeds={len(seeds)}'] if len(seeds) > 1 else []), *(f'--config.{text}' for text in overrides)]
+  words = [
+    '-m',
+    f'experiments.{suite}',
+    f'--{module.TASK_FLAG}={task}',
+    f'--seed={seeds[0]}',
+    f'--method={method}',
+    f'--weighting={weighting}',
+    f'--preset={preset}',
+    f'--logdir={logdir}',
+    *([f'--num_seeds={len(seeds)}'] if len(seeds) > 1 else []),
+    *(f'--config.{text}' for text in overrides),
+  ]
   of_seeds = f'seed{seeds[0]}' if len(seeds) == 1 else f'seeds{seeds[0]}-{seeds[-1]}'
-  name = '-'.join([*logdir.parts[-2 if len(seeds) > 1 else -3:][:2], of_seeds])
+  name = '-'.join([*logdir.parts[-2 if len(seeds) > 1 else -3 :][:2], of_seeds])
   output = logdir / ('output.txt' if len(seeds) == 1 else f'output-{of_seeds}.txt')
   return Job(name, tuple(words), tuple(runs), str(output))
 
 
 def _check_folder(folder, config):
-  """Refuses a folder with a run of another configuration, as its entry point would, but before anything starts."""
+  """Refuses a folder with a run of another configuration, as its entry point would, but before
+  anything starts.
+  """
   try:
     present = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['config']
     differing = configuration.difference(present, config)
   except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
     return  # none yet, or one that its run will complain about
-  differing = {f'config.{key}': values for key, values in differing.items() if f'config.{key}' not in run_folder.FREE}
+  differing = {
+    f'config.{key}': values
+    for key, values in differing.items()
+    if f'config.{key}' not in run_folder.FREE
+  }
   if differing:
-    text = '; '.join(f'{key}: folder has {old!r}, sweep has {new!r}' for key, (old, new) in differing.items())
+    text = '; '.join(
+      f'{key}: folder has {old!r}, sweep has {new!r}' for key, (old, new) in differing.items()
+    )
     raise UserError(f'{folder} holds another run ({text}); choose another --root')

@@ -1,20 +1,34 @@
-"""Runs on a Ray cluster: a task per job, which starts the same child in a folder that all machines share."""
+"""Runs on a Ray cluster: a task per job, which starts the same child in a folder that all machines
+share.
+"""
 
 import contextlib
 import os
 
 from harmony_jax.errors import UserError, one_line
-from harmony_jax.sweeping.job import CODE, FAILED, LONGEST, Outcome, STOPPED, Worker, clear, stop_file
+from harmony_jax.sweeping.job import (
+  CODE,
+  FAILED,
+  LONGEST,
+  STOPPED,
+  Outcome,
+  Worker,
+  clear,
+  stop_file,
+)
 
-INSTALL = "Ray is not installed: pip install -c constraints/python3.11.txt -e '.[ray]' (3.12: its file)"
-OBJECTS = 100 * 2 ** 20  # bytes for Ray's own objects, of which a sweep has hardly any
+INSTALL = (
+  "Ray is not installed: pip install -c constraints/python3.11.txt -e '.[ray]' (3.12: its file)"
+)
+OBJECTS = 100 * 2**20  # bytes for Ray's own objects, of which a sweep has hardly any
 
 
 class Rays:
   """Executor on Ray; see `local.Local` for what an executor has.
 
-  A task that loses its worker or its machine is started again by Ray, as often as `retries`. The lost worker's child is
-  told by the kernel to save (`guard`), the new one waits for it, and continues from the checkpoint.
+  A task that loses its worker or its machine is started again by Ray, as often as `retries`. The
+  lost worker's child is told by the kernel to save (`guard`), the new one waits for it, and
+  continues from the checkpoint.
 
   Args:
     address: of a cluster, or 'auto'; None to start a Ray of one's own, which ends with `close`.
@@ -41,10 +55,14 @@ class Rays:
       cpus = min(cpus, total.get('CPU', 0))
       if gpus > total.get('GPU', 0):
         self.close()
-        raise UserError(f"--run_gpus={gpus:g}: Ray sees {total.get('GPU', 0):g} GPUs on this machine")
+        raise UserError(
+          f'--run_gpus={gpus:g}: Ray sees {total.get("GPU", 0):g} GPUs on this machine'
+        )
     self._cpus, self._gpus = cpus, gpus
-    self.text = (f"on Ray with {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs, of which each takes "
-                 f'{cpus:g} and {gpus:g}')
+    self.text = (
+      f'on Ray with {total.get("CPU", 0):g} CPUs and {total.get("GPU", 0):g} GPUs, of which each takes '
+      f'{cpus:g} and {gpus:g}'
+    )
     self._tasks = {}  # reference: job's name
     self._records = {}
 
@@ -55,7 +73,13 @@ class Rays:
         # Its workers take over these variables.
         path = os.pathsep.join(filter(None, [str(CODE), os.environ.get('PYTHONPATH')]))
         os.environ['PYTHONPATH'] = path
-        self._ray.init(address='local', num_cpus=here, include_dashboard=False, object_store_memory=OBJECTS, **quiet)
+        self._ray.init(
+          address='local',
+          num_cpus=here,
+          include_dashboard=False,
+          object_store_memory=OBJECTS,
+          **quiet,
+        )
       else:
         self._ray.init(address=address, **quiet)
     except Exception as error:  # of many kinds: Ray's, gRPC's, the system's
@@ -64,7 +88,9 @@ class Rays:
 
   def start(self, jobs, records):
     """See `Local`."""
-    remote = self._ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=self._retries, max_calls=1)(work)
+    remote = self._ray.remote(
+      num_cpus=self._cpus, num_gpus=self._gpus, max_retries=self._retries, max_calls=1
+    )(work)
     environment = {}  # Ray shows a task the GPUs that it has
     if not self._gpus:  # and all of them to one that has none
       environment = {'CUDA_VISIBLE_DEVICES': ''}
@@ -73,8 +99,12 @@ class Rays:
     self._records = records
     for job in jobs:
       clear(records[job.name])
-      settings = dict(retries=self._retries, lock_wait=self._lock_wait, record=str(records[job.name]),
-                      environment=environment)
+      settings = dict(
+        retries=self._retries,
+        lock_wait=self._lock_wait,
+        record=str(records[job.name]),
+        environment=environment,
+      )
       self._tasks[remote.options(name=job.name).remote(job, settings)] = job.name
 
   def poll(self):
@@ -84,14 +114,17 @@ class Rays:
     try:
       done, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
     except (self._ray.exceptions.RayError, ConnectionError) as error:
-      raise UserError(f'the Ray cluster is lost: {one_line(str(error))[:LONGEST]}; the same command goes on') from None
+      raise UserError(
+        f'the Ray cluster is lost: {one_line(str(error))[:LONGEST]}; the same command goes on'
+      ) from None
     return {self._tasks.pop(task): self._outcome(task) for task in done}
 
   def stop(self):
     """See `Local`. A task that waits ends at once, one that runs when its child has saved."""
     for task, name in self._tasks.items():
       with contextlib.suppress(OSError):
-        stop_file(self._records[name]).touch()  # Ray's cancelling was seen to be lost by a task that had just begun
+        # Ray's cancelling was seen to be lost by a task that had just begun
+        stop_file(self._records[name]).touch()
       self._ray.cancel(task)
 
   def kill(self):

@@ -1,7 +1,8 @@
-"""What a model without reconstruction can show: to which prototypes it assigns what it sees, and what it expects.
+"""What a model without reconstruction can show: to which prototypes it assigns what it sees, and
+what it expects.
 
-T steps, K prototypes; `assigned` [T, K] as of `WorldModel.assign`, `predicted` [T, K] as of `WorldModel.predict`. Both
-sum to 1 at every step.
+T steps, K prototypes; `assigned` [T, K] as of `WorldModel.assign`, `predicted` [T, K] as of
+`WorldModel.predict`. Both sum to 1 at every step.
 """
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image, ImageDraw
 from harmony_jax.training.panels import BACKGROUND, FAINT, FONT, GAP, GIVEN, LINE, SIZE, TEXT
 from harmony_jax.training.video import IMAGINED
 
-WIDTH, ROW, LEFT, CHART = 720, 30, 44, 90  # pixels: of all steps, of a prototype, left of the steps, of the chart
+# pixels: of all steps, of a prototype, left of the steps, of the chart
+WIDTH, ROW, LEFT, CHART = 720, 30, 44, 90
 
 
 def surprise(assigned, predicted):
@@ -21,27 +23,36 @@ def surprise(assigned, predicted):
 def describe(assigned, predicted, seen) -> list:
   """Lines that say how well assignments were predicted, of steps `seen` [T] bool and of the others."""
   loss, same = surprise(assigned, predicted), assigned.argmax(-1) == predicted.argmax(-1)
-  return [f'prototypes of steps {name}: cross entropy {loss[where].mean():.2f} (knowing nothing: '
-          f'{np.log(assigned.shape[-1]):.2f}), the most likely one is right in {same[where].sum()} of {where.sum()}'
-          for name, where in (('seen', seen), ('imagined', ~seen)) if where.any()]
+  return [
+    f'prototypes of steps {name}: cross entropy {loss[where].mean():.2f} (knowing nothing: '
+    f'{np.log(assigned.shape[-1]):.2f}), the most likely one is right in {same[where].sum()} of {where.sum()}'
+    for name, where in (('seen', seen), ('imagined', ~seen))
+    if where.any()
+  ]
 
 
 def picture(pictures, assigned, predicted, seen, title, rows=10):
-  """Assignments over time: of what is seen, as the model predicts them, and the surprise of every step.
+  """Assignments over time: of what is seen, as the model predicts them, and the surprise of every
+  step.
 
-  A row is a prototype, of those with the largest shares, in the order in which they come; before it the step of this
-  sequence that is most its own. Brightness is the root of the probability. Predictions of steps that the model has seen
-  are blue, imagined ones orange.
+  A row is a prototype, of those with the largest shares, in the order in which they come; before it
+  the step of this sequence that is most its own. Brightness is the root of the probability.
+  Predictions of steps that the model has seen are blue, imagined ones orange.
 
   Args:
     pictures: [T, H, W, 3] uint8. seen: [T] bool. title: a line above. rows: how many prototypes.
 
   Returns: [height, width, 3] uint8, even sides.
   """
-  assigned, predicted = np.nan_to_num(assigned), np.nan_to_num(predicted)  # a broken model still has its picture
+  # a broken model still has its picture
+  assigned, predicted = np.nan_to_num(assigned), np.nan_to_num(predicted)
   kinds, length = _kinds(assigned, predicted, rows), len(seen)
   block = ROW * len(kinds)
-  tops = LINE + ROW + 8 + LINE, LINE + ROW + 8 + 2 * LINE + block, LINE + ROW + 8 + 3 * LINE + 2 * block
+  tops = (
+    LINE + ROW + 8 + LINE,
+    LINE + ROW + 8 + 2 * LINE + block,
+    LINE + ROW + 8 + 3 * LINE + 2 * block,
+  )
   image = Image.new('RGB', (LEFT + WIDTH + GAP, tops[2] + CHART + GAP), BACKGROUND)
   draw = ImageDraw.Draw(image)
   draw.text((GAP, 3), title, TEXT, FONT)
@@ -49,18 +60,24 @@ def picture(pictures, assigned, predicted, seen, title, rows=10):
     t = min(length - 1, int((place * (ROW + 2) + ROW / 2) / WIDTH * length))
     image.paste(_small(pictures[t]), (LEFT + place * (ROW + 2), LINE))
   colors = np.where(seen[:, None], np.array(GIVEN), np.array(IMAGINED))
-  for top, name, shares, ink in ((tops[0], 'assigned to what is seen', assigned, np.full((length, 3), 255)),
-                                 (tops[1], 'predicted from the latent state', predicted, colors)):
+  for top, name, shares, ink in (
+    (tops[0], 'assigned to what is seen', assigned, np.full((length, 3), 255)),
+    (tops[1], 'predicted from the latent state', predicted, colors),
+  ):
     draw.text((LEFT, top - LINE + 3), name, TEXT, FONT)
     level = np.sqrt(shares[:, kinds]).T[..., None]  # [rows, T, 1]
     cells = (np.array(BACKGROUND) * (1 - level) + ink * level).astype(np.uint8)
-    image.paste(Image.fromarray(cells).resize((WIDTH, block), Image.Resampling.NEAREST), (LEFT, top))
+    image.paste(
+      Image.fromarray(cells).resize((WIDTH, block), Image.Resampling.NEAREST), (LEFT, top)
+    )
     for row, kind in enumerate(kinds):
       image.paste(_small(pictures[assigned[:, kind].argmax()]), (GAP, top + row * ROW))
   for x, text, color in ((230, 'seen', GIVEN), (275, 'imagined', IMAGINED)):
     draw.text((LEFT + x, tops[1] - LINE + 3), text, color, FONT)
   _chart(draw, tops[2], surprise(assigned, predicted), np.log(assigned.shape[-1]), colors)
-  return np.asarray(image.crop((0, 0, image.width + image.width % 2, image.height + image.height % 2)))
+  return np.asarray(
+    image.crop((0, 0, image.width + image.width % 2, image.height + image.height % 2))
+  )
 
 
 def frames(episode, assigned, prediction, title):
@@ -71,16 +88,27 @@ def frames(episode, assigned, prediction, title):
 
   Yields: [height, width, 3] uint8, even sides.
   """
-  still = Image.fromarray(picture(episode.picture, assigned, prediction['prototype'], prediction['seen'], title))
+  still = Image.fromarray(
+    picture(episode.picture, assigned, prediction['prototype'], prediction['seen'], title)
+  )
   total, length = np.cumsum(episode.reward), len(episode.reward)
   for t in range(length):
     image = Image.new('RGB', (SIZE + GAP + still.width, still.height), BACKGROUND)
     draw = ImageDraw.Draw(image)
     image.paste(still, (SIZE + GAP, 0))
-    image.paste(Image.fromarray(episode.picture[t]).resize((SIZE, SIZE), Image.Resampling.NEAREST), (GAP, LINE))
-    knows, color = ('has seen this', GIVEN) if prediction['seen'][t] else ('imagines this', IMAGINED)
-    lines = (f'step {t}', TEXT), (f'reward {episode.reward[t]:.2f}, in sum {total[t]:.2f}', TEXT), (
-        f'the model {knows}', color), (f'and expects {prediction["reward"][t]:.2f}', color)
+    image.paste(
+      Image.fromarray(episode.picture[t]).resize((SIZE, SIZE), Image.Resampling.NEAREST),
+      (GAP, LINE),
+    )
+    knows, color = (
+      ('has seen this', GIVEN) if prediction['seen'][t] else ('imagines this', IMAGINED)
+    )
+    lines = (
+      (f'step {t}', TEXT),
+      (f'reward {episode.reward[t]:.2f}, in sum {total[t]:.2f}', TEXT),
+      (f'the model {knows}', color),
+      (f'and expects {prediction["reward"][t]:.2f}', color),
+    )
     for row, (text, ink) in enumerate(lines):
       draw.text((GAP, LINE + SIZE + GAP + row * LINE), text, ink, FONT)
     x = SIZE + GAP + LEFT + (t + 0.5) * WIDTH / length
@@ -91,7 +119,8 @@ def frames(episode, assigned, prediction, title):
 def _kinds(assigned, predicted, rows):
   """The prototypes with the largest shares, by the mean step at which they are assigned."""
   kinds = np.argsort(-(assigned + predicted).sum(0), kind='stable')[:rows]
-  shares = assigned[:, kinds] + 1e-6 * predicted[:, kinds]  # the latter for those that nothing is assigned to
+  # the latter for those that nothing is assigned to
+  shares = assigned[:, kinds] + 1e-6 * predicted[:, kinds]
   middle = (np.arange(len(shares)) @ shares) / np.maximum(shares.sum(0), 1e-12)
   return kinds[np.argsort(middle, kind='stable')]
 

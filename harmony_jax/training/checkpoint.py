@@ -40,18 +40,26 @@ class Checkpoints:
     if not read_only:
       self._folder.mkdir(parents=True, exist_ok=True)
     self._options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=False, cleanup_tmp_directories=not read_only, read_only=read_only,
-        multiprocessing_options=_alone(),
-        lightweight_initialize=True)  # else one damaged file of metadata keeps all checkpoints from being opened
+      max_to_keep=keep,
+      create=False,
+      cleanup_tmp_directories=not read_only,
+      read_only=read_only,
+      multiprocessing_options=_alone(),
+      # else one damaged file of metadata keeps all checkpoints from being opened
+      lightweight_initialize=True,
+    )
     self._manager = self._open()
 
   def _open(self):
     return ocp.CheckpointManager(
-        self._folder,
-        # Named here, for a manager that has not saved yet to read them.
-        item_handlers={'state': ocp.StandardCheckpointHandler(multiprocessing_options=_alone()),
-                       'meta': ocp.JsonCheckpointHandler(multiprocessing_options=_alone())},
-        options=self._options)
+      self._folder,
+      # Named here, for a manager that has not saved yet to read them.
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(multiprocessing_options=_alone()),
+        'meta': ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
+      },
+      options=self._options,
+    )
 
   def __enter__(self):
     return self
@@ -76,10 +84,16 @@ class Checkpoints:
     if newest is not None and step <= newest:
       raise ValueError(f'checkpoint {step} is not newer than {newest} in {self._folder}')
     # A copy, for orbax writes it in the background, when the caller's lists may have grown.
-    saved = json.loads(json.dumps({'meta': meta, 'structure': _structure(state), 'checksums': _checksums(state)}))
-    self._manager.save(step, args=ocp.args.Composite(
+    saved = json.loads(
+      json.dumps({'meta': meta, 'structure': _structure(state), 'checksums': _checksums(state)})
+    )
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
         state=ocp.args.StandardSave(_portable(state)),
-        meta=ocp.args.JsonSave({'saved': saved, 'checksum': _checksum_of_json(saved)})))
+        meta=ocp.args.JsonSave({'saved': saved, 'checksum': _checksum_of_json(saved)}),
+      ),
+    )
 
   def latest(self):
     """The step of the newest checkpoint, or None. Leaves out those found damaged."""
@@ -127,8 +141,13 @@ class Checkpoints:
         failures[candidate] = _first_line(error)
         continue
       for damaged, reason in failures.items():
-        _log.warning('checkpoint %d in %s is damaged (%s): going on from checkpoint %d',
-                     damaged, self._folder, reason, candidate)
+        _log.warning(
+          'checkpoint %d in %s is damaged (%s): going on from checkpoint %d',
+          damaged,
+          self._folder,
+          reason,
+          candidate,
+        )
       self._damaged += failures
       return restored
     reasons = '; '.join(f'{bad}: {reason}' for bad, reason in failures.items())
@@ -149,10 +168,14 @@ class Checkpoints:
     try:
       return self._read_meta(step)['meta']
     except Exception as error:  # whatever orbax and the system have for damage
-      raise UserError(f'checkpoint {step} in {self._folder} cannot be read: {_first_line(error)}') from None
+      raise UserError(
+        f'checkpoint {step} in {self._folder} cannot be read: {_first_line(error)}'
+      ) from None
 
   def checksums(self, step):
-    """`{name of an array: CRC-32 of its bytes}` of a checkpoint: what two runs that shall be equal have in common."""
+    """`{name of an array: CRC-32 of its bytes}` of a checkpoint: what two runs that shall be equal
+    have in common.
+    """
     return self._read_meta(step)['checksums']
 
   def wait(self):
@@ -170,18 +193,32 @@ class Checkpoints:
   def _restore(self, like_state, step, check, part):
     """One checkpoint, or whatever exception its damage causes."""
     saved, wanted = self._read_meta(step), _structure(like_state)
-    there = {name: saved['structure'].get(name, 'nothing') for name in wanted} if part else saved['structure']
+    there = (
+      {name: saved['structure'].get(name, 'nothing') for name in wanted}
+      if part
+      else saved['structure']
+    )
     difference = _difference(there, wanted)
     if difference:
-      raise UserError(f'checkpoint {step} in {self._folder} is of another configuration: {difference}')
+      raise UserError(
+        f'checkpoint {step} in {self._folder} is of another configuration: {difference}'
+      )
     if check:
       check(saved['meta'])
     target = jax.tree.map(_target, like_state)
     if part:
-      state = ocp.PyTreeCheckpointHandler().restore(self._folder / str(step) / 'state', args=ocp.args.PyTreeRestore(
-          target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True))
+      state = ocp.PyTreeCheckpointHandler().restore(
+        self._folder / str(step) / 'state',
+        args=ocp.args.PyTreeRestore(
+          target,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+          partial_restore=True,
+        ),
+      )
     else:
-      state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
+      state = self._manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+      ).state
     state = jax.tree.map(_as_asked, like_state, state)
     for name, checksum in _checksums(state).items():
       if checksum != saved['checksums'][name]:
@@ -253,24 +290,33 @@ def _difference(saved, wanted):
 
 
 def _alone():
-  """Every process reads by itself, and one saves: without this, orbax would have all of them take part."""
+  """Every process reads by itself, and one saves: without this, orbax would have all of them take
+  part.
+  """
   if jax.process_count() == 1:
     return ocp.options.MultiprocessingOptions()
   index = jax.process_index()
   return ocp.options.MultiprocessingOptions(
-      primary_host=index, active_processes={index}, barrier_sync_key_prefix=f'process{index}')
+    primary_host=index, active_processes={index}, barrier_sync_key_prefix=f'process{index}'
+  )
 
 
 def _portable(state):
-  """The state as orbax takes it: where there are several processes, it refuses arrays of one's own devices."""
+  """The state as orbax takes it: where there are several processes, it refuses arrays of one's own
+  devices.
+  """
   if jax.process_count() == 1:
     return state
-  return jax.tree.map(lambda leaf: np.asarray(_numbers(leaf)) if hasattr(leaf, 'dtype') else leaf, state)
+  return jax.tree.map(
+    lambda leaf: np.asarray(_numbers(leaf)) if hasattr(leaf, 'dtype') else leaf, state
+  )
 
 
 def _numbers(leaf):
   """A key's numbers; anything else as it is."""
-  return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+  return (
+    jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+  )
 
 
 def _as_asked(like, leaf):
@@ -278,7 +324,11 @@ def _as_asked(like, leaf):
   if isinstance(like, np.ndarray) or not hasattr(like, 'dtype') or isinstance(leaf, jax.Array):
     return leaf
   array = jax.device_put(leaf)
-  return jax.random.wrap_key_data(array) if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key) else array
+  return (
+    jax.random.wrap_key_data(array)
+    if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key)
+    else array
+  )
 
 
 def _target(leaf):

@@ -9,7 +9,8 @@ from harmony_jax.envs import EpisodeResult, episode_seed, play
 
 
 class Player:
-  """Chooses actions for N environments with a compiled agent; `carry` is its latent state between calls.
+  """Chooses actions for N environments with a compiled agent; `carry` is its latent state between
+  calls.
 
   Args:
     agent: an `Agent`.
@@ -22,11 +23,14 @@ class Player:
 
   def __init__(self, agent, act, params, num_envs, key, mode=False):
     self._agent, self._act, self._key, self._mode = agent, act, key, mode
-    # Bound to a device as what `act` returns may be: it would be compiled again for a carry that is not.
+    # Bound to a device as what `act` returns may be: it would be compiled again for a carry that is
+    # not.
     self.carry = jax.device_put(agent.initial_carry(params, num_envs), jax.local_devices()[0])
 
   def act(self, params, timestep, call):
-    """(actions for the environments, the same as vectors [N, A]) for a `TimeStep`; `call` numbers the draws."""
+    """(actions for the environments, the same as vectors [N, A]) for a `TimeStep`; `call` numbers
+    the draws.
+    """
     return self.finish(self.begin(params, timestep, call))
 
   def begin(self, params, timestep, call):
@@ -42,13 +46,18 @@ class Player:
 
 
 def to_environment(vector, discrete):
-  """Action vectors [N, A] as an environment takes them: int32 [N] if discrete, else clipped to [-1, 1]."""
-  return vector.argmax(-1).astype(np.int32) if discrete else np.clip(vector, -1, 1).astype(np.float32)
+  """Action vectors [N, A] as an environment takes them: int32 [N] if discrete, else clipped to [-1,
+  1].
+  """
+  return (
+    vector.argmax(-1).astype(np.int32) if discrete else np.clip(vector, -1, 1).astype(np.float32)
+  )
 
 
 def group_sizes(num_envs) -> list:
-  """How many environments the groups of an evaluation have: two halves, so that one can step while the other's actions
-  are chosen. Sizes are equal, for one compiled program, where the number is even."""
+  """How many environments the groups of an evaluation have: two halves, so that one can step while
+  the other's actions are chosen. Sizes are equal, for one compiled program, where the number is
+  even."""
   return [num_envs] if num_envs < 2 else [num_envs - num_envs // 2, num_envs // 2]
 
 
@@ -58,13 +67,17 @@ def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False, p
   Actions are sampled, or the policy's `mode`; the latent state is sampled either way.
 
   Args:
-    groups: environments in one or more groups: while one group steps, the device chooses for the next.
-    part: (index, count): plays each count-th of the episodes, from this index on, where several processes share them.
+    groups: environments in one or more groups: while one group steps, the device chooses for the
+      next.
+    part: (index, count): plays each count-th of the episodes, from this index on, where several
+      processes share them.
 
   Returns: a list of `EpisodeResult`, one per episode played.
   """
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
-  seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)][part[0]::part[1]]
+  seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)][
+    part[0] :: part[1]
+  ]
   results = [None] * len(seeds)
   waiting = collections.deque()
 
@@ -73,13 +86,15 @@ def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False, p
     try:
       timestep = game.send(actions)
     except StopIteration as end:
-      results[index::len(groups)] = end.value
+      results[index :: len(groups)] = end.value
     else:
       waiting.append((index, game, player, calls + 1, player.begin(params, timestep, calls)))
 
   for index, env in enumerate(groups):
-    player = Player(agent, act, params, env.num_envs, jax.random.fold_in(key, part[0] * len(groups) + index), mode)
-    go_on(index, play(env, seeds[index::len(groups)]), player, 0, None)
+    player = Player(
+      agent, act, params, env.num_envs, jax.random.fold_in(key, part[0] * len(groups) + index), mode
+    )
+    go_on(index, play(env, seeds[index :: len(groups)]), player, 0, None)
   while waiting:
     index, game, player, calls, action = waiting.popleft()
     go_on(index, game, player, calls, player.finish(action)[0])
@@ -87,16 +102,28 @@ def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False, p
 
 
 def together(parts):
-  """All processes' [results, scores of training episodes] in one list each, results in the order of episodes."""
+  """All processes' [results, scores of training episodes] in one list each, results in the order of
+  episodes.
+  """
   results = [None] * sum(len(played) for played, _ in parts)
   for index, (played, _) in enumerate(parts):
-    results[index::len(parts)] = [EpisodeResult(*row) for row in played]
+    results[index :: len(parts)] = [EpisodeResult(*row) for row in played]
   return results, sum((recent for _, recent in parts), [])
 
 
 def summary(results):
-  """{'mean', 'std', 'scores', 'lengths'} of a list of `EpisodeResult`, and the mean of each measure, e.g. 'success'."""
+  """{'mean', 'std', 'scores', 'lengths'} of a list of `EpisodeResult`, and the mean of each
+  measure, e.g. 'success'.
+  """
   scores = [result.score for result in results]
-  measures = {name: float(np.mean([result.measures[name] for result in results])) for name in results[0].measures}
-  return {'mean': float(np.mean(scores)), 'std': float(np.std(scores)), 'scores': scores,
-          'lengths': [result.length for result in results], **measures}
+  measures = {
+    name: float(np.mean([result.measures[name] for result in results]))
+    for name in results[0].measures
+  }
+  return {
+    'mean': float(np.mean(scores)),
+    'std': float(np.std(scores)),
+    'scores': scores,
+    'lengths': [result.length for result in results],
+    **measures,
+  }

@@ -6,8 +6,8 @@
       while not interruption.requested:
         ...
 
-A second Ctrl-C ends the process at once, even while a program is being compiled: it is not Python's interpreter that
-looks for it but a thread, which the system wakes.
+A second Ctrl-C ends the process at once, even while a program is being compiled: it is not Python's
+interpreter that looks for it but a thread, which the system wakes.
 """
 
 import os
@@ -21,7 +21,9 @@ KILLED = 128 + signal.SIGINT  # exit code after the second Ctrl-C, as shells hav
 
 
 class Interrupted(Exception):
-  """Ends a run that was asked to end. It has been saved, where there was anything to save: the text says so."""
+  """Ends a run that was asked to end. It has been saved, where there was anything to save: the text
+  says so.
+  """
 
 
 class Interruption:
@@ -69,4 +71,8 @@ class Interruption:
           os._exit(KILLED)
         if not self.requested:
           self.requested = name
-          print(f'\n{name}: saving after this step; Ctrl-C to leave at once', file=sys.stderr, flush=True)
+          print(
+            f'\n{name}: saving after this step; Ctrl-C to leave at once',
+            file=sys.stderr,
+            flush=True,
+          )

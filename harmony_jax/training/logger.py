@@ -81,8 +81,8 @@ class MetricsWriter:
     _append(self._scores, _plain(score))
 
   def truncate_after(self, step, lines=None):
-    """Drops the lines of steps > `step`, and those after the first `lines` [of metrics, of scores], as of `flush`: those
-    that a resumed run will write again.
+    """Drops the lines of steps > `step`, and those after the first `lines` [of metrics, of scores],
+    as of `flush`: those that a resumed run will write again.
 
     A line that cannot be read is dropped too, as the last one is that a crash
     left unfinished. Each file is replaced whole, so a crash in here loses
@@ -106,8 +106,8 @@ class MetricsWriter:
     self._purge_step = step + 1  # TensorBoard hides the older events itself
 
   def flush(self):
-    """Waits until all lines are on disk, for a checkpoint must not be newer than they; returns how many [of metrics, of
-    scores] there are."""
+    """Waits until all lines are on disk, for a checkpoint must not be newer than they; returns how
+    many [of metrics, of scores] there are."""
     lines = []
     for path in (self._metrics, self._scores):
       lines.append(0)
@@ -134,7 +134,8 @@ class MetricsWriter:
         self._tensorboard = False
       else:
         self._events = tensorboardX.SummaryWriter(
-            str(self._folder / 'tensorboard'), purge_step=self._purge_step)
+          str(self._folder / 'tensorboard'), purge_step=self._purge_step
+        )
     if self._events is not None:
       for name, value in values.items():
         self._events.add_scalar(name, value, int(step))
@@ -172,8 +173,14 @@ def _start_wandb(folder, project, config):
   if not path.exists():
     with atomic_write(path) as file:
       file.write(uuid.uuid4().hex)
-  return wandb.init(project=project, id=path.read_text(encoding='utf-8').strip(),
-                    name=folder.name, dir=str(folder), resume='allow', config=config)
+  return wandb.init(
+    project=project,
+    id=path.read_text(encoding='utf-8').strip(),
+    name=folder.name,
+    dir=str(folder),
+    resume='allow',
+    config=config,
+  )
 
 
 def _append(path, line):

@@ -1,11 +1,14 @@
-"""Frames of videos that explain themselves: an episode beside the world model's view of it, and dreams."""
+"""Frames of videos that explain themselves: an episode beside the world model's view of it, and
+dreams.
+"""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from harmony_jax.training.video import IMAGINED, to_uint8
 
-SIZE, GAP, LINE, CHART = 256, 8, 24, 110  # pixels: side of a picture, between them, a line of text, the chart's height
+# pixels: side of a picture, between them, a line of text, the chart's height
+SIZE, GAP, LINE, CHART = 256, 8, 24, 110
 BACKGROUND, TEXT, FAINT = (22, 24, 28), (232, 232, 232), (120, 124, 130)
 RIGHT, WRONG = (86, 180, 233), (230, 130, 0)  # told apart by colour-blind eyes
 GIVEN = RIGHT  # brighter than elsewhere, on this ground
@@ -17,14 +20,19 @@ def episode_frames(episode, prediction, tolerance, title):
   """Per step: what the agent sees, what the world model expects, the error, and the rewards so far.
 
   Args:
-    episode: a `recording.Episode` of T steps. prediction: of `trained.Agent.open_loop`, with 'picture' [T, H, W, 3] in
-      [0, 1].
+    episode: a `recording.Episode` of T steps. prediction: of `trained.Agent.open_loop`, with
+      'picture' [T, H, W, 3] in [0, 1].
     tolerance: how far a predicted reward may be from the true one to count as correct.
     title: a line above.
 
   Yields: [height, width, 3] uint8, even sides.
   """
-  length, reward, expected, seen = len(episode.reward), episode.reward, prediction['reward'], prediction['seen']
+  length, reward, expected, seen = (
+    len(episode.reward),
+    episode.reward,
+    prediction['reward'],
+    prediction['seen'],
+  )
   error = to_uint8((prediction['picture'] - episode.picture.astype(np.float32) / 255 + 1) / 2)
   pictures = [episode.picture, to_uint8(prediction['picture']), error]
   low, high = min(reward.min(), expected.min()), max(reward.max(), expected.max())
@@ -32,7 +40,9 @@ def episode_frames(episode, prediction, tolerance, title):
     image, draw = _canvas(3, CHART + GAP)
     draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, FONT)
     color, knows = (GIVEN, 'has seen this') if seen[t] else (IMAGINED, 'imagines this')
-    for place, (name, picture) in enumerate(zip(('the agent sees', f'the model {knows}', 'error'), pictures)):
+    for place, (name, picture) in enumerate(
+      zip(('the agent sees', f'the model {knows}', 'error'), pictures)
+    ):
       _paste(image, draw, place, picture[t], name, color if place == 1 else None)
     correct = abs(expected[t] - reward[t]) <= tolerance
     _label(draw, 0, f'reward {_number(reward[t])}', TEXT)
@@ -43,39 +53,59 @@ def episode_frames(episode, prediction, tolerance, title):
 
 
 def strip(episode, prediction, tolerance, window, columns=8):
-  """A picture of one window, as the paper's figure 3: the true steps, what the model expects of them, and the error.
+  """A picture of one window, as the paper's figure 3: the true steps, what the model expects of
+  them, and the error.
 
   Args:
-    episode, prediction, tolerance: as in `episode_frames`. window: steps of a window; of those that are whole, the one
-      with the most reward is shown: its first step, and of each of `columns` - 1 stretches the one with the largest
-      reward, so that rare rewards are seen.
+    episode, prediction, tolerance: as in `episode_frames`. window: steps of a window; of those that
+      are whole, the one with the most reward is shown: its first step, and of each of `columns` - 1
+      stretches the one with the largest reward, so that rare rewards are seen.
 
   Returns: [height, width, 3] uint8.
   """
   reward, expected, seen = episode.reward, prediction['reward'], prediction['seen']
   starts = range(0, max(1, len(reward) - window + 1), window)
-  start = max(starts, key=lambda t: np.abs(reward[t:t + window])[~seen[t:t + window]].sum())
+  start = max(starts, key=lambda t: np.abs(reward[t : t + window])[~seen[t : t + window]].sum())
   rest = np.arange(start + 1, min(start + window, len(reward)))
-  steps = [start, *(part[np.abs(reward[part]).argmax()] for part in np.array_split(rest, columns - 1) if len(part))]
+  steps = [
+    start,
+    *(
+      part[np.abs(reward[part]).argmax()] for part in np.array_split(rest, columns - 1) if len(part)
+    ),
+  ]
   side, margin = SIZE // 2, 60
-  image = Image.new('RGB', (margin + len(steps) * (side + GAP), LINE + 3 * (side + GAP) + 2 * LINE), BACKGROUND)
+  image = Image.new(
+    'RGB', (margin + len(steps) * (side + GAP), LINE + 3 * (side + GAP) + 2 * LINE), BACKGROUND
+  )
   draw = ImageDraw.Draw(image)
   error = to_uint8((prediction['picture'] - episode.picture.astype(np.float32) / 255 + 1) / 2)
-  for row, (name, pictures) in enumerate((('true', episode.picture), ('model', to_uint8(prediction['picture'])),
-                                          ('error', error))):
+  for row, (name, pictures) in enumerate(
+    (('true', episode.picture), ('model', to_uint8(prediction['picture'])), ('error', error))
+  ):
     y = LINE + row * (side + GAP + LINE)
     draw.text((GAP, y + side // 2), name, TEXT, FONT)
     for place, t in enumerate(steps):
       x = margin + place * (side + GAP)
-      image.paste(Image.fromarray(pictures[t]).resize((side, side), Image.Resampling.NEAREST), (x, y))
+      image.paste(
+        Image.fromarray(pictures[t]).resize((side, side), Image.Resampling.NEAREST), (x, y)
+      )
       if row == 0:
         draw.text((x, 2), f'step {t}', FAINT, FONT)
         draw.text((x + side, y + side + 4), f'reward {_number(reward[t])}', TEXT, FONT, anchor='ra')
       if row == 1:
         right = abs(expected[t] - reward[t]) <= tolerance
-        draw.rectangle((x - 3, y - 3, x + side + 2, y + side + 2), outline=GIVEN if seen[t] else IMAGINED, width=3)
-        draw.text((x + side, y + side + 4), f'{_number(expected[t])} {"correct" if right else "incorrect"}',
-                  RIGHT if right else WRONG, FONT, anchor='ra')
+        draw.rectangle(
+          (x - 3, y - 3, x + side + 2, y + side + 2),
+          outline=GIVEN if seen[t] else IMAGINED,
+          width=3,
+        )
+        draw.text(
+          (x + side, y + side + 4),
+          f'{_number(expected[t])} {"correct" if right else "incorrect"}',
+          RIGHT if right else WRONG,
+          FONT,
+          anchor='ra',
+        )
   return np.asarray(image)
 
 
@@ -85,9 +115,14 @@ def dream_frames(dreams, name, title):
   Args:
     dreams: of `trained.Agent.dream`. name: of the observation to show. title: a line above.
 
-  Yields: [height, width, 3] uint8, even sides. A dream whose episode the model holds for ended is shown dark.
+  Yields: [height, width, 3] uint8, even sides. A dream whose episode the model holds for ended is
+  shown dark.
   """
-  pictures, reward, keep = to_uint8(dreams['observation'][name]), dreams['reward'], dreams['continue']
+  pictures, reward, keep = (
+    to_uint8(dreams['observation'][name]),
+    dreams['reward'],
+    dreams['continue'],
+  )
   over = np.cumsum(keep < 0.5, 1) - (keep < 0.5) > 0  # after the step that ends it
   total = np.cumsum(np.where(over, 0, reward), 1)
   for t in range(pictures.shape[1]):
@@ -117,7 +152,9 @@ def _paste(image, draw, place, picture, name, border):
 
 def _label(draw, place, text, color):
   """Text below a picture, to the right."""
-  draw.text((GAP + place * (SIZE + GAP) + SIZE, _TOP + SIZE + GAP // 2), text, color, FONT, anchor='ra')
+  draw.text(
+    (GAP + place * (SIZE + GAP) + SIZE, _TOP + SIZE + GAP // 2), text, color, FONT, anchor='ra'
+  )
 
 
 def _chart(draw, now, reward, expected, seen, low, high, longest=300):
@@ -129,7 +166,11 @@ def _chart(draw, now, reward, expected, seen, low, high, longest=300):
   scale = (right - left) / max(1, min(len(reward), longest) - 1)
   x = lambda t: left + (t - begin) * scale
   y = lambda value: bottom - (value - low) / max(high - low, 1e-6) * (bottom - top)
-  legend = (0, 'true reward', TEXT), (96, 'predicted, seen', GIVEN), (216, 'predicted, imagined', IMAGINED)
+  legend = (
+    (0, 'true reward', TEXT),
+    (96, 'predicted, seen', GIVEN),
+    (216, 'predicted, imagined', IMAGINED),
+  )
   for at, text, color in legend:
     draw.text((GAP + at, top - LINE), text, color, FONT)
   for value in {low, high}:
@@ -139,8 +180,13 @@ def _chart(draw, now, reward, expected, seen, low, high, longest=300):
   if len(past) > 1:
     draw.line([(x(t), y(reward[t])) for t in past], TEXT, 1)
   for t in past:
-    draw.ellipse((x(t) - 1.5, y(expected[t]) - 1.5, x(t) + 1.5, y(expected[t]) + 1.5), GIVEN if seen[t] else IMAGINED)
+    draw.ellipse(
+      (x(t) - 1.5, y(expected[t]) - 1.5, x(t) + 1.5, y(expected[t]) + 1.5),
+      GIVEN if seen[t] else IMAGINED,
+    )
 
 
 def _number(value):
-  return f'{value:.0f}' if abs(value) >= 100 else f'{value + 0.0 if abs(value) >= 0.005 else 0.0:.2f}'
+  return (
+    f'{value:.0f}' if abs(value) >= 100 else f'{value + 0.0 if abs(value) >= 0.005 else 0.0:.2f}'
+  )

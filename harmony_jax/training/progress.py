@@ -84,17 +84,20 @@ class Progress:
     # Starting, compiling and the cheap steps before the first update say nothing about the rest.
     known = speed > 0 and time.monotonic() - self._marks[0][0] >= 10
     left = format_seconds((self._total - self._step) / speed) if known else '?'
-    return (f'step {self._step:,}/{self._total:,} ({self._step / max(1, self._total):.1%})'
-            f'  {speed:.1f} steps/s  {left} left')
+    return (
+      f'step {self._step:,}/{self._total:,} ({self._step / max(1, self._total):.1%})'
+      f'  {speed:.1f} steps/s  {left} left'
+    )
 
   def _text(self):
     """The state in one plain line."""
     tasks, others = split_tasks(self._info)
     parts = [self._headline()]
     parts += [f'{name} {format_number(value)}' for name, value in others.items()]
-    parts += [' '.join([task] + [f'{_SIGN[kind]}={format_number(value)}'
-                                 for kind, value in kinds.items()])
-              for task, kinds in tasks.items()]
+    parts += [
+      ' '.join([task] + [f'{_SIGN[kind]}={format_number(value)}' for kind, value in kinds.items()])
+      for task, kinds in tasks.items()
+    ]
     return '  '.join(parts)
 
   def _render(self):
@@ -103,16 +106,18 @@ class Progress:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
+
     tasks, others = split_tasks(dict(self._info))
-    rows = [Text(self._headline()),
-            ProgressBar(total=max(1, self._total), completed=self._step)]
+    rows = [Text(self._headline()), ProgressBar(total=max(1, self._total), completed=self._step)]
     if others:
       rows.append(Text('  '.join(f'{k} {format_number(v)}' for k, v in others.items())))
     if tasks:
       table = Table('task', 'σ', 'weight 1/σ', box=None)
       for task, kinds in tasks.items():
-        table.add_row(task, *(format_number(kinds[kind]) if kind in kinds else ''
-                              for kind in ('sigma', 'weight')))
+        table.add_row(
+          task,
+          *(format_number(kinds[kind]) if kind in kinds else '' for kind in ('sigma', 'weight')),
+        )
       rows.append(table)
     return Group(*rows)
 

@@ -15,10 +15,11 @@ from harmony_jax.rssm import State
 class Episode(NamedTuple):
   """One episode, or the beginning of one, of T steps, the one that begins it included.
 
-  picture: [T, H, W, 3] uint8. observation: {name: [T, ...]}, all of it. reward: [T], of the step that led there. action:
-  [T, A], taken after each. latent: the policy's posterior states, leaves [T, ...]. complete: whether the last step ends the
-  episode.
+  picture: [T, H, W, 3] uint8. observation: {name: [T, ...]}, all of it. reward: [T], of the step
+  that led there. action: [T, A], taken after each. latent: the policy's posterior states, leaves
+  [T, ...]. complete: whether the last step ends the episode.
   """
+
   picture: np.ndarray
   observation: dict
   reward: np.ndarray
@@ -42,7 +43,14 @@ def record(agent, env, seed, steps, mode) -> Episode:
     action, state = agent.policy(timestep.observation, state, timestep.is_first, mode)
     carry = jax.device_get(state.carry)
     observation = {key: value[0] for key, value in timestep.observation.items()}
-    rows.append((observation, timestep.reward[0], carry.action[0], jax.tree.map(lambda leaf: leaf[0], carry.latent)))
+    rows.append(
+      (
+        observation,
+        timestep.reward[0],
+        carry.action[0],
+        jax.tree.map(lambda leaf: leaf[0], carry.latent),
+      )
+    )
     complete = bool(timestep.is_last[0]) and not getattr(env, 'failed', np.zeros(1, bool))[0]
     if complete or len(rows) == steps:
       break
@@ -67,7 +75,9 @@ class Recorder:
       if timestep.is_first[0]:
         self._pictures.clear()
       self._pictures.append(timestep.observation[self._name][0].copy())
-      self._done = bool(timestep.is_last[0]) and not getattr(self._env, 'failed', np.zeros(1, bool))[0]
+      self._done = (
+        bool(timestep.is_last[0]) and not getattr(self._env, 'failed', np.zeros(1, bool))[0]
+      )
     return timestep
 
   def pictures(self):
@@ -80,7 +90,9 @@ def picture_name(spec) -> str:
   for name, array in spec.observation.items():
     if len(array.shape) == 3:
       return name
-  raise UserError(f'this agent sees no pictures, only {", ".join(spec.observation)}: there is nothing to show')
+  raise UserError(
+    f'this agent sees no pictures, only {", ".join(spec.observation)}: there is nothing to show'
+  )
 
 
 def writable(folder) -> pathlib.Path:
@@ -96,7 +108,9 @@ def writable(folder) -> pathlib.Path:
 
 
 def unused(folder, name, suffix) -> pathlib.Path:
-  """folder/name.suffix, or with -2, -3, … after the name where there are files of this name with any suffix."""
+  """folder/name.suffix, or with -2, -3, … after the name where there are files of this name with
+  any suffix.
+  """
   count, candidate = 1, name
   while any(path.stem == candidate for path in folder.iterdir()):
     count += 1

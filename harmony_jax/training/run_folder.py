@@ -28,7 +28,8 @@ from harmony_jax.errors import UserError
 # Settings that change nothing in a run's numbers; a run may go on with others.
 FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
 
-_LATER = ('environment.txt', 'metrics.jsonl', 'scores.jsonl', 'checkpoints', '.complete')  # never before config.json
+# never before config.json
+_LATER = ('environment.txt', 'metrics.jsonl', 'scores.jsonl', 'checkpoints', '.complete')
 
 
 def prepare(logdir, config, identity):
@@ -55,9 +56,13 @@ def prepare(logdir, config, identity):
     raise UserError(f'cannot write to the run folder {path}: {error.strerror}') from None
   try:
     _lock(lock, path)
-    resumed = _settle_config(path / 'config.json', {
+    resumed = _settle_config(
+      path / 'config.json',
+      {
         'config': configuration.to_json_dict(config),
-        'identity': configuration.to_json_dict(identity)})
+        'identity': configuration.to_json_dict(identity),
+      },
+    )
     with open(path / 'environment.txt', 'a', encoding='utf-8') as file:
       file.write(describe_environment())
   except OSError as error:
@@ -134,24 +139,38 @@ def atomic_write(path):
 def describe_environment():
   """A section of text: date, command, commit, Python, devices, packages."""
   import jax  # here, for the readers of run folders that need no devices
-  packages = sorted({f'{d.metadata["Name"]}=={d.version}'
-                     for d in importlib.metadata.distributions()}, key=str.lower)
-  return '\n'.join([
+
+  packages = sorted(
+    {f'{d.metadata["Name"]}=={d.version}' for d in importlib.metadata.distributions()},
+    key=str.lower,
+  )
+  return '\n'.join(
+    [
       f'# {datetime.datetime.now().astimezone().isoformat(timespec="seconds")}',
       f'command: {shlex.join(sys.orig_argv)}',
       f'commit:  {git_commit()}',
       f'python:  {platform.python_version()} on {platform.platform()}',
-      f'devices: {", ".join(str(d.device_kind) for d in jax.devices())}'
-      f' ({jax.default_backend()})',
-      *packages, '', ''])
+      f'devices: {", ".join(str(d.device_kind) for d in jax.devices())} ({jax.default_backend()})',
+      *packages,
+      '',
+      '',
+    ]
+  )
 
 
 def git_commit():
   """The commit of the code that runs, with ` (dirty)` where files differ from it."""
+
   def git(*words):
     return subprocess.run(
-        ['git', *words], cwd=pathlib.Path(__file__).parent, check=True,
-        capture_output=True, text=True, timeout=10).stdout.strip()
+      ['git', *words],
+      cwd=pathlib.Path(__file__).parent,
+      check=True,
+      capture_output=True,
+      text=True,
+      timeout=10,
+    ).stdout.strip()
+
   try:
     # An installed package may lie inside someone else's checkout.
     git('ls-files', '--error-unmatch', pathlib.Path(__file__).name)
@@ -183,7 +202,9 @@ def _settle_config(path, wanted):
   if not path.exists():
     orphans = [name for name in _LATER if (path.parent / name).exists()]
     if orphans:
-      raise UserError(f'{path.parent} holds {orphans[0]} of a run, but not its config.json; choose another folder')
+      raise UserError(
+        f'{path.parent} holds {orphans[0]} of a run, but not its config.json; choose another folder'
+      )
     with atomic_write(path) as file:
       json.dump(wanted, file, indent=2, allow_nan=False)
       file.write('\n')
@@ -194,9 +215,14 @@ def _settle_config(path, wanted):
     present = None
   if not isinstance(present, dict):
     raise UserError(f'{path} is not readable as JSON; nothing was overwritten')
-  differing = {key: values for key, values in configuration.difference(present, wanted).items() if key not in FREE}
+  differing = {
+    key: values
+    for key, values in configuration.difference(present, wanted).items()
+    if key not in FREE
+  }
   if differing:
-    lines = '; '.join(f'{key}: folder has {old!r}, command has {new!r}'
-                      for key, (old, new) in differing.items())
+    lines = '; '.join(
+      f'{key}: folder has {old!r}, command has {new!r}' for key, (old, new) in differing.items()
+    )
     raise UserError(f'{path.parent} holds another run ({lines}); choose another folder')
   return True

@@ -37,7 +37,9 @@ def save_video(path, frames, fps=20, scale=1):
     return movie
   except (ImportError, OSError, RuntimeError) as error:  # no ffmpeg, or one without H.264
     movie.unlink(missing_ok=True)
-    _log.warning('no mp4 (%s): a gif instead', (str(error).splitlines() or [type(error).__name__])[0])
+    _log.warning(
+      'no mp4 (%s): a gif instead', (str(error).splitlines() or [type(error).__name__])[0]
+    )
   return _save_gif(path.with_name(path.name + '.gif'), frames, fps, scale)
 
 
@@ -52,6 +54,7 @@ def save_image(path, array):
     The path.
   """
   from PIL import Image
+
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(to_uint8(array)).save(path)
@@ -79,8 +82,9 @@ def open_loop_grid(truth, prediction, context):
   truth = to_uint8(truth).astype(np.float32) / 255
   prediction = np.clip(np.asarray(prediction, np.float32), 0, 1)
   if truth.shape != prediction.shape or truth.ndim != 5 or truth.shape[-1] != 3:
-    raise ValueError('truth and prediction are [B, T, H, W, 3]; '
-                     f'got {truth.shape} and {prediction.shape}')
+    raise ValueError(
+      f'truth and prediction are [B, T, H, W, 3]; got {truth.shape} and {prediction.shape}'
+    )
   error = (prediction - truth + 1) / 2
   framed = to_uint8(prediction)
   _draw_border(framed[:, :context], GIVEN)
@@ -115,24 +119,51 @@ def _save_mp4(path, frames, fps, scale):
   between fork and exec: JAX's threads can deadlock there.
   """
   import imageio_ffmpeg
+
   sides = [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)]
   if np.any(sides):
     frames = np.pad(frames, sides, mode='edge')
   height, width = frames.shape[1:3]
   done = subprocess.run(
-      [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error',
-       '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}', '-r', str(fps), '-i', '-',
-       '-vf', f'scale=iw*{scale}:ih*{scale}:flags=neighbor',
-       '-c:v', 'libx264', '-crf', '18', '-pix_fmt', 'yuv420p', str(path)],
-      input=np.ascontiguousarray(frames).reshape(-1).data, capture_output=True, check=False)
+    [
+      imageio_ffmpeg.get_ffmpeg_exe(),
+      '-y',
+      '-loglevel',
+      'error',
+      '-f',
+      'rawvideo',
+      '-pix_fmt',
+      'rgb24',
+      '-s',
+      f'{width}x{height}',
+      '-r',
+      str(fps),
+      '-i',
+      '-',
+      '-vf',
+      f'scale=iw*{scale}:ih*{scale}:flags=neighbor',
+      '-c:v',
+      'libx264',
+      '-crf',
+      '18',
+      '-pix_fmt',
+      'yuv420p',
+      str(path),
+    ],
+    input=np.ascontiguousarray(frames).reshape(-1).data,
+    capture_output=True,
+    check=False,
+  )
   if done.returncode:
     raise RuntimeError(done.stderr.decode(errors='replace').strip() or f'ffmpeg: {done.returncode}')
 
 
 def _save_gif(path, frames, fps, scale):
   from PIL import Image
+
   images = [Image.fromarray(frame.repeat(scale, 0).repeat(scale, 1)) for frame in frames]
   # A gif counts in hundredths of a second, and viewers slow down below two.
-  images[0].save(path, save_all=True, append_images=images[1:], loop=0,
-                 duration=max(20, round(1000 / fps)))
+  images[0].save(
+    path, save_all=True, append_images=images[1:], loop=0, duration=max(20, round(1000 / fps))
+  )
   return path
