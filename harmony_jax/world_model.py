@@ -282,8 +282,6 @@ class WorldModel:
     """[..., F] -> [...]; None without that head."""
     if not self.continue_head:
       return None
-    if not self.continue_gradient:
-      feature = jax.lax.stop_gradient(feature)
     return self.continue_head.apply({'params': params['continue']}, feature)[..., 0]
 
   def views_of(self, state: State, batch, previous_action, noise):
@@ -325,7 +323,9 @@ class WorldModel:
       prior_stats,
       {},
       self.reward_logits(params, feature),
-      self.continue_logit(params, feature),
+      self.continue_logit(
+        params, feature if self.continue_gradient else jax.lax.stop_gradient(feature)
+      ),
       statistics,
     )
 

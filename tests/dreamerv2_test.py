@@ -259,3 +259,33 @@ def test_modes_and_draws_of_the_truncated_normal_actor():
   draws = np.asarray(actor.sample(policy, noise))
   assert (np.abs(draws) < 1).all()
   assert abs(np.median(draws[:, 0, 0]) - float(actor.sample(policy, None)[0, 0])) < 0.02
+
+
+@pytest.mark.parametrize('method', ['dreamerv2', 'dreamerpro'])
+def test_the_actor_learns_from_a_head_that_the_features_do_not(method):
+  """A continue head outside the authors' `grad_heads` sends its training loss no further than
+  itself; what it predicts in imagination still has a gradient with respect to the actions.
+  """
+  gradients = []
+  for flows in (True, False):
+    case = {**ENDING, 'method': method, 'continue_head__gradient': flows}
+    agent = small.agent(discrete=False, deterministic=True, **case)
+    state = agent.init(jax.random.key(0))
+    shake = lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape)
+    params = jax.tree.map(shake, state.params)
+    latent = agent.initial_carry(params, 6).latent
+    loss = lambda actor, agent=agent, params=params, latent=latent, state=state: (
+      agent.behavior.actor_loss(
+        actor,
+        agent.world_model,
+        params['world_model'],
+        {'fast': params['critic'], 'slow': params['critic']},
+        latent,
+        jnp.ones(6),
+        Noise(),
+        state.normalizer,
+      )[0]
+    )
+    gradients.append(jax.jit(jax.grad(loss))(params['actor']))
+  for with_head, without in zip(*map(jax.tree.leaves, gradients), strict=True):
+    np.testing.assert_allclose(without, with_head, rtol=1e-5, atol=1e-9)
