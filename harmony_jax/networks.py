@@ -19,6 +19,7 @@ import numpy as np
 
 from harmony_jax import convolution, residual
 from harmony_jax.distributions import symexp, symlog
+from harmony_jax.settings import setting
 
 ACTIVATIONS = {
   'none': lambda x: x,
@@ -33,9 +34,58 @@ ACTIVATIONS = {
 class Style:
   """What all hidden layers of a method share; the defaults are DreamerV3's."""
 
-  normalization: str = 'layer'  # or none
-  activation: str = 'silu'
-  init: str = 'normal'  # see `initializer`
+  normalization: str = setting(
+    'layer', 'layer norm in place of a bias (layer), or none', choices=('layer', 'none')
+  )
+  activation: str = setting(
+    'silu', 'silu | elu | relu | tanh', choices=('silu', 'elu', 'relu', 'tanh', 'none')
+  )
+  init: str = setting(
+    'normal', 'initial weights: normal | uniform', choices=('normal', 'uniform', 'fan_in')
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+  """A network of images and vectors: `Encoder`, and the `Decoder` that mirrors it."""
+
+  kind: str = setting(
+    'plain',
+    'plain: strided convolutions; residual: residual.py, with batch norms',
+    choices=('plain', 'residual'),
+  )
+  depth: int = setting(
+    32, 'channels of the first convolution; doubled by every further one', least=1
+  )
+  minres: int = setting(4, 'side of the last feature map, with padding same', least=1)
+  patch: int = setting(
+    1, 'side of the blocks that one product maps to `depth` channels; 1: none; for CPUs', least=1
+  )
+  padding: str = setting(
+    'same', 'of the convolutions: same, or valid as DreamerV2', choices=('same', 'valid')
+  )
+  mlp_layers: int = setting(2, 'hidden layers for vector observations')
+  mlp_units: int = setting(512, 'their width', least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSettings:
+  """An MLP from latent states."""
+
+  layers: int = setting(2, 'hidden layers')
+  units: int = setting(512, 'their width', least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalarSettings(HeadSettings):
+  """A head that predicts a scalar."""
+
+  distribution: str = setting(
+    'two_hot',
+    'two_hot: cross entropy over bins in symlog space; gaussian: half squared error',
+    choices=('two_hot', 'gaussian'),
+  )
+  bins: int = setting(255, 'bins of two_hot', least=1)
 
 
 LINEAR = Style('none', 'none', 'uniform')  # output layers

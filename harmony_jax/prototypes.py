@@ -20,9 +20,31 @@ import jax.numpy as jnp
 
 from harmony_jax import replicas
 from harmony_jax.networks import LINEAR, Dense
+from harmony_jax.settings import setting
 from harmony_jax.targets import follow
 
 sg = jax.lax.stop_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class PrototypeSettings:
+  """DreamerPro's head: assignments to prototypes in place of reconstruction."""
+
+  count: int = setting(2500, 'prototypes, K', least=1)
+  size: int = setting(32, 'their dimensions, P', least=1)
+  temperature: float = setting(0.1, 'of the predicted assignments', above=0)
+  sinkhorn_epsilon: float = setting(0.0125, 'of the target assignments', above=0)
+  sinkhorn_iterations: int = setting(3, 'rounds in which they are made equal shares')
+  warm_up: int = setting(
+    1, 'first steps of a sequence, whose states know too little, that are not predicted'
+  )
+  norm: float = setting(0.0, 'weight of the loss that holds projections at length 1')
+  freeze: int = setting(10_000, 'updates during which the prototypes stay as they were drawn')
+  slow_fraction: float = setting(
+    0.05, 'how far the slow encoder goes towards the encoder in one of its updates', most=1
+  )
+  slow_every: int = setting(1, 'updates between two of them', least=1)
+  max_shift: float = setting(3.0, 'pixels by which the two views of a sequence are shifted at most')
 
 
 @dataclasses.dataclass(frozen=True)

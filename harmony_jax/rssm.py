@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from harmony_jax import latents
 from harmony_jax.networks import LINEAR, Dense, Style
+from harmony_jax.settings import setting
 
 
 class State(NamedTuple):
@@ -34,6 +35,33 @@ class State(NamedTuple):
   def feature(self):
     """[deter, stoch] flattened, [..., F]: what decoder, heads, actor and critic see."""
     return jnp.concatenate([self.deter, self.stoch.reshape(*self.deter.shape[:-1], -1)], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RSSMSettings:
+  """The recurrent state-space model."""
+
+  deter: int = setting(512, 'size of the deterministic state, D', least=1)
+  units: int = setting(512, 'width of its hidden layers', least=1)
+  latent: str = setting(
+    'categorical',
+    'the stochastic state: groups of classes, or gaussian (DreamerPro)',
+    choices=('categorical', 'gaussian'),
+  )
+  stoch: int = setting(32, 'groups, or dimensions of a Gaussian, S', least=1)
+  classes: int = setting(32, 'classes of each group, K', least=1)
+  unimix: float = setting(
+    0.01, "share of a uniform distribution in a group's prior and posterior", most=1
+  )
+  min_std: float = setting(0.1, 'smallest standard deviation of a Gaussian')
+  action_clip: float = setting(1.0, 'actions are scaled down to this; 0: taken as they are')
+  learned_initial: bool = setting(True, 'the first deterministic state is learned, or zeros')
+  gru_bias: bool = setting(False, "a bias before the GRU's norm")
+  gru_init: str = setting(
+    'fan_in',
+    'initial weights of a GRU with that bias: fan_in as PyTorch, or style: as all layers',
+    choices=('fan_in', 'style'),
+  )
 
 
 @dataclasses.dataclass(frozen=True)

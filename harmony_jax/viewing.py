@@ -1,5 +1,19 @@
 """What a world model expects, for people to look at: an episode's open-loop prediction, and dreams.
 
+A method's capabilities (`Method.capabilities`) are pure functions by these names; all are optional:
+
+    report(variables, batch, context, key)      a batch [B, T, ...] as training draws it: the first
+                                                `context` steps filtered, the others imagined
+    open_loop(variables, carries, actions, context, key)    windows of an episode that was played:
+                                                leaves of the policy's carries [W, T, ...], actions
+                                                [W, T, A] taken after each step
+    dream(variables, key, count, length)        N = `count` episodes that the model makes up
+    assign(variables, observation)              assignments to prototypes [N, T, K] of observations
+
+The first three return what they predict, of [N, T]: 'observation' {name: [N, T, ...]} (pictures in
+[0, 1]; those that it can draw, perhaps none), 'reward' [N, T], 'continue' [N, T]; 'prototype'
+[N, T, K] where there are prototypes; a dream also 'action' [N, T, A]; a report 'assigned' [N, T, K].
+
 Pure functions of an agent and its weights (`TrainState.weights`). T steps, N episodes, W windows, S
 latent groups.
 """

@@ -1,11 +1,12 @@
-"""Small agents and batches for tests."""
+"""Small methods, configurations and batches for tests."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.common import METHODS
-from harmony_jax.agent import Agent
+from harmony_jax import config as config_
+from harmony_jax import method, settings
+from harmony_jax.envs.base import ArraySpec, Spec
 
 SIZES = {
   'batch_size': 3,
@@ -36,38 +37,65 @@ SIZES = {
 IMAGE, VECTOR = {'image': (16, 16, 3)}, {'joints': (3,), 'speed': ()}
 
 
-def config(method='dreamerv3', **changes):
-  """A method's configuration at small sizes; changes as `rssm__deter=8`."""
-  result = METHODS[method]()
-  result.update_from_flattened_dict(
-    {**SIZES, **{k.replace('__', '.'): v for k, v in changes.items()}}
-  )
-  return result
+def spec(shapes=IMAGE, actions=3, discrete=True) -> Spec:
+  """Return an environment's spec; observations of rank 3 are pictures."""
+  arrays = {k: ArraySpec(v, np.uint8 if len(v) == 3 else np.float32) for k, v in shapes.items()}
+  return Spec(arrays, discrete, actions, 1)
 
 
-def agent(shapes=IMAGE, actions=3, discrete=True, deterministic=False, **changes) -> Agent:
-  """An agent at small sizes; `method` may be among the changes."""
-  return Agent.from_config(config(**changes), shapes, actions, discrete, deterministic)
+def settings_of(name='dreamerv3', **changes):
+  """Return a method's settings at small sizes; changes as `rssm__deter=8`."""
+  named = {k.replace('__', '.'): v for k, v in changes.items()}
+  return settings.replace(method.entry(name).settings, {**SIZES, **named})
+
+
+def agent(
+  shapes=IMAGE, actions=3, discrete=True, deterministic=False, name='dreamerv3', **changes
+) -> method.Method:
+  """Return a method at small sizes."""
+  chosen = settings_of(name, **changes)
+  return method.entry(name).make(chosen, spec(shapes, actions, discrete), deterministic)
+
+
+def run_config(name='dreamerv3', **changes) -> config_.Config:
+  """Return the configuration of a short run of catch with a toy model."""
+  entry = method.entry(name)
+  run = config_.RunSettings('catch', 'catch', name, 'tiny')
+  short = {
+    'steps': 480,
+    'num_envs': 8,
+    'train_ratio': 16.0,
+    'eval_every': 240,
+    'eval_episodes': 64,
+    'final_eval_episodes': 64,
+    'eval_envs': 64,
+    'checkpoint_every': 240,
+    'video_every': 480,
+    'prefill_chunk': 8,
+    'log_every': 80,
+    'replay_capacity': 100_000,
+  }
+  made = config_.Config(run, entry.settings, {'distractors': 4, 'size': 8})
+  named = {k.replace('__', '.'): v for k, v in changes.items()}
+  return made.replace({**entry.sizes.get('toy', {}), **short, **named})
 
 
 def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0) -> dict:
-  """A random batch with an episode's end and beginning inside."""
+  """Return a random batch with an episode's end and beginning inside."""
   rng = np.random.default_rng(seed)
   data = {}
   for name, shape in shapes.items():
     full = (size, length, *shape)
-    data[name] = (
-      rng.integers(0, 256, full, np.uint8)
-      if len(shape) == 3
-      else rng.normal(size=full).astype(np.float32)
-    )
+    picture = len(shape) == 3
+    data[name] = rng.integers(0, 256, full, np.uint8) if picture else rng.normal(size=full)
   if discrete:
-    data['action'] = np.eye(actions, dtype=np.float32)[rng.integers(0, actions, (size, length))]
+    data['action'] = np.eye(actions)[rng.integers(0, actions, (size, length))]
   else:
-    data['action'] = rng.uniform(-1, 1, (size, length, actions)).astype(np.float32)
-  data['reward'] = rng.normal(size=(size, length)).astype(np.float32)
+    data['action'] = rng.uniform(-1, 1, (size, length, actions))
+  data['reward'] = rng.normal(size=(size, length))
   for name in ('is_first', 'is_last', 'is_terminal'):
     data[name] = np.zeros((size, length), bool)
   data['is_first'][:, 0] = True
   data['is_last'][0, 2] = data['is_terminal'][0, 2] = data['is_first'][0, 3] = True
-  return jax.tree.map(jnp.asarray, data)
+  narrow = lambda x: x.astype(np.float32) if x.dtype == np.float64 else x
+  return jax.tree.map(lambda x: jnp.asarray(narrow(x)), data)

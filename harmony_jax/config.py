@@ -1,0 +1,243 @@
+"""The configuration of a run: settings of the run, of its method, and options of its environment.
+
+On disk, on the command line and in messages it is one tree: `steps`, `rssm.deter`, `env.sticky`.
+"""
+
+import dataclasses
+import difflib
+import json
+import logging
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from harmony_jax import method, settings
+from harmony_jax.errors import UserError, one_line
+from harmony_jax.settings import setting
+
+FORMAT = 2  # of config.json; 1 had the settings that told three methods apart in `behavior`
+_OPTIONS = ('env', 'eval_env')
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+  """What is the run's and not the method's. A step is one agent step: frames / action_repeat."""
+
+  suite: str = setting('', 'the benchmark: chosen by the command')
+  task: str = setting('', 'chosen by --game, --task or --env')
+  method: str = setting('dreamerv3', 'the base method: chosen by --method')
+  preset: str = setting('paper', 'sizes: chosen by --preset')
+  seed: int = setting(0, 'of the whole run: chosen by --seed')
+  steps: int = setting(100_000, 'agent steps of the whole run', least=1)
+  num_envs: int = setting(1, 'environments that step together in training', least=1)
+  score: str = setting(
+    'return', "what is reported: the return of an episode, or a measure like 'success'"
+  )
+  env_processes: bool = setting(False, 'each environment in a process of its own')
+  replay_capacity: int = setting(
+    1_000_000, 'steps; a 100K run never fills more than 100,000', least=1
+  )
+  devices: int = setting(0, 'of this process, that share the batch; 0: as many as can')
+  replay_on: str = setting(
+    'auto',
+    'host, device, or auto: on an accelerator that has room for it',
+    choices=('auto', 'host', 'device'),
+  )
+  prefill_chunk: int = setting(
+    100, 'whether training can begin is looked at after every so many steps', least=1
+  )
+  eval_every: int = setting(5_000, 'steps between two evaluations', least=1)
+  eval_episodes: int = setting(100, 'episodes of an evaluation')
+  final_eval_episodes: int = setting(100, 'episodes of the last one', least=1)
+  eval_envs: int = setting(16, 'environments that evaluate side by side', least=1)
+  log_every: int = setting(250, 'steps between two lines of metrics', least=1)
+  checkpoint_every: int = setting(5_000, 'steps between two checkpoints', least=1)
+  video_every: int = setting(10_000, 'steps between two open-loop videos; 0: none')
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A run's configuration.
+
+  Attributes:
+    run: its own settings. agent: of its method, an instance of the method's class.
+    env: options of the environment. eval_env: of those, what is different in evaluation.
+  """
+
+  run: RunSettings
+  agent: method.MethodSettings
+  env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  eval_env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def flat(self) -> dict[str, Any]:
+    """Return {dotted name: value} of everything."""
+    options = {f'{part}.{k}': v for part in _OPTIONS for k, v in getattr(self, part).items()}
+    return {**settings.flatten(self.run), **settings.flatten(self.agent), **options}
+
+  def replace(self, changes: Mapping[str, Any]) -> 'Config':
+    """Return it with {dotted name: value} changed.
+
+    Raises:
+      UserError: an unknown name, or a value that cannot be.
+    """
+    parts: dict[str, dict] = {'run': {}, 'agent': {}, 'env': {}, 'eval_env': {}}
+    of_run, of_agent = settings.flatten(self.run), settings.flatten(self.agent)
+    for name, value in changes.items():
+      first, _, rest = name.partition('.')
+      if first in _OPTIONS and rest in getattr(self, first):
+        parts[first][rest] = value
+      elif name in of_run or name in of_agent:
+        parts['run' if name in of_run else 'agent'][name] = value
+      else:
+        raise UserError(settings.unknown(name, self.flat()))
+    return Config(
+      settings.replace(self.run, parts['run']),
+      settings.replace(self.agent, parts['agent']),
+      {**self.env, **parts['env']},
+      {**self.eval_env, **parts['eval_env']},
+    )
+
+  def override(self, texts: Iterable[str]) -> 'Config':
+    """Return it with texts such as 'rssm.deter=64' applied; of two for one name the last counts.
+
+    Raises:
+      UserError: an unknown name, or a value that cannot be; nothing is applied then.
+    """
+    kinds = {
+      each.name: each.type for part in (self.run, self.agent) for each in settings.describe(part)
+    }
+    here, changes = self.flat(), {}
+    for text in texts:
+      name, equals, value = text.partition('=')
+      name = name.strip().removeprefix('config.')
+      if not equals:
+        raise UserError(f'config.{name[:200]} needs a value: config.{name[:200]}=VALUE')
+      if name not in here:
+        raise UserError(settings.unknown(name, here))
+      changes[name] = settings.parse(name, kinds.get(name, type(here[name])), value.strip())
+    return self.replace(changes)
+
+  def check(self):
+    """Refuse settings that do not fit each other.
+
+    Raises:
+      UserError: names the field, its value and what it must be.
+    """
+    run, agent = self.run, self.agent
+    needed = agent.batch_size * agent.batch_length // run.num_envs + agent.batch_length
+    if run.replay_capacity // run.num_envs < needed:
+      raise UserError(
+        f'config.replay_capacity is {run.replay_capacity}: it must be at least '
+        f'{needed * run.num_envs} to hold a first batch, by config.batch_size, '
+        'config.batch_length and config.num_envs'
+      )
+
+  def to_json(self) -> dict[str, Any]:
+    """Return nested dicts that JSON keeps without loss."""
+    options = {name: settings.plain(getattr(self, name)) for name in _OPTIONS}
+    return {**settings.to_json(self.run), **settings.to_json(self.agent), **options}
+
+
+def nested_flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Return {'a.b': 1} for {'a': {'b': 1}}; an empty dict stays one."""
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat |= nested_flat(value, f'{prefix}{name}.')
+    else:
+      flat[f'{prefix}{name}'] = value
+  return flat
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+  """Return {name: (value in a, value in b)} of two JSON trees where they differ; None: absent."""
+  flat_a, flat_b = nested_flat(a), nested_flat(b)
+  pairs = {name: (flat_a.get(name), flat_b.get(name)) for name in sorted({*flat_a, *flat_b})}
+  # True == 1 in Python, but a switch that became a number is a difference.
+  return {
+    k: (x, y) for k, (x, y) in pairs.items() if x != y or isinstance(x, bool) != isinstance(y, bool)
+  }
+
+
+def read(folder: str | pathlib.Path) -> Config:
+  """Return the configuration of a run folder.
+
+  Settings that its version did not have take today's defaults, with a warning.
+
+  Raises:
+    UserError: no run, or one that this version cannot know.
+  """
+  path = pathlib.Path(folder).expanduser() / 'config.json'
+  try:
+    return from_json(json.loads(path.read_text(encoding='utf-8')), str(path))
+  except OSError as error:
+    raise UserError(
+      f'{path.parent} holds no run: its config.json cannot be read ({error.strerror})'
+    ) from None
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    raise UserError(
+      f'{path.parent} holds no run that can be read: {type(error).__name__} in its config.json '
+      f'({one_line(str(error))[:100]})'
+    ) from None
+
+
+def from_json(saved: Mapping[str, Any], source: str = 'config.json') -> Config:
+  """Return the configuration in the JSON of a run folder, {'format', 'config': {…}}."""
+  tree = dict(saved['config'])
+  entry = method.entry(tree['method'])
+  if saved.get('format', 1) < FORMAT:
+    tree = entry.upgrade(tree)
+  env, eval_env = (dict(tree.pop(name, {})) for name in _OPTIONS)
+  config = Config(RunSettings(), entry.settings, env, eval_env)
+  known, given = config.flat(), {**nested_flat(tree)}
+  missing = [
+    name for name in known if name not in given and not name.startswith(('env.', 'eval_env.'))
+  ]
+  strange = [name for name in given if name not in known]
+  if missing or strange:
+    told = (
+      [f"takes today's {', '.join(f'{name}={known[name]}' for name in missing)}"] if missing else []
+    )
+    told += [f'leaves out {", ".join(strange)}'] if strange else []
+    _log.warning('%s is of another version: %s', source, '; '.join(told))
+  values = {name: _number(value) for name, value in given.items() if name in known}
+  return config.replace(values)
+
+
+def _number(value: Any) -> Any:
+  """Return inf where JSON has 'inf'."""
+  return float(value) if value in ('inf', '-inf', 'nan') else value
+
+
+def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
+  """Separate `--config.some.field=value` words from the others.
+
+  Both `--config.a.b=v` and `--config.a.b v` are taken; what follows a lone `--` stays as it is.
+
+  Returns: (the other words in order, texts 'a.b=v' for `Config.override`).
+
+  Raises:
+    UserError: a flag without a value.
+  """
+  rest, texts, words = [], [], list(argv)
+  while words:
+    word = words.pop(0)
+    if word == '--':
+      return [*rest, word, *words], texts
+    name = word.removeprefix('-').removeprefix('-')
+    if name == word or not name.startswith('config.'):
+      rest.append(word)
+      continue
+    field = name.removeprefix('config.')
+    if '=' not in field:
+      if not words or words[0].startswith('--'):
+        raise UserError(f'--{name[:200]} needs a value: --{name[:200]}=VALUE')
+      field = f'{field}={words.pop(0)}'
+    texts.append(field)
+  return rest, texts
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+  """Return the choice that is spelled most like a name."""
+  return difflib.get_close_matches(name, list(choices), n=1, cutoff=0.0)[0]

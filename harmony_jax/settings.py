@@ -1,0 +1,209 @@
+"""Typed settings: fields of frozen dataclasses, each written once with default, meaning and check.
+
+    @dataclasses.dataclass(frozen=True)
+    class HeadSettings:
+      layers: int = setting(2, 'hidden layers', least=0)
+      units: int = setting(512, 'their width', least=1)
+
+A group of settings is a field whose type is another such class (`group`). Names have dots:
+`head.units`. Whatever cannot be (an unknown name, another type, a value outside its range) is
+refused with one line.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from harmony_jax.errors import UserError
+
+T = TypeVar('T')
+_LONGEST = 200  # characters of a name or a value that are shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """One setting: its dotted name, type, default, meaning, and what it can be."""
+
+  name: str
+  type: Any
+  default: Any
+  meaning: str
+  least: float | None = None
+  most: float | None = None
+  above: float | None = None
+  choices: tuple = ()
+
+
+def setting(
+  default: Any,
+  meaning: str,
+  *,
+  least: float | None = None,
+  most: float | None = None,
+  above: float | None = None,
+  choices: Iterable = (),
+) -> Any:
+  """Return a dataclass field that is a setting.
+
+  Numbers are `least` or more (0 where nothing is given), `most` or less, larger than `above`.
+  """
+  limits = {'least': least, 'most': most, 'above': above, 'choices': tuple(choices)}
+  return dataclasses.field(default=default, metadata={'meaning': meaning, **limits})
+
+
+def group(cls: type[T], meaning: str, **changes) -> T:
+  """Return a dataclass field that is a group of settings, with other defaults where given."""
+  return dataclasses.field(default_factory=lambda: cls(**changes), metadata={'meaning': meaning})
+
+
+def describe(settings: Any, prefix: str = '') -> Iterator[Setting]:
+  """Yield every setting of an instance; its values are the defaults."""
+  types = typing.get_type_hints(type(settings))
+  for field in dataclasses.fields(settings):
+    value, name = getattr(settings, field.name), prefix + field.name
+    if dataclasses.is_dataclass(value):
+      yield from describe(value, f'{name}.')
+    elif field.metadata:
+      yield Setting(name, types[field.name], value, **field.metadata)
+
+
+def flatten(settings: Any) -> dict[str, Any]:
+  """Return {dotted name: value}."""
+  return {each.name: each.default for each in describe(settings)}
+
+
+def replace(settings: T, changes: Mapping[str, Any]) -> T:
+  """Return the settings with {dotted name: value} changed.
+
+  Raises:
+    UserError: an unknown name, or a value that the setting cannot have.
+  """
+  known = {each.name: each for each in describe(settings)}
+  for name, value in changes.items():
+    if name not in known:
+      raise UserError(unknown(name, known))
+    check(known[name], value)
+  return _replace(settings, changes)
+
+
+def _replace(settings: Any, changes: Mapping[str, Any]) -> Any:
+  inner: dict[str, dict] = {}
+  here = {}
+  for name, value in changes.items():
+    first, _, rest = name.partition('.')
+    if rest:
+      inner.setdefault(first, {})[rest] = value
+    else:
+      here[first] = _converted(settings, first, value)
+  nested = {name: _replace(getattr(settings, name), some) for name, some in inner.items()}
+  return dataclasses.replace(settings, **here, **nested)
+
+
+def _converted(settings: Any, name: str, value: Any) -> Any:
+  """Return an int as a float, and a list as a tuple, where the setting is one."""
+  kind = typing.get_type_hints(type(settings))[name]
+  if kind is float:
+    return float(value)
+  return tuple(value) if typing.get_origin(kind) is tuple else value
+
+
+def check(known: Setting, value: Any) -> None:
+  """Raise UserError unless the setting can have the value."""
+  wanted = _wanted(known, value)
+  if wanted:
+    shown = repr(value)[:_LONGEST]
+    raise UserError(f'config.{known.name} is {shown}: it must be {wanted}')
+
+
+def _wanted(known: Setting, value: Any) -> str:
+  """Return what the value must be, in words; '' where it is that."""
+  kind = known.type
+  if typing.get_origin(kind) is tuple:
+    ok = isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
+    strange = ok and known.choices and set(value) - set(known.choices)
+    return '' if ok and not strange else f'a list of {", ".join(known.choices) or "names"}'
+  numbers = (int, float) if kind is float else (kind,)
+  if not isinstance(value, numbers) or (isinstance(value, bool) and kind is not bool):
+    return f'{_article(kind)}, not {type(value).__name__}'
+  if known.choices and value not in known.choices:
+    near = difflib.get_close_matches(str(value), map(str, known.choices), n=1, cutoff=0.5)
+    hint = f' (did you mean {near[0]}?)' if near else ''
+    return f'one of {", ".join(map(str, known.choices))}{hint}'
+  if kind in (int, float):
+    return _wanted_number(known, value)
+  return ''
+
+
+def _wanted_number(known: Setting, value: float) -> str:
+  if not abs(value) < 2**63:  # nor is NaN
+    return 'a number below 2^63'
+  if known.above is not None and not value > known.above:
+    return f'above {known.above:g}'
+  least = 0 if known.least is None else known.least
+  if value < least:
+    return f'at least {least:g}'
+  if known.most is not None and value > known.most:
+    return f'at most {known.most:g}'
+  return ''
+
+
+def parse(name: str, kind: Any, text: str) -> Any:
+  """Read a text as a value of a type: bool, int, float, str or a tuple of strings.
+
+  Raises:
+    UserError: it is no such value.
+  """
+  try:
+    if typing.get_origin(kind) is tuple or kind in (tuple, list):
+      parts = [part.strip(' \'"') for part in text.strip('()[] ').split(',')]
+      return tuple(part for part in parts if part)
+    if kind is bool:
+      return {'true': True, '1': True, 'false': False, '0': False}[text.lower()]
+    if kind is int and 'e' in text.lower():  # 1e5 steps
+      if not (math.isfinite(float(text)) and float(text).is_integer()):
+        raise ValueError(text)
+      return int(float(text))
+    return kind(text)
+  except (ValueError, KeyError):
+    shown = text[:_LONGEST]
+    raise UserError(f'config.{name}: expected {_article(kind)}, got {shown!r}') from None
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+  """Return the sentence for a name that is no setting, with the nearest one that is."""
+  known, name = list(known), name[:_LONGEST]
+  inside = [each for each in known if each.startswith(f'{name}.')]
+  if inside:
+    return f'config.{name} is a group: set one of its fields, such as config.{inside[0]}'
+  # A right last name in a wrong group is a nearer guess than a like spelling.
+  last = [each for each in known if each.split('.')[-1] == name.split('.')[-1]]
+  near = difflib.get_close_matches(name, last or known, n=1, cutoff=0.0)
+  return f'unknown key config.{name}' + (f'; the nearest is config.{near[0]}' if near else '')
+
+
+def to_json(settings: Any) -> dict[str, Any]:
+  """Return nested dicts that JSON keeps without loss: tuples are lists, inf is 'inf'."""
+  found: dict[str, Any] = {}
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    found[field.name] = to_json(value) if dataclasses.is_dataclass(value) else plain(value)
+  return found
+
+
+def plain(value: Any) -> Any:
+  """Return a value as JSON has it."""
+  if isinstance(value, Mapping):
+    return {str(name): plain(each) for name, each in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [plain(each) for each in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return str(value)
+  return value.item() if hasattr(value, 'item') else value
+
+
+def _article(kind: Any) -> str:
+  names = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}
+  return names.get(kind, 'a list of names such as a,b')
