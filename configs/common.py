@@ -120,3 +120,18 @@ def make(suite: ModuleType, name: str, preset: str, task: str) -> Config:
       **sizes.run,
     }
   )
+
+
+def check(config: Config) -> None:
+  """Refuse settings that do not fit each other, and options that the environment cannot have.
+
+  Raises:
+    UserError: names the field, its value and what it must be.
+  """
+  config.check()
+  options = envs.options(config.run.suite)
+  try:
+    options.of(config.env)
+    options.of({**config.env, **config.eval_env})
+  except ValueError as error:
+    raise UserError(str(error)) from None

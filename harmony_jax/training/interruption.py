@@ -25,6 +25,8 @@ class Interrupted(Exception):
   says so.
   """
 
+  exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
 
 class Interruption:
   """Whether the run was asked to end. For the main thread; any thread may look.
