@@ -65,7 +65,7 @@ def command(main: Callable[..., int | None], configurable: bool = False) -> None
 
 
 def define_flags(suite: ModuleType, values: flags.FlagValues = flags.FLAGS) -> None:
-  """Define the flags of a suite's command; `values` other than absl's own are for documentation."""
+  """Define the flags of a suite's command; other `values` than absl's own are for sweeps."""
   string, integer, enum, switch = (
     functools.partial(define, flag_values=values)
     for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool)
@@ -282,11 +282,7 @@ def _quieten():
 
 
 def _fail(error: BaseException) -> int:
-  """Tell in one line what ended the program; return the exit code.
-
-  Raises:
-    The error again, where it is neither the user's nor the machine's: to be called in its handler.
-  """
+  """Tell in one line what ended the program; return the exit code. Raises a bug again."""
   if isinstance(error, Interrupted):
     command = COMMAND + sys.argv[1:] if COMMAND else ['python', *sys.orig_argv[1:]]
     print(f'{error}; continue with: {shlex.join(command)}', file=sys.stderr)
