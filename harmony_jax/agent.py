@@ -95,7 +95,6 @@ class Agent:
   slow_every: int = 1
   skip_nonfinite: int = 0
   deterministic: bool = False
-  axis_name: str | None = None  # of replicas that share a batch: what `across` makes
 
   @classmethod
   def from_config(
@@ -139,16 +138,6 @@ class Agent:
     )
 
   # ------------------------------------------------------------------------------------------------
-
-  def across(self, axis_name: str) -> 'Agent':
-    """This agent as one of several replicas, for `train_step` under `jax.pmap` with this axis.
-
-    Each replica gets an equal share of the batch and of `TrainState.carry`, and comes to the same
-    state and metrics as one that has it all, up to the order of sums.
-    """
-    return dataclasses.replace(
-      self, axis_name=axis_name, world_model=self.world_model.across(axis_name)
-    )
 
   def init(self, key) -> TrainState:
     """A fresh state; the slow critic starts as the critic and takes its values again after the
@@ -252,7 +241,7 @@ class Agent:
     def update(name, loss, *args):
       """Gradient and update of one subtree; returns what the loss returns beside its value."""
       (_, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params[name], *args)
-      gradient = replicas.mean(gradient, self.axis_name)
+      gradient = replicas.mean(gradient)
       if name == 'world_model':
         gradient = self.world_model.frozen(gradient, state.step)
       gradients[name] = gradient
@@ -288,7 +277,6 @@ class Agent:
       not_terminal,
       noise['imagination'],
       state.normalizer,
-      self.axis_name,
     )
     critic_metrics = update(
       'critic', self.behavior.critic_loss, state.targets['critic'], trajectory, returns
@@ -298,9 +286,7 @@ class Agent:
       probe_metrics = update(
         'probe', self.world_model.probe_loss, outputs, batch, noise['posterior']
       )
-    metrics |= replicas.mean(
-      model_metrics | actor_metrics | critic_metrics | probe_metrics, self.axis_name
-    )
+    metrics |= replicas.mean(model_metrics | actor_metrics | critic_metrics | probe_metrics)
     targets = {
       'critic': follow(
         state.targets['critic'], params['critic'], state.step, self.slow_fraction, self.slow_every
@@ -357,9 +343,7 @@ class Agent:
 
     # The axis of rows comes after that of views: the first views of all sequences stand before the
     # second.
-    posterior, latent, action, entropy = jax.vmap(row, out_axes=(1, 2, 2, 3))(
-      replicas.rows(batch, self.axis_name)
-    )
+    posterior, latent, action, entropy = jax.vmap(row, out_axes=(1, 2, 2, 3))(replicas.rows(batch))
     merge = lambda x, first, last: x.reshape(*x.shape[:first], -1, *x.shape[last + 1 :])
     return {
       'posterior': jax.tree.map(lambda x: merge(x, 0, 1), posterior),

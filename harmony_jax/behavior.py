@@ -274,16 +274,7 @@ class Behavior:
     return returns, value[:-1], reward
 
   def actor_loss(
-    self,
-    actor_params,
-    model,
-    params,
-    critics,
-    start,
-    not_terminal,
-    noise,
-    normalizer: Percentiles,
-    axis_name=None,
+    self, actor_params, model, params, critics, start, not_terminal, noise, normalizer: Percentiles
   ):
     """(loss, (trajectory, the critic's targets, normalizer, metrics)).
 
@@ -306,9 +297,7 @@ class Behavior:
     returns, value, reward = self.evaluate(model, params, critics[self.value], trajectory)
     scale = 1.0
     if self.normalize:
-      normalizer = normalizer.update(
-        returns, self.return_decay, self.return_low, self.return_high, axis_name
-      )
+      normalizer = normalizer.update(returns, self.return_decay, self.return_low, self.return_high)
       scale = normalizer.scale()
     lead, count = self.lead, self.horizon - self.lead
     policy = self.actor(actor_params, sg(trajectory.feature[:count]))

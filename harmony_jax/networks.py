@@ -324,14 +324,13 @@ class Encoder(nn.Module):
   mlp_units: int = 1024
   style: Style = Style()
   dtype: jnp.dtype = jnp.float32
-  axis_name: str | None = None  # of replicas, for batch norms
 
   def setup(self):
     self.images, self.vectors = split_keys(self.shapes)
     if self.images:
       plan = _ImagePlan.of(self)
       if self.kind == 'residual':
-        self.residual = residual.Down(self.depth, dtype=self.dtype, axis_name=self.axis_name)
+        self.residual = residual.Down(self.depth, dtype=self.dtype)
       else:
         depths = [plan.channels] + [self.depth * 2**i for i in range(plan.stages)]
         if self.patch > 1:
@@ -398,7 +397,6 @@ class Decoder(nn.Module):
   mlp_units: int = 1024
   style: Style = Style()
   dtype: jnp.dtype = jnp.float32
-  axis_name: str | None = None  # of replicas, for batch norms
 
   def setup(self):
     self.images, self.vectors = split_keys(self.shapes)
@@ -406,9 +404,7 @@ class Decoder(nn.Module):
       self.plan = plan = _ImagePlan.of(self)
       self.start = Dense(self.inputs, plan.start**2 * plan.width, LINEAR, dtype=self.dtype)
     if self.images and self.kind == 'residual':
-      self.residual = residual.Up(
-        plan.channels, self.depth, dtype=self.dtype, axis_name=self.axis_name
-      )
+      self.residual = residual.Up(plan.channels, self.depth, dtype=self.dtype)
     elif self.images:
       depths = [plan.width] + [
         self.depth * 2**i for i in reversed(range(plan.stages - (self.patch == 1)))

@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from harmony_jax import viewing
+from harmony_jax import replicas, viewing
 from harmony_jax.agent import Agent
 from harmony_jax.errors import UserError
 
@@ -103,11 +103,11 @@ class Replicas:
       for index in range(jax.process_count())
       for device in jax.local_devices(index)[:devices]
     ]
-    replica = agent.across(AXIS)
 
     def step(state, carry, batch):
       state = state.replace(carry=carry, rng=jax.random.wrap_key_data(state.rng))
-      state, metrics = replica.train_step(state, batch)
+      with replicas.mapped(AXIS):
+        state, metrics = agent.train_step(state, batch)
       return state.replace(carry=None, rng=jax.random.key_data(state.rng)), state.carry, metrics
 
     self._step = jax.pmap(

@@ -98,25 +98,25 @@ class Prototypes:
     """⟨prototypeₖ, projection⟩ of unit vectors, [..., K]; `params` are prepared."""
     return unit(projection) @ params['vectors'].T
 
-  def assignments(self, params, slow, slow_embed, axis_name: str | None = None):
+  def assignments(self, params, slow, slow_embed):
     """Targets [2B, T - warm_up, K] from the slow encoder's embeddings [2B, T, E]; each view is
     balanced by itself.
     """
     scores = self.scores(params, self.project(slow, 'embed', slow_embed))[:, self.warm_up :]
     views = sg(scores).reshape(2, -1, *scores.shape[1:])
     balance = lambda one: sinkhorn(
-      one.reshape(-1, self.count), self.sinkhorn_epsilon, self.sinkhorn_iterations, axis_name
+      one.reshape(-1, self.count), self.sinkhorn_epsilon, self.sinkhorn_iterations
     )
     return jax.vmap(balance)(views).reshape(scores.shape)
 
-  def losses(self, params, slow, embed, slow_embed, feature, axis_name: str | None = None) -> dict:
+  def losses(self, params, slow, embed, slow_embed, feature) -> dict:
     """{'swav', 'temporal', and 'norm' where it counts: means over 2B and T}.
 
     Args:
       params: prepared. slow: the slow projection. embed, slow_embed: [2B, T, E]. feature: [2B, T,
         F].
     """
-    targets = self.assignments(params, slow, slow_embed, axis_name)
+    targets = self.assignments(params, slow, slow_embed)
     by_embed, by_feature = (
       self.project(params, 'embed', embed),
       self.project(params, 'feature', feature),
@@ -158,7 +158,7 @@ def unit(x):
   return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
 
-def sinkhorn(scores, epsilon: float, iterations: int, axis_name: str | None = None):
+def sinkhorn(scores, epsilon: float, iterations: int):
   """Assigns N samples to K prototypes by their scores [N, K], with as equal shares as the
   iterations bring about.
 
@@ -169,8 +169,8 @@ def sinkhorn(scores, epsilon: float, iterations: int, axis_name: str | None = No
   log = scores / epsilon
   for _ in range(iterations):
     total = (
-      jax.nn.logsumexp(replicas.everywhere(jax.nn.logsumexp(log, 0), axis_name), 0)
-      if axis_name
+      jax.nn.logsumexp(replicas.everywhere(jax.nn.logsumexp(log, 0)), 0)
+      if replicas.axis()
       else (jax.nn.logsumexp(log, 0))
     )
     log = log - total  # the constants N and K are taken out by the next line

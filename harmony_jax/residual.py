@@ -3,12 +3,13 @@ convolutions (appendix C).
 
 A block is (conv 3×3, batch norm, ReLU, conv 3×3, batch norm) + skip, then ReLU; a stack is a few
 blocks of one depth. Batch norms keep running statistics (the collection `batch_stats`): training
-uses those of the batch, acting the running ones. `axis_name`: of replicas whose batches are one
-batch to the norms. Layout NHWC.
+uses those of the batch (of all replicas), acting the running ones. Layout NHWC.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
+
+from harmony_jax import replicas
 
 MOMENTUM, EPSILON = 0.9, 1e-5  # of the running statistics; PyTorch's defaults
 
@@ -18,7 +19,6 @@ class Block(nn.Module):
 
   depth: int
   dtype: jnp.dtype = jnp.float32
-  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x, train: bool):
@@ -27,7 +27,7 @@ class Block(nn.Module):
       momentum=MOMENTUM,
       epsilon=EPSILON,
       dtype=jnp.float32,
-      axis_name=self.axis_name if train else None,
+      axis_name=replicas.axis() if train else None,
     )(x).astype(self.dtype)
     conv = lambda size: nn.Conv(self.depth, (size, size), use_bias=size == 1, dtype=self.dtype)
     y = norm(conv(3)(x))
@@ -45,7 +45,6 @@ class Down(nn.Module):
   blocks: int = 2
   stages: int = 3
   dtype: jnp.dtype = jnp.float32
-  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x, train: bool):
@@ -54,7 +53,7 @@ class Down(nn.Module):
     )
     for stage in range(self.stages):
       for _ in range(self.blocks):
-        x = Block(self.depth * 2**stage, self.dtype, self.axis_name)(x, train)
+        x = Block(self.depth * 2**stage, self.dtype)(x, train)
       x = nn.avg_pool(x, (2, 2), (2, 2))
     return x
 
@@ -68,12 +67,11 @@ class Up(nn.Module):
   blocks: int = 2
   stages: int = 3
   dtype: jnp.dtype = jnp.float32
-  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x, train: bool):
     for stage in reversed(range(self.stages)):
       x = x.repeat(2, 1).repeat(2, 2)
       for _ in range(self.blocks):
-        x = Block(self.depth * 2**stage, self.dtype, self.axis_name)(x, train)
+        x = Block(self.depth * 2**stage, self.dtype)(x, train)
     return nn.ConvTranspose(self.channels, (3, 3), (2, 2), dtype=self.dtype)(x)

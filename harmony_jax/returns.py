@@ -46,17 +46,10 @@ class Percentiles:
     return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
   def update(
-    self,
-    returns,
-    decay: float = 0.99,
-    low: float = 5.0,
-    high: float = 95.0,
-    axis_name: str | None = None,
+    self, returns, decay: float = 0.99, low: float = 5.0, high: float = 95.0
   ) -> 'Percentiles':
-    """Moves towards the percentiles of `returns` (any shape; over all replicas where `axis_name` is
-    given).
-    """
-    returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)), axis_name)
+    """Moves towards the percentiles of `returns` (any shape), those of all replicas."""
+    returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)))
     new_low, new_high = jnp.percentile(returns, jnp.array([low, high]))
     return Percentiles(
       decay * self.low + (1 - decay) * new_low, decay * self.high + (1 - decay) * new_high

@@ -83,7 +83,6 @@ class WorldModel:
   continue_scale: float = 1.0
   continue_gradient: bool = True  # False: the head learns from features that do not learn from it
   prototypes: Prototypes | None = None
-  axis_name: str | None = None  # of replicas that share a batch
 
   @classmethod
   def from_config(cls, config, shapes: Mapping[str, tuple], actions: int, dtype) -> 'WorldModel':
@@ -167,16 +166,6 @@ class WorldModel:
     }
     return params, statistics, weighting_state
 
-  def across(self, axis_name: str) -> 'WorldModel':
-    """This model as one of several replicas with a share of the batch each, under `jax.pmap` with
-    this axis.
-    """
-    clone = lambda network: network and network.clone(axis_name=axis_name)
-    return dataclasses.replace(
-      self, axis_name=axis_name, encoder=clone(self.encoder), decoder=clone(self.decoder)
-    )
-
-  @property
   def views(self) -> int:
     """How often each sequence of a batch is seen."""
     return 2 if self.prototypes else 1
@@ -415,14 +404,14 @@ class WorldModel:
     if self.prototypes:
       slow = jax.lax.stop_gradient(targets)
       means = self.prototypes.losses(
-        params['prototypes'], slow, outputs.embed, self.encode(slow, batch), feature, self.axis_name
+        params['prototypes'], slow, outputs.embed, self.encode(slow, batch), feature
       )
     else:
       means, statistics = self._reconstruction(params, feature, batch)
       outputs = outputs._replace(statistics=outputs.statistics | statistics)
     means = means | {k: v.mean() for k, v in self._latent_losses(outputs, batch).items()}
     # before anything that is not linear in them: free nats, some rules
-    means = replicas.mean(means, self.axis_name)
+    means = replicas.mean(means)
     dyn, rep = means.pop('dyn'), means.pop('rep')
     if self.free_average:
       dyn, rep = self._clamp(dyn), self._clamp(rep)
