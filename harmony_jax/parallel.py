@@ -116,9 +116,11 @@ class Replicas:
     mesh = Mesh(np.array(jax.local_devices()[:devices]), (AXIS,))
     self._copied = NamedSharding(mesh, PartitionSpec())
     self._split = NamedSharding(mesh, PartitionSpec(AXIS))
-    everyone = [jax.local_devices(index)[:devices] for index in range(self._group.count)]
+    everyone = []
+    for index in range(self._group.count):
+      everyone += jax.local_devices(index)[:devices]
     # On replicas the state comes in two parts, what all have and what each has.
-    mapped = functools.partial(jax.pmap, axis_name=AXIS, devices=sum(everyone, []))
+    mapped = functools.partial(jax.pmap, axis_name=AXIS, devices=everyone)
     self._step = mapped(
       self._replica_step, in_axes=(None, 0, 0), out_axes=(None, 0, None), donate_argnums=(0, 1)
     )
@@ -265,7 +267,8 @@ def _stack(trees):
 
 
 def _unstack(tree, count):
-  return tuple(jax.tree.map(lambda leaf: leaf[index], tree) for index in range(count))
+  one = lambda index: jax.tree.map(lambda leaf: leaf[index], tree)
+  return tuple(map(one, range(count)))
 
 
 def jit(function: Callable, **how) -> Callable:

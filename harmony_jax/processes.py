@@ -73,6 +73,9 @@ class ProcessGroup:
     return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), gathered)
 
 
+ALONE = ProcessGroup()
+
+
 def here() -> ProcessGroup:
   """Return the group that this process has joined; it starts JAX."""
   return ProcessGroup(jax.process_index(), jax.process_count())

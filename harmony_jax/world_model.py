@@ -166,6 +166,7 @@ class WorldModel:
     }
     return params, statistics, weighting_state
 
+  @property
   def views(self) -> int:
     """How often each sequence of a batch is seen."""
     return 2 if self.prototypes else 1

@@ -26,7 +26,8 @@ class Updates:
   Attributes:
     method, compiled: the method, and its compiled functions. replay: where batches come from.
     prefetcher: of batches that were chosen. state: as `train_step` has it, perhaps still running.
-    metrics: of the last update, likewise; None before the first.
+    metrics: of the last update, likewise; None before the first. left_out: updates so far that were
+      not finite.
   """
 
   def __init__(
@@ -37,7 +38,7 @@ class Updates:
     self.state: TrainState = compiled.init(jax.random.fold_in(jax.random.key(seed), 0))
     self.metrics: Metrics | None = None
     self._begun: list[tuple[Draw, Any]] = []  # draws and feedback of updates not yet settled
-    self._left_out = 0  # updates that were not finite
+    self.left_out = 0  # updates that were not finite
     self._feedback = getattr(replay, 'feedback', None)
 
   @property
@@ -47,7 +48,7 @@ class Updates:
 
   def take_up(self, state: TrainState, draws: list[Draw]) -> None:
     """Go on from a state on one device, with the batches that were chosen then."""
-    self.state, self._left_out = self.compiled.spread(state), int(state.nonfinite)
+    self.state, self.left_out = self.compiled.spread(state), int(state.nonfinite)
     for draw in draws:
       self.prefetcher.take_up(draw)
 
@@ -103,7 +104,7 @@ class Updates:
     for draw, rows in self._begun:
       if rows is not None:
         self._feedback(draw, jax.device_get(rows))
-    more, self._left_out, self._begun = found - self._left_out, found, []
+    more, self.left_out, self._begun = found - self.left_out, found, []
     return more
 
   def _stop(self, folder, checkpoints, step):
