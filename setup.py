@@ -60,13 +60,19 @@ EXTRAS_REQUIRE['dev'] = [
   *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
 ]
 
+COMMANDS = {f'harmony_jax._commands.{name}': name for name in ('configs', 'experiments')}
+
 setup(
   name='harmony-jax',
-  version='0.1.0',
+  version='0.2.0',
   description='World models whose tasks are kept in harmony, in JAX.',
   license='Apache-2.0',
   license_files=['LICENSE'],
-  packages=find_packages(include=['harmony_jax*', 'experiments*', 'configs*']),
+  # The commands lie inside the library, so that they take no name from who installs it.
+  packages=[*find_packages(include=['harmony_jax*']), *COMMANDS],
+  package_dir=COMMANDS,
+  package_data={'harmony_jax': ['py.typed', 'reporting/templates/*']},
+  entry_points={'console_scripts': ['harmony = harmony_jax._commands.experiments.__main__:main']},
   python_requires='>=3.11',
   install_requires=INSTALL_REQUIRES,
   extras_require=EXTRAS_REQUIRE,

@@ -1,3 +1,1 @@
-"""Configurations: one file per base method and one per benchmark. Each is a function that returns a
-ConfigDict.
-"""
+"""Configurations: a file per suite. A file with `SUITE` is a suite, and its name is its command."""

@@ -2,48 +2,26 @@
 
 Command:   python -m experiments.metaworld --task=lever_pull [--method=dreamerv2|dreamerv3]
 Tasks:     the paper's are handle_pull_side, lever_pull, hammer (250K steps), sweep_into (500K),
-push, assembly (1M);
-           every other of the 50 works, with 250K
+           push, assembly (1M); every other of the 50 works, with 250K
 Protocol:  500 steps per episode, no action repeat, success at any step of an episode, mean over 10
-episodes.
-           The paper ran the V2 tasks on mujoco-py; these are the V3 tasks on today's MuJoCo: scores
-           are not directly comparable, disclose it.
+           episodes. The paper ran the V2 tasks on mujoco-py; these are the V3 tasks on today's
+           MuJoCo: scores are not directly comparable, disclose it.
 Hardware:  any GPU for `paper` (training alone; drawing wants CPU cores: see benchmarks/)
 """
 
-from configs import common, dmc
+from . import dmc
+from .common import SHORT_HARMONY, Preset
 
 SUITE, TASK_FLAG, DEFAULT_TASK, DEFAULT_METHOD = 'metaworld', 'task', 'lever_pull', 'dreamerv2'
 ENV_FLAGS = {'render': dmc.ENV_FLAGS['render']}
-HOURS = {**dmc.HOURS, 'cpu': 'not measured'}
-
+HOURS = {**dmc.HOURS, 'cpu': None}
+TRAITS = dmc.TRAITS
+RUN = {**dmc.RUN, 'steps': 255_000, 'eval_envs': 5, 'score': 'success'}
 # Agent steps that the paper gives a task where it is not 250K.
-STEPS = {'sweep_into': 505_000, 'push': 1_005_000, 'assembly': 1_005_000}
-
-SETTINGS = dict(
-  steps=255_000,
-  replay_capacity=1_000_000,
-  eval_every=10_000,
-  eval_episodes=10,
-  final_eval_episodes=10,
-  eval_envs=5,
-  checkpoint_every=20_000,
-  video_every=50_000,
-  log_every=1_000,
-  score='success',
-  env_processes=True,
-  env=dict(
-    action_repeat=1,  # simulator steps per agent step; rewards are summed
-    camera='corner',  # corner, corner2, corner3, topview, behindGripper or gripperPOV
-    render='stock',  # stock for published numbers; fast: no shadows, no multisampling
-    time_limit=500,  # agent steps of an episode
-    observe='image',
-  ),
-)  # image, state (vectors), or both
-UNITS = {
-  f'{part}.{field}': value
-  for part in ('reward_head', 'continue_head', 'actor', 'critic')
-  for field, value in (('units', 640), ('layers', 3))
+BY_TASK = {
+  'sweep_into': {'steps': 505_000},
+  'push': {'steps': 1_005_000},
+  'assembly': {'steps': 1_005_000},
 }
 BY_METHOD = {
   'dreamerv2': {
@@ -54,7 +32,8 @@ BY_METHOD = {
     'replay.prioritize_ends': True,
   },
   'dreamerv3': {
-    **UNITS,
+    **{f'{part}.units': 640 for part in ('reward_head', 'continue_head', 'actor', 'critic')},
+    **{f'{part}.layers': 3 for part in ('reward_head', 'continue_head', 'actor', 'critic')},
     'batch_size': 50,
     'batch_length': 50,
     'train_ratio': 500.0,
@@ -66,52 +45,44 @@ BY_METHOD = {
     'rssm.units': 640,
     'continue_head.gradient': False,
   },
-  'dreamerpro': {},  # not run by its authors
 }
 
 CPU = {**dmc.CPU, 'env.action_repeat': 2, 'eval_envs': 2, 'replay.prioritize_ends': False}
 SHORT = {
-  **CPU,
-  **common.TOY,
-  'prefill': 0,
+  **dmc.SHORT,
+  'pretrain': 100,
+  'env.action_repeat': 2,
+  'replay.prioritize_ends': False,
   'eval_envs': 1,
   'eval_episodes': 1,
-  'final_eval_episodes': 2,
-  'env.time_limit': 200,
   'num_envs': 1,
-  'log_every': 50,
 }
 PRESETS = {
-  'paper': {},
-  'cpu': CPU,
-  'debug': {
-    **SHORT,
-    'steps': 600,
-    'train_ratio': 16.0,
-    'eval_every': 300,
-    'checkpoint_every': 300,
-    'video_every': 300,
-  },
-  'tiny': {
-    **SHORT,
-    'steps': 200,
-    'train_ratio': 16.0,
-    'eval_every': 200,
-    'checkpoint_every': 100,
-    'video_every': 200,
-    'prefill_chunk': 20,
-    'env.time_limit': 60,
-  },
+  'paper': Preset(),
+  'cpu': Preset('small', CPU, {'dreamer': dmc.SMALL_DREAMER}),
+  'debug': Preset(
+    'toy',
+    {
+      **SHORT,
+      'steps': 600,
+      'eval_every': 300,
+      'checkpoint_every': 300,
+      'video_every': 300,
+      'env.time_limit': 200,
+    },
+    {'dreamer': SHORT_HARMONY},
+  ),
+  'tiny': Preset(
+    'toy',
+    {
+      **SHORT,
+      'steps': 200,
+      'eval_every': 200,
+      'checkpoint_every': 100,
+      'video_every': 200,
+      'prefill_chunk': 20,
+      'env.time_limit': 60,
+    },
+    {'dreamer': SHORT_HARMONY},
+  ),
 }
-
-
-def get_config(method: str, preset: str):
-  """Configuration of a preset; `paper` is the authors'."""
-  return common.suite_config(method, preset, SUITE, SETTINGS, BY_METHOD, PRESETS)
-
-
-def for_task(config):
-  """The number of steps that the paper gives the task, where the preset is the paper's."""
-  if config.preset == 'paper':
-    config.steps = STEPS.get(config.task, config.steps)
-  return config

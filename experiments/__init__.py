@@ -1,1 +1,9 @@
-"""Entry points: one command per benchmark, over one shared launcher."""
+"""Entry points: a command per suite over one shared launcher, and those around runs."""
+
+import importlib
+from types import ModuleType
+
+
+def configs() -> ModuleType:
+  """Return `configs.common` of the folder beside this one, wherever the two are installed."""
+  return importlib.import_module(f'{__package__.removesuffix("experiments")}configs.common')

@@ -1,9 +1,6 @@
-"""The built-in pixel game: python -m experiments.catch [--seed=0] [--preset=cpu]
-[--config.some.field=value].
-"""
+"""The built-in pixel game: python -m experiments.catch [--preset=cpu] [--config.field=value]."""
 
-from configs import catch
-from experiments import launcher
+from . import launcher
 
 if __name__ == '__main__':
-  launcher.run(catch)
+  launcher.run('catch')

@@ -1,9 +1,6 @@
-"""DeepMind Control: python -m experiments.dmc [--task=cheetah_run] [--method=dreamerv2]
-[--render=fast].
-"""
+"""DeepMind Control: python -m experiments.dmc [--task=cheetah_run] [--render=fast]."""
 
-from configs import dmc
-from experiments import launcher
+from . import launcher
 
 if __name__ == '__main__':
-  launcher.run(dmc)
+  launcher.run('dmc')

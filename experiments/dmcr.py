@@ -1,9 +1,6 @@
-"""DMC Remastered: python -m experiments.dmcr [--task=cheetah_run] [--visual_seeds=test]
-[--vary=all].
-"""
+"""DMC Remastered: python -m experiments.dmcr [--task=cheetah_run] [--visual_seeds=test]."""
 
-from configs import dmcr
-from experiments import launcher
+from . import launcher
 
 if __name__ == '__main__':
-  launcher.run(dmcr)
+  launcher.run('dmcr')

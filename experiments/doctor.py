@@ -1,72 +1,40 @@
-"""Says what this machine can run, and what to do about what it cannot.
+"""What this machine can run, and what to do about what it cannot: python -m experiments.doctor.
 
-    python -m experiments.doctor
-
-The exit code is 0 if Atari runs can be started here and 1 if they cannot. This file gathers the
-facts and prints the findings; `experiments.diagnosis` knows what is good and bad. Whatever may be
-missing, mismatched or crash is tried in a child process.
+The exit code is 0 if Atari runs can be started here and 1 if they cannot. Whatever may be missing,
+mismatched or crash is tried in a child process: this one needs the standard library only.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # an old Python should be told so, not crash here
 
+import dataclasses
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
-import textwrap
+import tempfile
 
-from experiments import diagnosis
-from experiments.diagnosis import Finding, Probe
-
-ROMS = (
-  'alien',
-  'amidar',
-  'assault',
-  'asterix',
-  'bank_heist',
-  'battle_zone',
-  'boxing',
-  'breakout',
-  'chopper_command',
-  'crazy_climber',
-  'demon_attack',
-  'freeway',
-  'frostbite',
-  'gopher',
-  'hero',
-  'jamesbond',
-  'kangaroo',
-  'krull',
-  'kung_fu_master',
-  'ms_pacman',
-  'pong',
-  'private_eye',
-  'qbert',
-  'road_runner',
-  'seaquest',
-  'up_n_down',
-)
+PYTHONS = ((3, 11), (3, 12))  # the tested ones
+RESTORE = 'Go back to the tested versions: make clean setup'
+SHOWN = ('jax', 'jaxlib', 'flax', 'optax', 'ale-py', 'dm_control', 'mujoco', 'metaworld')
 
 JAX_PROBE = """
 import json, jax
 jax.block_until_ready(jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))))
 print(json.dumps({
     'backend': jax.default_backend(),
-    'devices': [f'{d.platform}:{d.id} ({d.device_kind})' for d in jax.devices()],
-    'cache': jax.config.jax_compilation_cache_dir}))
+    'devices': [f'{d.platform}:{d.id} ({d.device_kind})' for d in jax.devices()]}))
 """
 
-# From the same start, the paddle driven up and driven down must end in different places.
+# From the same start, the paddle driven up and driven down must end in different places: before
+# ale-py 0.10.2 it could ignore its actions, without an error.
 ATARI_PROBE = """
-import json, sys, warnings, ale_py
+import json, ale_py
 from ale_py import roms
-warnings.simplefilter('ignore')
-wanted = json.loads(sys.argv[1])
-missing = [rom for rom in wanted if not roms.get_rom_path(rom)]
+from harmony_jax.envs import atari
 ale = ale_py.ALEInterface()
 ale.setInt('random_seed', 0)
 ale.setFloat('repeat_action_probability', 0.0)
@@ -77,25 +45,52 @@ def play(action):
         ale.act(action)
     return ale.getScreenRGB()
 moved = (play(ale_py.Action.RIGHT) != play(ale_py.Action.LEFT)).any()
-print(json.dumps({'roms': len(wanted), 'missing': missing, 'moved': bool(moved)}))
+missing = [game for game in atari.ATARI_100K if not roms.get_rom_path(atari.game_name(game)[1])]
+print(json.dumps({'missing': missing, 'moved': bool(moved)}))
 """
 
-RENDER_PROBE = """
-import json
-from dm_control import suite
-env = suite.load('cartpole', 'swingup')
-env.reset()
-image = env.physics.render(64, 64, camera_id=0)
-env.physics.free()
-print(json.dumps({'drawn': bool(image.std() > 0)}))
+SUITES_PROBE = """
+import importlib, json, sys
+suites = importlib.import_module(sys.argv[1]).configs().suites()
+print(json.dumps({name: [suite.SUITE, suite.DEFAULT_TASK] for name, suite in suites.items()}))
 """
+
+# An environment of the suite begins an episode and takes a step.
+SUITE_PROBE = """
+import json, sys, numpy as np
+from harmony_jax import envs
+from harmony_jax.envs import base
+envs.require(sys.argv[1])
+env = envs.make(*sys.argv[1:], 1)
+for restart in (True, False):
+    env.step(base.zero_actions(env.spec, 1), np.array([restart]), np.array([0]))
+env.close()
+print(json.dumps(True))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """A line of the report; `level` is `ok`, `note`, `warn`, or `fail` where Atari cannot run."""
+
+  level: str
+  text: str
+  remedy: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """What a child process that tried something answered, or why there is no answer."""
+
+  answer: object
+  error: str = ''
 
 
 def ask(code: str, *arguments: str, timeout: float = 120, **environment: str) -> Probe:
-  """Runs `code` in a child process, which answers with JSON in its last line of output."""
+  """Run `code` in a child process, which answers with JSON in its last line of output."""
   try:
     child = subprocess.run(
-      [sys.executable, '-c', code, *arguments],
+      [sys.executable, '-W', 'ignore', '-c', code, *arguments],
       capture_output=True,
       text=True,
       timeout=timeout,
@@ -111,98 +106,119 @@ def ask(code: str, *arguments: str, timeout: float = 120, **environment: str) ->
   return Probe(None, lines[-1])
 
 
-def installed_versions() -> dict[str, str]:
-  """Version by name of every package that a check looks at."""
-  versions = {}
-  for name in diagnosis.NEEDED + diagnosis.OPTIONAL + diagnosis.OTHERS:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      pass
-  return versions
-
-
-def has_gpu() -> bool:
-  """Whether the machine has an NVIDIA GPU, whatever JAX makes of it."""
-  return any(pathlib.Path('/dev').glob('nvidia[0-9]*'))
-
-
-def pyrep_is_simulator() -> bool:
-  """Whether `pyrep` is the robot simulator; found without importing it."""
-  spec = importlib.util.find_spec('pyrep')
-  folders = (spec and spec.submodule_search_locations) or []
-  return any((pathlib.Path(folder) / 'backend').is_dir() for folder in folders)
-
-
-def describe_machine() -> Finding:
-  """Operating system, cores and memory; nothing is demanded of them."""
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  text = f'{platform.platform()}, {cores} CPU cores'
-  if 'SC_PHYS_PAGES' in getattr(os, 'sysconf_names', {}):
-    text += f', {os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9:.1f} GB RAM'
+def check_python(version: tuple[int, ...]) -> Finding:
+  """Judge a version of Python."""
+  text, remedy = f'Python {".".join(map(str, version))}', 'make setup PYTHON=python3.12'
+  if version[:2] < PYTHONS[0]:
+    return Finding('fail', f'{text} is older than 3.11', remedy)
+  if version[:2] > PYTHONS[-1]:
+    return Finding('note', f'{text}; tested are 3.11 and 3.12, newer ones have no dm_control')
   return Finding('ok', text)
 
 
-def examine_rendering(versions: dict[str, str]) -> list[Finding]:
-  """Draws one picture with each way to draw without a display, and with the one chosen in
-  MUJOCO_GL.
+def check_packages(shown: dict[str, str]) -> list[Finding]:
+  """Tell the installed versions, and hold all against what they and we require of each other."""
+  listed = ', '.join(f'{name} {version}' for name, version in shown.items())
+  child = subprocess.run([sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True)
+  told = f'{child.stdout}{child.stderr}'.strip().splitlines() if child.returncode else []
+  return [Finding('ok', listed), *(Finding('warn', line, RESTORE) for line in told)]
+
+
+def check_devices(
+  probe: Probe, gpu: bool, plugins: list[str], platforms: str = ''
+) -> list[Finding]:
+  """Judge what JAX runs on.
+
+  Args:
+    probe: of JAX_PROBE. gpu: whether the machine has an NVIDIA GPU. plugins: the packages that
+      give it to JAX. platforms: the environment's JAX_PLATFORMS.
   """
-  if 'dm_control' not in versions:
-    return [Finding('note', 'Not tried: dm_control is missing')]
-  chosen = os.environ.get('MUJOCO_GL', '')
-  names = {name: None for name in (chosen, 'egl', 'osmesa') if name}
-  return diagnosis.check_rendering(
-    {name: ask(RENDER_PROBE, MUJOCO_GL=name) for name in names}, chosen
-  )
+  if probe.answer is None:
+    return [Finding('fail', f'JAX does not start: {probe.error}', RESTORE)]
+  backend = probe.answer['backend']
+  findings = [Finding('ok', f'Backend {backend}: {", ".join(probe.answer["devices"])}')]
+  if not gpu or backend != 'cpu':
+    return findings
+  if not plugins:
+    minor = min(sys.version_info.minor, PYTHONS[-1][1])
+    text = 'There is a GPU, but jaxlib is the one for CPU only'
+    remedy = f".venv/bin/pip install -c constraints/python3.{minor}.txt -e '.[cuda13]'"
+  elif platforms:
+    text, remedy = f'There is a GPU, but JAX_PLATFORMS is {platforms}', 'unset JAX_PLATFORMS'
+  else:
+    text = 'There is a GPU and its plugin, but JAX fell back to the CPU'
+    remedy = 'CUDA 13 needs driver 580 or newer: nvidia-smi shows which one this is'
+  return [*findings, Finding('warn', text, remedy)]
+
+
+def check_atari(probe: Probe) -> list[Finding]:
+  """Judge what ATARI_PROBE found."""
+  if probe.answer is None:
+    return [Finding('fail', f'Atari does not step: {probe.error}', RESTORE)]
+  findings = []
+  if missing := probe.answer['missing']:
+    findings.append(Finding('fail', f'ROMs missing: {", ".join(missing)}', RESTORE))
+  if not probe.answer['moved']:
+    text = 'The paddle of Pong ignores its actions'
+    findings.append(Finding('fail', text, "pip install 'ale-py>=0.12'"))
+  return findings or [Finding('ok', 'ROMs of all Atari 100K games; the paddle of Pong moves')]
+
+
+def check_suites() -> list[Finding]:
+  """Try an environment of each suite; one that fails says by itself what it lacks."""
+  suites = ask(SUITES_PROBE, __package__)
+  if suites.answer is None:
+    return [Finding('fail', f'The suites cannot be read: {suites.error}', RESTORE)]
+  findings = []
+  for command, place in suites.answer.items():
+    error = ask(SUITE_PROBE, *place).error
+    level = 'fail' if place[0] == 'atari' else 'note'
+    told = Finding(level, f'{command} does not: {error}') if error else Finding('ok', command)
+    findings.append(told)
+  return findings
+
+
+def check_folder(folder: pathlib.Path) -> Finding:
+  """Judge the current folder, below which runs are written."""
+  try:
+    with tempfile.NamedTemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    text = f'{folder} is not writable: {error.strerror}'
+    return Finding('fail', text, 'Start from a folder of your own')
+  free = shutil.disk_usage(folder).free / 1e9
+  return Finding('ok', f'{folder} is writable, {free:.0f} GB free')
 
 
 def examine() -> dict[str, list[Finding]]:
-  """Findings about this machine by title of their section."""
-  versions, python = installed_versions(), sys.version_info[:3]
+  """Return findings about this machine by title of their section."""
+  versions = {each.name: each.version for each in importlib.metadata.distributions()}
+  plugins = [name for name in versions if name.startswith('jax-cuda')]
   jax = ask(JAX_PROBE, XLA_PYTHON_CLIENT_PREALLOCATE='false')
-  packages = (
-    diagnosis.check_packages(versions)
-    + diagnosis.check_jax(versions, python)
-    + diagnosis.check_ale(versions)
-    + diagnosis.check_mujoco(versions)
-    + diagnosis.check_strays(versions, pyrep_is_simulator())
-  )
-  devices = diagnosis.check_devices(
-    jax, versions, python, has_gpu(), os.environ.get('JAX_PLATFORMS', '')
-  )
+  gpu = any(pathlib.Path('/dev').glob('nvidia[0-9]*'))
+  devices = check_devices(jax, gpu, plugins, os.environ.get('JAX_PLATFORMS', ''))
   return {
-    'Machine': [describe_machine()] + diagnosis.check_python(python),
-    'Packages': packages,
-    'JAX': devices + diagnosis.check_cache((jax.answer or {}).get('cache')),
-    'Atari': diagnosis.check_atari(ask(ATARI_PROBE, json.dumps(ROMS))),
-    'Rendering': examine_rendering(versions),
-    'Folder': diagnosis.check_folder(pathlib.Path.cwd()),
+    'Machine': [
+      Finding('ok', f'{platform.platform()}, {os.cpu_count()} CPU cores'),
+      check_python(sys.version_info[:3]),
+    ],
+    'Packages': check_packages({name: versions[name] for name in SHOWN if name in versions}),
+    'JAX': devices,
+    'Atari': check_atari(ask(ATARI_PROBE)),
+    'Suites': check_suites(),
+    'Folder': [check_folder(pathlib.Path.cwd())],
   }
 
 
-def wrap(finding: Finding) -> str:
-  """The finding in lines of 79 characters, its remedy on lines of its own."""
-  lines = [(f'  {finding.level.replace("fail", "FAIL"):<6}', finding.text)]
-  if finding.remedy:
-    lines.append(('        -> ', finding.remedy))
-  return '\n'.join(
-    textwrap.fill(
-      text,
-      79,
-      initial_indent=head,
-      subsequent_indent=' ' * len(head),
-      break_on_hyphens=False,
-      break_long_words=False,
-    )
-    for head, text in lines
-  )
-
-
 def main() -> int:
-  """Prints the report; returns the exit code."""
+  """Print the report; return the exit code."""
   sections = examine()
   for title, findings in sections.items():
-    print(title, *map(wrap, findings), sep='\n')
+    print(title)
+    for each in findings:
+      print(f'  {each.level.replace("fail", "FAIL"):<6}{each.text}')
+      if each.remedy:
+        print(f'        -> {each.remedy}')
   if any(finding.level == 'fail' for findings in sections.values() for finding in findings):
     print('\nAtari cannot run here until the lines marked FAIL are mended.')
     return 1

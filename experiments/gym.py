@@ -1,7 +1,6 @@
-"""Any gymnasium environment: python -m experiments.gym --env=CartPole-v1 [--observe=render]."""
+"""Any Gymnasium environment: python -m experiments.gym --env=CartPole-v1 [--observe=render]."""
 
-from configs import gym
-from experiments import launcher
+from . import launcher
 
 if __name__ == '__main__':
-  launcher.run(gym)
+  launcher.run('gym')

@@ -1,57 +1,77 @@
-"""The launcher that all experiments share: flags → configuration → run folder → training.
+"""The launcher that all suites share: flags → configuration → run folder → training.
 
 The only place with flags, and the only one that turns errors into an exit code: what the user can
-mend is told in one line, with exit code 2.
+mend is told in one line, with the error's `exit_code`, which is 2 where nothing else is said.
 """
 
 import contextlib
-import copy
 import functools
 import os
 import shlex
 import sys
 import traceback
+from collections.abc import Callable, Sequence
+from types import ModuleType
 
 from absl import app, flags, logging
 
-from harmony_jax import configuration
+from harmony_jax import config as config_
+from harmony_jax import envs, method
+from harmony_jax.config import Config
 from harmony_jax.errors import UserError
+from harmony_jax.training.interruption import Interrupted, Interruption
+from harmony_jax.training.progress import format_seconds
 
-# exit code of a run that saved and ended on SIGTERM or Ctrl-C: try again (EX_TEMPFAIL of
-# sysexits.h)
-INTERRUPTED = 75
+from . import configs
+
+COMMAND: list[str] = []  # the words that this program was started with, where it was not Python
 
 
-def run(benchmark):
-  """Runs a benchmark: a module of configs/ with SUITE, TASK_FLAG, DEFAULT_TASK, HOURS and
-  get_config.
-
-  It may also have DEFAULT_METHOD, and ENV_FLAGS {flag: (field of the configuration, help)}: shorter
-  names for options of the environment that many will set.
-  """
-  define_flags(benchmark)
+def run(name: str) -> None:
+  """Run the command of a suite, configs/<name>.py."""
+  try:
+    suite = configs().suite(name)
+  except UserError as error:
+    sys.exit(_fail(error))
+  define_flags(suite)
   # of the command, though it is this file that defines them
   for flag in flags.FLAGS.get_flags_for_module(__name__):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  command(functools.partial(_main, suite), configurable=True)
+
+
+def command(main: Callable[..., int | None], configurable: bool = False) -> None:
+  """Run an entry point; what the user can mend is told in one line.
+
+  Args:
+    main: called with the words that are no flags, and, if `configurable`, the texts 'field=value'
+      of --config.field=value; returns the exit code.
+  """
+  _quieten()
+  argv, more = sys.argv, ()
   try:
-    argv, overrides = configuration.split_config_flags(sys.argv)
+    if configurable:
+      argv, *more = config_.split_flags(sys.argv)
   except UserError as error:
     sys.exit(_fail(error))
-  app.run(lambda rest: _main(benchmark, rest, overrides), argv=argv, flags_parser=parse_flags)
+
+  def guarded(words):
+    try:
+      return main(words[1:], *more)
+    except (Exception, KeyboardInterrupt) as error:
+      return _fail(error)
+
+  app.run(guarded, argv=argv, flags_parser=parse_flags)
 
 
-def define_flags(benchmark, values=flags.FLAGS):
-  """Defines the flags of a benchmark's command; `values` other than absl's own are for tests and
-  documentation.
-  """
-  from configs import common
-
+def define_flags(suite: ModuleType, values: flags.FlagValues = flags.FLAGS) -> None:
+  """Define the flags of a suite's command; other `values` than absl's own are for sweeps."""
   string, integer, enum, switch = (
     functools.partial(define, flag_values=values)
     for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool)
   )
-  string(benchmark.TASK_FLAG, benchmark.DEFAULT_TASK, f'The {benchmark.TASK_FLAG} to train on.')
-  for name, (_, text) in getattr(benchmark, 'ENV_FLAGS', {}).items():
+  string(suite.TASK_FLAG, suite.DEFAULT_TASK, f'The {suite.TASK_FLAG} to train on.')
+  for name, (_, text) in getattr(suite, 'ENV_FLAGS', {}).items():
     string(name, None, text)
   integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
   integer(
@@ -61,17 +81,18 @@ def define_flags(benchmark, values=flags.FLAGS):
     'in its run folder, as if started alone.',
     lower_bound=1,
   )
-  enum(
+  string(
     'method',
-    getattr(benchmark, 'DEFAULT_METHOD', 'dreamerv3'),
-    sorted(common.METHODS),
-    'Base method.',
+    configs().default_method(suite),
+    f'Base method: one of {", ".join(method.METHODS)}, or my_package.my_file:METHOD.',
   )
-  enum('weighting', 'harmony', common.WEIGHTINGS, 'How the tasks of the world model are weighed.')
+  string(
+    'weighting', None, "How the world model's tasks are weighed; by default as the method has it."
+  )
   enum(
     'preset',
-    'auto',
-    common.PRESETS,
+    configs().AUTO,
+    (configs().AUTO, *suite.PRESETS),
     "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
     "takes 'paper' on an accelerator and 'cpu' otherwise.",
   )
@@ -89,6 +110,12 @@ def define_flags(benchmark, values=flags.FLAGS):
     'as many as can share it equally.',
     lower_bound=0,
   )
+  _define_places(string, integer)
+  switch('wandb', False, 'Also log to Weights & Biases.')
+
+
+def _define_places(string, integer):
+  """Define the flags that say where a run is trained and kept."""
   string(
     'coordinator',
     '',
@@ -107,109 +134,111 @@ def define_flags(benchmark, values=flags.FLAGS):
     'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
     'of their run folders seed<seed>.',
   )
-  switch('wandb', False, 'Also log to Weights & Biases.')
 
 
-def command(main, configurable=False):
-  """Runs an entry point that trains nothing; what the user can mend is told in one line.
-
-  Args:
-    main: called with the words that are no flags, and, if `configurable`, the texts 'field=value'
-      of --config.field=value; returns the exit code.
-  """
-  _quieten()
-  argv, more = sys.argv, ()
-  try:
-    if configurable:
-      argv, *more = configuration.split_config_flags(sys.argv)
-  except UserError as error:
-    sys.exit(_fail(error))
-
-  def guarded(words):
-    try:
-      return main(words[1:], *more)
-    except UserError as error:
-      return _fail(error)
-    except KeyboardInterrupt:
-      return _fail('interrupted', 130)
-    except Exception as error:
-      return _fail_explained(error)
-
-  app.run(guarded, argv=argv, flags_parser=parse_flags)
-
-
-def no_words(words, example):
-  """Refuses words that are no flags."""
+def no_words(words: Sequence[str], example: str) -> None:
+  """Refuse words that are no flags."""
   if words:
     raise UserError(f'unexpected argument {words[0]!r}: options look like {example}')
 
 
-def parse_flags(argv):
-  """absl's parsing, with one line in place of its page of usage."""
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Return absl's parsing, with one line in place of its page of usage."""
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    sys.exit(_fail(str(error).replace('\n', ' ').strip()))
+    sys.exit(_fail(UserError(str(error))))
 
 
-def _main(benchmark, rest, overrides):
-  if len(rest) > 1:
-    return _fail(f'unexpected argument {rest[1]!r}: options look like --{benchmark.TASK_FLAG}=…')
-  _quieten()
-  from harmony_jax.training.interruption import Interrupted, Interruption
+def make_config(
+  suite: ModuleType, options: flags.FlagValues, texts: Sequence[str], accelerator: bool
+) -> tuple[Config, str]:
+  """Return the configuration that flags ask for, and why its preset was chosen.
 
+  Raises:
+    UserError: an unknown task, a simulator that is not there, or a bad setting.
+  """
+  preset, reason = options.preset, ''
+  if preset == configs().AUTO:
+    preset = 'paper' if accelerator else 'cpu'
+    reason = f' (auto: there is {"an" if accelerator else "no"} accelerator)'
   try:
-    with Interruption() as interruption:
-      return _train(benchmark, flags.FLAGS, overrides, interruption)
-  except Interrupted as interrupted:
-    print(f'{interrupted}; continue with: {shlex.join(_command())}', file=sys.stderr)
-    return INTERRUPTED
-  except UserError as error:
-    return _fail(error)
-  except KeyboardInterrupt:
-    return _fail('interrupted; the same command continues from the last checkpoint', 130)
-  except Exception as error:
-    return _fail_explained(error)
+    task = envs.canonical(suite.SUITE, options[suite.TASK_FLAG].value)
+    envs.require(suite.SUITE)
+  except (ValueError, RuntimeError) as error:  # an unknown task, or a simulator that is not there
+    raise UserError(str(error)) from None
+  changes = {'seed': options.seed, 'replay_on': options.replay, 'devices': options.devices}
+  for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
+    if options[name].value is not None:
+      changes[field] = options[name].value
+  config = configs().make(suite, options.method, preset, task)
+  if options.weighting is not None:
+    if 'weighting.rule' not in config.flat():
+      raise UserError(f'--weighting={options.weighting}: {options.method} weighs no tasks')
+    changes['weighting.rule'] = options.weighting
+  config = config.replace(changes).override(texts)
+  configs().check(config)
+  return config, reason
 
 
-def _train(benchmark, options, overrides, interruption):
-  from harmony_jax import parallel
-
-  if options.wandb and options.num_seeds > 1:
-    raise UserError(
-      '--wandb shows one run per program: leave it out, or start every seed by itself'
-    )
-  parallel.join(options.coordinator, options.num_processes, options.process_id)
-  with _nobody_waits() if parallel.process_count() > 1 else contextlib.nullcontext():
-    return _run(benchmark, options, overrides, interruption)
+def default_logdir(config: Config) -> str:
+  """Return runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>."""
+  run, rule = config.run, config.flat().get('weighting.rule')
+  name = '-'.join(filter(None, (run.method, rule, run.preset)))
+  # gymnasium's ids may have slashes and colons, methods of one's own have colons
+  plain = lambda text: text.replace('/', '-').replace(':', '-')
+  return os.path.join('runs', run.suite, plain(run.task.lower()), plain(name), f'seed{run.seed}')
 
 
-def _run(benchmark, options, overrides, interruption):
+def deviations(suite: ModuleType, config: Config) -> str:
+  """Return the line that says where the run differs from the `paper` preset."""
+  paper = configs().make(suite, config.run.method, 'paper', config.run.task)
+  changed = [
+    f'{name}={ours} ({published})'
+    for name, (published, ours) in config_.difference(paper.to_json(), config.to_json()).items()
+    if name not in ('seed', 'preset', 'weighting.rule', 'devices')
+  ]
+  return f'differs from the paper: {", ".join(changed) or "in nothing"}'
+
+
+def _main(suite, words, texts):
+  from harmony_jax import processes
+
+  no_words(words, f'--{suite.TASK_FLAG}=…')
+  options = flags.FLAGS
+  with Interruption() as interruption:
+    processes.join(options.coordinator, options.num_processes, options.process_id)
+    group = processes.here()
+    with _nobody_waits() if group.count > 1 else contextlib.nullcontext():
+      return _run(suite, options, texts, group, interruption)
+
+
+def _run(suite, options, texts, group, interruption):
   from harmony_jax import parallel
   from harmony_jax.training import seeds
   from harmony_jax.training.loop import Trainer
 
+  from . import folders
+
   parallel.use_compilation_cache()
   if not parallel.has_accelerator():
     parallel.keep_freed_memory()
-  config, reason = make_config(benchmark, options, overrides, parallel.has_accelerator())
-  if options.num_seeds > 1 and (parallel.process_count() > 1 or config.devices > 1):
+  config, reason = make_config(suite, options, texts, parallel.has_accelerator())
+  if options.num_seeds > 1 and (options.wandb or group.count > 1 or config.run.devices > 1):
     raise UserError(
-      '--num_seeds trains all seeds on one device of one process: start every seed by itself'
+      '--num_seeds trains on one device of one process, without --wandb: start each seed by itself'
     )
   with contextlib.ExitStack() as stack:
-    runs = _open_runs(stack, seed_configs(config, options.num_seeds), options)
+    runs = folders.open_runs(stack, _places(config, options), group)
     if not runs:
       return 0
-    if not parallel.process_index():
-      print(
-        f"preset '{config.preset}'{reason}; expected duration{' of one seed' if options.num_seeds > 1 else ''}: "
-        f'{benchmark.HOURS[config.preset]}'
-      )
-      for line in deviations(benchmark, config):
-        print(line)
-      for _, folder in runs:
-        print(f'run folder: {folder.path}', flush=True)
+    if group.leads:
+      of = ' of one seed' if options.num_seeds > 1 else ''
+      hours = suite.HOURS.get(config.run.preset)
+      expected = 'not measured' if hours is None else f'about {format_seconds(3600 * hours)}'
+      print(f"preset '{config.run.preset}'{reason}; expected duration{of}: {expected}")
+      print(deviations(suite, config))
+      print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
     if options.num_seeds > 1:
       seeds.train(runs, interruption)
     else:
@@ -217,196 +246,55 @@ def _run(benchmark, options, overrides, interruption):
   return 0
 
 
+def _places(config, options):
+  """Return (configuration, its folder) of each seed."""
+  if options.num_seeds == 1:
+    return [(config, options.logdir or default_logdir(config))]
+  seeds = range(config.run.seed, config.run.seed + options.num_seeds)
+  each = [config.replace({'seed': seed}) for seed in seeds]
+  if options.logdir:
+    return [(one, os.path.join(options.logdir, f'seed{one.run.seed}')) for one in each]
+  return [(one, default_logdir(one)) for one in each]
+
+
 @contextlib.contextmanager
 def _nobody_waits():
-  """For one of several processes: where it fails, it ends at once, as the others could wait for it
-  for ever.
-  """
-  from harmony_jax.training import faults
-  from harmony_jax.training.interruption import Interrupted
-
+  """For one of several processes: end at once on a failure, as the others could wait for ever."""
   try:
     yield
   except Interrupted:  # of all of them
     raise
   except BaseException as error:
-    line = str(error) if isinstance(error, UserError) else faults.explain(error)
-    code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-    if line or code == 130:
-      _fail(line or 'interrupted; the same commands continue from the last checkpoint')
-    else:
+    try:
+      code = _fail(error)
+    except BaseException:
       traceback.print_exc()
+      code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _open_runs(stack, configs, options):
-  """Pairs (configuration, locked folder) of those runs that are not complete; `stack` closes the
-  folders.
-  """
-
-  runs = []
-  for config in configs:
-    logdir = options.logdir or default_logdir(config)
-    if options.logdir and len(configs) > 1:
-      logdir = os.path.join(logdir, f'seed{config.seed}')
-    identity = {'suite': config.suite, 'task': config.task, 'method': config.method}
-    folder = stack.enter_context(_open_folder(logdir, config, identity))
-    if folder.is_complete():
-      print(f'this run is complete: {folder.path}')
-    else:
-      runs.append((config, folder))
-  return runs
-
-
-def _open_folder(logdir, config, identity):
-  """`run_folder.prepare`. Of several processes, process 0 does it; all learn where, and whether it
-  was refused.
-  """
-  from harmony_jax import parallel
-  from harmony_jax.training import run_folder
-
-  if parallel.process_count() == 1:
-    return run_folder.prepare(logdir, config, identity)
-  _check_equal(parallel.exchange(configuration.to_json_dict(config)))
-  folder = told = None
-  if not parallel.process_index():
-    try:
-      folder = run_folder.prepare(logdir, config, identity)
-      told = {'path': str(folder.path.absolute()), 'complete': folder.is_complete()}
-    except UserError as error:
-      told = {'refused': str(error)}
-  told = parallel.exchange(told)[0]
-  if 'refused' in told:
-    parallel.exchange(None)  # process 0 keeps the others together until all have heard
-    raise UserError(told['refused'])
-  folder = folder or run_folder.RunFolder(told['path'])
-  if not (folder.is_complete() if told['complete'] else (folder / 'config.json').exists()):
-    raise UserError(
-      f'{told["path"]} of process 0 is not there for process {parallel.process_index()}: all need a '
-      'folder that they share'
-    )
-  return folder
-
-
-def _check_equal(configs):
-  """Refuses processes that were started with different settings."""
-  from harmony_jax.training import run_folder
-
-  for index, other in enumerate(configs):
-    differing = configuration.difference({'config': configs[0]}, {'config': other}).items()
-    differing = [
-      f'{key}: process 0 has {ours!r}, process {index} has {theirs!r}'
-      for key, (ours, theirs) in differing
-      if key not in run_folder.FREE
-    ]
-    if differing:
-      raise UserError(f'the processes of a run need the same settings ({"; ".join(differing)})')
-
-
-def seed_configs(config, count):
-  """The configurations of `count` runs: of the config's seed and the following ones."""
-  configs = [copy.deepcopy(config) for _ in range(count)]
-  for index, each in enumerate(configs):
-    each.seed += index
-  return configs
-
-
-def make_config(benchmark, options, overrides, accelerator):
-  """(configuration, why the preset was chosen). Raises UserError for an unknown task or a bad
-  override.
-  """
-  from harmony_jax import envs
-
-  preset, reason = options.preset, ''
-  if preset == 'auto':
-    preset = 'paper' if accelerator else 'cpu'
-    reason = (
-      ' (auto: there is an accelerator)' if accelerator else ' (auto: there is no accelerator)'
-    )
-  try:
-    task = envs.canonical(benchmark.SUITE, options[benchmark.TASK_FLAG].value)
-    envs.require(benchmark.SUITE)
-  except (ValueError, RuntimeError) as error:  # an unknown task, or a simulator that is not there
-    raise UserError(str(error)) from None
-  settings = {
-    'seed': options.seed,
-    'weighting.rule': options.weighting,
-    'replay_on': options.replay,
-    'devices': options.devices,
-  }
-  settings |= {
-    field: options[name].value
-    for name, (field, _) in getattr(benchmark, 'ENV_FLAGS', {}).items()
-    if options[name].value is not None
-  }
-  return configure(benchmark, options.method, preset, task, settings, overrides), reason
-
-
-def configure(benchmark, method, preset, task, settings, overrides):
-  """A run's configuration: the benchmark's, then {'some.field': value}, then texts 'field=value',
-  checked.
-  """
-  from configs import common
-
-  config = config_for(benchmark, method, preset, task)
-  config.update_from_flattened_dict(settings)
-  common.check(configuration.apply_overrides(config, overrides))
-  return config
-
-
-def config_for(benchmark, method, preset, task):
-  """The benchmark's configuration for a task: some tasks have settings of their own (`for_task`)."""
-  config = benchmark.get_config(method, preset)
-  config.task = task
-  return benchmark.for_task(config) if hasattr(benchmark, 'for_task') else config
-
-
-def default_logdir(config):
-  """runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>."""
-  name = f'{config.method}-{config.weighting.rule}-{config.preset}'
-  task = config.task.lower().replace('/', '-').replace(':', '-')  # gymnasium's ids may have both
-  return os.path.join('runs', config.suite, task, name, f'seed{config.seed}')
-
-
-def deviations(benchmark, config):
-  """Lines that say where the method differs from the `paper` preset."""
-  paper = config_for(benchmark, config.method, 'paper', config.task)
-  changed = {
-    k: v
-    for k, v in configuration.difference(paper, config).items()
-    if k not in ('task', 'seed', 'preset', 'weighting.rule', 'devices')
-  }
-  if changed:
-    yield 'differs from the paper: ' + ', '.join(
-      f'{k}={ours} ({paper})' for k, (paper, ours) in changed.items()
-    )
-
-
-def _command():
-  """The words that this program was started with."""
-  return ['python', *sys.orig_argv[1:]]
-
-
 def _quieten():
-  """Keeps JAX from telling at length which accelerators it did not find."""
+  """Keep JAX from telling at length which accelerators it did not find."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   logging.set_verbosity(logging.WARNING)
 
 
-def _fail_explained(error):
-  """Fails with one line where a machine is at its limits; else raises the error, which is being
-  handled.
-  """
-  from harmony_jax.training import faults
+def _fail(error: BaseException) -> int:
+  """Tell in one line what ended the program; return the exit code. Raises a bug again."""
+  if isinstance(error, Interrupted):
+    command = COMMAND + sys.argv[1:] if COMMAND else ['python', *sys.orig_argv[1:]]
+    print(f'{error}; continue with: {shlex.join(command)}', file=sys.stderr)
+    return error.exit_code
+  code, line = getattr(error, 'exit_code', UserError.exit_code), str(error)
+  if isinstance(error, KeyboardInterrupt):
+    code, line = 130, 'interrupted; the same command continues from the last checkpoint'
+  elif not isinstance(error, UserError):
+    from harmony_jax.training import faults
 
-  line = faults.explain(error)
-  if line is None:
-    raise error
-  return _fail(line)
-
-
-def _fail(message, code=2):
-  print(f'error: {message}', file=sys.stderr)
+    line = faults.explain(error)
+    if line is None:
+      raise error
+  print(f'error: {line}', file=sys.stderr)
   return code

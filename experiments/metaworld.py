@@ -1,7 +1,6 @@
 """Meta-World: python -m experiments.metaworld [--task=lever_pull] [--method=dreamerv2]."""
 
-from configs import metaworld
-from experiments import launcher
+from . import launcher
 
 if __name__ == '__main__':
-  launcher.run(metaworld)
+  launcher.run('metaworld')

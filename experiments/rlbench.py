@@ -1,9 +1,6 @@
-"""RLBench: python -m experiments.rlbench [--task=reach_target]; says what is missing of the
-simulator.
-"""
+"""RLBench: python -m experiments.rlbench [--task=reach_target]; says what is missing of it."""
 
-from configs import rlbench
-from experiments import launcher
+from . import launcher
 
 if __name__ == '__main__':
-  launcher.run(rlbench)
+  launcher.run('rlbench')

@@ -1,3 +1,3 @@
 """Harmony-JAX: world models whose tasks are kept in harmony by learned loss weights."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

@@ -232,7 +232,7 @@ def test_dmc_with_a_background_follows_the_convention():
   env = DMC('walker_walk', 2, render='fast', background='video', time_limit=30)
   check(env, steps=25)
   env.close()
-  with pytest.raises(ValueError, match="unknown background 'sky': one of none, video"):
+  with pytest.raises(ValueError, match="background is 'sky': it must be one of none, video"):
     DMC('walker_walk', 1, background='sky')
   with pytest.raises(ValueError, match="background='video' only"):
     DMC('walker_walk', 1, background_files='/tmp')

@@ -189,5 +189,5 @@ def test_reference_scores():
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match="unknown Catch task 'cath': did you mean 'catch'?"):
     make('catch', 'cath', 1)
-  with pytest.raises(ValueError, match='size 7 does not divide 64'):
+  with pytest.raises(ValueError, match='config.env.size is 7: it must be one of 2, 4'):
     make('catch', 'catch', 1, size=7)

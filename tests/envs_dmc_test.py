@@ -74,10 +74,12 @@ def test_unknown_names_are_errors_with_the_nearest():
     ValueError, match="unknown DeepMind Control task 'cheeta_run': did you mean 'cheetah_run'"
   ):
     DMC('cheeta_run', 1)
-  with pytest.raises(ValueError, match="unknown observe 'pixels': one of image, state, both"):
+  with pytest.raises(ValueError, match="config.env.observe is 'pixels': .* one of image, state"):
     DMC('cheetah_run', 1, observe='pixels')
-  with pytest.raises(ValueError, match="unknown render quality 'slow': one of stock, fast"):
+  with pytest.raises(ValueError, match="config.env.render is 'slow': it must be one of stock, fast"):
     DMC('cheetah_run', 1, render='slow')
+  with pytest.raises(ValueError, match='key config.env.rendr; the nearest is config.env.render'):
+    DMC('cheetah_run', 1, rendr='fast')
 
 
 @pytest.mark.parametrize('task, camera, repeat', [('cheetah_run', 0, 2), ('quadruped_walk', 2, 3)])
@@ -174,7 +176,7 @@ def test_states_have_flat_names_and_no_image():
 
 def test_size_and_camera():
   images = []
-  for camera in (None, 0, 1, 'back'):
+  for camera in ('', '0', '1', 'back'):
     env = DMC('walker_walk', 1, size=48, camera=camera, render='fast')
     images.append(play(env, 0, steps=0)[0].observation['image'][0])
     env.close()

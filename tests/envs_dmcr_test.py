@@ -115,7 +115,7 @@ def test_the_tasks_of_the_benchmark():
   + [pytest.param(task, marks=pytest.mark.slow) for task in TASKS if task != 'cheetah_run'],
 )
 def test_looks_leave_physics_bitwise_as_it_is(task):
-  varied, plain = make(task), make(task, visual_seeds=0)
+  varied, plain = make(task), make(task, visual_seeds='0')
   timesteps, states = play(varied, 3, 100)
   plain_timesteps, plain_states = play(plain, 3, 100)
   np.testing.assert_array_equal(states, plain_states)
@@ -155,7 +155,7 @@ def test_a_factor_changes_what_it_should_and_nothing_else(factor):
   env = make('finger_turn_hard', vary=factor)
   blank = fields(env)
   images = [begin(env, seed) for seed in (0, 1)]
-  plain = make('finger_turn_hard', visual_seeds=0)
+  plain = make('finger_turn_hard', visual_seeds='0')
   assert (images[1] != begin(plain, 1)).any()
   # the target's place, which the task draws
   task = changed(fields_at(plain, 0), fields_at(plain, 1))
@@ -173,7 +173,7 @@ def fields_at(env, seed):
 
 
 def changed_by_the_task(env):
-  fresh = make('finger_turn_hard', visual_seeds=0)
+  fresh = make('finger_turn_hard', visual_seeds='0')
   before = fields(fresh)
   begin(fresh, 1)
   fresh.close()
@@ -192,7 +192,7 @@ def test_body_and_target_paint_their_own_materials():
 
 
 def test_bg_and_floor_change_pixels_of_their_own():
-  plain = make(visual_seeds=0, dynamics_seeds=1)
+  plain = make(visual_seeds='0', dynamics_seeds=1)
   images = {'': begin(plain, 0)}
   for vary in ('bg', 'floor'):
     env = make(vary=vary, dynamics_seeds=1)
@@ -224,7 +224,7 @@ def test_switching_factors_off_leaves_the_others_as_they_were():
 
 
 def test_a_look_ends_with_its_episode():
-  env = make('hopper_hop', visual_seeds=3)
+  env = make('hopper_hop', visual_seeds='3')
   seeds = {}
   for seed in range(30):  # episodes whose look is the same although their starts differ
     seeds.setdefault(dmcr._choose(seed, 0, (1, 3)), []).append(seed)
@@ -259,7 +259,7 @@ def test_seed_ranges():
   assert chosen[5] == chosen['5'] and set(chosen[5]) == {1, 2, 3, 4, 5}
   assert set(chosen[0]) == {0}
   assert [dmcr._choose(seed, 1, (1, 5)) for seed in range(1000)] != chosen[5]
-  for option in ('tset', -1, '1.5'):
+  for option in ('tset', '-1', '1.5'):
     with pytest.raises(ValueError, match="it takes 'train', 'test' or a number of seeds"):
       DMCR('cheetah_run', 1, visual_seeds=option)
   with pytest.raises(ValueError, match='dynamics_seeds must be at least 1'):
@@ -335,7 +335,7 @@ def test_factors_are_independent():
   ],
 )
 def test_camera_directions_follow_mujocos_conventions(task, quaternion):
-  env = make(task, visual_seeds=0)
+  env = make(task, visual_seeds='0')
   model = env._slots[0].physics.model
   np.testing.assert_allclose(model.cam_quat[0], quaternion, atol=1e-7)
   env.close()
@@ -353,7 +353,7 @@ def test_euler_angles_follow_mujocos_conventions():
 def test_a_camera_that_follows_is_where_its_range_says():
   import mujoco
 
-  env, plain = make('hopper_hop', vary='camera'), make('hopper_hop', visual_seeds=0)
+  env, plain = make('hopper_hop', vary='camera'), make('hopper_hop', visual_seeds='0')
   default = plain._slots[0].physics.model.cam_pos[0]
 
   def offset(one):

@@ -280,7 +280,7 @@ def test_what_cannot_be_drawn_is_one_line(monkeypatch):
   with warnings.catch_warnings(), pytest.raises(ValueError, match='^Probe-v0 draws no pictures'):
     warnings.simplefilter('ignore')
     Gym('Probe-v0', 1, observe='render')
-  with pytest.raises(ValueError, match="unknown kind of observation 'pixels': did you mean"):
+  with pytest.raises(ValueError, match="observe is 'pixels': it must be one of auto, render"):
     Gym('Probe-v0', 1, observe='pixels')
 
 

@@ -205,7 +205,7 @@ def test_wrong_names_and_numbers_are_one_line(machine):
     ValueError, match="^unknown RLBench task 'push_buton': did you mean 'push_button'"
   ):
     RLBench('push_buton')
-  with pytest.raises(ValueError, match="^unknown RLBench camera 'fornt': did you mean 'front'"):
+  with pytest.raises(ValueError, match="camera is 'fornt': .*did you mean front"):
     RLBench('push_button', camera='fornt')
   with pytest.raises(ValueError, match='^RLBench runs one environment per process, not 2'):
     RLBench('push_button', 2)

@@ -9,7 +9,7 @@ timestep = episodes.step(actions)         # ended ones begin again by themselves
 import functools
 import importlib
 
-from harmony_jax.envs.base import ArraySpec, Spec, TimeStep, unknown
+from harmony_jax.envs.base import ArraySpec, Options, Spec, TimeStep, unknown
 from harmony_jax.envs.episodes import (
   EpisodeResult,
   Episodes,
@@ -24,12 +24,14 @@ __all__ = [
   'ArraySpec',
   'EpisodeResult',
   'Episodes',
+  'Options',
   'Spec',
   'SUITES',
   'TimeStep',
   'canonical',
   'episode_seed',
   'make',
+  'options',
   'play',
   'random_policy',
   'require',
@@ -78,6 +80,12 @@ def canonical(suite, task):
   return _suite(suite).canonical(task)
 
 
+def options(suite: str) -> type[Options]:
+  """Return the class of a suite's options, without making an environment. Raises as `make` does."""
+  module, _ = _place(suite)
+  return getattr(module, 'Options', Options)
+
+
 def require(suite):
   """Raises RuntimeError, saying what to install, where the suite's simulator is missing; before
   anything is written.
@@ -86,7 +94,11 @@ def require(suite):
 
 
 def _suite(suite):
+  return getattr(*_place(suite))
+
+
+def _place(suite):
   if suite not in SUITES:
     raise unknown('suite', suite, list(SUITES))
   module, name = SUITES[suite].split(':')
-  return getattr(importlib.import_module(module), name)
+  return importlib.import_module(module), name

@@ -9,10 +9,12 @@ about 0.5 ms. Both run on a thread per environment.
 """
 
 import concurrent.futures
+import dataclasses
 
 import numpy as np
 
 from harmony_jax.envs import base
+from harmony_jax.settings import setting
 
 ATARI_100K = (
   'Alien',
@@ -62,6 +64,21 @@ def game_name(name):
   raise base.unknown('Atari game', name, choices, f'26 games: {", ".join(ATARI_100K)}')
 
 
+@dataclasses.dataclass(frozen=True)
+class Options(base.Options):
+  """Options of `Atari`."""
+
+  frame_cap: int = setting(
+    0, 'emulator frames that end an episode; 0: 108,000, for Chopper Command 5,400'
+  )
+  truncation_is_terminal: bool = setting(
+    True, 'an end by the frame cap counts as terminal, as the authors label it'
+  )
+  sticky: float = setting(
+    0.0, "probability that a frame repeats the previous frame's action", most=1
+  )
+
+
 class Atari:
   """N environments of one game.
 
@@ -71,30 +88,26 @@ class Atari:
   Args:
     task: a game, in any spelling that `game_name` takes.
     num_envs: N.
-    frame_cap: frames (after the no-ops) that end an episode; None for the
-      protocol's: 108,000, and 5,400 for Chopper Command.
-    truncation_is_terminal: label an end by the frame cap `is_terminal`, as the
-      authors do.
-    noop_max: the no-op frames at the start are uniform in [0, noop_max).
-    sticky: probability that a frame repeats the previous frame's action.
+    noop_max: the no-op frames at the start are uniform in [0, noop_max); the frame cap counts
+      from after them.
+    **options: see `Options`.
 
   Attributes:
     lives: [N] int, as the game counts them.
     frames: [N] int, frames since the episode's begin, no-ops included.
 
   Raises:
-    ValueError: no such game.
+    ValueError: no such game or option.
     RuntimeError: the game's ROM cannot be read.
   """
 
-  def __init__(
-    self, task, num_envs, *, frame_cap=None, truncation_is_terminal=True, noop_max=30, sticky=0.0
-  ):
+  def __init__(self, task: str, num_envs: int, *, noop_max: int = 30, **options):
+    chosen = Options.of(options)
     self.game, rom = game_name(task)
     self.num_envs = num_envs
-    self.frame_cap = frame_cap or FRAME_CAPS.get(self.game, FRAME_CAP)
-    self.truncation_is_terminal = truncation_is_terminal
-    options = dict(
+    self.frame_cap = chosen.frame_cap or FRAME_CAPS.get(self.game, FRAME_CAP)
+    self.truncation_is_terminal = chosen.truncation_is_terminal
+    settings = dict(
       grayscale=False,
       stack_num=1,
       img_height=64,
@@ -106,10 +119,10 @@ class Atari:
       episodic_life=False,
       reward_clipping=False,
       full_action_space=False,
-      repeat_action_probability=sticky,
+      repeat_action_probability=chosen.sticky,
       max_num_frames_per_episode=self.frame_cap,
     )
-    self._slots = [_make_slot(rom, options) for _ in range(num_envs)]
+    self._slots = [_make_slot(rom, settings) for _ in range(num_envs)]
     self._threads = concurrent.futures.ThreadPoolExecutor(num_envs)
     self.spec = base.Spec(
       observation={'image': base.ArraySpec((64, 64, 3), np.uint8)},

@@ -29,9 +29,13 @@ An environment may have two more attributes, refreshed by every step:
 
 import dataclasses
 import difflib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+
+from harmony_jax import settings
+from harmony_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +82,30 @@ class Spec:
       for name, (shape, dtype) in saved['observation'].items()
     }
     return cls(**{**saved, 'observation': observation})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a suite's environment can be told: fields of a subclass, each a `settings.setting`."""
+
+  @classmethod
+  def of(cls, given: Mapping[str, Any]) -> Self:
+    """Return the defaults with the given options in their place.
+
+    Raises:
+      ValueError: an unknown name, with the nearest one, or a value that it cannot have.
+    """
+    try:
+      return settings.replace(_Env(cls()), {f'env.{k}': v for k, v in given.items()}).env
+    except UserError as error:
+      raise ValueError(str(error)) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Env:
+  """Options under the name that they have in a configuration."""
+
+  env: Any
 
 
 class TimeStep(NamedTuple):

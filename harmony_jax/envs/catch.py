@@ -15,6 +15,7 @@ observation and reward losses shows.
 `Catch` batches them behind the convention of `base`.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmony_jax.envs import base, episodes
+from harmony_jax.settings import setting
 
 PIXELS = 64
 LEFT, STAY, RIGHT = 0, 1, 2
@@ -104,23 +106,30 @@ def render(state, size=8):
   return image.astype(jnp.uint8)
 
 
+@dataclasses.dataclass(frozen=True)
+class Options(base.Options):
+  """Options of `Catch`."""
+
+  size: int = setting(8, 'cells per side, a divisor of 64 pixels', choices=(2, 4, 8, 16, 32, 64))
+  distractors: int = setting(4, 'drifting blobs in the background; 0: a black one')
+
+
 class Catch:
   """N games of Catch.
 
   Args:
     task: 'catch', the only one.
     num_envs: N.
-    size: cells per side, a divisor of 64, from 2 to 64.
-    distractors: M, blobs in the background; 0 for a black one.
+    **options: see `Options`.
 
   Raises:
-    ValueError: an unknown task, or a size that does not divide the picture.
+    ValueError: an unknown task or option.
   """
 
-  def __init__(self, task='catch', num_envs=1, *, size=8, distractors=4):
+  def __init__(self, task: str = 'catch', num_envs: int = 1, **options):
     self.canonical(task)
-    if size < 2 or PIXELS % size:
-      raise ValueError(f'size {size} does not divide {PIXELS} pixels into two cells or more')
+    chosen = Options.of(options)
+    size, distractors = chosen.size, chosen.distractors
     self.num_envs = num_envs
     self.spec = base.Spec(
       observation={'image': base.ArraySpec((PIXELS, PIXELS, 3), np.uint8)},

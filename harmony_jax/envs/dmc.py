@@ -8,14 +8,38 @@ An episode lasts 1000 frames and no task ends before (except LQR), so that
 On a CPU drawing costs more than physics: `render='fast'` is several times as fast.
 """
 
+import dataclasses
+
 import numpy as np
 
 from harmony_jax.envs import backgrounds, base, rendering
+from harmony_jax.settings import setting
 
 # From camera 0 the quadruped hides most of itself.
 CAMERAS = {'quadruped': 2}
 OBSERVE = ('image', 'state', 'both')
 BACKGROUNDS = ('none', 'video')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(base.Options):
+  """Options of `DMC`."""
+
+  action_repeat: int = setting(2, 'simulator steps per agent step; rewards are summed', least=1)
+  render: str = setting(
+    'stock',
+    'stock for published numbers; fast: no shadows, no multisampling',
+    choices=rendering.QUALITIES,
+  )
+  observe: str = setting(
+    'image', 'pictures, the vectors of dm_control, or both; state needs no OpenGL', choices=OBSERVE
+  )
+  camera: str = setting('', "number or name of a camera; '': 2 for the quadruped, else 0")
+  background: str = setting(
+    'none', 'none, or video: moving pictures in place of the sky', choices=BACKGROUNDS
+  )
+  background_files: str = setting('', "folder of videos or pictures for it; '': generated ones")
+  time_limit: int = setting(0, "simulator steps that end an episode; 0: the suite's 1,000")
 
 
 class DMC:
@@ -24,61 +48,35 @@ class DMC:
   Args:
     task: domain and task, e.g. 'cheetah_run' or 'ball_in_cup_catch'.
     num_envs: N.
-    action_repeat: simulator frames per step.
     size: of the image, in pixels.
-    camera: number or name of a camera of the model; None or '' for 2 in the
-      quadruped's domain and 0 in all others.
-    render: 'stock', or 'fast' without shadows and multisampling (`rendering`).
-    observe: 'image', 'state' (float32 vectors named as in dm_control, e.g.
-      'position', 'velocity') or 'both'. Without any OpenGL 'state' still works
-      under MUJOCO_GL=off.
-    time_limit: frames that end an episode, where the suite's own limit does
-      not; 0 for the suite's own alone.
-    background: 'none', or 'video' for moving pictures in place of the blue sky
-      (`backgrounds`), one frame further with each observation.
-    background_files: a folder of videos or pictures for it; '' for a
-      procedural video.
+    **options: see `Options`. With observe='state' there are float32 vectors named as in
+      dm_control, e.g. 'position', 'velocity', under MUJOCO_GL=off without any OpenGL. A video
+      goes one frame further with each observation (`backgrounds`).
 
   Raises:
     ValueError: an unknown task or option.
     RuntimeError: dm_control is not installed, or nothing can draw.
   """
 
-  def __init__(
-    self,
-    task,
-    num_envs,
-    *,
-    action_repeat=2,
-    size=64,
-    camera=None,
-    render='stock',
-    observe='image',
-    time_limit=0,
-    background='none',
-    background_files='',
-  ):
-    if observe not in OBSERVE:
-      raise ValueError(f'unknown observe {observe!r}: one of {", ".join(OBSERVE)}')
-    if background not in BACKGROUNDS:
-      raise ValueError(f'unknown background {background!r}: one of {", ".join(BACKGROUNDS)}')
-    if background_files and background == 'none':
+  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options):
+    chosen = Options.of(options)
+    video = chosen.background == 'video'
+    if chosen.background_files and not video:
       raise ValueError("background_files are shown with background='video' only")
     self.task = self.canonical(task)
     self.num_envs = num_envs
     self._domain, self._name = _tasks()[self.task]
     self._size = size
-    self._see, self._feel = observe in ('image', 'both'), observe in ('state', 'both')
-    self._time_limit = time_limit
+    self._see, self._feel = chosen.observe != 'state', chosen.observe != 'image'
+    self._time_limit = chosen.time_limit
     self._slots = [self._load() for _ in range(num_envs)]
-    self._video = backgrounds.Backgrounds(background_files, size) if background == 'video' else None
+    self._video = backgrounds.Backgrounds(chosen.background_files, size) if video else None
     for slot in self._slots:  # before the cameras, which make the OpenGL contexts
-      rendering.apply_quality(slot.physics.model, render)
+      rendering.apply_quality(slot.physics.model, chosen.render)
       if self._video:
         backgrounds.prepare(self._domain, slot.physics.model)
-    if camera in (None, ''):
-      camera = CAMERAS.get(self._domain, 0)
-    elif str(camera).isdecimal():
+    camera = chosen.camera or CAMERAS.get(self._domain, 0)
+    if str(camera).isdecimal():
       camera = int(camera)
     self._cameras = [self._make_camera(slot, camera) for slot in self._slots] if self._see else []
     self._center, self._scale = _action_map(self._slots[0].action_spec())
@@ -88,7 +86,7 @@ class DMC:
       self._observation_spec(),
       discrete=False,
       num_actions=len(self._center),
-      action_repeat=action_repeat,
+      action_repeat=chosen.action_repeat,
     )
     self._last = base.empty_timestep(self.spec, num_envs)
 

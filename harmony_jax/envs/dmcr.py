@@ -13,11 +13,13 @@ first N of it) and evaluating on 'test' measures generalisation to unseen looks:
 skies where they are painted, other combinations where they are photographs.
 """
 
+import dataclasses
 from xml.etree import ElementTree
 
 import numpy as np
 
-from harmony_jax.envs import base, dmc, dmcr_factors, dmcr_textures
+from harmony_jax.envs import base, dmc, dmcr_factors, dmcr_textures, rendering
+from harmony_jax.settings import setting
 
 # First seed and number of seeds.
 VISUAL_SEEDS = {'train': (1, 1_000_000), 'test': (1_000_001, 1_000_000)}
@@ -28,19 +30,36 @@ DYNAMICS_SEEDS = {'train': (1, 100_000), 'test': (100_001, 100_000)}
 PLACES = ('pos', 'pos0', 'poscom0')
 
 
+@dataclasses.dataclass(frozen=True)
+class Options(base.Options):
+  """Options of `DMCR`."""
+
+  action_repeat: int = setting(2, 'simulator steps per agent step; rewards are summed', least=1)
+  render: str = setting(
+    'stock',
+    'stock for published numbers; fast: no shadows, no multisampling',
+    choices=rendering.QUALITIES,
+  )
+  vary: str = setting('all', 'all, or some of bg,floor,body,target,reflectance,camera,light')
+  visual_seeds: str = setting(
+    'train', 'looks: train, test, or a number N for the seeds 1 to N; 0: the plain look'
+  )
+  assets: str = setting(
+    '', "folder with the original photographs; '': floors and skies are painted"
+  )
+  time_limit: int = setting(0, "simulator steps that end an episode; 0: the suite's 1,000")
+
+
 class DMCR(dmc.DMC):
   """N environments of one task, each episode in a look of its own.
 
   Args:
     task: one of the 22 of the benchmark, e.g. 'cheetah_run'.
     num_envs: N.
-    action_repeat, size, render, time_limit: as for `dmc.DMC`.
-    vary: 'all', or factors of `dmcr_factors.FACTORS` separated by commas. The authors' preset for
-      the hopper leaves the camera out: 'bg,floor,body,target,reflectance,light'.
-    visual_seeds: 'train', 'test', a number N for the seeds 1 to N, or 0 for the default look in
-      every episode.
+    size: of the image, in pixels.
     dynamics_seeds: 'train', 'test', or a number N for the seeds 1 to N.
-    assets: a folder of photographs, as in `dmcr_textures.Photos`; '' for painted floors and skies.
+    **options: see `Options`. The authors' preset for the hopper leaves the camera out of `vary`:
+      'bg,floor,body,target,reflectance,light'. `assets` is as in `dmcr_textures.Photos`.
 
   Attributes:
     visual_seed: [N] int, of the current episodes.
@@ -51,28 +70,17 @@ class DMCR(dmc.DMC):
   """
 
   def __init__(
-    self,
-    task,
-    num_envs,
-    *,
-    action_repeat=2,
-    size=64,
-    render='stock',
-    vary='all',
-    visual_seeds='train',
-    dynamics_seeds='train',
-    assets='',
-    time_limit=0,
+    self, task: str, num_envs: int, *, size: int = 64, dynamics_seeds: str = 'train', **options
   ):
-    self._visual_seeds = _seed_range('visual', visual_seeds, VISUAL_SEEDS)
+    chosen = Options.of(options)
+    self._visual_seeds = _seed_range('visual', chosen.visual_seeds, VISUAL_SEEDS)
     self._dynamics_seeds = _seed_range('dynamics', dynamics_seeds, DYNAMICS_SEEDS)
     if not self._dynamics_seeds[1]:
       raise ValueError('dynamics_seeds must be at least 1')
-    self._vary = _factors(vary) if self._visual_seeds[1] else ()
-    self._pictures = dmcr_textures.Photos(assets) if assets else dmcr_textures
-    super().__init__(
-      task, num_envs, action_repeat=action_repeat, size=size, render=render, time_limit=time_limit
-    )
+    self._vary = _factors(chosen.vary) if self._visual_seeds[1] else ()
+    self._pictures = dmcr_textures.Photos(chosen.assets) if chosen.assets else dmcr_textures
+    shared = {name: getattr(chosen, name) for name in ('action_repeat', 'render', 'time_limit')}
+    super().__init__(task, num_envs, size=size, **shared)
     self.visual_seed = np.zeros(num_envs, int)
     model = self._slots[0].physics.model
     self._places = {

@@ -9,6 +9,7 @@ ends. The environment must be a function of `reset(seed=...)` and its actions;
 All environments step in this thread, one after the other.
 """
 
+import dataclasses
 import functools
 import importlib
 import warnings
@@ -18,9 +19,24 @@ import numpy as np
 
 from harmony_jax.envs import base, rendering
 from harmony_jax.envs.check import RESERVED
+from harmony_jax.settings import setting
 
 OBSERVE = ('auto', 'render', 'both')
 LONGEST_VECTOR = 4096  # longer ones are pictures in disguise, or need an encoder that is not here
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(base.Options):
+  """Options of `Gym`."""
+
+  action_repeat: int = setting(
+    1, 'steps of the environment per agent step; rewards are summed', least=1
+  )
+  observe: str = setting(
+    'auto', 'auto: what the environment gives; render: its picture; both', choices=OBSERVE
+  )
+  time_limit: int = setting(0, "agent steps of an episode; 0: the environment's own limit")
+  success: str = setting('', "entry of `info` that tells success, reported as a measure; '': none")
 
 
 class Gym:
@@ -39,13 +55,9 @@ class Gym:
   Args:
     task: the id.
     num_envs: N.
-    action_repeat: environment steps per step; rewards are summed.
     size: height and width that pictures are resized to, by area.
-    observe: 'auto', as above; 'render', only the picture that `render()` draws
-      (CartPole by pixels); 'both', that picture as 'image' beside the vectors.
-    time_limit: steps per episode; 0 for the id's own limit.
-    success: the entry of `info` that tells a success, e.g. 'is_success'.
-    **options: for `gymnasium.make`, e.g. `continuous=True`.
+    **options: see `Options`; others are for `gymnasium.make`, e.g. `continuous=True`. With
+      observe='both' the picture that `render()` draws is 'image' beside the vectors.
 
   Attributes:
     measures: {'success': [N] float32} if `success` is given (0 where an info
@@ -56,31 +68,17 @@ class Gym:
     RuntimeError: a package that the environment needs is missing.
   """
 
-  def __init__(
-    self,
-    task,
-    num_envs,
-    *,
-    action_repeat=1,
-    size=64,
-    observe='auto',
-    time_limit=0,
-    success='',
-    **options,
-  ):
+  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options):
+    own = {field.name for field in dataclasses.fields(Options)}
+    chosen = Options.of({name: options.pop(name) for name in own & options.keys()})
+    observe, action_repeat = chosen.observe, chosen.action_repeat
     self.task = self.canonical(task)
-    if observe not in OBSERVE:
-      raise base.unknown('kind of observation', observe, OBSERVE)
     if observe != 'auto':
       options['render_mode'] = 'rgb_array'
-    if time_limit:
-      options['max_episode_steps'] = time_limit * action_repeat
-    self.num_envs, self.action_repeat, self.size, self.success = (
-      num_envs,
-      action_repeat,
-      size,
-      success,
-    )
+    if chosen.time_limit:
+      options['max_episode_steps'] = chosen.time_limit * action_repeat
+    self.num_envs, self.action_repeat, self.size = num_envs, action_repeat, size
+    self.success = chosen.success
     self._simulators = [_make_simulator(self.task, options) for _ in range(num_envs)]
     # OpenGL contexts must be freed before Python takes their library away, so also at exit.
     self._free = weakref.finalize(self, _close_all, self._simulators)
@@ -95,7 +93,7 @@ class Gym:
       observation['image'] = base.ArraySpec((size, size, 3), np.uint8)
     discrete, num_actions, self._translate = _actions(first.action_space, self.task)
     self.spec = base.Spec(observation, discrete, num_actions, action_repeat)
-    self.measures = {'success': np.zeros(num_envs, np.float32)} if success else {}
+    self.measures = {'success': np.zeros(num_envs, np.float32)} if self.success else {}
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod

@@ -11,6 +11,7 @@ mujoco-py, so its scores are not directly comparable.
 One simulator and one OpenGL context per environment, all in this thread.
 """
 
+import dataclasses
 import importlib.util
 import sys
 import weakref
@@ -18,6 +19,7 @@ import weakref
 import numpy as np
 
 from harmony_jax.envs import base, rendering
+from harmony_jax.settings import setting
 
 # Those of the paper: two easy, two medium, two hard ones.
 PAPER_TASKS = ('lever_pull', 'handle_pull_side', 'hammer', 'sweep_into', 'push', 'assembly')
@@ -75,61 +77,67 @@ HANGING = ('corner', 'corner2', 'corner3')
 INSTALL = f"pip install -c constraints/python3.{sys.version_info.minor}.txt -e '.[metaworld]'"
 
 
+@dataclasses.dataclass(frozen=True)
+class Options(base.Options):
+  """Options of `MetaWorld`."""
+
+  action_repeat: int = setting(
+    1, 'simulator steps (12.5 ms) per agent step; rewards are summed', least=1
+  )
+  camera: str = setting('corner', 'where the picture is taken from', choices=CAMERAS)
+  render: str = setting(
+    'stock',
+    'stock for published numbers; fast: no shadows, no multisampling',
+    choices=rendering.QUALITIES,
+  )
+  time_limit: int = setting(500, 'agent steps of an episode', least=1)
+  observe: str = setting(
+    'image',
+    'pictures, state ([39]: hand, gripper and objects now and one step ago, goal), or both',
+    choices=('image', 'state', 'both'),
+  )
+
+
 class MetaWorld:
   """N environments of one task.
 
   Args:
     task: one of `TASKS`; 'lever-pull' and 'lever-pull-v3' are the same as 'lever_pull'.
     num_envs: N.
-    action_repeat: simulator frames (12.5 ms) per step. Rewards are summed; a
-      step ends early at a success, as the authors' does.
     size: height and width of the picture.
-    camera: one of `CAMERAS`.
-    render: 'stock', the package's own picture, or 'fast', see `rendering`.
-    time_limit: steps per episode.
-    observe: 'image', 'state' ([39] float32: hand, gripper and objects now and
-      one step ago, goal) or 'both'. 'state' needs no OpenGL.
+    **options: see `Options`. A step ends early at a success, as the authors' does;
+      observe='state' needs no OpenGL.
 
   Attributes:
     measures: {'success': [N] float32}, 1 where the last step reached the goal.
 
   Raises:
-    ValueError: no such task, camera, quality or kind of observation.
+    ValueError: no such task or option.
     RuntimeError: the package or an OpenGL is missing, or the package does not
       fit the installed MuJoCo.
   """
 
-  def __init__(
-    self,
-    task,
-    num_envs,
-    *,
-    action_repeat=1,
-    size=64,
-    camera='corner',
-    render='stock',
-    time_limit=500,
-    observe='image',
-  ):
+  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options):
+    chosen = Options.of(options)
+    observe, action_repeat = chosen.observe, chosen.action_repeat
     self.task = self.canonical(task)
-    if camera not in CAMERAS:
-      raise base.unknown('Meta-World camera', camera, CAMERAS)
-    if observe not in ('image', 'state', 'both'):
-      raise base.unknown('kind of observation', observe, ('image', 'state', 'both'))
-    rendering.check_quality(render)
     try:
       rendering.choose_backend()  # in any case: MuJoCo settles on one when it is imported
     except RuntimeError:
       if observe != 'state':
         raise
     self.num_envs = num_envs
-    self.action_repeat, self.time_limit, self.camera = action_repeat, time_limit, camera
+    self.action_repeat, self.time_limit, self.camera = (
+      action_repeat,
+      chosen.time_limit,
+      chosen.camera,
+    )
     self._simulators = [_make_simulator(self.task) for _ in range(num_envs)]
     self._renderers = []
     for simulator in self._simulators:
-      simulator.max_path_length = time_limit * action_repeat
+      simulator.max_path_length = chosen.time_limit * action_repeat
       if observe != 'state':
-        rendering.apply_quality(simulator.model, render)
+        rendering.apply_quality(simulator.model, chosen.render)
         self._renderers.append(_make_renderer(simulator.model, size))
     # Contexts must be freed before Python takes their library away, so also at exit.
     self._free = weakref.finalize(self, _close_all, self._renderers)

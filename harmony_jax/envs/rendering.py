@@ -39,20 +39,10 @@ def apply_quality(model, render):
     render: 'stock' leaves the model as it is. 'fast' switches off shadows and
       multisampling: on a CPU 5 to 10 times as many pictures per second, which
       look a little different (no shadows, hard edges).
-
-  Raises:
-    ValueError: another quality.
   """
-  check_quality(render)
   if render == 'fast':
     model.vis.quality.shadowsize = 0
     model.vis.quality.offsamples = 0
-
-
-def check_quality(render):
-  """Raises ValueError unless `render` is one of `QUALITIES`: for constructors that draw later."""
-  if render not in QUALITIES:
-    raise ValueError(f'unknown render quality {render!r}: one of {", ".join(QUALITIES)}')
 
 
 def _find_backend():

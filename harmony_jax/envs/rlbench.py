@@ -14,6 +14,7 @@ CoppeliaSim, PyRep and RLBench are not on PyPI: `diagnose` says what is missing.
 The adapter is tested on a stand-in of their interface, not on the simulator.
 """
 
+import dataclasses
 import glob
 import importlib.util
 import os
@@ -21,11 +22,23 @@ import os
 import numpy as np
 
 from harmony_jax.envs import base
+from harmony_jax.settings import setting
 
 TASKS = ('reach_target', 'push_button')
 CAMERAS = ('front', 'left_shoulder', 'right_shoulder', 'overhead', 'wrist')
 LIBRARY = 'libcoppeliaSim.so'
 XVFB = "xvfb-run -a -s '-screen 0 1280x1024x24' python -m ..."
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(base.Options):
+  """Options of `RLBench`."""
+
+  action_repeat: int = setting(
+    2, 'simulator steps (50 ms) per agent step; rewards are summed', least=1
+  )
+  camera: str = setting('front', 'where the picture is taken from', choices=CAMERAS)
+  time_limit: int = setting(200, 'agent steps of an episode; an end by it is not terminal', least=1)
 
 
 class RLBench:
@@ -38,30 +51,28 @@ class RLBench:
   Args:
     task: one of `TASKS`; 'ReachTarget' and 'reach-target' are the same as 'reach_target'.
     num_envs: 1.
-    action_repeat: simulator steps (50 ms) per step; rewards are summed.
     size: height and width of the picture.
-    camera: one of `CAMERAS`.
-    time_limit: steps per episode; an end by it is not terminal.
+    **options: see `Options`.
 
   Attributes:
     measures: {'success': [1] float32}, 1 where the last step reached the goal.
 
   Raises:
-    ValueError: no such task or camera, or more than one environment.
+    ValueError: no such task or option, or more than one environment.
     RuntimeError: a part of the simulator is missing, see `diagnose`.
   """
 
-  def __init__(self, task, num_envs=1, *, action_repeat=2, size=64, camera='front', time_limit=200):
+  def __init__(self, task: str, num_envs: int = 1, *, size: int = 64, **options):
+    chosen = Options.of(options)
+    action_repeat, camera = chosen.action_repeat, chosen.camera
     self.task = self.canonical(task)
-    if camera not in CAMERAS:
-      raise base.unknown('RLBench camera', camera, CAMERAS)
     if num_envs != 1:
       raise ValueError(
         f'RLBench runs one environment per process, not {num_envs}: use several processes'
       )
     diagnose()
     self.num_envs = num_envs
-    self.action_repeat, self.camera, self.time_limit = action_repeat, camera, time_limit
+    self.action_repeat, self.camera, self.time_limit = action_repeat, camera, chosen.time_limit
     self._simulator, self._episode, self._refusals = _launch(self.task, camera, size)
     self.spec = base.Spec(
       observation={'image': base.ArraySpec((size, size, 3), np.uint8)},

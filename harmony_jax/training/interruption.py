@@ -24,6 +24,8 @@ KILLED = 128 + signal.SIGINT  # exit code after the second Ctrl-C, as shells hav
 class Interrupted(Exception):
   """Ends a run that was asked to end; the text says where it was saved, if it had begun."""
 
+  exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
 
 class Interruption:
   """Whether the run was asked to end. For the main thread; any thread may look.

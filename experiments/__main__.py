@@ -1,0 +1,48 @@
+"""One command for all: harmony COMMAND …, which is `python -m experiments.COMMAND …` by its name.
+
+A suite of configs/ that has no file here is a command, too: `harmony SUITE --task=…`.
+"""
+
+import ast
+import pathlib
+import runpy
+import sys
+
+from . import configs, launcher
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def commands() -> dict[str, str]:
+  """Return {name: first line of its docstring} of the files here that do something by themselves."""
+  found = {}
+  for path in sorted(_HERE.glob('[a-z]*.py')):
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    if isinstance(tree.body[-1], ast.If):  # if __name__ == '__main__'
+      found[path.stem] = (ast.get_docstring(tree) or '').partition('\n')[0]
+  return found
+
+
+def main() -> int:
+  """Run the command that is named first; without one, list them."""
+  known = commands()
+  if not sys.argv[1:] or sys.argv[1] in ('-h', '--help', 'help'):
+    print(f'{__doc__}\nharmony COMMAND --help tells its options.\n')
+    print('\n'.join(f'  {name:14} {text}' for name, text in known.items()))
+    return 0
+  name = sys.argv[1]
+  if name not in known and name not in configs().suites():
+    near = configs().nearest(name, known)
+    print(f'error: unknown command {name!r}: did you mean {near!r}?', file=sys.stderr)
+    return 2
+  if name in known:
+    del sys.argv[1]
+  launcher.COMMAND[:] = ['harmony', name]
+  runpy.run_module(
+    f'{__package__}.{name if name in known else "train"}', run_name='__main__', alter_sys=True
+  )
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where an installed library has its commands: the folders experiments/ and configs/."""
