@@ -120,6 +120,7 @@ class Shooting(method.Method):
     }
     losses = {name: error.mean() for name, error in errors.items()}
     total, _, metrics = harmony.weigh(losses, params['harmony'], ())
+    metrics = {f'harmony/{name}': value for name, value in metrics.items()}
     metrics |= {f'loss/{name}': loss for name, loss in losses.items()}
     return total, (sum(error.mean(1) for error in errors.values()), metrics)
 
