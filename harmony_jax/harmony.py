@@ -18,6 +18,7 @@ loop:
 what a rule remembers from step to step; it is empty for harmony.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,40 +36,36 @@ class Weighting(NamedTuple):
       by the rule.
     weigh: `weigh(losses, params, state) -> (total, state, metrics)`. `losses` maps names to
       scalars; those that are no task of the rule are added with weight 1.
-    combine: for rules that need each task's gradient of the shared parameters (GradNorm, NashMTL):
-      `combine(task_gradients, state) -> (gradient, state)`. None where the gradient of `total` is
-      all that is needed.
-    optimum: `optimum(loss, task='')`, the σ that a harmonizer approaches for a constant loss of
+    start: `start(loss, task='')`, the parameter that a harmonizer approaches for a constant loss of
       that task; None where the rule has none.
   """
 
   init: Callable[[Sequence[str]], tuple[dict, Any]]
   weigh: Callable[[Losses, dict, Any], tuple[jax.Array, Any, dict]]
-  combine: Callable | None = None
-  optimum: Callable | None = None
+  start: Callable[..., jax.Array] | None = None
 
 
 # --------------------------------------------------------------------------------------------------
 # Closed forms
 
 
-def optimal_sigma(loss):
-  """σ* = (L + √(L² + 4L)) / 2, which minimises L/σ + log(1+σ) (eq. 12). `loss` ≥ 0 of any shape."""
+def optimal_sigma(loss: jax.Array | float) -> jax.Array:
+  """Return σ* = (L + √(L² + 4L)) / 2, which minimises L/σ + log(1+σ) (eq. 12), for L ≥ 0."""
   loss = jnp.asarray(loss, jnp.float32)
   return (loss + jnp.sqrt(loss * (loss + 4))) / 2
 
 
-def optimal_weight(loss):
+def optimal_weight(loss: jax.Array | float) -> jax.Array:
   """1/σ* = 2 / (L + √(L² + 4L)), the weight that a harmonizer learns for a constant loss (eq. 13)."""
   return 1 / optimal_sigma(loss)
 
 
-def optimal_scale(loss):
+def optimal_scale(loss: jax.Array | float) -> jax.Array:
   """L/σ* = 2 / (1 + √(1 + 4/L)) < 1, the harmonized loss (section 3, below eq. 5)."""
   return 2 / (1 + jnp.sqrt(1 + 4 / jnp.asarray(loss, jnp.float32)))
 
 
-def optimal_sigma_unrectified(loss):
+def optimal_sigma_unrectified(loss: jax.Array | float) -> jax.Array:
   """σ* = L, which minimises L/σ + log σ (proposition 3.1)."""
   return jnp.asarray(loss, jnp.float32)
 
@@ -133,12 +130,20 @@ def reciprocal(epsilon: float = 1e-8) -> Weighting:
   return Weighting(init, weigh)
 
 
-RULES = {
+# By the names that commands know them by. A rule is a function that returns a `Weighting`.
+RULES: dict[str, Callable[..., Weighting]] = {
   'harmony': rectified,
+  'none': lambda: fixed(),  # DreamerV3 itself
   'harmony_unrectified': unrectified,
   'fixed': fixed,
   'reciprocal': reciprocal,
 }
+
+
+def make(name: str, **hyper: Any) -> Weighting:
+  """Return the rule of this name; of the hyper-parameters it takes those that it has."""
+  rule = RULES[name]
+  return rule(**{k: v for k, v in hyper.items() if k in inspect.signature(rule).parameters})
 
 
 def _harmony(log_term, regularizer, optimum):
@@ -167,7 +172,7 @@ def _harmony(log_term, regularizer, optimum):
 
   # L/σ + c log_term is c times the form with L/c and without c.
   return Weighting(
-    init, weigh, optimum=lambda loss, task='': optimum(loss / regularizer.get(task, 1.0))
+    init, weigh, lambda loss, task='': jnp.log(optimum(loss / regularizer.get(task, 1.0)))
   )
 
 
@@ -175,12 +180,14 @@ _default = rectified()
 init, weigh = _default.init, _default.weigh
 
 
-def from_losses(losses: Losses, rule: Weighting | None = None) -> dict:
+def from_losses(losses: Losses, rule: Weighting | None = None) -> dict[str, jax.Array]:
   """Harmonizer parameters sᵢ = log σ*(Lᵢ) for given losses: a start that is already balanced; of
   `rectified()` or of another rule with harmonizers."""
   _check(losses)
-  optimum = (rule or _default).optimum
-  return {name: jnp.log(optimum(jnp.maximum(loss, 1e-8), name)) for name, loss in losses.items()}
+  start = (rule or _default).start
+  if start is None:
+    raise ValueError('this rule has no harmonizers')
+  return {name: start(jnp.maximum(loss, 1e-8), name) for name, loss in losses.items()}
 
 
 def _check(losses):

@@ -1,13 +1,18 @@
 """Optimisers of one subtree of the parameters: clip, decay, Adam, all leaves in one vector."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
+from harmony_jax import replicas
 from harmony_jax.settings import setting
+
+T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,31 @@ def _tensorflow_adam(b2: float, eps: float, b1: float = 0.9) -> optax.GradientTr
     return updates, optax.ScaleByAdamState(count, mu, nu)
 
   return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
+
+
+def descend(
+  optimizer: optax.GradientTransformation,
+  loss: Callable[[Any], tuple[jax.Array, T]],
+  params: Any,
+  opt_state: Any,
+  mask: Callable[[Any], Any] = lambda gradient: gradient,
+) -> tuple[Any, Any, Any, T]:
+  """Do one update by the gradient of `loss(params) -> (scalar, more)`, over all replicas.
+
+  Args:
+    mask: of the gradient, before it is used.
+
+  Returns: (parameters, optimiser state, gradient, more).
+  """
+  (_, more), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+  gradient = mask(replicas.mean(gradient))
+  updates, opt_state = optimizer.update(gradient, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state, gradient, more
+
+
+def norm(gradient: Any) -> jax.Array:
+  """Return the global norm, of the vector that the optimiser makes of a gradient."""
+  return jnp.linalg.norm(ravel_pytree(gradient)[0])
 
 
 def parameter_count(params: Any) -> int:

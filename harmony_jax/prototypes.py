@@ -1,4 +1,4 @@
-"""DreamerPro's head: what takes the place of reconstruction (Deng et al. 2022, arXiv 2110.14565).
+"""DreamerPro's objective, in place of reconstruction (Deng et al. 2022, arXiv 2110.14565).
 
 K prototypes, unit vectors of size P, divide the embeddings of a batch among them as equally as a
 Sinkhorn iteration makes it. The model predicts to which prototypes a slow copy of its encoder
@@ -8,27 +8,30 @@ assigns each observation:
     temporal  from the latent state: what the dynamics must know of it
     norm      that projections are of length 1 before they are made so; optional
 
-Every loss is a cross entropy -Σₖ qₖ log pₖ, p = softmax(⟨prototypeₖ, projection⟩ / temperature). B
-sequences seen twice are 2B rows, the first view of all, then the second; T steps, E embedding, F
-feature.
+Every loss is a cross entropy -Σₖ qₖ log pₖ, p = softmax(⟨prototypeₖ, projection⟩ / temperature).
+B sequences seen twice are 2B rows, the first view of all, then the second; T steps, E embedding,
+F feature.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from harmony_jax import replicas
+from harmony_jax.encoders import Encoder, scale_image
 from harmony_jax.networks import LINEAR, Dense
+from harmony_jax.objectives import Losses, Objective
+from harmony_jax.returns import ema_update
 from harmony_jax.settings import setting
-from harmony_jax.targets import follow
 
 sg = jax.lax.stop_gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class PrototypeSettings:
-  """DreamerPro's head: assignments to prototypes in place of reconstruction."""
+  """Assignments to prototypes in place of reconstruction."""
 
   count: int = setting(2500, 'prototypes, K', least=1)
   size: int = setting(32, 'their dimensions, P', least=1)
@@ -47,145 +50,142 @@ class PrototypeSettings:
   max_shift: float = setting(3.0, 'pixels by which the two views of a sequence are shifted at most')
 
 
-@dataclasses.dataclass(frozen=True)
-class Prototypes:
-  """Sizes, losses and the slow copies of the head; the fields are those of configs/dreamerv3.py:
-  prototypes.
-  """
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prototypes(Objective):
+  """The losses, and the slow copies of encoder and projection that they learn from."""
 
-  embed: int  # E
+  config: PrototypeSettings
+  encoder: Encoder
   feature: int  # F
-  count: int = 2500  # K
-  size: int = 32  # P
-  temperature: float = 0.1
-  sinkhorn_epsilon: float = 0.0125
-  sinkhorn_iterations: int = 3
-  # first steps of a sequence, whose states know too little, are not predicted
-  warm_up: int = 1
-  norm: float = 0.0  # weight of the norm loss
-  freeze: int = 10_000  # updates during which the prototypes stay as they were drawn
-  slow_fraction: float = 0.05  # how far the slow encoder goes towards the encoder
-  slow_every: int = 1
-  max_shift: float = 3.0  # pixels
+  tasks = ('swav', 'temporal')
+  views = 2
 
   def _layer(self, inputs):
-    return Dense(inputs, self.size, LINEAR)
+    return Dense(inputs=inputs, units=self.config.size, style=LINEAR)
 
-  def init(self, key) -> dict:
-    """Parameters: vectors [K, P], and the projections of embeddings and features."""
+  def init(self, key: jax.Array) -> tuple[dict, dict]:
+    """Return vectors [K, P], and the projections of embeddings and features."""
     keys = jax.random.split(key, 3)
-    return {
-      'vectors': jax.random.normal(keys[0], (self.count, self.size)),
-      'embed': self._layer(self.embed).init(keys[1], jnp.zeros((1, self.embed)))['params'],
-      'feature': self._layer(self.feature).init(keys[2], jnp.zeros((1, self.feature)))['params'],
+    draw = lambda key, size: self._layer(size).init(key, jnp.zeros((1, size)))['params']
+    vectors = jax.random.normal(keys[0], (self.config.count, self.config.size))
+    projections = {
+      'embed': draw(keys[1], self.encoder.size),
+      'feature': draw(keys[2], self.feature),
     }
+    return {'prototypes': {'vectors': vectors, **projections}}, {}
 
-  def prepared(self, params) -> dict:
-    """The parameters with prototypes of length 1: set before each update, whose gradient takes them
-    as they are.
-    """
-    return {**params, 'vectors': unit(params['vectors'])}
+  def noise(self, key: jax.Array) -> jax.Array:
+    """Draw the shifts (dx, dy) of a sequence's views, [2, 2]."""
+    limit = self.config.max_shift
+    return jax.random.uniform(key, (self.views, 2), minval=-limit, maxval=limit)
 
-  def frozen(self, gradient, step):
-    """The gradient, without that of the prototypes while they are frozen."""
-    return {**gradient, 'vectors': jnp.where(step < self.freeze, 0.0, gradient['vectors'])}
+  def view(self, batch, noise):
+    """Return the batch with its images shifted by `noise` [2B, 2] pixels."""
+    if noise is None:
+      return batch
+    images = {k: shift(scale_image(batch[k]), noise) for k in self.encoder.images}
+    return {**batch, **images}
 
-  def project(self, params, name, x):
-    """Projections [..., P] of 'embed' or 'feature', not yet of length 1."""
-    return self._layer(x.shape[-1]).apply({'params': params[name]}, x)
+  def slow(self, params) -> dict:
+    """Return the encoder and the projection of embeddings."""
+    return {'encoder': params['encoder'], 'embed': params['prototypes']['embed']}
 
-  def scores(self, params, projection):
-    """⟨prototypeₖ, projection⟩ of unit vectors, [..., K]; `params` are prepared."""
-    return unit(projection) @ params['vectors'].T
+  def update_slow(self, slow, params, step) -> dict:
+    """Return slow + f (fast - slow); the first update copies."""
+    c = self.config
+    return ema_update(slow, self.slow(params), step, c.slow_fraction, c.slow_every)
 
-  def assignments(self, params, slow, slow_embed, axis_name: str | None = None):
-    """Targets [2B, T - warm_up, K] from the slow encoder's embeddings [2B, T, E]; each view is
-    balanced by itself.
-    """
-    scores = self.scores(params, self.project(slow, 'embed', slow_embed))[:, self.warm_up :]
-    views = sg(scores).reshape(2, -1, *scores.shape[1:])
-    balance = lambda one: sinkhorn(
-      one.reshape(-1, self.count), self.sinkhorn_epsilon, self.sinkhorn_iterations, axis_name
-    )
-    return jax.vmap(balance)(views).reshape(scores.shape)
+  def project(self, params):
+    """Return prototypes of length 1: set before each update, whose gradient takes them so."""
+    head = params['prototypes']
+    return {**params, 'prototypes': {**head, 'vectors': unit(head['vectors'])}}
 
-  def losses(self, params, slow, embed, slow_embed, feature, axis_name: str | None = None) -> dict:
-    """{'swav', 'temporal', and 'norm' where it counts: means over 2B and T}.
+  def mask(self, gradient, step):
+    """Return the gradient, without that of the prototypes while they are frozen."""
+    head = gradient['prototypes']
+    vectors = jnp.where(step < self.config.freeze, 0.0, head['vectors'])
+    return {**gradient, 'prototypes': {**head, 'vectors': vectors}}
 
-    Args:
-      params: prepared. slow: the slow projection. embed, slow_embed: [2B, T, E]. feature: [2B, T,
-        F].
-    """
-    targets = self.assignments(params, slow, slow_embed, axis_name)
-    by_embed, by_feature = (
-      self.project(params, 'embed', embed),
-      self.project(params, 'feature', feature),
-    )
-    logits = lambda projection: jax.nn.log_softmax(
-      self.scores(params, projection[:, self.warm_up :]) / self.temperature
+  def projection(self, layer: Any, x: jax.Array) -> jax.Array:
+    """Return projections [..., P], not yet of length 1, by a layer's parameters."""
+    return self._layer(x.shape[-1]).apply({'params': layer}, x)
+
+  def scores(self, params: Any, projection: jax.Array) -> jax.Array:
+    """Return ⟨prototypeₖ, projection⟩ of unit vectors, [..., K]; `params` as `project` has them."""
+    return unit(projection) @ params['prototypes']['vectors'].T
+
+  def assignments(self, params: Any, slow: Any, slow_embed: jax.Array) -> jax.Array:
+    """Return targets [2B, T - warm_up, K] from slow embeddings [2B, T, E]; by view."""
+    scores = self.scores(params, self.projection(slow['embed'], slow_embed))
+    scores = scores[:, self.config.warm_up :]
+    views = sg(scores).reshape(2, -1, self.config.count)  # [2, B (T - warm_up), K]
+    return jax.vmap(self._balance)(views).reshape(scores.shape)
+
+  def _balance(self, scores):
+    return sinkhorn(scores, self.config.sinkhorn_epsilon, self.config.sinkhorn_iterations)
+
+  def losses(self, params, slow, statistics, batch, embed, feature) -> tuple[Losses, dict]:
+    """Return `swav`, `temporal`, and `norm` where it counts; `params` as `project` has them."""
+    c, slow = self.config, sg(slow)
+    slow_embed, _ = self.encoder(slow['encoder'], None, batch)
+    targets = self.assignments(params, slow, slow_embed)  # [2B, T - warm_up, K]
+    by_embed = self.projection(params['prototypes']['embed'], embed)  # [2B, T, P]
+    by_feature = self.projection(params['prototypes']['feature'], feature)  # [2B, T, P]
+    log_p = lambda projection: jax.nn.log_softmax(
+      self.scores(params, projection[:, c.warm_up :]) / c.temperature
     )
     other = jnp.roll(targets, targets.shape[0] // 2, 0)  # the other view's
     losses = {
-      'swav': -(other * logits(by_embed)).sum(-1).mean(),
-      'temporal': -(targets * logits(by_feature)).sum(-1).mean(),
+      'swav': -(other * log_p(by_embed)).sum(-1).mean(),
+      'temporal': -(targets * log_p(by_feature)).sum(-1).mean(),
     }
-    if self.norm:
+    if c.norm:
       lengths = [jnp.linalg.norm(each, axis=-1) for each in (by_embed, by_feature)]
-      losses['norm'] = self.norm * sum(jnp.square(length - 1).mean() for length in lengths)
-    return losses
+      losses['norm'] = c.norm * sum(jnp.square(length - 1).mean() for length in lengths)
+    return losses, {}
 
-  # For people to look at, with parameters that need not be prepared.
+  def predict(self, params, statistics, feature) -> dict[str, Any]:
+    """Return {'prototype': probabilities [..., K]}, p of the loss `temporal`."""
+    projection = self.projection(params['prototypes']['feature'], feature)
+    scores = self.scores(self.project(params), projection)
+    return {'prototype': jax.nn.softmax(scores / self.config.temperature)}
 
-  def predict(self, params, feature):
-    """Probabilities of the prototypes [..., K], predicted from features [..., F]: p of the loss
-    `temporal`.
+  def assign(self, params: Any, observation: Any) -> jax.Array:
+    """Return assignments [N, T, K] of observations [N, T, ...], each sequence's balanced.
+
+    As the losses' targets, but by the encoder itself in place of its slow copy.
     """
-    scores = self.scores(self.prepared(params), self.project(params, 'feature', feature))
-    return jax.nn.softmax(scores / self.temperature)
-
-  def assign(self, params, embed):
-    """Assignments [T, K] of one sequence's embeddings [T, E], balanced over it."""
-    scores = self.scores(self.prepared(params), self.project(params, 'embed', embed))
-    return sinkhorn(scores, self.sinkhorn_epsilon, self.sinkhorn_iterations)
-
-  def slow_update(self, slow, fast, step):
-    """slow + f (fast - slow); the first update copies."""
-    return follow(slow, fast, step, self.slow_fraction, self.slow_every)
+    embed, _ = self.encoder(params['encoder'], None, observation)
+    projection = self.projection(params['prototypes']['embed'], embed)
+    return jax.vmap(self._balance)(self.scores(self.project(params), projection))
 
 
-def unit(x):
-  """x / max(‖x‖, 10⁻⁶) over the last axis."""
+def unit(x: jax.Array) -> jax.Array:
+  """Return x / max(‖x‖, 10⁻⁶) over the last axis."""
   return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
 
-def sinkhorn(scores, epsilon: float, iterations: int, axis_name: str | None = None):
-  """Assigns N samples to K prototypes by their scores [N, K], with as equal shares as the
-  iterations bring about.
+def sinkhorn(scores: jax.Array, epsilon: float, iterations: int) -> jax.Array:
+  """Assign N samples to K prototypes by their scores [N, K], in nearly equal shares.
 
   exp(scores / epsilon), then in turns: every prototype's weights are made to sum to N/K, every
-  sample's to 1. Returns [N, K] whose rows sum to 1. With several replicas N counts the samples of
-  all.
+  sample's to 1. Returns [N, K] whose rows sum to 1. With several replicas N counts all samples.
   """
   log = scores / epsilon
   for _ in range(iterations):
-    total = (
-      jax.nn.logsumexp(replicas.everywhere(jax.nn.logsumexp(log, 0), axis_name), 0)
-      if axis_name
-      else (jax.nn.logsumexp(log, 0))
-    )
-    log = log - total  # the constants N and K are taken out by the next line
+    log = log - replicas.logsumexp(log)  # the constants N and K are taken out by the next line
     log = jax.nn.log_softmax(log)
   return jnp.exp(log)
 
 
-def shift(images, by):
-  """Images [N, T, H, W, C] moved by (dx, dy) pixels [N, 2], bilinearly; the edges are continued.
+def shift(images: jax.Array, by: jax.Array) -> jax.Array:
+  """Move images [N, T, H, W, C] by (dx, dy) pixels [N, 2], bilinearly; the edges are continued.
 
   out[y, x] = in[y - dy, x - dx], coordinates kept in the image; dx and dy need not be whole.
   """
   height, width = images.shape[2:4]
-  along = lambda size, by: jax.vmap(lambda one: _weights(size, one))(by)
-  rows, columns = along(height, by[:, 1]), along(width, by[:, 0])
+  rows = jax.vmap(lambda dy: _weights(height, dy))(by[:, 1])
+  columns = jax.vmap(lambda dx: _weights(width, dx))(by[:, 0])
   images = jnp.einsum('nyh,nthwc->ntywc', rows, images, precision='highest')
   return jnp.einsum('nxw,ntywc->ntyxc', columns, images, precision='highest')
 

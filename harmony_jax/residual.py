@@ -1,33 +1,37 @@
-"""Residual image networks: what the paper's authors use on RLBench in place of plain strided
-convolutions (appendix C).
+"""Residual image networks: what the paper's authors use on RLBench (appendix C).
 
 A block is (conv 3×3, batch norm, ReLU, conv 3×3, batch norm) + skip, then ReLU; a stack is a few
 blocks of one depth. Batch norms keep running statistics (the collection `batch_stats`): training
-uses those of the batch, acting the running ones. `axis_name`: of replicas whose batches are one
-batch to the norms. Layout NHWC.
+uses those of the batch, acting the running ones. Layout NHWC.
 """
 
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from harmony_jax import replicas
+from harmony_jax.networks import LINEAR, Dense, Style
+
 MOMENTUM, EPSILON = 0.9, 1e-5  # of the running statistics; PyTorch's defaults
+BLOCKS, STAGES = 2, 3
 
 
 class Block(nn.Module):
   """[N, H, W, C] -> [N, H, W, depth]."""
 
   depth: int
-  dtype: jnp.dtype = jnp.float32
-  axis_name: str | None = None
+  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     norm = lambda x: nn.BatchNorm(
       not train,
       momentum=MOMENTUM,
       epsilon=EPSILON,
       dtype=jnp.float32,
-      axis_name=self.axis_name if train else None,
+      axis_name=replicas.axis() if train else None,
     )(x).astype(self.dtype)
     conv = lambda size: nn.Conv(self.depth, (size, size), use_bias=size == 1, dtype=self.dtype)
     y = norm(conv(3)(x))
@@ -36,44 +40,72 @@ class Block(nn.Module):
     return nn.relu(y + skip)
 
 
-class Down(nn.Module):
-  """Images [N, H, W, C] in [-0.5, 0.5] -> [N, H/16, W/16, 4 depth]: a strided layer, then three
-  stacks, each pooled.
-  """
+class ResidualDown(nn.Module):
+  """Pictures -> [N, H/16, W/16, 4 depth]: a strided layer, then three stacks, each pooled."""
 
-  depth: int = 48
-  blocks: int = 2
-  stages: int = 3
-  dtype: jnp.dtype = jnp.float32
-  axis_name: str | None = None
+  config: Any
+  channels: int
+  side: int
+  style: Style = Style()
+  dtype: Any = jnp.float32
+  frame_bytes = 0
+
+  @property
+  def size(self) -> int:
+    """Numbers of a result."""
+    check(self.config, self.side)
+    return (self.side // 16) ** 2 * 4 * self.config.depth
 
   @nn.compact
-  def __call__(self, x, train: bool):
-    x = nn.elu(
-      nn.Conv(self.depth, (3, 3), (2, 2), padding=1, dtype=self.dtype)(x.astype(self.dtype))
-    )
-    for stage in range(self.stages):
-      for _ in range(self.blocks):
-        x = Block(self.depth * 2**stage, self.dtype, self.axis_name)(x, train)
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    conv = nn.Conv(self.config.depth, (3, 3), (2, 2), padding=1, dtype=self.dtype)
+    x = nn.elu(conv(x.astype(self.dtype)))
+    for stage in range(STAGES):
+      for _ in range(BLOCKS):
+        x = Block(self.config.depth * 2**stage, self.dtype)(x, train)
       x = nn.avg_pool(x, (2, 2), (2, 2))
     return x
 
 
-class Up(nn.Module):
-  """[N, h, w, 4 depth] -> [N, 16 h, 16 w, channels]: three times doubled by repetition and a stack,
-  then one transposed convolution."""
+class ResidualUp(nn.Module):
+  """The way back: three times doubled by repetition and a stack, then a transposed convolution."""
 
+  config: Any
+  inputs: int
   channels: int
-  depth: int = 48
-  blocks: int = 2
-  stages: int = 3
-  dtype: jnp.dtype = jnp.float32
-  axis_name: str | None = None
+  side: int
+  style: Style = Style()
+  dtype: Any = jnp.float32
+  frame_bytes = 0
 
-  @nn.compact
-  def __call__(self, x, train: bool):
-    for stage in reversed(range(self.stages)):
+  def setup(self):
+    check(self.config, self.side)
+    units = (self.side // 16) ** 2 * 4 * self.config.depth
+    self.start = Dense(inputs=self.inputs, units=units, style=LINEAR, dtype=self.dtype)
+    self.stacks = [
+      [Block(self.config.depth * 2**stage, self.dtype) for _ in range(BLOCKS)]
+      for stage in reversed(range(STAGES))
+    ]
+    self.last = nn.ConvTranspose(self.channels, (3, 3), (2, 2), dtype=self.dtype)
+
+  def begin(self, features: jax.Array) -> jax.Array:
+    """Features [N, F] -> the small picture [N, s, s, 4 depth]."""
+    side = self.side // 16
+    return self.start(features).reshape(features.shape[0], side, side, -1)
+
+  def finish(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """The small picture -> pictures [N, side, side, C]."""
+    for stack in self.stacks:
       x = x.repeat(2, 1).repeat(2, 2)
-      for _ in range(self.blocks):
-        x = Block(self.depth * 2**stage, self.dtype, self.axis_name)(x, train)
-    return nn.ConvTranspose(self.channels, (3, 3), (2, 2), dtype=self.dtype)(x)
+      for block in stack:
+        x = block(x, train)
+    return self.last(x)
+
+
+def check(config: Any, side: int):
+  """Raise ValueError for pictures that residual networks cannot have."""
+  if side % 16 or config.patch != 1:
+    raise ValueError(
+      'residual networks are for image sides divisible by 16, without patches, '
+      f'got {side}, {config.patch}'
+    )

@@ -1,4 +1,6 @@
-"""λ-returns and the percentile normaliser of returns. Float32 throughout."""
+"""λ-returns, the percentile normaliser of returns, and slow copies. Float32 throughout."""
+
+from typing import Any
 
 import chex
 import flax.struct
@@ -8,8 +10,10 @@ import jax.numpy as jnp
 from harmony_jax import replicas
 
 
-def lambda_returns(reward, discount, value, bootstrap, lam: float):
-  """Rₜ = rₜ₊₁ + γₜ₊₁ [(1-λ) vₜ₊₁ + λ Rₜ₊₁], with R_H = v_H.
+def lambda_returns(
+  reward: jax.Array, discount: jax.Array, value: jax.Array, bootstrap: jax.Array, lam: float
+) -> jax.Array:
+  """Return Rₜ = rₜ₊₁ + γₜ₊₁ [(1-λ) vₜ₊₁ + λ Rₜ₊₁], with R_H = v_H.
 
   Args:
     reward: [H, ...] rewards r₁ … r_H of the states that follow.
@@ -34,34 +38,31 @@ def lambda_returns(reward, discount, value, bootstrap, lam: float):
 
 @flax.struct.dataclass
 class Percentiles:
-  """Moving averages of a low and a high percentile of the returns; they start at 0, without bias
-  correction.
-  """
+  """Moving averages of a low and a high percentile of the returns; from 0, without correction."""
 
   low: jax.Array
   high: jax.Array
 
   @classmethod
-  def zeros(cls):
+  def zeros(cls) -> 'Percentiles':
+    """Return the start."""
     return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
   def update(
-    self,
-    returns,
-    decay: float = 0.99,
-    low: float = 5.0,
-    high: float = 95.0,
-    axis_name: str | None = None,
+    self, returns: jax.Array, decay: float = 0.99, low: float = 5.0, high: float = 95.0
   ) -> 'Percentiles':
-    """Moves towards the percentiles of `returns` (any shape; over all replicas where `axis_name` is
-    given).
-    """
-    returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)), axis_name)
+    """Move towards the percentiles of `returns`, any shape, of the whole batch."""
+    returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)))
     new_low, new_high = jnp.percentile(returns, jnp.array([low, high]))
-    return Percentiles(
-      decay * self.low + (1 - decay) * new_low, decay * self.high + (1 - decay) * new_high
-    )
+    move = lambda old, new: decay * old + (1 - decay) * new
+    return Percentiles(move(self.low, new_low), move(self.high, new_high))
 
-  def scale(self, minimum: float = 1.0):
-    """max(minimum, high - low): small returns are not blown up."""
+  def scale(self, minimum: float = 1.0) -> jax.Array:
+    """Return max(minimum, high - low): small returns are not blown up."""
     return jnp.maximum(minimum, self.high - self.low)
+
+
+def ema_update(slow: Any, fast: Any, step: jax.Array, fraction: float, every: int) -> Any:
+  """Return slow + f (fast - slow) in every `every`-th update; the first one (step 0) copies."""
+  mix = jnp.where(step == 0, 1.0, jnp.where(step % every == 0, fraction, 0.0))
+  return jax.tree.map(lambda s, f: (1 - mix) * s + mix * f, slow, fast)

@@ -1,5 +1,4 @@
-"""The recurrent state-space model: a deterministic GRU state `deter` and a stochastic one, `stoch`
-(latents.py).
+"""The recurrent state-space model: a deterministic GRU state and a stochastic one.
 
     deterₜ = GRU(deterₜ₋₁, stochₜ₋₁, actionₜ₋₁)
     prior      p(stochₜ | deterₜ)
@@ -7,34 +6,25 @@
 
 Pure functions over a dict of parameters. Only what feeds the recurrence is computed inside the
 scan: the embedding's and the action's share of their layers, and all noise, are prepared before it,
-and the prior is computed after it for all steps at once. Shapes: B batch, T time, D deter, S size
-of the stochastic state, A actions, E embedding.
+and the prior is computed after it for all steps at once. Noise None takes the mode of every draw.
+
+Shapes: B batch, T time, D deter, S groups (or dimensions) of the stochastic state, K classes,
+A actions, E embedding, F feature.
 """
 
 import dataclasses
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from harmony_jax import latents
+from harmony_jax import distributions as dists
 from harmony_jax.networks import LINEAR, Dense, Style
 from harmony_jax.settings import setting
 
-
-class State(NamedTuple):
-  """Latent state: deter [..., D], stoch (a sample) and the stats that drew it, both as the latents'
-  kind has them.
-  """
-
-  deter: jax.Array
-  stoch: jax.Array
-  stats: jax.Array
-
-  def feature(self):
-    """[deter, stoch] flattened, [..., F]: what decoder, heads, actor and critic see."""
-    return jnp.concatenate([self.deter, self.stoch.reshape(*self.deter.shape[:-1], -1)], -1)
+Params = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,148 +54,238 @@ class RSSMSettings:
   )
 
 
+# ----------------------------------------------------------------------------------------------
+# Stochastic states. A distribution is one array, its `stats`, so that it can be carried and stored.
+
+
 @dataclasses.dataclass(frozen=True)
+class Categorical:
+  """S one-hots of K classes. stats: log-probabilities [..., S, K]; samples [..., S, K]."""
+
+  size: int
+  classes: int
+  unimix: float = 0.01
+
+  @property
+  def outputs(self) -> int:
+    """How many numbers a layer puts out for the stats."""
+    return self.size * self.classes
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Of a sample."""
+    return self.size, self.classes
+
+  def zeros(self, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Return (sample, stats) of a state that knows nothing."""
+    return (jnp.zeros((batch, *self.shape), jnp.float32),) * 2
+
+  def stats(self, x: jax.Array) -> jax.Array:
+    """Return a layer's outputs [..., S K] as stats."""
+    return dists.unimix(x.reshape(*x.shape[:-1], *self.shape), self.unimix)
+
+  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draw noise for `sample`: uniform [*shape, S]."""
+    return jax.random.uniform(key, (*shape, self.size))
+
+  def sample(self, stats: jax.Array, noise: jax.Array | None) -> jax.Array:
+    """Return one-hots with the probabilities' gradient."""
+    return dists.straight_through(dists.draw_one_hot(stats, noise), stats)
+
+  def mode(self, stats: jax.Array) -> jax.Array:
+    """Return the most likely one-hots, without gradient."""
+    return dists.draw_one_hot(stats, None)
+
+  def kl(self, stats: jax.Array, other: jax.Array) -> jax.Array:
+    """Return KL[p ‖ q] summed over the groups, [...]."""
+    return dists.categorical_kl(stats, other).sum(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+  """A diagonal Gaussian of S dimensions. stats: means and deviations [..., 2, S]; samples [..., S].
+
+  A deviation is 2 sigmoid(x / 2) + `min_std`.
+  """
+
+  size: int
+  min_std: float = 0.1
+
+  @property
+  def outputs(self) -> int:
+    """How many numbers a layer puts out for the stats."""
+    return 2 * self.size
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Of a sample."""
+    return (self.size,)
+
+  def zeros(self, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Return (sample, stats) of a state that knows nothing."""
+    stats = jnp.zeros((batch, 2, self.size), jnp.float32)
+    return stats[:, 0], stats
+
+  def stats(self, x: jax.Array) -> jax.Array:
+    """Return a layer's outputs [..., 2 S] as stats."""
+    mean, spread = jnp.split(x.astype(jnp.float32), 2, -1)
+    return jnp.stack([mean, 2 * jax.nn.sigmoid(spread / 2) + self.min_std], -2)
+
+  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draw noise for `sample`: standard normal [*shape, S]."""
+    return jax.random.normal(key, (*shape, self.size))
+
+  def sample(self, stats: jax.Array, noise: jax.Array | None) -> jax.Array:
+    """Return mean + deviation · noise."""
+    mean = stats[..., 0, :]
+    return mean if noise is None else mean + stats[..., 1, :] * noise
+
+  def mode(self, stats: jax.Array) -> jax.Array:
+    """Return the mean, without gradient."""
+    return jax.lax.stop_gradient(stats[..., 0, :])
+
+  def kl(self, stats: jax.Array, other: jax.Array) -> jax.Array:
+    """Return Σ log(σ_q/σ_p) + (σ_p² + (μ_p - μ_q)²) / 2σ_q² - ½, [...]."""
+    (mean, std), (mean_q, std_q) = (jnp.moveaxis(each, -2, 0) for each in (stats, other))
+    scaled = (std**2 + (mean - mean_q) ** 2) / (2 * std_q**2)
+    return (jnp.log(std_q / std) + scaled - 0.5).sum(-1)
+
+
+class State(NamedTuple):
+  """Latent state: deter [..., D], stoch (a sample) and the stats that drew it."""
+
+  deter: jax.Array
+  stoch: jax.Array
+  stats: jax.Array
+
+  def feature(self) -> jax.Array:
+    """Return [deter, stoch] flattened, [..., F]: what decoder, heads, actor and critic see."""
+    return jnp.concatenate([self.deter, self.stoch.reshape(*self.deter.shape[:-1], -1)], -1)
+
+
+# ----------------------------------------------------------------------------------------------
+# The model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RSSM:
   """Sizes and functions of the model. `actions` is A, `embed` is E."""
 
+  config: RSSMSettings
   actions: int
   embed: int
-  deter: int = 512
-  units: int = 512
-  latent: str = 'categorical'  # or gaussian
-  stoch: int = 32
-  classes: int = 32  # of categoricals
-  unimix: float = 0.01  # of categoricals
-  min_std: float = 0.1  # of Gaussians
-  action_clip: float = 1.0  # 0: actions as they are
-  learned_initial: bool = True  # False: zeros
-  gru_bias: bool = False  # a bias before the GRU's norm
-  # of a GRU with that bias: both from ±1/√(inputs), or 'style': as all layers, with zeros
-  gru_init: str = 'fan_in'
   style: Style = Style()
-  dtype: jnp.dtype = jnp.float32
+  dtype: Any = jnp.float32
 
-  @property
-  def latents(self):
+  @functools.cached_property
+  def latents(self) -> Categorical | Gaussian:
     """The kind of the stochastic state."""
-    return latents.latent(self.latent, self.stoch, self.classes, self.unimix, self.min_std)
+    c = self.config
+    if c.latent == 'gaussian':
+      return Gaussian(c.stoch, c.min_std)
+    return Categorical(c.stoch, c.classes, c.unimix)
 
   @property
   def feature_size(self) -> int:
     """F = D + numbers of a sample."""
-    return self.deter + self._flat
+    return self.config.deter + math.prod(self.latents.shape)
 
-  @property
-  def _flat(self) -> int:
-    return math.prod(self.latents.shape)
-
-  def _layer(self, name) -> Dense:
-    if name == 'gru':  # one product and one norm for the three gates
-      fan_in = self.gru_bias and self.gru_init == 'fan_in'
-      bias = {(False, False): 'none', (True, False): 'zero', (True, True): 'fan_in'}[
-        self.gru_bias, fan_in
-      ]
-      style = Style('layer', 'none', 'fan_in' if fan_in else self.style.init)
-      return Dense(self.deter + self.units, 3 * self.deter, style, norm_bias=bias, dtype=self.dtype)
-    if name.endswith('stats'):
-      return Dense(self.units, self.latents.outputs, LINEAR, dtype=self.dtype)
-    inputs = {
-      'img_in': self._flat + self.actions,
-      'img_out': self.deter,
-      'obs_out': self.deter + self.embed,
-    }[name]
-    return Dense(inputs, self.units, self.style, dtype=self.dtype)
+  @functools.cached_property
+  def _layers(self) -> dict[str, Dense]:
+    c, flat = self.config, math.prod(self.latents.shape)
+    make = functools.partial(Dense, dtype=self.dtype)
+    hidden = functools.partial(make, units=c.units, style=self.style)
+    stats = functools.partial(make, units=self.latents.outputs, style=LINEAR)
+    fan_in = c.gru_bias and c.gru_init == 'fan_in'
+    return {
+      'img_in': hidden(inputs=flat + self.actions),
+      # One product and one norm for the three gates.
+      'gru': make(
+        inputs=c.deter + c.units,
+        units=3 * c.deter,
+        style=Style('layer', 'none', 'fan_in' if fan_in else self.style.init),
+        norm_bias='fan_in' if fan_in else 'zero' if c.gru_bias else 'none',
+      ),
+      'img_out': hidden(inputs=c.deter),
+      'img_stats': stats(inputs=c.units),
+      'obs_out': hidden(inputs=c.deter + self.embed),
+      'obs_stats': stats(inputs=c.units),
+    }
 
   def _run(self, params, name, *args, method=None):
-    return self._layer(name).apply({'params': params[name]}, *args, method=method)
+    return self._layers[name].apply({'params': params[name]}, *args, method=method)
 
-  def init(self, key) -> dict:
-    """Parameters by layer, and `initial` [D]: the learned first deterministic state, before its
-    tanh (if learned).
-    """
-    names = ('img_in', 'gru', 'img_out', 'img_stats', 'obs_out', 'obs_stats')
+  def init(self, key: jax.Array) -> Params:
+    """Return parameters by layer, and `initial` [D]: the first deter before its tanh."""
     params = {}
-    for name, key in zip(names, jax.random.split(key, len(names))):
-      layer = self._layer(name)
-      params[name] = layer.init(key, jnp.zeros((1, layer.inputs)))['params']
-    return (
-      {**params, 'initial': jnp.zeros((self.deter,), jnp.float32)}
-      if self.learned_initial
-      else params
-    )
+    for (name, layer), one in zip(self._layers.items(), jax.random.split(key, len(self._layers))):
+      params[name] = layer.init(one, jnp.zeros((1, layer.inputs)))['params']
+    if self.config.learned_initial:
+      params['initial'] = jnp.zeros((self.config.deter,), jnp.float32)
+    return params
 
-  def initial(self, params, batch: int) -> State:
-    """deter = tanh(initial), stoch = mode of the prior there, stats 0; all zeros if not learned.
-    Leaves [batch, ...].
+  def initial(self, params: Params, batch: int) -> State:
+    """Return deter = tanh(initial), stoch = the prior's mode there, stats 0; leaves [batch, ...].
+
+    All zeros if the initial state is not learned.
     """
-    if not self.learned_initial:
-      return State(jnp.zeros((batch, self.deter), jnp.float32), *self.latents.zeros(batch))
+    if not self.config.learned_initial:
+      return State(jnp.zeros((batch, self.config.deter), jnp.float32), *self.latents.zeros(batch))
     deter = jnp.tanh(params['initial'].astype(jnp.float32))[None]
-    stoch = self.latents.draw(self.prior(params, deter), None)
-    state = State(deter, stoch, self.latents.zeros(1)[1])
+    state = State(deter, self.latents.mode(self.prior(params, deter)), self.latents.zeros(1)[1])
     return jax.tree.map(lambda x: jnp.repeat(x, batch, 0), state)
 
-  def prior(self, params, deter):
-    """Stats of the prior."""
-    x = self._run(params, 'img_out', deter)
-    return self.latents.stats(self._run(params, 'img_stats', x))
+  def prior(self, params: Params, deter: jax.Array) -> jax.Array:
+    """Return the prior's stats for deter [..., D]."""
+    return self.latents.stats(self._run(params, 'img_stats', self._run(params, 'img_out', deter)))
 
-  def _posterior(self, params, deter, embed_part):
-    x = self._run(
-      params,
-      'obs_out',
-      self._run(params, 'obs_out', deter, 0, method='part') + embed_part,
-      method='finish',
-    )
-    return self.latents.stats(self._run(params, 'obs_stats', x))
-
-  def _clip(self, action):
-    if self.action_clip > 0:
-      action = action * jax.lax.stop_gradient(
-        self.action_clip / jnp.maximum(self.action_clip, jnp.abs(action))
-      )
+  def _action(self, action):
+    """Actions with every dimension scaled down to `action_clip`."""
+    limit = self.config.action_clip
+    if limit > 0:
+      action = action * jax.lax.stop_gradient(limit / jnp.maximum(limit, jnp.abs(action)))
     return action
-
-  def _action_part(self, params, action):
-    return self._run(params, 'img_in', self._clip(action), self._flat, method='part')
-
-  def _transition(self, params, deter, stoch, action_part):
-    """The next deter [B, D] from the present deter, stoch and the action's share of the input
-    layer.
-    """
-    flat = stoch.reshape(*deter.shape[:-1], -1)
-    x = self._run(
-      params,
-      'img_in',
-      self._run(params, 'img_in', flat, 0, method='part') + action_part,
-      method='finish',
-    )
-    return self._gru(params, deter, x)
 
   def _gru(self, params, deter, x):
     """The next deter from the present one and the input layer's output."""
-    gates = self._run(params, 'gru', jnp.concatenate([deter, x.astype(jnp.float32)], -1)).astype(
-      jnp.float32
-    )
-    reset, candidate, update = jnp.split(gates, 3, -1)
+    x = jnp.concatenate([deter, x.astype(jnp.float32)], -1)
+    reset, candidate, update = jnp.split(self._run(params, 'gru', x).astype(jnp.float32), 3, -1)
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
     update = jax.nn.sigmoid(update - 1)  # starts out remembering
     return update * candidate + (1 - update) * deter
 
-  def observe(self, params, state: State, embed, action, is_first, noise: jax.Array | None):
-    """Filters a sequence of observations.
+  def _transition(self, params, deter, stoch, action_part):
+    """The next deter [B, D]; `action_part` is the action's share of the input layer."""
+    flat = stoch.reshape(*deter.shape[:-1], -1)
+    x = self._run(params, 'img_in', flat, 0, method='part') + action_part
+    return self._gru(params, deter, self._run(params, 'img_in', x, method='finish'))
+
+  def _action_part(self, params, action):
+    flat = math.prod(self.latents.shape)
+    return self._run(params, 'img_in', self._action(action), flat, method='part')
+
+  def observe(
+    self,
+    params: Params,
+    state: State,
+    embed: jax.Array,
+    action: jax.Array,
+    is_first: jax.Array,
+    noise: jax.Array | None,
+  ) -> tuple[State, jax.Array]:
+    """Filter sequences of observations.
 
     Args:
-      state: the state before the sequence, leaves [B, ...].
-      embed: [B, T, E]. action: [B, T, A], the action taken *before* each observation. is_first: [B,
-        T] bool; there the state becomes the initial one and the action zero.
-      noise: [B, T, S] for the posterior draws, or None for modes.
+      state: before the sequences, leaves [B, ...].
+      embed: [B, T, E]. action: [B, T, A], taken *before* each observation. is_first: [B, T]; there
+        the state becomes the initial one and the action zero.
+      noise: [B, T, S] for the posterior draws.
 
     Returns: posterior states with leaves [B, T, ...], and the prior's stats [B, T, ...].
     """
     initial = self.initial(params, 1)
-    keep = 1.0 - is_first.astype(jnp.float32)
-    embed_part = self._run(params, 'obs_out', embed, self.deter, method='part')
+    keep = 1.0 - is_first.astype(jnp.float32)  # [B, T]
+    embed_part = self._run(params, 'obs_out', embed, self.config.deter, method='part')
     action_part = self._action_part(params, action * keep[..., None])
     inputs = (embed_part, action_part, keep) + (() if noise is None else (noise,))
     inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), inputs)  # [T, B, ...]
@@ -214,38 +294,61 @@ class RSSM:
       embed_part, action_part, keep, *draw = inputs
       deter, stoch = _keep(keep, carry[0], initial.deter), _keep(keep, carry[1], initial.stoch)
       deter = self._transition(params, deter, stoch, action_part)
-      stats = self._posterior(params, deter, embed_part)
+      x = self._run(params, 'obs_out', deter, 0, method='part') + embed_part
+      x = self._run(params, 'obs_out', x, method='finish')
+      stats = self.latents.stats(self._run(params, 'obs_stats', x))
       stoch = self.latents.sample(stats, draw[0] if draw else None)
       return (deter, stoch), (deter, stoch, stats)
 
     _, outputs = jax.lax.scan(step, (state.deter, state.stoch), inputs)
-    posterior = State(*jax.tree.map(lambda x: x.swapaxes(0, 1), outputs))
+    posterior = State(*jax.tree.map(lambda x: x.swapaxes(0, 1), outputs))  # [B, T, ...]
     return posterior, self.prior(params, posterior.deter)
 
-  def filter(self, params, state: State, embed, action, is_first, noise: jax.Array | None) -> State:
-    """One step of `observe`, for acting: the same arguments and result without the axis of time,
-    and no prior.
+  def filter(
+    self,
+    params: Params,
+    state: State,
+    embed: jax.Array,
+    action: jax.Array,
+    is_first: jax.Array,
+    noise: jax.Array | None,
+  ) -> State:
+    """Do one step of `observe`, for acting: without the axis of time, and no prior.
 
-    Its layers take their inputs as one: their products with parts of a matrix would copy those
-    parts every time.
+    Its layers take their inputs as one: products with parts of a matrix would copy those parts
+    every time.
     """
     initial = self.initial(params, 1)
-    keep = 1.0 - is_first.astype(jnp.float32)
+    keep = 1.0 - is_first.astype(jnp.float32)  # [B]
     deter, stoch = _keep(keep, state.deter, initial.deter), _keep(keep, state.stoch, initial.stoch)
     flat = stoch.reshape(*deter.shape[:-1], -1)
-    x = self._run(params, 'img_in', jnp.concatenate([flat, self._clip(action * keep[:, None])], -1))
-    deter = self._gru(params, deter, x)
+    x = jnp.concatenate([flat, self._action(action * keep[:, None])], -1)
+    deter = self._gru(params, deter, self._run(params, 'img_in', x))
     x = self._run(params, 'obs_out', jnp.concatenate([deter, embed], -1))
     stats = self.latents.stats(self._run(params, 'obs_stats', x))
     return State(deter, self.latents.sample(stats, noise), stats)
 
-  def imagine(self, params, state: State, action, noise: jax.Array | None) -> State:
-    """One step without an observation. action [B, A], noise [B, S] or None; leaves of the result
-    [B, ...].
-    """
-    deter = self._transition(params, state.deter, state.stoch, self._action_part(params, action))
+  def imagine(
+    self, params: Params, state: State, action: jax.Array, noise: jax.Array | None
+  ) -> State:
+    """Do one step without an observation: action [B, A], noise [B, S]; leaves [B, ...]."""
+    action_part = self._action_part(params, action)
+    deter = self._transition(params, state.deter, state.stoch, action_part)
     stats = self.prior(params, deter)
     return State(deter, self.latents.sample(stats, noise), stats)
+
+  def rollout(
+    self, params: Params, start: State, action: jax.Array, noise: jax.Array | None
+  ) -> State:
+    """Return the states [B, T, ...] that actions [B, T, A] lead to, without observations."""
+    draws = (action,) if noise is None else (action, noise)
+
+    def step(state, inputs):
+      state = self.imagine(params, state, inputs[0], inputs[1] if len(inputs) > 1 else None)
+      return state, state
+
+    _, states = jax.lax.scan(step, start, jax.tree.map(lambda x: x.swapaxes(0, 1), draws))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), states)
 
 
 def _keep(keep, x, initial):

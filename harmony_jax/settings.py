@@ -14,7 +14,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from harmony_jax.errors import UserError
@@ -34,7 +34,7 @@ class Setting:
   least: float | None = None
   most: float | None = None
   above: float | None = None
-  choices: tuple = ()
+  choices: Collection = ()
 
 
 def setting(
@@ -44,13 +44,14 @@ def setting(
   least: float | None = None,
   most: float | None = None,
   above: float | None = None,
-  choices: Iterable = (),
+  choices: Collection = (),
 ) -> Any:
   """Return a dataclass field that is a setting.
 
   Numbers are `least` or more (0 where nothing is given), `most` or less, larger than `above`.
+  `choices` may be a registry that grows.
   """
-  limits = {'least': least, 'most': most, 'above': above, 'choices': tuple(choices)}
+  limits = {'least': least, 'most': most, 'above': above, 'choices': choices}
   return dataclasses.field(default=default, metadata={'meaning': meaning, **limits})
 
 

@@ -1,4 +1,4 @@
-"""What a world model expects, for people to look at: an episode's open-loop prediction, and dreams.
+"""What a method has to look at: its capabilities, and those of the Dreamers.
 
 A method's capabilities (`Method.capabilities`) are pure functions by these names; all are optional:
 
@@ -8,77 +8,95 @@ A method's capabilities (`Method.capabilities`) are pure functions by these name
                                                 leaves of the policy's carries [W, T, ...], actions
                                                 [W, T, A] taken after each step
     dream(variables, key, count, length)        N = `count` episodes that the model makes up
-    assign(variables, observation)              assignments to prototypes [N, T, K] of observations
+    assign(variables, observation)              assignments to prototypes [N, T, K]
 
-The first three return what they predict, of [N, T]: 'observation' {name: [N, T, ...]} (pictures in
-[0, 1]; those that it can draw, perhaps none), 'reward' [N, T], 'continue' [N, T]; 'prototype'
-[N, T, K] where there are prototypes; a dream also 'action' [N, T, A]; a report 'assigned' [N, T, K].
-
-Pure functions of an agent and its weights (`TrainState.weights`). T steps, N episodes, W windows, S
-latent groups.
+The first three return what they predict of each step: 'observation' {name: [N, T, ...]} (pictures
+in [0, 1]; those that the model can draw, perhaps none), 'reward' [N, T], 'continue' [N, T];
+'prototype' [N, T, K] where there are prototypes. A dream has 'action' [N, T, A], too, and a report
+of a model with prototypes 'assigned' [N, T, K].
 """
 
-import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from harmony_jax.agent import Agent
-from harmony_jax.behavior import Noise
+Variables = Mapping[str, Any]
 
 
-def open_loop(agent: Agent, weights, latents, actions, context: int, key) -> dict:
-  """Predictions for windows of episodes whose first `context` steps are known.
+def of(dreamer: Any) -> dict[str, Callable]:
+  """Return a Dreamer's capabilities; it dreams if there is something to be seen of its dreams."""
+  found = {'report': report, 'open_loop': open_loop}
+  if dreamer.draws_pictures():
+    found['dream'] = dream
+  if hasattr(dreamer.objective, 'assign'):
+    found['assign'] = assign
+  return {name: functools.partial(function, dreamer) for name, function in found.items()}
 
-  Args:
-    latents: posterior states of every step, leaves [W, T, ...]; those after the context are not
-      looked at.
-    actions: [W, T, A], taken after each step. key: randomness.
 
-  Returns: of `WorldModel.predict`, leaves [W, T, ...].
-  """
-  model, params = agent.world_model, weights['world_model']
-  known = jax.tree.map(lambda x: x[:, :context], latents)
+def report(dreamer: Any, variables: Variables, batch: Any, context: int, key: Any) -> dict:
+  """Predict a batch of training; see above."""
+  model, size = variables['world_model']['rssm'], len(batch['is_first'])
+  carry = dreamer.carry_before(variables, batch)
+  previous = jnp.concatenate([carry.action[:, None], batch['action'][:, :-1]], 1)  # [B, T, A]
+  noise = dreamer.draws(key, *batch['is_first'].shape).posterior
+  seen, unseen = (None, None) if noise is None else jnp.split(noise[:size], [context], 1)
+  first = lambda x: x[:, :context]
+  embed = dreamer.encode(variables, {k: first(batch[k]) for k in dreamer.shapes})
+  posterior, _ = dreamer.rssm.observe(
+    model, dreamer.rssm.initial(model, size), embed, first(previous), first(batch['is_first']), seen
+  )
+  start = jax.tree.map(lambda x: x[:, -1], posterior)
+  future = dreamer.rssm.rollout(model, start, previous[:, context:], unseen)
+  feature = jnp.concatenate([posterior.feature(), future.feature()], 1)  # [B, T, F]
+  found = dreamer.predict(variables, feature)
+  if hasattr(dreamer.objective, 'assign'):
+    found['assigned'] = assign(dreamer, variables, {k: batch[k] for k in dreamer.shapes})
+  return found
+
+
+def open_loop(
+  dreamer: Any, variables: Variables, carries: Any, actions: jax.Array, context: int, key: Any
+) -> dict:
+  """Predict windows of an episode whose first `context` steps are known; see above."""
+  known = jax.tree.map(lambda x: x[:, :context], carries.latent)  # [W, context, ...]
   start = jax.tree.map(lambda x: x[:, -1], known)
-  future = model.follow(
-    params,
+  noise = dreamer.rssm.latents.noise(key, actions[:, context:].shape[:2])
+  future = dreamer.rssm.rollout(
+    variables['world_model']['rssm'], start, actions[:, context - 1 : -1], noise
+  )
+  feature = jnp.concatenate([known.feature(), future.feature()], 1)  # [W, T, F]
+  return _predict_one_by_one(dreamer, variables, feature)
+
+
+def dream(dreamer: Any, variables: Variables, key: Any, count: int, length: int) -> dict:
+  """Make episodes up, with the policy's actions, from the model's own idea of a beginning."""
+  first, latents, actions = jax.random.split(key, 3)
+  noise = dreamer.rssm.latents.noise
+  # An episode's first state follows the initial one by an action of zero; here unobserved.
+  carry = dreamer.initial_carry(variables, count)
+  model = variables['world_model']
+  start = dreamer.rssm.imagine(model['rssm'], *carry, noise(first, (count,)))
+  found = dreamer.imagine(
+    model,
+    variables['actor'],
     start,
-    actions[:, context - 1 : -1],
-    _latent_noise(agent, key, actions[:, context:].shape[:2]),
+    jnp.ones(count),
+    latent=noise(latents, (length - 1, count)),
+    action=dreamer.actor.noise(actions, (length, count)),
+    horizon=length - 1,
   )
-  feature = jnp.concatenate([known.feature(), future.feature()], 1)
-  return _predict_one_by_one(model, params, feature)
+  predicted = _predict_one_by_one(dreamer, variables, found.feature.swapaxes(0, 1))
+  return predicted | {'action': found.action.swapaxes(0, 1)}
 
 
-def dream(agent: Agent, weights, key, count: int, length: int) -> dict:
-  """Episodes that the world model makes up, with the policy's actions, from its own idea of a first
-  observation.
-
-  Returns: of `WorldModel.predict`, leaves [N, T, ...], N = `count`, T = `length`; and 'action' [N,
-  T, A].
-  """
-  model, params = agent.world_model, weights['world_model']
-  keys = jax.random.split(key, 3)
-  # An episode's first state follows the initial one by an action of zero; here without an
-  # observation.
-  carry = agent.initial_carry(weights, count)
-  start = model.rssm.imagine(
-    params['rssm'], carry.latent, carry.action, _latent_noise(agent, keys[0], (count,))
-  )
-  noise = Noise(
-    _latent_noise(agent, keys[1], (length - 1, count)),
-    agent.behavior.actor.noise(keys[2], (length, count)),
-  )
-  behavior = dataclasses.replace(agent.behavior, horizon=length - 1)
-  trajectory = behavior.imagine(model, params, weights['actor'], start, jnp.ones(count), noise)
-  found = _predict_one_by_one(model, params, trajectory.feature.swapaxes(0, 1))
-  return found | {'action': trajectory.action.swapaxes(0, 1)}
+def assign(dreamer: Any, variables: Variables, observation: Any) -> jax.Array:
+  """Assign observations to prototypes; see above."""
+  return dreamer.objective.assign(variables['world_model'], observation)
 
 
-def _latent_noise(agent, key, shape):
-  return agent.world_model.rssm.latents.noise(key, shape)
-
-
-def _predict_one_by_one(model, params, feature):
-  """`WorldModel.predict` of [W, T, F], a window at a time: its pictures are large."""
-  return jax.lax.map(lambda window: model.predict(params, window), feature)
+def _predict_one_by_one(dreamer, variables, feature):
+  """Predict [W, T, F] a window at a time: its pictures are large."""
+  return jax.lax.map(lambda window: dreamer.predict(variables, window), feature)

@@ -1,52 +1,100 @@
-"""Which weighting rule a configuration asks for, and for which tasks."""
+"""Which weighting rule a Dreamer's settings ask for, and for which tasks."""
+
+import dataclasses
+from collections.abc import Mapping
 
 from harmony_jax import harmony
+from harmony_jax.settings import setting
 
 
-def make_weighting(config, shapes) -> tuple[harmony.Weighting, tuple[str, ...]]:
-  """The rule that `config.weighting.rule` names, and its tasks for these observations.
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+  """The world model's losses, before they are weighed."""
 
-  `none` is DreamerV3 itself: the reconstruction, reward and continue losses with weight 1, and the
-  dynamics with 0.5 + 0.1. `config.weighting.tasks` says which tasks have a harmonizer; the others
-  keep the weights of `none`. With prototypes the task `observation` is two, `swav` and `temporal`
-  (eq. 17).
-  """
-  weighting, losses = config.weighting, config.losses
-  observing = ()
-  if config.prototypes.enabled:
-    observing = ('swav', 'temporal')
-  elif weighting.harmonize_vector or any(len(shape) == 3 for shape in shapes.values()):
-    observing = ('observation',)
-  tasks = tuple(
-    name for task in weighting.tasks for name in (observing if task == 'observation' else (task,))
+  likelihood: str = setting(
+    'symlog',
+    'symlog: squared errors, of vectors in symlog space; gaussian: unit variance',
+    choices=('symlog', 'gaussian'),
   )
+  free_nats: float = setting(1.0, 'KL below this is not reduced')
+  free_average: bool = setting(False, "they count for the batch's mean KL, not for every step's")
+  dyn: float = setting(
+    0.5, 'weight of the KL that trains the prior; over dyn + rep it is the balance (eq. 15)'
+  )
+  rep: float = setting(
+    0.1, 'weight of the KL that trains the posterior; dyn + rep: of both, under rule none'
+  )
+
+  @property
+  def balance(self) -> float:
+    """α of eq. 15: the share of the KL that trains the prior."""
+    return self.dyn / (self.dyn + self.rep)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightingSettings:
+  """How the tasks are weighed: harmony.py."""
+
+  rule: str = setting('harmony', 'the rule: chosen by --weighting', choices=harmony.RULES)
+  tasks: tuple[str, ...] = setting(
+    ('observation', 'reward', 'dynamics'),
+    'those with a harmonizer',
+    choices=('observation', 'reward', 'dynamics'),
+  )
+  dynamics_regularizer: str = setting(
+    'code',
+    'code: 5/6 log(1+σ_d), as the authors ran it; paper: log(1+σ_d) (eq. 5)',
+    choices=('code', 'paper'),
+  )
+  harmonize_vector: bool = setting(
+    False, 'vector observations: weight 1 as the authors ran it, or part of `observation`'
+  )
+  w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
+  w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
+  w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
+  rate: float = setting(
+    1.0, 'learning rate of the harmonizers over that of the model; 1 in the paper'
+  )
+  beta2: float = setting(
+    0.999, "Adam's memory of the harmonizers' squared gradients; 0.999 in the paper", most=1
+  )
+  calibrate: int = setting(
+    0, 'batches from whose losses σ starts (eq. 12); 0: σ starts at 1, as in the paper'
+  )
+
+
+def make_weighting(
+  config: WeightingSettings, losses: LossSettings, observing: tuple[str, ...]
+) -> tuple[harmony.Weighting, tuple[str, ...]]:
+  """Return the rule and its tasks.
+
+  `config.tasks` says which tasks have a harmonizer; the others keep the weights of DreamerV3 itself
+  (rule `none`): 1, and 0.5 + 0.1 for the dynamics.
+
+  Args:
+    observing: the losses that are the task `observation`; DreamerPro's are `swav` and `temporal`
+      (eq. 17).
+  """
   plain = {'dynamics': losses.dyn + losses.rep}
-  if weighting.rule == 'none':
-    return harmony.fixed(plain), ()
-  if weighting.rule == 'fixed':
-    weights = {
-      **dict.fromkeys(observing, weighting.w_o),
-      'reward': weighting.w_r,
-      'dynamics': weighting.w_d,
-    }
-    return harmony.fixed(weights), ()
-  if weighting.rule == 'reciprocal':
-    rule = harmony.reciprocal()
-  else:
-    regularizer = {'dynamics': balance(config)} if weighting.dynamics_regularizer == 'code' else {}
-    rule = harmony.RULES[weighting.rule](regularizer)
+  if config.rule == 'none':
+    return harmony.make('fixed', weights=plain), ()
+  rule = harmony.make(
+    config.rule,
+    weights={**dict.fromkeys(observing, config.w_o), 'reward': config.w_r, 'dynamics': config.w_d},
+    regularizer={'dynamics': losses.balance} if config.dynamics_regularizer == 'code' else {},
+  )
+  if config.rule == 'fixed':
+    return rule, ()
+  tasks = tuple(
+    k for task in config.tasks for k in (observing if task == 'observation' else (task,))
+  )
   return (rule if 'dynamics' in tasks else _scaled(rule, plain)), tasks
 
 
-def _scaled(rule, scales):
-  """`rule` on losses that are multiplied by constants first: for tasks without a harmonizer."""
+def _scaled(rule: harmony.Weighting, scales: Mapping[str, float]) -> harmony.Weighting:
+  """Return the rule on losses that are multiplied by constants first."""
 
   def weigh(losses, params, state):
     return rule.weigh({k: v * scales.get(k, 1.0) for k, v in losses.items()}, params, state)
 
   return rule._replace(weigh=weigh)
-
-
-def balance(config):
-  """α of eq. 15: the share of the KL that trains the prior."""
-  return config.losses.dyn / (config.losses.dyn + config.losses.rep)

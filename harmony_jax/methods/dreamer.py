@@ -1,299 +1,378 @@
-"""DreamerV3 with harmonizers. (Being rewritten: this adapts the former `Agent` to the protocol.)"""
+"""DreamerV3 with harmonizers, from top to bottom.
 
-import dataclasses
+One update: (1) the world model, harmonizers included, learns from a batch; (2) the actor learns in
+imagination with the updated world model, from the states of (1); (3) the critic learns from the
+same imagination; (4) the slow critic follows.
 
-from ml_collections import ConfigDict
+Shapes: B sequences, T steps, V views of a batch (1 here), N = V B T rollouts, H imagined steps,
+A actions, E embedding, F feature, S numbers or groups of a stochastic state. Time runs over states
+0 … H of an imagination; `action[t]` is taken in state t.
+"""
 
-from harmony_jax import harmony, method, viewing
-from harmony_jax import settings as settings_
-from harmony_jax.agent import Agent, shift_actions
-from harmony_jax.agent import weights as _weights
-from harmony_jax.networks import HeadSettings, ImageSettings, ScalarSettings, Style
-from harmony_jax.optimizers import OptimizerSettings
-from harmony_jax.rssm import RSSMSettings
-from harmony_jax.settings import group, setting
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 
-@dataclasses.dataclass(frozen=True)
-class ContinueSettings(HeadSettings):
-  """The head that predicts whether an episode goes on."""
-
-  enabled: bool = setting(True, 'False where episodes never end early: it always goes on')
-  predicts: str = setting(
-    'continue',
-    'continue: 0 or 1; discount: the discount in place of 1, as DreamerV2',
-    choices=('continue', 'discount'),
-  )
-  scale: float = setting(1.0, 'weight of its loss, which has no harmonizer')
-  gradient: bool = setting(True, 'the latent state learns from it, too')
-
-
-@dataclasses.dataclass(frozen=True)
-class ActorSettings(HeadSettings):
-  """The policy."""
-
-  distribution: str = setting(
-    'normal',
-    'of continuous actions: normal; trunc_normal as DreamerV2, tanh_normal as DreamerPro',
-    choices=('normal', 'trunc_normal', 'tanh_normal'),
-  )
-  samples: int = setting(100, 'from which entropy and mode of a tanh_normal are estimated', least=1)
-  unimix: float = setting(0.01, 'share of a uniform distribution, for discrete actions', most=1)
-  min_std: float = setting(0.1, 'smallest standard deviation, for continuous ones')
-  max_std: float = setting(1.0, 'largest one, of normal')
-
-
-@dataclasses.dataclass(frozen=True)
-class CriticSettings(ScalarSettings):
-  """The value of a latent state."""
-
-  slow_regularizer: float = setting(
-    1.0, 'weight of the loss that holds the critic near the slow one'
-  )
-  slow_fraction: float = setting(
-    0.02, 'how far the slow critic goes towards the critic in one of its updates', most=1
-  )
-  slow_every: int = setting(1, 'updates between two of them', least=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-  """The world model's losses, before they are weighed."""
-
-  likelihood: str = setting(
-    'symlog',
-    'symlog: squared errors, of vectors in symlog space; gaussian: unit variance',
-    choices=('symlog', 'gaussian'),
-  )
-  free_nats: float = setting(1.0, 'KL below this is not reduced')
-  free_average: bool = setting(False, "they count for the batch's mean KL, not for every step's")
-  dyn: float = setting(
-    0.5, 'weight of the KL that trains the prior; over dyn + rep it is the balance (eq. 15)'
-  )
-  rep: float = setting(
-    0.1, 'weight of the KL that trains the posterior; dyn + rep: of both, under rule none'
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightingSettings:
-  """How the tasks are weighed: harmony.py."""
-
-  rule: str = setting(
-    'harmony', 'the rule: chosen by --weighting', choices=('none', *harmony.RULES)
-  )
-  tasks: tuple[str, ...] = setting(
-    ('observation', 'reward', 'dynamics'),
-    'those with a harmonizer',
-    choices=('observation', 'reward', 'dynamics'),
-  )
-  dynamics_regularizer: str = setting(
-    'code',
-    'code: 5/6 log(1+σ_d), as the authors ran it; paper: log(1+σ_d) (eq. 5)',
-    choices=('code', 'paper'),
-  )
-  harmonize_vector: bool = setting(
-    False, 'vector observations: weight 1 as the authors ran it, or part of `observation`'
-  )
-  w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
-  w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
-  w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
-  rate: float = setting(
-    1.0, 'learning rate of the harmonizers over that of the model; 1 in the paper'
-  )
-  beta2: float = setting(
-    0.999, "Adam's memory of the harmonizers' squared gradients; 0.999 in the paper", most=1
-  )
-  calibrate: int = setting(
-    0, 'batches from whose losses σ starts (eq. 12); 0: σ starts at 1, as in the paper'
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class BehaviorSettings:
-  """How actor and critic learn in imagination."""
-
-  horizon: int = setting(15, 'imagined steps, H', least=1)
-  discount: float = setting(1 - 1 / 333, 'γ; 1 - 1/333 is a horizon of 333 steps', most=1)
-  lam: float = setting(0.95, 'λ of the λ-returns', most=1)
-  entropy: float = setting(3e-4, "weight of the policy's entropy")
-  return_decay: float = setting(0.99, 'memory of the range of returns (DreamerV3)', most=1)
-  return_low: float = setting(5.0, 'percentile where the range begins')
-  return_high: float = setting(95.0, 'percentile where it ends')
-
-
-@dataclasses.dataclass(frozen=True)
-class DreamerSettings(method.MethodSettings):
-  """Harmony DreamerV3 as the authors ran it on Atari 100K: 17,922,955 parameters with 6 actions."""
-
-  network: Style = group(Style, 'All hidden layers.')
-  encoder: ImageSettings = group(ImageSettings, 'Observations -> embedding.')
-  decoder: ImageSettings = group(ImageSettings, 'Latent state -> observations.')
-  rssm: RSSMSettings = group(RSSMSettings, 'The recurrent state-space model: the dynamics.')
-  reward_head: ScalarSettings = group(ScalarSettings, 'Latent state -> reward.')
-  continue_head: ContinueSettings = group(
-    ContinueSettings, 'Latent state -> whether the episode goes on.'
-  )
-  actor: ActorSettings = group(ActorSettings, 'The policy.')
-  critic: CriticSettings = group(CriticSettings, 'The value of a latent state.')
-  losses: LossSettings = group(LossSettings, "The world model's losses, before they are weighed.")
-  weighting: WeightingSettings = group(WeightingSettings, 'How the tasks are weighed: harmony.py.')
-  behavior: BehaviorSettings = group(BehaviorSettings, 'How actor and critic learn in imagination.')
-  model_opt: OptimizerSettings = group(
-    OptimizerSettings,
-    "The world model's optimiser: clip, then Adam. The harmonizers are among its parameters.",
-  )
-  actor_opt: OptimizerSettings = group(
-    OptimizerSettings, "The actor's.", lr=3e-5, eps=1e-5, clip=100.0
-  )
-  critic_opt: OptimizerSettings = group(
-    OptimizerSettings, "The critic's.", lr=3e-5, eps=1e-5, clip=100.0
-  )
-
-
-# Presets for small machines: 1.6 million parameters in place of 18, and smaller still for a look
-# at whether everything works.
-SMALL = {
-  'encoder.depth': 32,
-  'encoder.patch': 8,
-  'decoder.depth': 32,
-  'decoder.patch': 8,
-  'rssm.deter': 256,
-  'rssm.units': 128,
-  'rssm.stoch': 16,
-  'rssm.classes': 16,
-  'reward_head.units': 128,
-  'continue_head.units': 128,
-  'actor.units': 128,
-  'critic.units': 128,
-  'batch_size': 8,
-  'batch_length': 16,
-  'behavior.horizon': 8,
-  'behavior.entropy': 2e-2,
-  'model_opt.lr': 1e-3,
-  'actor_opt.lr': 3e-4,
-  'critic_opt.lr': 5e-4,
-}
-TOY = {
-  **SMALL,
-  'rssm.deter': 64,
-  'rssm.units': 32,
-  'rssm.stoch': 8,
-  'rssm.classes': 8,
-  'encoder.depth': 16,
-  'decoder.depth': 16,
-  'reward_head.units': 32,
-  'continue_head.units': 32,
-  'actor.units': 32,
-  'critic.units': 32,
-  'batch_size': 4,
-  'batch_length': 16,
-  'behavior.horizon': 5,
-}
-
-_FLAGS = dict(
-  lead=0,
-  gradient='auto',
-  mix=0.1,
-  known_ends=True,
-  reward_of='next',
-  value='fast',
-  baseline=True,
-  normalize=True,
-  keep='mode',
-  critic_entropy=False,
+from harmony_jax import distributions as dists
+from harmony_jax import finite, method, replicas
+from harmony_jax.actions import Policy
+from harmony_jax.methods.dreamer_parts import (
+  Carry,
+  Draws,
+  DreamerParts,
+  Params,
+  TrainState,
+  Trajectory,
+  imagination_metrics,
 )
+from harmony_jax.methods.dreamer_settings import SMALL, TOY, DreamerSettings, upgrade
+from harmony_jax.optimizers import descend, norm
+from harmony_jax.returns import Percentiles, ema_update, lambda_returns
+from harmony_jax.rssm import State
+
+sg = jax.lax.stop_gradient
 
 
-class Dreamer(method.Method):
-  """The former `Agent` behind the protocol."""
+class ActorLoss(NamedTuple):
+  """What an actor maximises, [H, N], by `(policy, action, returns, advantage)`."""
 
-  flags = _FLAGS
-  prototypes = dict(
-    enabled=False,
-    count=2500,
-    size=32,
-    temperature=0.1,
-    sinkhorn_epsilon=0.0125,
-    sinkhorn_iterations=3,
-    warm_up=1,
-    norm=0.0,
-    freeze=10_000,
-    slow_fraction=0.05,
-    slow_every=1,
-    max_shift=3.0,
-  )
-  acting = ('params', 'statistics')
+  objective: Callable[[Policy, jax.Array, jax.Array, jax.Array], jax.Array]
+  through_dynamics: bool  # whether gradients flow through the imagined rollout
 
-  def __init__(self, settings, spec, deterministic=False):
-    self.settings, self.spec = settings, spec
-    tree = settings_.to_json(settings)
-    tree['behavior'] |= self.flags
-    tree['prototypes'] = {**self.prototypes, **tree.get('prototypes', {})}
-    tree['decoder'].setdefault('probe', False)
-    tree.setdefault('probe_opt', dict(kind='adam', lr=3e-4, eps=1e-8, clip=1e3, weight_decay=0.0))
-    shapes = {name: array.shape for name, array in spec.observation.items()}
-    self.agent = Agent.from_config(
-      ConfigDict(tree), shapes, spec.num_actions, spec.discrete, deterministic
+
+# log π(aₜ) sg(Aₜ)
+reinforce = ActorLoss(
+  lambda policy, action, returns, advantage: policy.log_prob(sg(action)) * sg(advantage), False
+)
+# Aₜ = (Rₜ - Vₜ) / range, whose gradient flows through the dynamics, and through V.
+dynamics = ActorLoss(lambda policy, action, returns, advantage: advantage, True)
+
+
+class Dreamer(DreamerParts):
+  """The algorithm as pure functions over a `TrainState`."""
+
+  def actor_objective(self) -> ActorLoss:
+    """REINFORCE for discrete actions, gradients through the dynamics for others."""
+    return reinforce if self.spec.discrete else dynamics
+
+  # ------------------------------------------------------------------------------------------------
+  # The world model
+
+  def losses(
+    self, params: Params, state: TrainState, batch: method.Batch, carry: Carry, draws: Draws
+  ) -> tuple[dict[str, jax.Array], State, dict]:
+    """Return (every task's loss on a batch, means over B and T; posterior states; statistics).
+
+        observation   -log p(oₜ | zₜ)   squared error of images, summed over pixels
+        reward        -log p(rₜ | zₜ)   cross entropy over two-hot symlog bins, or ½ squared error
+        dynamics      α max(1, KL[sg(q) ‖ p]) + (1-α) max(1, KL[q ‖ sg(p)])          (eq. 14, 15)
+        continue      -log p(not terminalₜ | zₜ), weight 1, never harmonized (as the authors have it)
+
+    Args:
+      params: the world model's. carry: before the batch, a constant.
+    """
+    previous = jnp.concatenate([carry.action[:, None], batch['action'][:, :-1]], 1)  # [B, T, A]
+    seen = (carry.latent, batch, previous)
+    if self.objective.views > 1:
+      seen = jax.tree.map(lambda x: jnp.concatenate([x] * self.objective.views), seen)
+    latent, batch, previous = seen  # [V B, ...]
+    batch = self.objective.view(batch, draws.view)
+    statistics = state.statistics
+    embed, of_encoder = self.encoder(
+      params['encoder'], statistics.get('encoder'), batch, train=True
+    )  # [V B, T, E]
+    post, prior = self.rssm.observe(
+      params['rssm'], latent, embed, previous, batch['is_first'], draws.posterior
+    )  # [V B, T, ...]
+    feature = post.feature()  # [V B, T, F]
+    losses, of_objective = self.objective.losses(
+      params, state.targets.get('world_model', {}), statistics, batch, embed, feature
     )
-    model = self.agent.world_model
-    self.capabilities = {'report': self._report}
-    if model.decoder or not model.prototypes:
-      self.capabilities['dream'] = lambda v, key, count, length: viewing.dream(
-        self.agent, v, key, count, length
-      )
-    self.capabilities['open_loop'] = lambda v, carries, actions, context, key: viewing.open_loop(
-      self.agent, v, carries.latent, actions, context, key
+    out = self.reward(params['reward'], feature)  # [V B, T, bins]
+    losses['reward'] = self.reward.scalar.loss(out, batch['reward'])
+    if 'continue' in params:
+      head = self.settings.continue_head
+      logit = self.continue_logit(params, feature if head.gradient else sg(feature))  # [V B, T]
+      target = self.continues * (1 - batch['is_terminal'].astype(jnp.float32))
+      losses['continue'] = head.scale * dists.bernoulli_loss(logit, target)
+    free = self.settings.losses
+    clamp = functools.partial(jnp.maximum, free.free_nats)
+    kl = {
+      'dyn': self.rssm.latents.kl(sg(post.stats), prior),
+      'rep': self.rssm.latents.kl(post.stats, sg(prior)),
+    }  # [V B, T]
+    losses |= kl if free.free_average else jax.tree.map(clamp, kl)
+    # Before anything that is not linear in the means: free nats, some weighting rules.
+    losses = replicas.mean({name: loss.mean() for name, loss in losses.items()})
+    dyn, rep = losses.pop('dyn'), losses.pop('rep')
+    if free.free_average:
+      dyn, rep = clamp(dyn), clamp(rep)
+    losses['dynamics'] = free.balance * dyn + (1 - free.balance) * rep
+    kept = {} if of_encoder is None else {'encoder': of_encoder}
+    return losses, post, kept | of_objective
+
+  def model_loss(
+    self, params: Params, state: TrainState, batch: method.Batch, carry: Carry, draws: Draws
+  ) -> tuple[jax.Array, tuple[State, dict]]:
+    """Return Σᵢ Lᵢ/σᵢ + log(1 + σᵢ) (eq. 5), or what another rule makes of the losses; and more."""
+    losses, post, statistics = self.losses(params, state, batch, carry, draws)
+    total, weighting, weights = self.rule.weigh(losses, params['harmony'], state.weighting)
+    metrics = {f'loss/{k}': v for k, v in losses.items()} | {'loss/world_model': total}
+    metrics |= {f'harmony/{k}': v for k, v in weights.items()}
+    return total, (post, {'statistics': statistics, 'weighting': weighting}, metrics)
+
+  # ------------------------------------------------------------------------------------------------
+  # Behaviour, learned in imagination
+
+  def imagine(
+    self,
+    params: Params,
+    actor: Params,
+    start: State,
+    alive: jax.Array,
+    latent: jax.Array | None,
+    action: jax.Array | None,
+    horizon: int,
+  ) -> Trajectory:
+    """Roll the policy out inside the world model, for H = `horizon` steps.
+
+    Args:
+      params: the world model's. actor: the policy's; it sees stop-gradient features.
+      start: posterior states, leaves [N, ...]. alive: [N], 0 where the episode has ended there.
+      latent, action: random numbers as in `Draws`.
+    """
+    start = jax.tree.map(sg, start)
+    act = lambda state, noise: self.actor.policy(actor, sg(state.feature())).sample(noise)
+    first = act(start, None if action is None else action[0])  # [N, A]
+
+    def step(carry, noise):
+      state = self.rssm.imagine(params['rssm'], *carry, noise[0])
+      chosen = act(state, noise[1])
+      return (state, chosen), (state, chosen)
+
+    noise = (latent, None if action is None else action[1:])
+    _, later = jax.lax.scan(step, (start, first), noise, length=horizon)
+    whole = lambda a, b: jnp.concatenate([a[None], b], 0)
+    states, actions = jax.tree.map(whole, (start, first), later)  # [H+1, N, ...]
+    feature = states.feature()  # [H+1, N, F]
+    keep, discount, weight = (
+      jnp.broadcast_to(x, feature.shape[:-1]) for x in self.discounts(params, feature, alive)
     )
-    if model.prototypes:
-      self.capabilities['assign'] = lambda v, observation: model.assign(
-        v['world_model'], observation
-      )
-    self.calibration = None
-    if settings.weighting.calibrate and model.weighting.optimum:
-      self.calibration = method.Calibration(
-        settings.weighting.calibrate, self.agent.task_losses, self.agent.with_harmonizers
-      )
+    return Trajectory(feature, actions, keep, discount, sg(weight), states)
 
-  def _report(self, variables, batch, context, key):
-    agent, model = self.agent, self.agent.world_model
-    noise = agent._train_noise(key, *batch['is_first'].shape)['posterior']
-    noise = noise and noise['latent'][: len(batch['is_first'])]
-    before = agent._carry(variables, batch).action
-    params = variables['world_model']
-    found = model.open_loop(params, batch, shift_actions(batch['action'], before), context, noise)
-    assigned = {'assigned': model.assign(params, batch)} if model.prototypes else {}
-    return found | assigned
+  def discounts(
+    self, params: Params, feature: jax.Array, alive: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return (keep, discount, weight) of states [H+1, N]: cₜ, γ cₜ, Πᵢ≤ₜ γ cᵢ / γ.
 
-  def init(self, key):
-    return self.agent.init(key)
+    cₜ is the continue head's mode, and known for the first state. Without that head an episode
+    always goes on: [H+1, 1].
+    """
+    keep = jnp.ones((len(feature), 1), jnp.float32)
+    if 'continue' in params:
+      keep = (self.continue_logit(params, feature) > 0).astype(jnp.float32).at[0].set(alive)
+    gamma = self.settings.behavior.discount
+    return keep, gamma * keep, jnp.cumprod(gamma * keep, 0) / gamma
 
-  def train_step(self, state, batch):
-    return self.agent.train_step(state, batch)
+  def returns(
+    self, params: Params, critic: Params, trajectory: Trajectory
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return (λ-returns, values, rewards) of states 0 … H-1, [H, N]: V(zₜ) ≈ rₜ₊₁ + γ rₜ₊₂ + …"""
+    reward = self.reward.mean(params['reward'], trajectory.feature[1:])  # [H, N]
+    value = self.critic.mean(critic, trajectory.feature)  # [H+1, N]
+    lam = self.settings.behavior.lam
+    returns = lambda_returns(reward, trajectory.discount[1:], value[1:], value[-1], lam)
+    return returns, value[:-1], reward
 
-  def initial_carry(self, variables, num_envs):
-    return self.agent.initial_carry(variables, num_envs)
+  def actor_loss(
+    self,
+    actor: Params,
+    params: Mapping[str, Params],
+    state: TrainState,
+    start: State,
+    alive: jax.Array,
+    draws: Draws,
+  ) -> tuple[jax.Array, tuple[Trajectory, jax.Array, Percentiles, method.Metrics]]:
+    """Return (loss, (trajectory, the critic's targets, normalizer, metrics)).
 
-  def act(self, variables, carry, observation, is_first, key, mode=False):
-    return self.agent.policy(variables, carry, observation, is_first, key, mode)
+    -[objective(Rₜ, Vₜ) / max(1, range of returns) + η H(π)], weighed by the discounted probability
+    to get there: REINFORCE for discrete actions, gradients through the dynamics for others.
 
-  def variables(self, state):
-    return _weights(state.params, getattr(state, 'statistics', {}))
+    Args:
+      params: by subtree, the world model's after its update. start, alive: as for `imagine`.
+    """
+    behavior, kind = self.settings.behavior, self.actor_objective()
+    acting = actor if kind.through_dynamics else sg(actor)
+    trajectory = self.imagine(
+      params['world_model'], acting, start, alive, draws.latent, draws.action, behavior.horizon
+    )
+    returns, value, reward = self.returns(params['world_model'], params['critic'], trajectory)
+    percentiles = (behavior.return_decay, behavior.return_low, behavior.return_high)
+    normalizer = state.normalizer.update(returns, *percentiles)
+    scale = normalizer.scale()
+    policy = self.actor.policy(actor, sg(trajectory.feature[:-1]))
+    entropy = policy.entropy(draws.entropy)  # [H, N]
+    advantage = (returns - value) / scale
+    objective = kind.objective(policy, trajectory.action[:-1], returns, advantage)
+    loss = (-(objective + behavior.entropy * entropy) * trajectory.weight[:-1]).mean()
+    metrics = imagination_metrics(loss, returns, value, reward, entropy, advantage) | {
+      'return/scale': scale
+    }
+    return loss, (sg(trajectory), sg(returns), normalizer, metrics)
 
-  def examine(self, state, batch):
-    after, metrics, gradients = self.agent._update(state, batch)
-    losses = {k: v for k, v in metrics.items() if k.startswith('loss/')}
+  def critic_loss(
+    self, critic: Params, slow: Params, trajectory: Trajectory, returns: jax.Array
+  ) -> tuple[jax.Array, method.Metrics]:
+    """-log p(return), and of the slow critic's mean (DreamerV3), weighed as the actor's loss."""
+    feature = trajectory.feature[:-1]
+    out = self.critic(critic, feature)  # [H, N, bins]
+    loss = self.critic.scalar.loss(out, returns)  # [H, N]
+    weight = self.settings.critic.slow_regularizer
+    if weight:
+      loss = loss + weight * self.critic.scalar.loss(out, sg(self.critic.mean(slow, feature)))
+    loss = (loss * trajectory.weight[:-1]).mean()
+    return loss, {'loss/critic': loss}
+
+  # ------------------------------------------------------------------------------------------------
+  # One update
+
+  def train_step(self, state: TrainState, batch: method.Batch) -> tuple[TrainState, method.Metrics]:
+    """Do one update of everything; see `Method.train_step`."""
+
+    def checked(state, batch):
+      after, metrics, gradients, _ = self.update(state, batch)
+      metrics |= {f'grad_norm/{k}': norm(gradient) for k, gradient in gradients.items()}
+      decisive = {k: v for k, v in metrics.items() if k.startswith(('loss/', 'grad_norm/'))}
+      return after, metrics, decisive
+
+    return finite.guard(checked, state, batch, self.settings.skip_nonfinite)
+
+  def update(
+    self, state: TrainState, batch: method.Batch
+  ) -> tuple[TrainState, method.Metrics, dict[str, Any], tuple[State, Draws]]:
+    """Return (next state, metrics, gradients by subtree, (posterior states, draws))."""
+    params, opt, gradients = dict(state.params), dict(state.opt_state), {}
+    params['world_model'] = self.objective.project(params['world_model'])
+    size, length = batch['is_first'].shape
+    draws = self.draws(jax.random.fold_in(state.rng, state.step), size, length)
+    carry = sg(self.carry_before(params, batch) if 'before' in batch else state.carry)
+
+    params['world_model'], opt['world_model'], gradients['world_model'], more = descend(
+      self.optimizers['world_model'],
+      lambda model: self.model_loss(model, state, batch, carry, draws),
+      params['world_model'],
+      opt['world_model'],
+      lambda gradient: self.objective.mask(gradient, state.step),
+    )
+    post, kept, model_metrics = more
+
+    start, alive = self.starts(post, batch)
+    params_then = dict(params)
+    params['actor'], opt['actor'], gradients['actor'], more = descend(
+      self.optimizers['actor'],
+      lambda actor: self.actor_loss(actor, params_then, state, start, alive, draws),
+      params['actor'],
+      opt['actor'],
+    )
+    trajectory, returns, normalizer, actor_metrics = more
+
+    params['critic'], opt['critic'], gradients['critic'], critic_metrics = descend(
+      self.optimizers['critic'],
+      lambda critic: self.critic_loss(critic, state.targets['critic'], trajectory, returns),
+      params['critic'],
+      opt['critic'],
+    )
+
+    metrics = replicas.mean(model_metrics | actor_metrics | critic_metrics)
+    last = jax.tree.map(lambda x: x[:size, -1], post)  # of the first view
+    state = state.replace(
+      params=params,
+      opt_state=opt,
+      targets=self.slow_copies(state, params),
+      normalizer=normalizer,
+      carry=sg(Carry(last, batch['action'][:, -1])),
+      step=state.step + 1,
+      **kept,
+    )
+    return state, metrics, gradients, (post, draws)
+
+  def slow_copies(self, state: TrainState, params: Mapping[str, Params]) -> dict:
+    """Return the slow critic, and what the objective keeps, after an update."""
+    c, step = self.settings.critic, state.step
+    slow = ema_update(
+      state.targets['critic'], params['critic'], step, c.slow_fraction, c.slow_every
+    )
+    model = self.objective.update_slow(
+      state.targets.get('world_model', {}), params['world_model'], step
+    )
+    return {'critic': slow, **({'world_model': model} if model else {})}
+
+  def starts(self, post: State, batch: method.Batch) -> tuple[State, jax.Array]:
+    """Return (states that imagination starts from, whether their episodes go on): N in one row."""
+    count = self.start_steps(batch['is_first'].shape[1])
+    alive = 1 - batch['is_terminal'].astype(jnp.float32)
+    alive = jnp.concatenate([alive] * self.objective.views)  # [V B, T]
+    return jax.tree.map(lambda x: x[:, :count].reshape(-1, *x.shape[2:]), (post, alive))
+
+  # ------------------------------------------------------------------------------------------------
+  # Acting, and the rest of the protocol
+
+  def act(
+    self,
+    variables: Mapping[str, Params],
+    carry: Carry,
+    observation: Mapping[str, jax.Array],
+    is_first: jax.Array,
+    key: jax.Array | None,
+    mode: bool = False,
+  ) -> tuple[jax.Array, Carry]:
+    """Choose actions [N, A]; see `Method.act`. `mode` leaves the latent state sampled."""
+    model, latent_noise, action_noise = variables['world_model'], None, None
+    if key is not None and not self.deterministic:
+      of_latent, of_action = jax.random.split(key)
+      samples = (self.actor.samples,) if mode and self.actor.samples else ()
+      draw = functools.partial(replicas.draw_rows, count=len(is_first))
+      latent_noise = draw(of_latent, draw=lambda key: self.rssm.latents.noise(key, ()))
+      action_noise = draw(of_action, draw=lambda key: self.actor.noise(key, samples))
+    embed = self.encode(variables, observation)  # [N, E]
+    latent = self.rssm.filter(
+      model['rssm'], carry.latent, embed, carry.action, is_first, latent_noise
+    )
+    policy = self.actor.policy(variables['actor'], latent.feature())
+    action = policy.mode(action_noise) if mode else policy.sample(action_noise)
+    return action, Carry(latent, action)
+
+  # ------------------------------------------------------------------------------------------------
+  # Looking at an update
+
+  def task_losses(self, state: TrainState, batch: method.Batch) -> dict[str, jax.Array]:
+    """Return the world model's losses by name on one batch, without training."""
+    draws = self.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
+    params = self.objective.project(state.params['world_model'])
+    carry = self.carry_before(state.params, batch)
+    return self.losses(params, state, batch, carry, draws)[0]
+
+  def examine(self, state: TrainState, batch: method.Batch) -> dict[str, Any]:
+    """Return what an update uses and makes, stage by stage; see `Method.examine`."""
+    after, metrics, gradients, _ = self.update(state, batch)
     return {
       'batch': batch,
       'params': state.params,
       'targets': state.targets,
       'optimizer': state.opt_state,
-      'loss': losses,
-      **{f'gradient of {k}': v for k, v in gradients.items()},
+      'loss': {k: v for k, v in metrics.items() if k.startswith('loss/')},
+      **{f'gradient of {k}': gradient for k, gradient in gradients.items()},
       'new params': after.params,
     }
 
 
 METHOD = method.Entry(
-  settings=DreamerSettings(), make=Dreamer, sizes={'small': SMALL, 'toy': TOY}, family='dreamer'
+  settings=DreamerSettings(),
+  make=Dreamer,
+  sizes={'small': SMALL, 'toy': TOY},
+  family='dreamer',
+  upgrade=upgrade,
 )

@@ -1,11 +1,32 @@
-"""DreamerV2 with harmonizers, as the paper's authors ran it on robotic tasks: what differs from V3."""
+"""DreamerV2 with harmonizers, as the paper's authors ran it on robotic tasks: what differs from V3.
+
+Source: the authors' PyTorch code, configurations `metaworld` and `dmc_remastered`, and Table 1 of
+the paper. Shapes as on the page of DreamerV3. What suites change stands in their own files.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
 
 from harmony_jax import method, settings
+from harmony_jax.actions import Policy
 from harmony_jax.methods import dreamer
+from harmony_jax.methods.dreamer_parts import (
+  Draws,
+  Params,
+  TrainState,
+  Trajectory,
+  imagination_metrics,
+)
+from harmony_jax.methods.dreamer_settings import DreamerSettings, upgrade
+from harmony_jax.returns import Percentiles, lambda_returns
+from harmony_jax.rssm import State
 
+sg = jax.lax.stop_gradient
 _HEADS = ('reward_head', 'continue_head', 'actor', 'critic')
 SETTINGS = settings.replace(
-  dreamer.DreamerSettings(),
+  DreamerSettings(),
   {
     'batch_length': 50,
     'network.normalization': 'none',
@@ -69,25 +90,108 @@ TOY = {**_without_entropy(dreamer.TOY), **_SMALL}
 
 
 def adapt(traits: method.Traits) -> dict:
-  """Turn the continue head on where episodes end early (not among the paper's runs, but RLBench)."""
+  """Turn the continue head on where episodes end early (of the paper's suites only RLBench)."""
   if not traits.ends_early:
     return {}
   return {'continue_head.enabled': True, **({'behavior.entropy': 1e-3} if traits.discrete else {})}
 
 
-class DreamerV2(dreamer.Dreamer):
-  """See the page of DreamerV3."""
+# The return itself, whose gradient flows through the dynamics.
+dynamics = dreamer.ActorLoss(lambda policy, action, returns, advantage: returns, True)
 
-  flags = {
-    **dreamer._FLAGS,
-    'reward_of': 'present',
-    'lead': 1,
-    'value': 'slow',
-    'baseline': False,
-    'normalize': False,
-    'keep': 'mean',
-    'critic_entropy': True,
-  }
+
+class DreamerV2(dreamer.Dreamer):
+  """The page of DreamerV3, where an action is judged by the value of the state after it."""
+
+  def actor_objective(self) -> dreamer.ActorLoss:
+    """REINFORCE for discrete actions, gradients through the dynamics, without V, for others."""
+    return dreamer.reinforce if self.spec.discrete else dynamics
+
+  def discounts(
+    self, params: Params, feature: jax.Array, alive: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return (keep, discount, weight) of states [H+1, N]: cₜ, γ cₜ, Πᵢ<ₜ γ cᵢ; cₜ is a mean."""
+    keep = self.expected_keep(params, feature)
+    if 'continue' in params:
+      keep = keep.at[0].set(alive)
+    return discounted(keep, self.settings.behavior.discount)
+
+  def expected_keep(self, params: Params, feature: jax.Array) -> jax.Array:
+    """Return the continue head's mean [H+1, N], 1 where an episode surely goes on."""
+    if 'continue' not in params:
+      return jnp.ones((len(feature), 1), jnp.float32)
+    return jax.nn.sigmoid(self.continue_logit(params, feature)) / self.continues
+
+  def returns(
+    self, params: Params, critic: Params, trajectory: Trajectory
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return (λ-returns, values, rewards) of states 0 … H-1, [H, N]: V(zₜ) ≈ rₜ + γ rₜ₊₁ + …"""
+    reward = self.reward.mean(params['reward'], trajectory.feature[:-1])  # [H, N]
+    value = self.critic.mean(critic, trajectory.feature)  # [H+1, N]
+    lam = self.settings.behavior.lam
+    returns = lambda_returns(reward, trajectory.discount[:-1], value[1:], value[-1], lam)
+    return returns, value[:-1], reward
+
+  def actor_loss(
+    self,
+    actor: Params,
+    params: Mapping[str, Params],
+    state: TrainState,
+    start: State,
+    alive: jax.Array,
+    draws: Draws,
+  ) -> tuple[jax.Array, tuple[Trajectory, jax.Array, Percentiles, method.Metrics]]:
+    """Return (loss, (trajectory, the critic's targets, normalizer, metrics)).
+
+    -[objective(Rₜ₊₁, Vₜ) + η H(π)], weighed by the discounted probability to get there. Returns
+    bootstrap from the slow critic and are not normalised. For continuous actions the critic's
+    targets of states 1 … H-1 contain the entropy bonus: the authors' code, not the paper's eq. 7.
+    """
+    trajectory, (returns, value, reward) = self.judged(actor, params, state, start, alive, draws)
+    policy = self.actor.policy(actor, sg(trajectory.feature[:-2]))
+    entropy = policy.entropy(None if draws.entropy is None else draws.entropy[:, :-1])  # [H-1, N]
+    bonus = self.settings.behavior.entropy * entropy
+    loss, advantage = self.weighed_loss(policy, trajectory, returns[1:], value[:-1], bonus)
+    metrics = imagination_metrics(loss, returns, value, reward, entropy, advantage)
+    if not self.spec.discrete:
+      returns = returns.at[1:].add(bonus)
+    return loss, (sg(trajectory), sg(returns), state.normalizer, metrics)
+
+  def judged(
+    self,
+    actor: Params,
+    params: Mapping[str, Params],
+    state: TrainState,
+    start: State,
+    alive: jax.Array,
+    draws: Draws,
+  ) -> tuple[Trajectory, tuple[jax.Array, jax.Array, jax.Array]]:
+    """Return an imagination, and its (returns, values, rewards) by the slow critic."""
+    acting = actor if self.actor_objective().through_dynamics else sg(actor)
+    model, horizon = params['world_model'], self.settings.behavior.horizon
+    trajectory = self.imagine(model, acting, start, alive, draws.latent, draws.action, horizon)
+    return trajectory, self.returns(model, state.targets['critic'], trajectory)
+
+  def weighed_loss(
+    self,
+    policy: Policy,
+    trajectory: Trajectory,
+    returns: jax.Array,
+    value: jax.Array,
+    bonus: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Return (the actor's loss, advantages) for the first states of a trajectory."""
+    count, advantage = len(returns), returns - value
+    action = trajectory.action[:count]
+    objective = self.actor_objective().objective(policy, action, returns, advantage)
+    return (-(objective + bonus) * trajectory.weight[:count]).mean(), advantage
+
+
+def discounted(keep: jax.Array, gamma: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Return (keep, γ keep, Πᵢ<ₜ γ keepᵢ), [H+1, N]."""
+  discount = gamma * keep
+  weight = jnp.cumprod(jnp.concatenate([jnp.ones_like(discount[:1]), discount[:-1]]), 0)
+  return keep, discount, weight
 
 
 METHOD = method.Entry(
@@ -96,4 +200,5 @@ METHOD = method.Entry(
   sizes={'small': SMALL, 'toy': TOY},
   family='dreamer',
   adapt=adapt,
+  upgrade=upgrade,
 )

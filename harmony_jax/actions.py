@@ -1,0 +1,220 @@
+"""The policy: an MLP head, and the distributions of actions that it can describe.
+
+A distribution is a named tuple of arrays, made from the head's outputs, with `sample`, `mode`,
+`log_prob` and `entropy`. Draws take their noise as an argument (`Actor.noise`) so that all of it is
+made before a loop; None stands for the distribution's middle. A actions; float32.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr, ndtri
+
+from harmony_jax import distributions as dists
+from harmony_jax.networks import Head, HeadSettings
+from harmony_jax.settings import setting
+
+_MARGIN = 1e-6  # of truncated samples from ±1
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorSettings(HeadSettings):
+  """The policy."""
+
+  distribution: str = setting(
+    'normal',
+    'of continuous actions: normal; trunc_normal as DreamerV2, tanh_normal as DreamerPro',
+    choices=('normal', 'trunc_normal', 'tanh_normal'),
+  )
+  samples: int = setting(100, 'from which entropy and mode of a tanh_normal are estimated', least=1)
+  unimix: float = setting(0.01, 'share of a uniform distribution, for discrete actions', most=1)
+  min_std: float = setting(0.1, 'smallest standard deviation, for continuous ones')
+  max_std: float = setting(1.0, 'largest one, of normal')
+
+
+class OneHot(NamedTuple):
+  """One of A actions, as a one-hot [..., A]. Noise: uniform [...]."""
+
+  logits: jax.Array  # log-probabilities
+
+  @classmethod
+  def of(cls, outputs, config: ActorSettings) -> 'OneHot':
+    """softmax(x), mixed with a share `unimix` of the uniform distribution."""
+    return cls(dists.unimix(outputs, config.unimix))
+
+  def sample(self, noise: jax.Array | None) -> jax.Array:
+    """Return a sample with the probabilities' gradient."""
+    return dists.straight_through(dists.draw_one_hot(self.logits, noise), self.logits)
+
+  def mode(self, noise: jax.Array | None = None) -> jax.Array:
+    """Return the most likely action."""
+    return self.sample(None)
+
+  def log_prob(self, action: jax.Array) -> jax.Array:
+    """Return log π(action), [...]."""
+    return (action * self.logits).sum(-1)
+
+  def entropy(self, noise: jax.Array | None = None) -> jax.Array:
+    """Return -Σ p log p, [...]."""
+    return dists.categorical_entropy(self.logits)
+
+
+class Normal(NamedTuple):
+  """Independent normals, [..., A]. Noise: standard normal [..., A]. DreamerV3."""
+
+  mean: jax.Array
+  std: jax.Array
+
+  @classmethod
+  def of(cls, outputs, config: ActorSettings) -> 'Normal':
+    """Mean tanh(x), deviation between `min_std` and `max_std`."""
+    mean, spread = outputs
+    width = config.max_std - config.min_std
+    return cls(jnp.tanh(mean), width * jax.nn.sigmoid(spread + 2) + config.min_std)
+
+  def sample(self, noise: jax.Array | None) -> jax.Array:
+    """Return mean + std · noise."""
+    return self.mean if noise is None else self.mean + self.std * noise
+
+  def mode(self, noise: jax.Array | None = None) -> jax.Array:
+    """Return the mean."""
+    return self.mean
+
+  def log_prob(self, action: jax.Array) -> jax.Array:
+    """Return log π(action), [...]."""
+    return dists.normal_log_prob(action, self.mean, self.std).sum(-1)
+
+  def entropy(self, noise: jax.Array | None = None) -> jax.Array:
+    """Return Σ ½ log(2πe) + log std, [...]."""
+    return dists.normal_entropy(self.std).sum(-1)
+
+
+class TruncatedNormal(NamedTuple):
+  """Normals cut to [-1, 1] and renormalised, [..., A]. Noise: uniform [..., A]. DreamerV2."""
+
+  mean: jax.Array
+  std: jax.Array
+
+  @classmethod
+  def of(cls, outputs, config: ActorSettings) -> 'TruncatedNormal':
+    """Mean tanh(x), deviation 2 sigmoid(y/2) + `min_std`."""
+    mean, spread = outputs
+    return cls(jnp.tanh(mean), 2 * jax.nn.sigmoid(spread / 2) + config.min_std)
+
+  def _bounds(self):
+    """(α, β, Φ(α), Z): the bounds in units of std, and the probability between them."""
+    low, high = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
+    below = ndtr(low)
+    return low, high, below, jnp.maximum(ndtr(high) - below, 1e-8)
+
+  def sample(self, noise: jax.Array | None) -> jax.Array:
+    """Return mean + std Φ⁻¹(Φ(α) + u Z), kept from ±1 with the gradient passed straight."""
+    _, _, below, inside = self._bounds()
+    tiny = float(np.finfo(np.float32).eps)
+    uniform = 0.5 if noise is None else noise  # the median
+    value = self.mean + self.std * ndtri(jnp.clip(below + uniform * inside, tiny, 1 - tiny))
+    kept = jnp.clip(value, -1 + _MARGIN, 1 - _MARGIN)
+    return value + jax.lax.stop_gradient(kept - value)
+
+  def mode(self, noise: jax.Array | None = None) -> jax.Array:
+    """Return the mean of the uncut normal, inside the bounds."""
+    return jnp.clip(self.mean, -1, 1)
+
+  def log_prob(self, action: jax.Array) -> jax.Array:
+    """Return Σ log N(action) - log Z, [...]."""
+    each = dists.normal_log_prob(action, self.mean, self.std) - jnp.log(self._bounds()[3])
+    return each.sum(-1)
+
+  def entropy(self, noise: jax.Array | None = None) -> jax.Array:
+    """Return Σ log(√(2πe) std Z) + (α φ(α) - β φ(β)) / 2Z, [...]."""
+    low, high, _, inside = self._bounds()
+    density = lambda x: jnp.exp(-0.5 * jnp.square(x)) / np.sqrt(2 * np.pi).astype(np.float32)
+    edges = (low * density(low) - high * density(high)) / (2 * inside)
+    return (dists.normal_entropy(self.std) + jnp.log(inside) + edges).sum(-1)
+
+
+class TanhNormal(NamedTuple):
+  """tanh(x) of normals x, [..., A]. Noise: standard normal [..., A]. DreamerPro.
+
+  Entropy and mode have no closed form and are estimated from draws.
+  """
+
+  mean: jax.Array
+  std: jax.Array
+
+  @classmethod
+  def of(cls, outputs, config: ActorSettings) -> 'TanhNormal':
+    """Mean 5 tanh(x/5), deviation softplus(y) + `min_std`."""
+    mean, spread = outputs
+    return cls(5 * jnp.tanh(mean / 5), jax.nn.softplus(spread) + config.min_std)
+
+  def sample(self, noise: jax.Array | None) -> jax.Array:
+    """Return tanh(mean + std · noise)."""
+    return jnp.tanh(self.mean + self.std * (0.0 if noise is None else noise))
+
+  def mode(self, noise: jax.Array | None = None) -> jax.Array:
+    """Return the likeliest of draws by `noise` [..., samples, A]; without noise tanh(mean)."""
+    if noise is None:
+      return self.sample(None)
+    each = TanhNormal(self.mean[..., None, :], self.std[..., None, :])
+    likely = each.log_prob_of(noise).argmax(-1)
+    return jnp.take_along_axis(each.sample(noise), likely[..., None, None], -2)[..., 0, :]
+
+  def log_prob(self, action: jax.Array) -> jax.Array:
+    """Return log π(action), [...], of actions kept from ±1 by float32's smallest step."""
+    limit = 1 - float(np.finfo(np.float32).epsneg)
+    return self._log_prob(jnp.arctanh(jnp.clip(action, -limit, limit)))
+
+  def log_prob_of(self, noise: jax.Array) -> jax.Array:
+    """Return log π of `sample(noise)` without going back from the action, [...]."""
+    return self._log_prob(self.mean + self.std * noise)
+
+  def _log_prob(self, x):
+    """log N(x) - log(1 - tanh² x), summed over A."""
+    slope = 2 * (np.log(2).astype(np.float32) - x - jax.nn.softplus(-2 * x))
+    return (dists.normal_log_prob(x, self.mean, self.std) - slope).sum(-1)
+
+  def entropy(self, noise: jax.Array | None = None) -> jax.Array:
+    """Return -log π averaged over draws by `noise` [samples, ..., A], [...]."""
+    return -self.log_prob_of(jnp.zeros((1, 1)) if noise is None else noise).mean(0)
+
+
+Policy = OneHot | Normal | TruncatedNormal | TanhNormal
+CONTINUOUS = {'normal': Normal, 'trunc_normal': TruncatedNormal, 'tanh_normal': TanhNormal}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Actor:
+  """π(a | z): a head, and the kind of distribution that its outputs describe."""
+
+  config: ActorSettings
+  head: Head
+  kind: type
+  actions: int
+
+  @classmethod
+  def make(cls, config: ActorSettings, features: int, actions: int, discrete: bool, **layers):
+    """Return an actor for features F and A actions; `layers` are `style` and `dtype`."""
+    outputs = (actions,) if discrete else (actions, actions)
+    head = Head(features, config, outputs, **layers)
+    kind = OneHot if discrete else CONTINUOUS[config.distribution]
+    return cls(config=config, head=head, kind=kind, actions=actions)
+
+  @property
+  def samples(self) -> int:
+    """How many draws entropy and mode are estimated from; 0 where they are exact."""
+    return self.config.samples if self.kind is TanhNormal else 0
+
+  def policy(self, params, feature: jax.Array) -> Policy:
+    """Return the distribution of actions for features [..., F]."""
+    return self.kind.of(self.head.apply({'params': params}, feature), self.config)
+
+  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draw noise for `sample`, for leading axes `shape`."""
+    if self.kind is OneHot:
+      return jax.random.uniform(key, shape)
+    draw = jax.random.uniform if self.kind is TruncatedNormal else jax.random.normal
+    return draw(key, (*shape, self.actions))
