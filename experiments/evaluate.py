@@ -46,8 +46,8 @@ def main(words: list[str], overrides: list[str]) -> int:
   started = time.monotonic()
   results, pictures = _play(agent, options, seed, policy == 'mode')
   found = evaluation.summary(results)
-  about = {'episodes': options.episodes, 'policy': policy, 'seed': seed}
-  about['seconds'] = time.monotonic() - started
+  seconds = time.monotonic() - started
+  about = {'episodes': options.episodes, 'policy': policy, 'seed': seed, 'seconds': seconds}
   record = _record(agent, about, found, [result.seed for result in results])
   name = f'step_{agent.step:08d}_{options.episodes}_{policy}_seed{seed}'
   path = recording.unused(output, name, '.json')
@@ -63,7 +63,7 @@ def main(words: list[str], overrides: list[str]) -> int:
     print(f'{measure}: {found[measure]:.3f}')
   print(f'protocol: {record["protocol"]}')
   print(f'every score: {path}')
-  if options.video:
+  if pictures is not None:
     print(f'video: {video.save_video(path.with_suffix(""), pictures, options.fps, scale=4)}')
   return 0
 

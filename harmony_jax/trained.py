@@ -80,19 +80,11 @@ class TrainedAgent:
     """
     path = pathlib.Path(path).expanduser()
     config = configuration.read(path)
-    there = []
-    if (path / 'checkpoints').is_dir():
-      with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
-        there = checkpoints.steps()
-        if step is not None and there and step not in there:
-          listed = ', '.join(map(str, there))
-          raise UserError(f'{path} has no checkpoint of step {step}: there are {listed}')
-        if there:
-          wanted = reversed(there) if step is None else [step]
-          method, variables, step = _restore(checkpoints, config, wanted)
-    if not there:
+    if not (path / 'checkpoints').is_dir():
       raise UserError(f'{path} holds no checkpoint yet: the run has not come that far')
-    return cls(config, method, variables, step, config.run.seed if seed is None else seed)
+    with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
+      method, variables, found = _restore(checkpoints, config, path, step)
+    return cls(config, method, variables, found, config.run.seed if seed is None else seed)
 
   def policy(
     self,
@@ -239,18 +231,26 @@ def _batched(observation, specs) -> tuple[dict[str, np.ndarray], bool]:
   return {name: array[None] if single else array for name, array in arrays.items()}, single
 
 
-def _restore(checkpoints, config, steps):
-  """Return (method, variables, step) of the first checkpoint that can be read."""
+def _restore(
+  checkpoints: Checkpoints, config: Config, path: pathlib.Path, step: int | None
+) -> tuple[methods.Method, Any, int]:
+  """Return (method, variables, step) of a checkpoint, by default the first that can be read."""
+  there = checkpoints.steps()
+  if not there:
+    raise UserError(f'{path} holds no checkpoint yet: the run has not come that far')
+  if step is not None and step not in there:
+    listed = ', '.join(map(str, there))
+    raise UserError(f'{path} has no checkpoint of step {step}: there are {listed}')
   failures = []
-  for step in steps:
+  for each in reversed(there) if step is None else [step]:
     try:
-      found = _restore_one(checkpoints, config, step)
+      method, variables = _restore_one(checkpoints, config, each)
     except UserError as error:
       failures.append(error)
-    else:
-      for error in failures:
-        _log.warning('%s: taking checkpoint %d', error, step)
-      return *found, step
+      continue
+    for error in failures:
+      _log.warning('%s: taking checkpoint %d', error, each)
+    return method, variables, each
   raise failures[0]
 
 
@@ -276,7 +276,7 @@ def _spec(config, meta) -> envs.Spec:
   return env.spec
 
 
-def _make(config, num_envs, processes, options):
+def _make(config: Config, num_envs: int, processes: bool, options: Mapping) -> Any:
   try:
     return envs.make(config.run.suite, config.run.task, num_envs, processes, **options)
   except (ValueError, RuntimeError) as error:  # a bad option, or no simulator: the text says which

@@ -89,7 +89,10 @@ class Shooting(method.Method):
 
   def __init__(self, settings, spec):
     self.settings, self.spec, self.optimizer = settings, spec, optax.adam(settings.lr)
-    self.model, (self.picture,) = Model(settings.latent), spec.observation
+    ((self.picture, array),) = spec.observation.items()
+    if len(array.shape) != 3 or not spec.discrete:
+      raise ValueError('shooting needs one picture and discrete actions')
+    self.model = Model(settings.latent)
     self.capabilities = {'open_loop': self.open_loop}
 
   def init(self, key):

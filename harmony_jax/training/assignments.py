@@ -9,7 +9,18 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageDraw
 
-from harmony_jax.training.panels import BACKGROUND, FAINT, FONT, GAP, GIVEN, LINE, SIZE, TEXT, facts
+from harmony_jax.training.panels import (
+  BACKGROUND,
+  FAINT,
+  FONT,
+  GAP,
+  GIVEN,
+  LINE,
+  SIZE,
+  TEXT,
+  Prediction,
+  facts,
+)
 from harmony_jax.training.recording import Episode
 from harmony_jax.training.video import IMAGINED
 
@@ -90,7 +101,7 @@ def picture(
 
 
 def frames(
-  episode: Episode, assigned: np.ndarray, prediction: dict, title: str
+  episode: Episode, assigned: np.ndarray, prediction: Prediction, title: str
 ) -> Iterator[np.ndarray]:
   """Yield per step what the agent sees, beside the `picture` with a line at this step.
 

@@ -1,6 +1,7 @@
 """Frames of videos that explain themselves: an episode beside what a method expects, and dreams."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,10 +16,11 @@ RIGHT, WRONG = (86, 180, 233), (230, 130, 0)  # told apart by colour-blind eyes
 GIVEN = RIGHT  # brighter than elsewhere, on this ground
 _TOP = 2 * LINE + GAP // 2  # of the pictures
 FONT = ImageFont.load_default(15)
+Prediction = Mapping[str, Any]  # of `trained.Agent.open_loop` or `dream`, in NumPy
 
 
 def episode_frames(
-  episode: Episode, prediction: dict | None, tolerance: float, title: str
+  episode: Episode, prediction: Prediction | None, tolerance: float, title: str
 ) -> Iterator[np.ndarray]:
   """Yield per step what the agent sees, what its method expects, and the rewards so far.
 
@@ -30,8 +32,10 @@ def episode_frames(
 
   Yields: [height, width, 3] uint8, even sides.
   """
-  drawn = None if prediction is None else prediction['picture']
-  expected = episode.reward if prediction is None else prediction['reward']
+  told: dict[str, Any] = {'picture': None, 'reward': episode.reward, 'seen': None} | dict(
+    prediction or {}
+  )
+  drawn, expected = told['picture'], told['reward']
   low, high = min(episode.reward.min(), expected.min()), max(episode.reward.max(), expected.max())
   columns = 2 if drawn is None else 3
   for t in range(len(episode.reward)):
@@ -43,7 +47,7 @@ def episode_frames(
       for row, (text, color) in enumerate(facts(episode, prediction, t)):
         draw.text((2 * GAP + SIZE, _TOP + row * LINE), text, color, FONT)
     else:
-      color, knows = (GIVEN, 'has seen') if prediction['seen'][t] else (IMAGINED, 'imagines')
+      color, knows = (GIVEN, 'has seen') if told['seen'][t] else (IMAGINED, 'imagines')
       _paste(image, draw, 1, to_uint8(drawn[t]), f'the model {knows} this', color)
       _paste(image, draw, 2, _error(episode.picture[t], drawn[t]), 'error', None)
       right = abs(expected[t] - episode.reward[t]) <= tolerance
@@ -53,7 +57,9 @@ def episode_frames(
     yield np.asarray(image)
 
 
-def facts(episode: Episode, prediction: dict | None, t: int) -> list[tuple[str, tuple]]:
+def facts(
+  episode: Episode, prediction: Prediction | None, t: int
+) -> list[tuple[str, tuple[int, int, int]]]:
   """Return lines about a step, with their colours."""
   total = np.cumsum(episode.reward[: t + 1])[-1]
   lines = [(f'step {t}', TEXT), (f'reward {episode.reward[t]:.2f}, in sum {total:.2f}', TEXT)]
@@ -64,7 +70,7 @@ def facts(episode: Episode, prediction: dict | None, t: int) -> list[tuple[str, 
   return [*lines, (f'the model {knows} this', color), (expects, color)]
 
 
-def describe(episode: Episode, prediction: dict, tolerance: float) -> list[str]:
+def describe(episode: Episode, prediction: Prediction, tolerance: float) -> list[str]:
   """Return lines that say how well rewards were predicted, of steps seen and of the others."""
   error, seen = np.abs(prediction['reward'] - episode.reward), prediction['seen']
   lines = []
@@ -80,7 +86,7 @@ def describe(episode: Episode, prediction: dict, tolerance: float) -> list[str]:
 
 
 def strip(
-  episode: Episode, prediction: dict, tolerance: float, window: int, columns: int = 8
+  episode: Episode, prediction: Prediction, tolerance: float, window: int, columns: int = 8
 ) -> np.ndarray:
   """Return a picture of one window, as the paper's figure 3: true steps, predictions, errors.
 
@@ -140,7 +146,7 @@ def strip(
   return np.asarray(image)
 
 
-def dream_frames(dreams: dict, name: str, title: str) -> Iterator[np.ndarray]:
+def dream_frames(dreams: Prediction, name: str, title: str) -> Iterator[np.ndarray]:
   """Yield per step N dreams side by side, with the rewards that the model expects in them.
 
   Args:
@@ -208,7 +214,9 @@ def _chart(draw, now, reward, prediction, low, high, right, longest=300):
   past = steps[steps <= now]
   if len(past) > 1:
     draw.line([(x(t), y(reward[t])) for t in past], TEXT, 1)
-  for t in past if prediction is not None else ():
+  if prediction is None:
+    return
+  for t in past:
     at = x(t), y(prediction['reward'][t])
     color = GIVEN if prediction['seen'][t] else IMAGINED
     draw.ellipse((at[0] - 1.5, at[1] - 1.5, at[0] + 1.5, at[1] + 1.5), color)

@@ -47,8 +47,8 @@ def record(agent, env, seed: int, steps: int, mode: bool) -> Episode:
     if _ended(env, timestep) or len(rows) == steps:
       break
     timestep = game.send(action)
-  observation, *rest = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-  return Episode(observation[name], observation, *rest, _ended(env, timestep))
+  observation, reward, action, carry = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+  return Episode(observation[name], observation, reward, action, carry, _ended(env, timestep))
 
 
 def _ended(env, timestep):
