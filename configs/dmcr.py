@@ -30,7 +30,7 @@ ENV_FLAGS = {
     'training), or a number of them; 0 is the plain look.',
   ),
 }
-HOURS = {**dmc.HOURS, 'cpu': 'not measured'}
+HOURS = {**dmc.HOURS, 'cpu': None}
 
 SETTINGS = {
   **dmc.SETTINGS,

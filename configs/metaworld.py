@@ -15,7 +15,7 @@ from configs import common, dmc
 
 SUITE, TASK_FLAG, DEFAULT_TASK, DEFAULT_METHOD = 'metaworld', 'task', 'lever_pull', 'dreamerv2'
 ENV_FLAGS = {'render': dmc.ENV_FLAGS['render']}
-HOURS = {**dmc.HOURS, 'cpu': 'not measured'}
+HOURS = {**dmc.HOURS, 'cpu': None}
 
 # Agent steps that the paper gives a task where it is not 250K.
 STEPS = {'sweep_into': 505_000, 'push': 1_005_000, 'assembly': 1_005_000}

@@ -13,7 +13,7 @@ Status:    NOT RUN against the simulator; tested against a small imitation of it
 from configs import common, dmc, metaworld
 
 SUITE, TASK_FLAG, DEFAULT_TASK, DEFAULT_METHOD = 'rlbench', 'task', 'reach_target', 'dreamerv2'
-HOURS = {**dmc.HOURS, 'cpu': 'not measured'}
+HOURS = {**dmc.HOURS, 'cpu': None}
 
 SETTINGS = dict(
   steps=502_000,

@@ -165,7 +165,7 @@ def _main(benchmark, rest, overrides):
     print(f'{interrupted}; continue with: {shlex.join(_command())}', file=sys.stderr)
     return INTERRUPTED
   except UserError as error:
-    return _fail(error)
+    return _fail(error, error.exit_code)
   except KeyboardInterrupt:
     return _fail('interrupted; the same command continues from the last checkpoint', 130)
   except Exception as error:
@@ -202,9 +202,10 @@ def _run(benchmark, options, overrides, interruption):
     if not runs:
       return 0
     if not parallel.process_index():
+      hours = benchmark.HOURS[config.preset]
       print(
         f"preset '{config.preset}'{reason}; expected duration{' of one seed' if options.num_seeds > 1 else ''}: "
-        f'{benchmark.HOURS[config.preset]}'
+        f'{"not measured" if hours is None else f"{hours:.2g} hours"}'
       )
       for line in deviations(benchmark, config):
         print(line)

@@ -5,11 +5,19 @@ class UserError(Exception):
   """A mistake in a command, a configuration or a folder.
 
   The text is one line that says what is wrong and what would be right. The
-  launcher prints it alone, without a traceback, and exits with status 2.
+  launcher prints it alone, without a traceback, and exits with `exit_code`.
   """
+
+  exit_code = 2
 
   def __init__(self, text):
     super().__init__(one_line(text))
+
+
+class InUse(UserError):
+  """A folder in which another process works: the same command will do once that has ended."""
+
+  exit_code = 73  # EX_CANTCREAT of sysexits.h
 
 
 def one_line(text):

@@ -34,6 +34,7 @@ __all__ = [
   'random_policy',
   'require',
   'run_episodes',
+  'tasks',
 ]
 
 # Suite -> class, named rather than imported: no suite needs another's simulator.
@@ -76,6 +77,11 @@ def canonical(suite, task):
   `make` does.
   """
   return _suite(suite).canonical(task)
+
+
+def tasks(suite):
+  """Names of all tasks of a suite; [] where they cannot be counted."""
+  return list(getattr(_suite(suite), 'tasks', list)())
 
 
 def require(suite):

@@ -23,7 +23,7 @@ import subprocess
 import sys
 
 from harmony_jax import configuration
-from harmony_jax.errors import UserError
+from harmony_jax.errors import InUse, UserError
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
 FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
@@ -187,7 +187,7 @@ def _lock(file, path):
   except BlockingIOError:
     file.seek(0)
     holder = file.read(200).strip() or 'another process'
-    raise UserError(f'the run folder {path} is in use by {holder}') from None
+    raise InUse(f'the run folder {path} is in use by {holder}') from None
   file.truncate(0)
   file.write(f'process {os.getpid()} on {socket.gethostname()}')
   file.flush()
@@ -209,6 +209,12 @@ def _settle_config(path, wanted):
       json.dump(wanted, file, indent=2, allow_nan=False)
       file.write('\n')
     return False
+  check_config(path, wanted)
+  return True
+
+
+def check_config(path, wanted):
+  """Raises UserError where config.json at `path` is not that of `wanted`; lists what differs."""
   try:
     present = json.loads(path.read_text(encoding='utf-8'))
   except (ValueError, RecursionError):  # the latter: brackets without end
@@ -225,4 +231,3 @@ def _settle_config(path, wanted):
       f'{key}: folder has {old!r}, command has {new!r}' for key, (old, new) in differing.items()
     )
     raise UserError(f'{path.parent} holds another run ({lines}); choose another folder')
-  return True
