@@ -36,6 +36,7 @@ __all__ = [
   'random_policy',
   'require',
   'run_episodes',
+  'tasks',
 ]
 
 # Suite -> class, named rather than imported: no suite needs another's simulator.
@@ -84,6 +85,11 @@ def options(suite: str) -> type[Options]:
   """Return the class of a suite's options, without making an environment. Raises as `make` does."""
   module, _ = _place(suite)
   return getattr(module, 'Options', Options)
+
+
+def tasks(suite):
+  """Names of all tasks of a suite; [] where they cannot be counted."""
+  return list(getattr(_suite(suite), 'tasks', list)())
 
 
 def require(suite):

@@ -135,6 +135,11 @@ class Atari:
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return list(ATARI_100K)
+
+  @staticmethod
   def canonical(task):
     """'ms_pacman' -> 'MsPacman'."""
     return game_name(task)[0]

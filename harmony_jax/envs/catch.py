@@ -161,6 +161,11 @@ class Catch:
     self._last = (zeros.observation['image'], zeros.reward, zeros.is_first, zeros.is_last)
 
   @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return ['catch']
+
+  @staticmethod
   def canonical(task):
     """'catch', the only task."""
     if task != 'catch':

@@ -162,6 +162,11 @@ class MetaWorld:
       raise RuntimeError(f'Meta-World is not installed. To install it: {INSTALL}')
 
   @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return list(TASKS)
+
+  @staticmethod
   def canonical(task):
     """'lever-pull-v3' -> 'lever_pull'."""
     folded = str(task).lower().replace('-', '_').replace(' ', '_').removesuffix('_v3')

@@ -91,6 +91,11 @@ class RLBench:
     diagnose()
 
   @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return list(TASKS)
+
+  @staticmethod
   def canonical(task):
     """'ReachTarget' -> 'reach_target'."""
     folded = ''.join(character for character in str(task).lower() if character.isalnum())

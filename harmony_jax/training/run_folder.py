@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from harmony_jax import config as config_
 from harmony_jax import settings
-from harmony_jax.errors import UserError
+from harmony_jax.errors import InUse, UserError
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
 FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
@@ -185,7 +185,7 @@ def _lock(file, path):
   except BlockingIOError:
     file.seek(0)
     holder = file.read(200).strip() or 'another process'
-    raise UserError(f'the run folder {path} is in use by {holder}') from None
+    raise InUse(f'the run folder {path} is in use by {holder}') from None
   file.truncate(0)
   file.write(f'process {os.getpid()} on {socket.gethostname()}')
   file.flush()
