@@ -1,25 +1,26 @@
 """Tables of a report, as data first: the same table is HTML in the page and text on a terminal."""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harmony_jax.reporting import comparisons, grouping, published, statistics
-from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
-from harmony_jax.reporting.charts import decimals, number, percent, reference
-from harmony_jax.reporting.curves import references_of
+from harmony_jax.reporting import published, statistics
+from harmony_jax.reporting.figures import decimals, number, percent
+from harmony_jax.reporting.plots import AGGREGATES, References, title_of_scores
+from harmony_jax.reporting.schema import Record
 
 MISSING = 'missing'
 
 
 @dataclasses.dataclass
 class Cell:
-  """`text` with smaller `notes` under it; `strong` is bold, `faint` is what is not there."""
+  """`text` with smaller `notes` under it; `strong` is bold."""
 
   text: str
-  notes: tuple = ()
+  notes: Sequence[str] = ()
   strong: bool = False
-  faint: bool = False
 
 
 @dataclasses.dataclass
@@ -27,397 +28,235 @@ class Table:
   """A caption, the headers, and rows of cells; a row of one cell is a heading within the table."""
 
   caption: str
-  header: list
-  rows: list
-  left: int = 1  # columns at the left that are text
-  beside: tuple = ()  # columns that are context, too wide for a terminal
-  own: int = 1  # the first column of ours
+  header: list[str]
+  rows: list[list[Cell]]
+  left: int = 1  # columns of text at the left
+  beside: Sequence[str] = ()  # columns that are context, too wide for a terminal
 
-
-def score(value, success=False) -> str:
-  """A mean return, or a success rate in percent."""
-  return percent(round(value, 4)) if success and value is not None else number(value)
-
-
-def within_5_percent(scores) -> set:
-  """Keys of {key: score} that the paper's Table 2 prints in bold: not more than 5 % of the best
-  below it.
-  """
-  known = {key: each for key, each in scores.items() if each is not None}
-  if not known:
-    return set()
-  best = max(known.values())
-  return {key for key, each in known.items() if each >= best - 0.05 * abs(best)}
-
-
-def summary_of(runs, seeds=()) -> Cell:
-  """'mean ± std' over the complete runs of a task, min – max and number of seeds below; how far the
-  others are.
-
-  seeds: those that there might be; which of them there are no runs of is named.
-  """
-  success = any(record['score'] == 'success' for record in runs)
-  values = [last['value'] for last in map(grouping.final, runs) if last]
-  open_runs = [record for record in runs if not record['complete']]
-  without = sum(record['complete'] and grouping.final(record) is None for record in runs)
-  notes = []
-  if without:
-    notes.append(f'{without} complete without a finite score')
-  if open_runs:
-    notes += [
-      f'seed {each["seed"]} {"not complete: " if values else "at "}{progress(each, short=True)}'
-      for each in open_runs
+  def lines(self) -> list[str]:
+    """Return the table as aligned text; rows in which all of ours is missing in one line."""
+    at = [i for i, name in enumerate(self.header) if name not in self.beside]
+    ours = range(
+      1 + max([i for i, name in enumerate(self.header) if name in self.beside], default=0),
+      len(self.header),
+    )
+    absent = [
+      row[0].text for row in self.rows if len(row) > 1 and all(row[i].text == MISSING for i in ours)
     ]
-  absent = [seed for seed in seeds if runs and seed not in {str(record['seed']) for record in runs}]
-  if absent:
-    notes.append(f'missing: seed{"s" if len(absent) > 1 else ""} {", ".join(absent)}')
-  if not values:
-    return Cell('not complete' if open_runs else MISSING, tuple(notes), faint=True)
-  mean = statistics.mean_interval(values).point
-  if len(values) == 1:
-    return Cell(score(mean, success), ('1 seed', *notes))
-  spread = f'{score(min(values), success)} to {score(max(values), success)}, {len(values)} seeds'
-  std = float(np.std(values, ddof=1))
-  shown = score(std, success) if success else number(std, decimals(mean) if mean else None)
-  return Cell(f'{score(mean, success)} ± {shown}', (spread, *notes))
-
-
-def training_of(runs) -> Cell:
-  """Mean of the last training episodes' returns over the complete runs."""
-  values = [
-    last['train'] for last in map(grouping.final, runs) if last and last['train'] is not None
-  ]
-  return (
-    Cell(number(statistics.mean_interval(values).point)) if values else Cell(MISSING, faint=True)
-  )
-
-
-def progress(record, short=False) -> str:
-  """'step 14,000 of 100,000 (14 %)', or only '14 %', by what was written last."""
-  steps = [each['step'] for each in record['evaluations']]
-  steps += [series[0][-1] for series in record.get('metrics', {}).values() if series[0]]
-  done, planned = max(steps, default=None), record.get('planned_steps')
-  if done is None:
-    return 'nothing written yet'
-  if short and planned:
-    return f'{100 * done / planned:.0f} %'
-  return (
-    f'step {done:,} of {planned:,} ({100 * done / planned:.0f} %)' if planned else f'step {done:,}'
-  )
-
-
-def atari(records) -> Table:
-  """The layout of the paper's Table 2: random, human, the published columns, ours; aggregates are
-  `aggregates`.
-  """
-  methods = grouping.by_method(records)
-  trained = {
-    method: any(
-      each.get('train_mean') is not None for record in group for each in record['evaluations']
-    )
-    for method, group in methods.items()
-  }
-  seeds = grouping.seeds(records)
-  header = ['Game', 'Random', 'Human', *published.TABLE_2]
-  for method in methods:
-    header += [method, *([f'{method}, training'] if trained[method] else [])]
-  rows = []
-  for game in [
-    *RANDOM_AND_HUMAN,
-    *sorted({record['task'] for record in records} - set(RANDOM_AND_HUMAN)),
-  ]:
-    groups = {
-      method: [record for record in group if record['task'] == game]
-      for method, group in methods.items()
-    }
-    context = {column: scores.get(game) for column, scores in published.TABLE_2.items()}
-    ours = {
-      method: values[game] for method, group in groups.items() if (values := grouping.finals(group))
-    }
-    bold = within_5_percent(
-      {**context, **{method: statistics.mean_interval(each).point for method, each in ours.items()}}
-    )
-    known = RANDOM_AND_HUMAN.get(game, (None, None))
-    cells = [Cell(game)] + [Cell(reference(each), faint=each is None) for each in known]
-    cells += [
-      Cell(number(each), strong=column in bold, faint=each is None)
-      for column, each in context.items()
+    rows = [[self.header[i] for i in at]]
+    for row in self.rows:
+      if row[0].text not in absent:
+        cells = row if len(row) == 1 else [row[i] for i in at]
+        rows.append(
+          [' '.join([cell.text, *(f'({note})' for note in cell.notes)]) for cell in cells]
+        )
+    full = [row for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*full)]
+    pad = lambda i, text: text.ljust(widths[i]) if i < self.left else text.rjust(widths[i])
+    text = [
+      '  '.join(itertools.starmap(pad, enumerate(row))).rstrip() if len(row) > 1 else row[0]
+      for row in rows
     ]
-    for method, group in groups.items():
-      cell = summary_of(group, seeds[method in grouping.AUTHORS])
-      cell.strong = method in bold
-      cells += [cell, *([training_of(group)] if trained[method] else [])]
-    rows.append(cells)
-  return Table(
-    'Scores per game', header, rows, beside=tuple(published.TABLE_2), own=3 + len(published.TABLE_2)
-  )
+    return [self.caption, *text, *([f'missing: {", ".join(absent)}'] if absent else [])]
 
 
-def tasks(suite, records, references=None) -> Table:
-  """A row per task and method of the suite: evaluation over seeds, training returns, references,
-  hours and speed.
-  """
-  returns_too = any(record['score'] != 'return' for record in records)
-  seeds, all_methods = grouping.seeds(records), grouping.by_method(records)
-  names = list(
-    dict.fromkeys(
-      name for record in records for name in references_of(record['task'], suite, references)
-    )
-  )
-  header = [
-    'Task',
-    'Method',
-    grouping.judged_by(records),
-    *(['Evaluation return'] if returns_too else []),
-    'Training return',
-    *names,
-    'Frames',
-    'Hours per run',
-    'Steps/s',
-  ]
-  rows = []
-  for task, methods in grouping.by_task(records).items():
-    lines = references_of(task, suite, references)
-    for method in all_methods:
-      group = methods.get(method, [])
-      done = [record for record in group if grouping.final(record)]
-      returns = [grouping.number_or_none(record['evaluations'][-1].get('mean')) for record in done]
-      rows.append(
-        [
-          Cell(task),
-          Cell(method),
-          summary_of(group, seeds[method in grouping.AUTHORS]),
-          *([_mean_cell(returns)] if returns_too else []),
-          training_of(group),
-          *(Cell(reference(lines.get(name)), faint=name not in lines) for name in names),
-          _mean_cell([record['evaluations'][-1].get('frame') for record in done]),
-          _mean_cell(
-            [record.get('hours') or record['evaluations'][-1].get('hours') for record in done]
-          ),
-          _mean_cell([record.get('steps_per_second') for record in done]),
-        ]
-      )
-  return Table('Scores per task', header, rows, left=2)
-
-
-def _mean_cell(values):
-  values = [value for value in map(grouping.number_or_none, values) if value is not None]
-  return (
-    Cell(number(statistics.mean_interval(values).point)) if values else Cell(MISSING, faint=True)
-  )
-
-
-def game_sets(scores) -> list:
-  """The sets of games over which methods can be compared: those that all have, then what single
-  methods have more.
-
-  scores: {method: {game: [...]}}. Returns [(games in order, [methods that have all of them])].
-  """
-  own = {method: [game for game in sorted(each)] for method, each in scores.items() if each}
-  if not own:
-    return []
-  shared = [
-    game
-    for game in sorted(set().union(*own.values()))
-    if all(game in games for games in own.values())
-  ]
-  sets = [shared] if shared else []
-  for games in sorted(own.values(), key=len, reverse=True):
-    if games not in sets:
-      sets.append(games)
-  return [(games, [method for method in own if set(games) <= set(own[method])]) for games in sets]
-
-
-def aggregates(sets, scores) -> Table:
-  """Human-normalised mean, median, IQM and optimality gap over each of `game_sets`; published
-  columns below ours.
-  """
-  names = list(comparisons.NAMES)
-  rows = []
-  for games, methods in sets:
-    count = f'{len(games)} of {len(RANDOM_AND_HUMAN)} games'
-    rows.append([Cell(count + (f': {", ".join(games)}' if len(games) <= 6 else ''))])
-    for method in methods:
-      found = statistics.aggregates({game: scores[method][game] for game in games})
-      runs = [len(scores[method][game]) for game in games]
-      seeds = f'{min(runs)}' if min(runs) == max(runs) else f'{min(runs)} to {max(runs)}'
-      rows.append(
-        [
-          Cell(method),
-          *(interval_cell(found[name]) for name in names),
-          Cell(f'{len(games)}'),
-          Cell(seeds),
-        ]
-      )
-    for column, found in comparisons.published_aggregates(games).items():
-      rows.append(
-        [
-          Cell(f'{column}, published'),
-          Cell(f'{found["mean"]:.3f}'),
-          Cell(f'{found["median"]:.3f}'),
-          Cell('–', faint=True),
-          Cell('–', faint=True),
-          Cell(f'{len(games)}'),
-          Cell('means only', faint=True),
-        ]
-      )
-  return Table(
-    'Human-normalised aggregates',
-    ['Method', *comparisons.NAMES.values(), 'Games', 'Seeds per game'],
-    rows,
-  )
-
-
-def interval_cell(interval) -> Cell:
-  """'1.364' with '[1.20, 1.57]' under it."""
-  if interval.point is None:
-    return Cell(MISSING, faint=True)
-  if interval.low is None:
-    return Cell(f'{interval.point:.3f}', ('no interval: 1 run',))
-  return Cell(f'{interval.point:.3f}', (f'[{interval.low:.3f}, {interval.high:.3f}]',))
-
-
-def improvement(pairs) -> Table:
-  """P(first > second) of `comparisons.improvements`."""
-  return Table(
-    'Probability of improvement',
-    ['First', 'Second', 'P(first > second)', 'Tasks'],
-    [
-      [Cell(x), Cell(y), interval_cell(interval), Cell(str(len(shared)))]
-      for x, y, interval, shared in pairs
-    ],
-    left=2,
-  )
-
-
-def runs(records) -> Table:
-  """What was run: a row per suite and method."""
-  rows = []
-  for suite, group in grouping.by_suite(records).items():
-    for method, each in grouping.by_method(group).items():
-      complete = sum(bool(record['complete']) for record in each)
-      hours = [
-        value for record in each if (value := grouping.number_or_none(hours_of(record))) is not None
-      ]
-      seeds = sorted({str(record['seed']) for record in each}, key=lambda text: (len(text), text))
-      rows.append(
-        [
-          Cell(suite),
-          Cell(method),
-          Cell(str(len({record['task'] for record in each}))),
-          Cell(', '.join(seeds)),
-          Cell(f'{complete} of {len(each)}'),
-          Cell(number(sum(hours))) if hours else Cell('not recorded', faint=True),
-        ]
-      )
-  return Table(
-    'What was run',
-    ['Suite', 'Method', 'Tasks', 'Seeds', 'Runs complete', 'Hours in all'],
-    rows,
-    left=2,
-  )
-
-
-def each_run(records) -> Table:
-  """A row per run: how far it is, its last evaluation, what it took, where it was read from."""
-  rows = []
+def finals(records: Sequence[Record]) -> dict[str, dict[str, list[float]]]:
+  """Return {method: {task: [score of each complete run]}}, of methods that have any."""
+  found = {}
   for record in records:
-    last = record['evaluations'][-1] if record['evaluations'] else None
-    success = record['score'] == 'success'
-    value = grouping.value(record, last) if last else None
-    hours, speed = (
-      grouping.number_or_none(hours_of(record)),
-      grouping.number_or_none(record.get('steps_per_second')),
-    )
-    train = grouping.number_or_none(last['train_mean']) if last else None
-    commit = str((record.get('environment') or {}).get('commit') or MISSING)
+    if record.complete and record.final is not None:
+      found.setdefault(record.method, {}).setdefault(record.task, []).append(record.final)
+  return found
+
+
+def scores(records: Sequence[Record], references: References) -> Table:
+  """Return a row per task in the layout of the paper's Table 2: references, for Atari the published
+  columns, then of each method evaluation and training returns."""
+  atari = records[0].suite == 'atari'
+  tasks = sorted({record.task for record in records})
+  tasks = (
+    [
+      *published.RANDOM_AND_HUMAN,
+      *(task for task in tasks if task not in published.RANDOM_AND_HUMAN),
+    ]
+    if atari
+    else tasks
+  )
+  columns = published.TABLE_2 if atari else {}
+  names = list(dict.fromkeys(name for task in tasks for name in references.get(task, {})))
+  methods = {}
+  for record in records:
+    methods.setdefault(record.method, []).append(record)
+  seeds = {
+    authors: sorted({r.seed for r in records if (r.method in published.AUTHORS) == authors})
+    for authors in (False, True)
+  }
+  measured = {r.judged_by for r in records} != {'return'}
+  header = ['Task', *names, *columns]
+  for method in methods:
+    header += [method, *([f'{method}, return'] if measured else []), f'{method}, training']
+  rows = []
+  for task in tasks:
+    own = {method: [r for r in group if r.task == task] for method, group in methods.items()}
+    means = {column: each.get(task) for column, each in columns.items()}
+    means |= {method: _mean(_scores(group)) for method, group in own.items()}
+    best = within_5_percent(means)
+    cells = [Cell(task), *(Cell(_reference(references.get(task, {}).get(name))) for name in names)]
+    cells += [Cell(number(means[column]), strong=column in best) for column in columns]
+    for method, group in own.items():
+      cell = summary(group, seeds[method in published.AUTHORS])
+      cell.strong = method in best
+      done = [record for record in group if record.complete and record.final is not None]
+      returns = [Cell(number(_mean([r.evaluations['eval_mean'][-1] for r in done])))]
+      training = Cell(number(_mean([r.evaluations['train_mean'][-1] for r in done])))
+      cells += [cell, *(returns if measured else []), training]
+    rows.append(cells)
+  unit = title_of_scores(records)
+  return Table(f'{unit} per task', header, rows, beside=tuple(columns))
+
+
+def summary(runs: Sequence[Record], seeds: Sequence[int] = ()) -> Cell:
+  """Return 'mean ± std' over the complete runs of a task and method; range and number of seeds
+  below, how far the others are, and which of `seeds` there are no runs of."""
+  values, notes = _scores(runs), []
+  shown = percent if any(record.judged_by == 'success' for record in runs) else number
+  if len(values) == 1:
+    notes.append('1 seed')
+  elif values:
+    notes.append(f'{shown(min(values))} to {shown(max(values))}, {len(values)} seeds')
+  notes += [f'seed {r.seed} not complete: {progress(r)}' for r in runs if not r.complete]
+  without = sum(record.complete and record.final is None for record in runs)
+  notes += [f'{without} complete without a score'] if without else []
+  absent = [str(seed) for seed in seeds if runs and seed not in {r.seed for r in runs}]
+  notes += [f'missing: seed{"s" * (len(absent) > 1)} {", ".join(absent)}'] if absent else []
+  if not values:
+    return Cell(MISSING if not runs else 'not complete', notes)
+  mean = _mean(values)
+  if len(values) == 1:
+    return Cell(shown(mean), notes)
+  std = float(np.std(values, ddof=1))
+  spread = percent(std) if shown is percent else number(std, decimals(mean) if mean else None)
+  return Cell(f'{shown(mean)} ± {spread}', notes)
+
+
+def progress(record: Record) -> str:
+  """Return how far a run is by what it wrote last: 'step 14,000 of 100,000 (14 %)'."""
+  done = max([0, *record.evaluations['step'], *record.metrics['step']])
+  return (
+    f'step {done:,} of {record.steps:,} ({100 * done / record.steps:.0f} %)'
+    if done
+    else 'nothing written yet'
+  )
+
+
+def within_5_percent(scores: Mapping[str, float | None]) -> set[str]:
+  """Return those that the paper's Table 2 prints in bold: not more than 5 % of the best below it."""
+  known = {key: score for key, score in scores.items() if score is not None}
+  best = max(known.values(), default=0)
+  bold = {key for key, score in known.items() if score >= best - 0.05 * abs(best)}
+  return bold if len(known) > 1 else set()
+
+
+def task_sets(found: Mapping[str, statistics.Scores]) -> list[tuple[list[str], list[str]]]:
+  """Return (tasks, methods that have all of them): the tasks that all methods share, then what
+  single methods have more."""
+  own = {method: sorted(each) for method, each in found.items() if each}
+  shared = sorted(set.intersection(*map(set, own.values()))) if own else []
+  sets = [shared] if shared else []
+  for tasks in sorted(own.values(), key=len, reverse=True):
+    sets += [tasks] if tasks not in sets else []
+  return [(tasks, [m for m in own if set(tasks) <= set(own[m])]) for tasks in sets]
+
+
+def aggregates(
+  found: Mapping[str, statistics.Scores], caption: str, names: Sequence[str], total: int = 0
+) -> Table:
+  """Return aggregates over each of `task_sets`; published columns, of which only mean and median
+  can be told, below ours where `total`, the number of the benchmark's games, is given."""
+  rows = []
+  for tasks, methods in task_sets(found):
+    of = f' of {total} games' if total else ' tasks'
+    rows.append([Cell(f'{len(tasks)}{of}' + (f': {", ".join(tasks)}' if len(tasks) <= 6 else ''))])
+    for method in methods:
+      each = statistics.aggregates({task: found[method][task] for task in tasks})
+      runs = [len(found[method][task]) for task in tasks]
+      count = f'{min(runs)}' if min(runs) == max(runs) else f'{min(runs)} to {max(runs)}'
+      rows.append([Cell(method), *(interval(each[name]) for name in names), Cell(count)])
+    for column, points in published_points(tasks).items() if total else ():
+      cells = [Cell(f'{points[name]:.3f}' if name in points else '–') for name in names]
+      rows.append([Cell(f'{column}, published'), *cells, Cell('means only')])
+  return Table(caption, ['Method', *(AGGREGATES[name] for name in names), 'Runs per task'], rows)
+
+
+def published_points(games: Sequence[str]) -> dict[str, dict[str, float]]:
+  """Return {column of Table 2: {'mean', 'median'}} over games: all that one mean each can tell."""
+  found = {}
+  for column, scores in published.TABLE_2.items():
+    points = statistics.points(published.normalized({game: [scores[game]] for game in games}))
+    found[column] = {name: points[name] for name in ('mean', 'median')}
+  return found
+
+
+def improvements(
+  found: Mapping[str, statistics.Scores],
+) -> dict[tuple[str, str], statistics.Interval]:
+  """Return {(x, y): P(x > y)} of each pair of methods that share tasks."""
+  pairs = {
+    pair: statistics.probability_of_improvement(found[pair[0]], found[pair[1]])
+    for pair in itertools.combinations(found, 2)
+  }
+  return {pair: each for pair, each in pairs.items() if each.point is not None}
+
+
+def improvement(pairs: Mapping[tuple[str, str], statistics.Interval]) -> Table:
+  """Return the table of `improvements`."""
+  rows = [[Cell(x), Cell(y), interval(each)] for (x, y), each in pairs.items()]
+  return Table('Probability of improvement', ['First', 'Second', 'P(first > second)'], rows, left=2)
+
+
+def interval(each: statistics.Interval) -> Cell:
+  """Return '1.364' with '[1.191, 1.577]' under it."""
+  bounds = 'no interval: 1 run' if each.low is None else f'[{each.low:.3f}, {each.high:.3f}]'
+  return Cell(f'{each.point:.3f}', (bounds,))
+
+
+def runs(records: Sequence[Record]) -> Table:
+  """Return a row per run: how far it is, its last evaluation, what it took, where it came from."""
+  rows = []
+  for r in records:
+    shown = percent if r.judged_by == 'success' else number
+    training = r.evaluations['train_mean'][-1] if r.scores else None
+    state = 'complete' if r.complete else progress(r)
+    commit = r.environment['commit'] or MISSING
+    numbers = [
+      MISSING if r.final is None else shown(r.final),
+      *map(number, (training, r.hours, r.steps_per_second)),
+    ]
+    texts = [r.suite, r.task, r.method, r.weighting, str(r.seed), state, *numbers]
     rows.append(
       [
-        Cell(record['task']),
-        Cell(record['method']),
-        Cell(str(record['seed'])),
-        Cell('complete') if record['complete'] else Cell(progress(record), faint=True),
-        Cell(score(value, success)),
-        Cell(number(train)),
-        Cell(number(hours)),
-        Cell(number(speed)),
-        Cell(commit[:10] + (' (dirty)' if 'dirty' in commit else '')),
-        Cell(record['source']),
+        Cell(text)
+        for text in (
+          *texts,
+          commit[:10] + commit[40:],
+          r.environment['devices'] or MISSING,
+          r.source,
+        )
       ]
     )
-  return Table(
-    'Every run',
-    [
-      'Task',
-      'Method',
-      'Seed',
-      'State',
-      'Last evaluation',
-      'Training',
-      'Hours',
-      'Steps/s',
-      'Commit',
-      'Read from',
-    ],
-    rows,
-    left=2,
-  )
+  header = 'Suite Task Method Weighting Seed State Score Training Hours Steps/s Commit Devices'
+  return Table('Every run', [*header.split(), 'Read from'], rows, left=6)
 
 
-def hours_of(record):
-  """A run's hours, by what it recorded last."""
-  return record.get('hours') or next(
-    (each['hours'] for each in reversed(record['evaluations']) if each.get('hours') is not None),
-    None,
-  )
+def _scores(runs):
+  return [record.final for record in runs if record.complete and record.final is not None]
 
 
-def lines(table) -> list:
-  """The table as aligned text, without the columns `beside`, of the notes only intervals and what
-  is missing, and rows in which all of ours is missing in one line."""
-  kept = [at for at, name in enumerate(table.header) if name not in table.beside]
-  rows = [[table.header[at] for at in kept]]
-  absent = [
-    row[0].text
-    for row in table.rows
-    if len(row) > 1 and all(cell.text == MISSING for cell in row[table.own :])
-  ]
-  rows += [
-    [_flat(row[at]) for at in kept] if len(row) > 1 else [_flat(row[0])]
-    for row in table.rows
-    if row[0].text not in absent
-  ]
-  widths = [max(len(row[column]) for row in rows if len(row) > 1) for column in range(len(kept))]
-  text = [table.caption]
-  for row in rows:
-    text.append(
-      row[0]
-      if len(row) == 1
-      else '  '.join(
-        cell.ljust(width) if at < table.left else cell.rjust(width)
-        for at, (cell, width) in enumerate(zip(row, widths))
-      ).rstrip()
-    )
-  return text + ([f'missing: {", ".join(absent)}'] if absent else [])
+def _mean(values):
+  return statistics.mean_interval(values).point
 
 
-def _flat(cell):
-  shown = [
-    note if note.startswith('[') else f'({note})' for note in cell.notes if ' to ' not in note
-  ]
-  return ' '.join([cell.text, *shown])
-
-
-def returns(scaled) -> Table | None:
-  """Mean over tasks and interquartile mean of returns / 1000. scaled: {method: {task: [return /
-  1000]}}.
-  """
-  rows = []
-  for games, methods in game_sets(scaled):
-    if len(games) < 2:
-      continue
-    rows.append([Cell(f'{len(games)} tasks: {", ".join(games)}')])
-    for method in methods:
-      found = statistics.aggregates({game: scaled[method][game] for game in games})
-      rows.append([Cell(method), interval_cell(found['mean']), interval_cell(found['iqm'])])
-  return Table('Return / 1000 over tasks', ['Method', 'Mean', 'IQM'], rows) if rows else None
+def _reference(value):
+  """A number that others printed, with its own digits: '−20.7', '0.1', '7,128'."""
+  short = value is not None and abs(value) < 1000
+  return f'{value:g}'.replace('-', '−') if short else number(value)
