@@ -52,12 +52,8 @@ def main(words: list[str]) -> int:
   made = report.make(own + authors, problems, references, options.title, options.metrics)
   command = shlex.join(['python', '-m', 'experiments.report', *sys.argv[1:]])
   lead = f'Made {datetime.datetime.now():%d %B %Y, %H:%M} by the code of commit {git_commit()}.'
-  report.write(
-    options.output,
-    report.render(made, lead, command),
-    made.figures,
-    lambda folder: results_files.write(own, folder),
-  )
+  html = report.render(made, lead, command)
+  report.write(made, html, options.output, lambda folder: results_files.write(own, folder))
   print('\n'.join(report.text(made)))
   print(pathlib.Path(options.output, 'index.html'))
   return 0

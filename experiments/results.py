@@ -24,7 +24,7 @@ flags.DEFINE_bool('replace', False, 'Put runs in the place of different ones tha
 
 def main(words: list[str]) -> int:
   """Read the runs and write the files."""
-  from harmony_jax.reporting import plots, records, report, results_files
+  from harmony_jax.reporting import figures, records, report, results_files
 
   options = flags.FLAGS
   if not words:
@@ -37,14 +37,12 @@ def main(words: list[str]) -> int:
   if not found:
     raise UserError('no run can be read there')
   for folder in {path.parent: None for path in written} if options.figure else ():
-    tasks = {}
-    for record in report.told_apart(records.collect(sorted(folder.glob('*.json')))[0]):
-      tasks.setdefault(record.task, []).append(record)
-    for task, group in sorted(tasks.items()):
-      name = ''.join(c if c.isalnum() else '_' for c in task)
-      path = folder / (f'curves-{name}.png' if len(tasks) > 1 else 'curves.png')
-      plots.combined(group, path, report.references_of(group, references), options.title)
-      written.append(path)
+    everything = report.told_apart(records.collect(sorted(folder.glob('*.json')))[0])
+    for task in (tasks := sorted({record.task for record in everything})):
+      group = [record for record in everything if record.task == task]
+      figure = report.combined(group, report.references_of(group, references), options.title)
+      figure.name = f'curves-{figure.name}' if len(tasks) > 1 else 'curves'
+      written += figures.save(figure, folder)
   for record in sorted(found, key=lambda each: each.place):
     score = 'no score yet' if record.final is None else f'{record.final:,.3f}'
     state = '' if record.complete else f' (not complete: {record.steps:,} steps)'

@@ -12,7 +12,7 @@ import itertools
 import math
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -47,10 +47,18 @@ class Panel:
   """One axis; its size and the room at its left are in CSS pixels at scale 1."""
 
   title: str
+  xlabel: str
   draw: Callable[[Axes], None]
   width: int = 260
   height: int = 178
   left: int = 40
+
+  def draw_on(self, axis: Axes) -> None:
+    """Draw all of it."""
+    self.draw(axis)
+    axis.set_title(self.title, pad=5)
+    axis.set_xlabel(self.xlabel, labelpad=2)
+    axis.tick_params(which='both', length=2.5, pad=2.5, width=0.6)
 
 
 @dataclasses.dataclass
@@ -59,13 +67,22 @@ class Figure:
 
   name: str
   title: str
-  panels: list[Panel]
   caption: str
+  panels: list[Panel]
   legend: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
-  xlabel: str = ''
 
   def __post_init__(self):
     self.name = re.sub(r'[^a-z0-9_-]+', '-', self.name.lower())  # it becomes a file's name
+
+
+def colors_of(names: Iterable[str], wanted: Mapping[str, str]) -> dict[str, str]:
+  """Return {name: colour}: the one it wants, or else the first that nobody has or wants."""
+  colors = {}
+  for name in names:
+    free = [wanted.get(name), *(color for color in PALETTE if color not in wanted.values())]
+    taken = {None, *colors.values()}
+    colors[name] = next((color for color in [*free, *PALETTE] if color not in taken), '#7F7F7F')
+  return colors
 
 
 def inline(figure: Figure) -> list[str]:
@@ -76,8 +93,7 @@ def inline(figure: Figure) -> list[str]:
     box = {'left': panel.left / width, 'right': 1 - 12 / width, 'top': 1 - 22 / height}
     with matplotlib.rc_context(RC):
       canvas = Canvas(figsize=(width / 72, height / 72))
-      axis = canvas.subplots(gridspec_kw={**box, 'bottom': (33 if figure.xlabel else 20) / height})
-      draw_panel(figure, panel, axis)
+      panel.draw_on(canvas.subplots(gridspec_kw={**box, 'bottom': 33 / height}))
       text = _svg(canvas, f'{figure.name}-{at}')
     # a page may show each colour lighter in the dark
     text = re.sub(r'#([0-9a-f]{6})(?=[;"])', r'var(--c\1, #\1)', text)
@@ -88,7 +104,7 @@ def inline(figure: Figure) -> list[str]:
   return found
 
 
-def save(figure: Figure, folder: pathlib.Path) -> None:
+def save(figure: Figure, folder: pathlib.Path) -> list[pathlib.Path]:
   """Write `folder`/name.svg and .png: all panels and the legend in one picture."""
   panel, longest = figure.panels[0], max([len(label) for label, _, _ in figure.legend], default=0)
   columns = min(4, len(figure.panels), max(1, 1100 // panel.width))
@@ -96,36 +112,24 @@ def save(figure: Figure, folder: pathlib.Path) -> None:
   width = max(columns * panel.width, 8 * len(figure.title), 7 * longest + 60)
   across = max(1, width // (7 * longest + 60))
   height = rows * panel.height + 30 + 17 * -(-len(figure.legend) // across)
-  with matplotlib.rc_context(RC):
-    canvas = Canvas(figsize=(width / 72, height / 72), layout='constrained')
-    axes = canvas.subplots(rows, columns, squeeze=False).flat
-    for axis, panel in itertools.zip_longest(axes, figure.panels):
-      draw_panel(figure, panel, axis) if panel else axis.remove()
-    canvas.suptitle(figure.title, x=0.01, ha='left', fontsize=12, fontweight='bold')
-    draw_legend(canvas, figure, loc='outside lower left', ncols=across)
-    text = _svg(canvas, 'f').replace('<defs>', f'{_SCHEMES}<defs>', 1)
-    (folder / f'{figure.name}.svg').write_text(text, encoding='utf-8')
-    canvas.set_layout_engine('none')  # as it is now: finding it again takes seconds
-    canvas.savefig(folder / f'{figure.name}.png', dpi=max(90, 79200 / width), facecolor='white')
-
-
-def draw_panel(figure: Figure, panel: Panel, axis: Axes) -> None:
-  """Draw a panel with its figure's labels."""
-  panel.draw(axis)
-  axis.set_title(panel.title, pad=5)
-  axis.set_xlabel(figure.xlabel, labelpad=2)
-  axis.tick_params(which='both', length=2.5, pad=2.5, width=0.6)
-
-
-def draw_legend(where: Canvas | Axes, figure: Figure, **options: object) -> None:
-  """Draw a figure's legend; options as of Matplotlib's `legend`."""
   handles = [
     Patch(color=color, alpha=0.22, linewidth=0, label=label)
     if kind == 'band'
     else Line2D([], [], color=color, linewidth=2, linestyle=STYLES[kind], label=label)
     for label, color, kind in figure.legend
   ]
-  where.legend(handles=handles, **options)
+  svg, png = (folder / f'{figure.name}.{kind}' for kind in ('svg', 'png'))
+  with matplotlib.rc_context(RC):
+    canvas = Canvas(figsize=(width / 72, height / 72), layout='constrained')
+    axes = canvas.subplots(rows, columns, squeeze=False).flat
+    for axis, panel in itertools.zip_longest(axes, figure.panels):
+      panel.draw_on(axis) if panel else axis.remove()
+    canvas.suptitle(figure.title, x=0.01, ha='left', fontsize=12, fontweight='bold')
+    canvas.legend(handles=handles, loc='outside lower left', ncols=across)
+    svg.write_text(_svg(canvas, 'f').replace('<defs>', f'{_SCHEMES}<defs>', 1), encoding='utf-8')
+    canvas.set_layout_engine('none')  # as it is now: finding it again takes seconds
+    canvas.savefig(png, dpi=110, facecolor='white')
+  return [svg, png]
 
 
 def number(value: float | None, digits: int | None = None) -> str:

@@ -5,22 +5,20 @@ How they were made differs: only the columns of the HarmonyDream paper itself ar
 episodes at the end, as ours are.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import results_files
-from harmony_jax.reporting.schema import COUNTS, FACTS, NUMBERS, Record, is_count
+from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record, is_count
 
 # Mean scores as Table 2 of the HarmonyDream paper prints them (arXiv 2310.00344), but random and
 # human scores with the decimals with which Atari 100K papers use them (Wang et al. 2016, arXiv
 # 1511.06581). Columns 3 to 6 are what the methods' own papers report; the last two are the
 # authors' runs, 5 seeds.
 _COLUMNS = (
-  'Random',
-  'Human',
+  *('Random', 'Human'),
   'SimPLe (2020)',
   'TWM (2023)',
   'IRIS (2023)',
@@ -100,8 +98,8 @@ def read_scores(folder: str | os.PathLike) -> list[Record]:
     raise UserError(f'{folder} is no folder with {" or ".join(FILES)}')
   games = {game.lower(): game for game in RANDOM_AND_HUMAN}
   for path in paths:
+    content = results_files.read_json(path, f'{path}')
     try:
-      content = json.loads(path.read_text(encoding='utf-8'))
       frames = content['steps']
       if not frames or not all(map(is_count, frames)):
         raise ValueError("'steps' must be a list of numbers of frames")
@@ -110,9 +108,8 @@ def read_scores(folder: str | os.PathLike) -> list[Record]:
         if game is None:
           raise ValueError(f'{name!r} is none of the 26 games')
         found += [_record(path.name, game, *each, frames) for each in enumerate(seeds)]
-    except (OSError, *results_files.DAMAGES) as error:
-      told = results_files.told(error)
-      raise UserError(f"{path} cannot be read as the authors' scores: {told}") from None
+    except DAMAGES as error:
+      raise results_files.damaged(path, error) from None
   return found
 
 

@@ -8,54 +8,55 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jinja2
 
 from harmony_jax.errors import UserError
-from harmony_jax.reporting import figures, plots, protocol, published, statistics, tables
+from harmony_jax.reporting import comparisons, curves, figures, protocol, published, tables
+from harmony_jax.reporting.curves import References
 from harmony_jax.reporting.figures import Figure
-from harmony_jax.reporting.plots import References
 from harmony_jax.reporting.schema import Record, is_number
+from harmony_jax.reporting.statistics import AGGREGATES, Scores, aggregates
 
 EVERY = '*'  # the task of references that hold for all
-_MANIFEST = 'report.json'  # the files of a report, which a later one may take the place of
+_MANIFEST = 'report.json'  # names the files of a report, whose place a later one may take
+_TEMPLATES = jinja2.Environment(
+  loader=jinja2.PackageLoader('harmony_jax.reporting'),
+  autoescape=True,
+  trim_blocks=True,
+  lstrip_blocks=True,
+  undefined=jinja2.StrictUndefined,
+)
 
 
 @dataclasses.dataclass
 class Part:
-  """Figures and tables under a heading; `kind` names the notes that the template sets below."""
+  """Figures and a table under a heading; `kind` names the notes that the template sets below."""
 
   kind: str
   title: str
-  figures: list[Figure] = dataclasses.field(default_factory=list)
+  figures: list[Figure]
   table: tables.Table | None = None
 
 
 @dataclasses.dataclass
-class Section:
-  """What there is of one suite."""
-
-  suite: str
-  title: str
-  protocol: list[tuple[str, str]]
-  parts: list[Part]
-
-
-@dataclasses.dataclass
 class Report:
-  """A report before it is written."""
+  """A report before it is written: {suite: [part]}."""
 
   title: str
   records: list[Record]
   problems: Sequence[str]
-  sections: list[Section]
+  suites: dict[str, list[Part]]
 
-  @property
+  def of(self, suite: str) -> list[Record]:
+    """Return the records of one suite."""
+    return [record for record in self.records if record.suite == suite]
+
   def figures(self) -> list[Figure]:
-    return [
-      figure for section in self.sections for part in section.parts for figure in part.figures
-    ]
+    """Return the figures of all parts."""
+    parts = [part for parts in self.suites.values() for part in parts]
+    return [figure for part in parts for figure in part.figures]
 
 
 def make(
@@ -63,7 +64,7 @@ def make(
   problems: Sequence[str] = (),
   references: References | None = None,
   title: str = '',
-  metrics: Sequence[str] = tuple(plots.METRICS),
+  metrics: Sequence[str] = tuple(curves.METRICS),
 ) -> Report:
   """Put a report together.
 
@@ -74,28 +75,21 @@ def make(
     metrics: names or prefixes of those to draw.
   """
   records = sorted(told_apart(records), key=_order)
-  colors, suites = plots.method_colors(records), {}
-  for record in records:
-    suites.setdefault(record.suite, []).append(record)
-  sections = [
-    _section(suite, group, colors, references or {}, metrics) for suite, group in suites.items()
-  ]
-  title = title or ', '.join(section.title for section in sections)
-  return Report(title, records, problems, sections)
+  report = Report(title, records, problems, {record.suite: [] for record in records})
+  report.title = title or ', '.join(map(protocol.title, report.suites))
+  colors = curves.method_colors(records)
+  for suite in report.suites:
+    parts = _parts(suite, report.of(suite), colors, references or {}, metrics)
+    for part in parts:
+      part.figures = [figure for figure in part.figures if figure]
+    report.suites[suite] = [part for part in parts if part.figures or part.table]
+  return report
 
 
 def render(report: Report, lead: str, command: str) -> str:
   """Return the page; `lead` tells when and of which commit, `command` that made it."""
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('harmony_jax.reporting'),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-  )
-  environment.globals |= {'inline': figures.inline, 'INK': figures.INK, 'MISSING': tables.MISSING}
   running = [r for r in report.records if not r.complete]
-  return environment.get_template('report.html').render(
+  return _TEMPLATES.get_template('report.html').render(
     report=report,
     lead=lead,
     command=command,
@@ -103,6 +97,10 @@ def render(report: Report, lead: str, command: str) -> str:
     runs=tables.runs(report.records),
     hours=sum(r.hours or 0 for r in report.records),
     authors=any(r.method in published.AUTHORS for r in report.records),
+    inline=figures.inline,
+    protocol=protocol,
+    INK=figures.INK,
+    MISSING=tables.MISSING,
   )
 
 
@@ -110,9 +108,10 @@ def text(report: Report) -> list[str]:
   """Return the report's tables as lines of text, protocols before them."""
   complete = sum(record.complete for record in report.records)
   lines = [f'{complete} of {len(report.records)} runs are complete; the others are in no mean']
-  for section in report.sections:
-    lines += ['', section.title, *(f'{bold} {line}' for bold, line in section.protocol)]
-    for part in section.parts:
+  for suite, parts in report.suites.items():
+    told = [f'{bold} {line}' for bold, line in protocol.lines(report.of(suite))]
+    lines += ['', protocol.title(suite), *told]
+    for part in parts:
       lines += ['', *part.table.lines()] if part.table else []
   return lines
 
@@ -136,6 +135,15 @@ def parse_references(text: str) -> dict[str, dict[str, float]]:
       '--references must be JSON of names and finite scores, {"random": -20.7}, or of such for each '
       'task, {"walker_stand": {"random": 144.2}}'
     ) from None
+
+
+def combined(records: Sequence[Record], references: References, title: str = '') -> Figure:
+  """Return learning curves, harmonizer weights and loss scales of one task side by side."""
+  drawn = [curves.learning(records, curves.method_colors(records), references)]
+  drawn = [each for each in (*drawn, *(curves.metric(records, p) for p in curves.METRICS)) if each]
+  panels = [dataclasses.replace(each.panels[0], title=each.title, width=360) for each in drawn]
+  legend = dict.fromkeys(entry for each in drawn for entry in each.legend)
+  return Figure(records[0].task, title or records[0].task, '', panels, list(legend))
 
 
 def told_apart(records: Sequence[Record]) -> list[Record]:
@@ -169,62 +177,56 @@ def _order(record):
   return record.suite != 'atari', record.suite, *kind, record.task, record.seed
 
 
-def _section(suite, records, colors, given, metrics):
-  references, atari = references_of(records, given), suite == 'atari'
-  curves = [plots.learning(records, colors, references, x) for x in ('frame', 'hours')]
+def _parts(suite, records, colors, given, metrics):
+  references = references_of(records, given)
+  learning = [curves.learning(records, colors, references, x) for x in ('frame', 'hours')]
   parts = [
-    Part('curves', 'Learning curves', curves),
-    Part('scores', 'Scores', table=tables.scores(records, references)),
+    Part('curves', 'Learning curves', learning),
+    Part('scores', 'Scores', [], tables.scores(records, references)),
   ]
   found = tables.finals(records)
   returns = tables.finals([record for record in records if record.judged_by == 'return'])
-  if atari:
-    parts += _atari(suite, returns, colors)
+  if suite == 'atari':
+    parts += _atari(returns, colors)
   elif suite == 'dmc' and len({task for each in returns.values() for task in each}) > 1:
-    scaled = {
-      m: {t: [v / 1000 for v in vs] for t, vs in each.items()} for m, each in returns.items()
-    }
+    scaled = {method: _scaled(each, 1000) for method, each in returns.items()}
     table = tables.aggregates(scaled, 'Return / 1000 over tasks', ('mean', 'iqm'))
-    parts.append(Part('dmc', 'Aggregates', table=table))
+    parts.append(Part('dmc', 'Aggregates', [], table))
   if pairs := tables.improvements(found):
-    drawn = [plots.improvement(suite, pairs, colors)]
-    parts.append(
-      Part('improvement', 'Probability of improvement', drawn, tables.improvement(pairs))
-    )
-  parts.append(
-    Part('metrics', 'Metrics of training', [plots.metric(records, name) for name in metrics])
-  )
-  for part in parts:
-    part.figures = [figure for figure in part.figures if figure]
-  parts = [part for part in parts if part.figures or part.table]
-  return Section(suite, protocol.title(suite), protocol.lines(records), parts)
+    drawn, table = comparisons.improvement(suite, pairs, colors), tables.improvement(pairs)
+    parts.append(Part('improvement', 'Probability of improvement', [drawn], table))
+  drawn = [curves.metric(records, prefix) for prefix in metrics]
+  return [*parts, Part('metrics', 'Metrics of training', drawn)]
 
 
-def _atari(suite, returns, colors):
-  scores = {m: games for m, each in returns.items() if (games := published.normalized(each))}
+def _scaled(scores: Scores, by: float) -> Scores:
+  return {task: [score / by for score in each] for task, each in scores.items()}
+
+
+def _atari(returns: Mapping[str, Scores], colors):
+  scores = {method: published.normalized(each) for method, each in returns.items()}
+  scores = {method: each for method, each in scores.items() if each}
   if not scores:
     return []
-  total, title = len(published.RANDOM_AND_HUMAN), 'Human-normalised aggregates'
-  table = tables.aggregates(scores, title, statistics.AGGREGATES, total)
-  parts = [Part('aggregates', title, table=table)]
-  # Of several sets of games that in which most methods can be compared gets a picture.
+  title, total = 'Human-normalised aggregates', len(published.RANDOM_AND_HUMAN)
+  table = Part('aggregates', title, [], tables.aggregates(scores, title, AGGREGATES, total))
+  # of several sets of games that in which most methods can be compared gets a picture
   games, methods = max(tables.task_sets(scores), key=lambda each: (len(each[0]) > 1, len(each[1])))
   if len(games) < 2:
-    return parts
-  drawn, over = (
-    {m: {game: scores[m][game] for game in games} for m in methods},
-    f'{len(games)} games',
-  )
-  found = {method: statistics.aggregates(each) for method, each in drawn.items()}
-  points = tables.published_points(games)
-  parts[0].figures.append(plots.aggregates(suite, found, points, colors, over))
+    return [table]
+  drawn = {method: {game: scores[method][game] for game in games} for method in methods}
+  found = {method: aggregates(each) for method, each in drawn.items()}
+  over, points = f'{len(games)} games', tables.published_points(games)
+  table.figures.append(comparisons.aggregates(found, points, colors, over))
   means = {
-    m: {game: sum(each) / len(each) for game, each in games.items()} for m, games in scores.items()
+    method: {game: sum(drawn[method][game]) / len(drawn[method][game]) for game in games}
+    for method in drawn
   }
+  profiles = comparisons.profiles(drawn, colors, over)
   return [
-    *parts,
-    Part('profiles', 'Performance profiles', [plots.profiles(suite, drawn, colors, over)]),
-    Part('games', 'Games, sorted', [plots.bars(suite, means, colors)]),
+    table,
+    Part('profiles', 'Performance profiles', [profiles]),
+    Part('games', 'Games, sorted', [comparisons.bars(means, colors)]),
   ]
 
 
@@ -238,59 +240,57 @@ def check(folder: str | os.PathLike) -> pathlib.Path:
   Raises:
     UserError: it is a file, or holds files that a report did not write.
   """
-  folder = pathlib.Path(os.path.expanduser(folder))
+  folder, there, own = pathlib.Path(os.path.expanduser(folder)), set(), []
   wish = 'name a new or empty folder, or an earlier report'
-  if not folder.exists():
-    return folder
   try:
-    there = {
-      path.relative_to(folder).as_posix()
-      for path in folder.rglob('*')
-      if path.is_symlink() or not path.is_dir()
-    }
-    own = json.loads((folder / _MANIFEST).read_text()) if _MANIFEST in there else []
-  except (OSError, ValueError) as error:
-    raise UserError(f'--output={folder} cannot be read ({error}): {wish}') from None
-  if not folder.is_dir():
-    raise UserError(f'--output={folder} is a file: {wish}')
-  if others := sorted(there - {_MANIFEST, *own}):
+    if folder.exists():
+      os.listdir(folder)  # raises for a file
+      paths = [path for path in folder.rglob('*') if path.is_symlink() or not path.is_dir()]
+      there = {path.relative_to(folder).as_posix() for path in paths}
+    if _MANIFEST in there:
+      own = json.loads((folder / _MANIFEST).read_text())
+    others = sorted(there - {_MANIFEST, *own})
+  except (OSError, ValueError, TypeError) as error:
+    told = getattr(error, 'strerror', None) or error
+    raise UserError(f'--output={folder} cannot be read ({told}): {wish}') from None
+  if others:
     raise UserError(f'--output={folder} holds {others[0]!r}, which is no part of a report: {wish}')
   return folder
 
 
 def write(
-  folder: str | os.PathLike,
+  report: Report,
   html: str,
-  drawn: Sequence[Figure],
+  output: str | os.PathLike,
   write_results: Callable[[pathlib.Path], None],
 ) -> None:
   """Write index.html, figures/ and results/ whole, in place of an earlier report.
 
   Args:
-    write_results: called with the folder results/.
+    html: of `render`. write_results: called with the folder results/.
 
   Raises:
     UserError: the folder cannot be written; the earlier report is still there.
   """
-  folder = check(folder)
+  folder = check(output)
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as place:
-      new = pathlib.Path(place, 'new')
+      new, old = pathlib.Path(place, 'new'), pathlib.Path(place, 'old')
       (new / 'figures').mkdir(parents=True)
-      for figure in drawn:
+      for figure in report.figures():
         figures.save(figure, new / 'figures')
       write_results(new / 'results')
       (new / 'index.html').write_text(html, encoding='utf-8')
       names = [path.relative_to(new).as_posix() for path in new.rglob('*') if path.is_file()]
       (new / _MANIFEST).write_text(json.dumps(sorted(names), indent=1))
       check(folder)  # drawing takes a while
-      old = folder.rename(pathlib.Path(place, 'old')) if folder.exists() else None
+      if folder.exists():
+        folder.rename(old)
       try:
         new.rename(folder)
       except OSError:
-        if old:
-          old.rename(folder)
+        old.rename(folder)
         raise
   except OSError as error:
     told = f'the report cannot be written to {folder}: {error.strerror or error}'

@@ -9,38 +9,26 @@ have in common once, and for each run what is its own. Runs are added to what a 
 so that 26 games can come one by one.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas
 
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.reporting import protocol
-from harmony_jax.reporting.schema import FACTS, Record
+from harmony_jax.reporting.schema import DAMAGES, FACTS, Record
 from harmony_jax.training.run_folder import atomic_write
 
 FORMAT = 'harmony-jax results, version 1'
 HEADER = ['method', 'task', 'seed', 'step', 'return']
 _FIELDS = 'complete hours steps_per_second frames_per_step evaluations final_scores metrics'.split()
-# What wrong contents raise while they are read.
-DAMAGES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
+_OWN = {('task',), ('seed',)}  # keys of a configuration that no two runs share
 
 
 class NoResults(UserError):
   """A JSON file that is none of ours."""
-
-
-def told(error: Exception) -> str:
-  """Return what one of `DAMAGES` says, for the line that names the file."""
-  return f'it has no {error}' if isinstance(error, KeyError) else str(error)
-
-
-def refuse(name: str) -> None:
-  """Raise ValueError: JSON has neither NaN nor infinities, though Python reads them."""
-  raise ValueError(f'{name} is no number')
 
 
 def read(path: str | os.PathLike) -> list[Record]:
@@ -51,16 +39,12 @@ def read(path: str | os.PathLike) -> list[Record]:
     UserError: it cannot be read, is damaged, or of another version; names the file.
   """
   path = pathlib.Path(path)
-  try:
-    content = json.loads(path.read_text(encoding='utf-8'), parse_constant=refuse)
-  except (OSError, ValueError, RecursionError) as error:
-    why = getattr(error, 'strerror', None) or f'as JSON: {error}'
-    raise UserError(f'{path} cannot be read: {why}') from None
-  if isinstance(content, dict) and content.keys() == {'config', 'runs'}:
+  content = read_json(path, f'{path}')
+  if content.keys() == {'config', 'runs'}:
     again = 'write it anew from its runs, by python -m experiments.results'
     raise UserError(f'{path} is of an older format: {again}')
-  version = content.get('format') if isinstance(content, dict) else None
-  if not isinstance(version, str) or not version.startswith('harmony-jax results'):
+  version = str(content.get('format'))
+  if not version.startswith('harmony-jax results'):
     raise NoResults(f'{path} is no results file')
   if version != FORMAT:
     raise UserError(f'{path} is of another format: {version}, not {FORMAT}')
@@ -69,23 +53,42 @@ def read(path: str | os.PathLike) -> list[Record]:
     if len({record.place for record in found}) < len(found):
       raise ValueError('a run is in it twice')
   except DAMAGES as error:
-    raise UserError(f'{path} is damaged: {told(error)}') from None
+    raise damaged(path, error) from None
   return found
+
+
+def read_json(path: pathlib.Path, name: str) -> dict:
+  """Return the table that a JSON file holds, {} where it holds something else.
+
+  Raises:
+    UserError: it cannot be read; begins with `name`.
+  """
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'), parse_constant=refuse)
+  except (OSError, ValueError, RecursionError) as error:
+    told = getattr(error, 'strerror', None) or f'as JSON: {error}'
+    raise UserError(f'{name} cannot be read ({told})') from None
+  return content if isinstance(content, dict) else {}
+
+
+def refuse(name: str) -> None:
+  """Raise ValueError: JSON has neither NaN nor infinities, though Python reads them."""
+  raise ValueError(f'{name} is no number')
+
+
+def damaged(path: pathlib.Path, error: Exception) -> UserError:
+  """Return the line for what a record could not be made of."""
+  told = f'it has no {error}' if isinstance(error, LookupError) else error
+  return UserError(f'{path} is damaged: {told}')
 
 
 def write(
   records: Iterable[Record], folder: str | os.PathLike, replace: bool = False
 ) -> tuple[list[pathlib.Path], list[str]]:
-  """Write records to `<method>.json` and scores.csv in a folder; to a folder per suite in it, if
-  there are several.
+  """Write records to `<method>.json` and scores.csv in a folder; of several suites, in one each.
 
-  What the files hold already stays: runs that are not among the records, and of one run the longer
-  record.
-
-  Args:
-    records: of `records.collect`, one per suite, method, task and seed.
-    folder: made with its parents where it does not exist.
-    replace: take the record given where the file has a different run in its place.
+  What the files hold already stays: runs that are not among the records, of one run the longer
+  record, and a different run in the place of one given, unless `replace` is true.
 
   Returns:
     ([paths written], [a line for each run that was left out, for the file has a different one]).
@@ -94,20 +97,33 @@ def write(
     UserError: the folder cannot be written, or a file in the way is not one of these files. Nothing
       is written then.
   """
-  records, folder = list(records), pathlib.Path(os.path.expanduser(folder))
-  several = len({record.suite for record in records}) > 1
-  groups = {}
+  folder, groups, texts, problems = pathlib.Path(os.path.expanduser(folder)), {}, {}, []
   for record in records:
-    parent = folder / record.suite if several else folder
-    groups.setdefault(parent / f'{record.method}.json', []).append(record)
-  texts, problems = {}, []
-  for path, group in sorted(groups.items()):
-    groups[path], kept = _merged(path, group, replace)
-    problems += kept
-    texts[path] = to_text(groups[path])
-  for parent in sorted({path.parent for path in groups}):
-    own = {path: group for path, group in groups.items() if path.parent == parent}
-    texts[parent / 'scores.csv'] = _table(parent, own)
+    groups.setdefault(record.suite, []).append(record)
+  for suite, group in sorted(groups.items()):
+    parent = folder / suite if len(groups) > 1 else folder
+    paths = {parent / f'{record.method}.json' for record in group}
+    there = _there(parent, suite, paths)
+    for record in group:
+      present = there.get(record.place, record)
+      if present.is_same_run(record):
+        there[record.place] = max(record, present, key=lambda each: each.rank)
+      elif replace:
+        there[record.place] = record
+      else:
+        other = f'{parent} holds another run of {record.task}, seed {record.seed}'
+        told = f'{record.source} is left out: {other} (--replace puts this one in its place)'
+        problems.append(one_line(told))
+    everything = [there[place] for place in sorted(there)]
+    for path in sorted(paths):
+      texts[path] = to_text([record for record in everything if record.method == path.stem])
+    rows = [
+      [record.method, record.task, record.seed, step, score]
+      for record in everything
+      for step, score in zip(record.evaluations['step'], record.scores)
+    ]
+    table = pandas.DataFrame(rows, columns=HEADER, dtype=object)
+    texts[parent / 'scores.csv'] = table.to_csv(index=False, lineterminator='\n')
   try:
     for path, text in texts.items():
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,19 +136,17 @@ def write(
 
 def to_text(records: Sequence[Record]) -> str:
   """Return the JSON text of the records of one suite and method."""
-  first, configs = records[0], [_flat(record.config) for record in records]
+  first, configs = records[0], [flat(record.config) for record in records]
   # 1, 1.0 and true are different
   pairs = [{(key, json.dumps(entry)) for key, entry in config.items()} for config in configs]
-  shared = {key for key, _ in set.intersection(*pairs)} - {('task',), ('seed',)}
+  shared = {key for key, _ in set.intersection(*pairs)} - _OWN
   text, runs = protocol.describe(first.config), []
   for record, config in zip(records, configs):
-    own = {key: entry for key, entry in config.items() if key not in shared}
-    own_config = _nested({key: own[key] for key in own.keys() - {('task',), ('seed',)}})
+    own = _nested({key: config[key] for key in config.keys() - shared - _OWN})
     told = protocol.describe(record.config)
     run = {'task': record.task, 'seed': record.seed, 'complete': record.complete}
-    run |= record.environment
-    run |= {field: getattr(record, field) for field in _FIELDS}
-    run |= {'config': own_config} if own_config else {}
+    run |= record.environment | {field: getattr(record, field) for field in _FIELDS}
+    run |= {'config': own} if own else {}
     runs.append(run | ({'protocol': told} if told != text else {}))
   content = {
     'format': FORMAT,
@@ -146,83 +160,13 @@ def to_text(records: Sequence[Record]) -> str:
   return _dumps(content) + '\n'
 
 
-# --------------------------------------------------------------------------------------------------
-
-
-def _record(content, run, source):
-  """The record of a run's part of a file."""
-  config = _nested(_flat(content['config']) | _flat(run.get('config', {})))
-  record = Record(
-    config=config | {'task': run['task'], 'seed': run['seed']},
-    source=source,
-    environment={fact: run[fact] for fact in FACTS},
-    **{field: run[field] for field in _FIELDS},
-  )
-  if (record.suite, record.method) != (content['suite'], content['method']):
-    raise ValueError(f'its configuration is that of {record.suite} {record.method}')
-  return record
-
-
-def _merged(path, given, replace):
-  """(the records for a file, lines of what was left out): those given, and those there already."""
-  there = {}
-  if path.exists() or path.is_symlink():
-    try:
-      there = {record.place: record for record in read(path)}
-    except UserError as error:
-      raise UserError(f'{path} is in the way, nothing was written: {error}') from None
-  if other := next((each.suite for each in there.values() if each.suite != given[0].suite), None):
-    raise UserError(
-      f'{path} holds runs on suite {other}, not on {given[0].suite}: choose another --output'
-    )
-  problems = []
-  for record in given:
-    present = there.get(record.place)
-    if present and present.is_same_run(record):
-      there[record.place] = max(record, present, key=lambda each: each.rank)
-    elif present and not replace:
-      problems.append(
-        f'{record.source} is left out: {path} holds another run of {record.task}, seed '
-        f'{record.seed} (--replace puts this one in its place)'
-      )
-    else:
-      there[record.place] = record
-  return sorted(there.values(), key=lambda each: each.place), [one_line(line) for line in problems]
-
-
-def _table(folder, groups):
-  """scores.csv: all runs of all results files in a folder, and rows of runs that no file has."""
-  records = [record for group in groups.values() for record in group]
-  for path in sorted(folder.glob('*.json')):
-    with contextlib.suppress(UserError):  # whatever it is
-      records += read(path) if path not in groups else []
-  rows = [
-    [record.method, record.task, str(record.seed), str(step), '' if score is None else str(score)]
-    for record in records
-    for step, score in zip(record.evaluations['step'], record.scores)
-  ]
-  path, there = folder / 'scores.csv', pandas.DataFrame(columns=HEADER, dtype=str)
-  try:
-    if path.exists():
-      there = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    if list(there) != HEADER or not there[['seed', 'step']].stack().str.isdecimal().all():
-      raise ValueError('it has other columns')
-  except (OSError, ValueError) as error:
-    why = f'it is no table of scores ({error})'
-    raise UserError(f'{path} is in the way, nothing was written: {why}') from None
-  known = {(record.method, record.task, str(record.seed)) for record in records}
-  others = [row for row in there.values.tolist() if tuple(row[:3]) not in known]
-  rows = sorted(others + rows, key=lambda row: (row[0], row[1], int(row[2]), int(row[3])))
-  return pandas.DataFrame(rows, columns=HEADER).to_csv(index=False, lineterminator='\n')
-
-
-def _flat(config, at=()):
-  """{('env', 'sticky'): 0.0} of nested dicts; an empty one is a leaf."""
-  flat = {}
+def flat(config: Mapping, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+  """Return {('env', 'sticky'): 0.0} of nested dicts; an empty one is a leaf."""
+  found = {}
   for key, entry in config.items():
     nested = isinstance(entry, dict) and entry
-    flat |= _flat(entry, (*at, key)) if nested else {(*at, key): entry}
-  return flat
+    found |= flat(entry, (*at, key)) if nested else {(*at, key): entry}
+  return found
 
 
 def _nested(flat):
@@ -234,6 +178,37 @@ def _nested(flat):
       inner = inner.setdefault(section, {})
     inner[last] = dict(entry) if isinstance(entry, dict) else entry
   return nested
+
+
+def _record(content, run, source):
+  """The record of a run's part of a file."""
+  config = _nested(flat(content['config']) | flat(run.get('config', {})))
+  record = Record(
+    config=config | {'task': run['task'], 'seed': run['seed']},
+    source=source,
+    environment={fact: run[fact] for fact in FACTS},
+    **{field: run[field] for field in _FIELDS},
+  )
+  if (record.suite, record.method) != (content['suite'], content['method']):
+    raise ValueError(f'its configuration is that of {record.suite} {record.method}')
+  return record
+
+
+def _there(folder, suite, paths):
+  """{place: record} of all results files in a folder; `paths` and scores.csv must be ours."""
+  found, table = {}, folder / 'scores.csv'
+  for path in sorted({*folder.glob('*.json'), *(path for path in paths if path.exists())}):
+    try:
+      found |= {record.place: record for record in read(path)}
+    except UserError as error:
+      if path in paths:
+        raise UserError(f'{path} is in the way, nothing was written: {error}') from None
+  if other := {record.suite for record in found.values()} - {suite}:
+    told = f'{folder} holds runs on suite {other.pop()}, not on {suite}'
+    raise UserError(f'{told}: choose another --output')
+  if table.exists() and table.read_bytes().split(b'\n')[0] != ','.join(HEADER).encode():
+    raise UserError(f'{table} is in the way, nothing was written: it is no table of scores')
+  return found
 
 
 def _dumps(entry, indent='\n'):

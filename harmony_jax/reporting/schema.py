@@ -10,8 +10,8 @@ from harmony_jax.reporting import protocol
 FACTS = ('command', 'commit', 'python', 'devices', 'date', 'versions')
 COUNTS = ('step', 'frame', 'update', 'eval_episodes', 'train_episodes')
 NUMBERS = ('hours', 'eval_mean', 'eval_std', 'train_mean')
-_KNOWN = ('step', 'frame', 'eval_mean')  # never None
-_NAME = re.compile(r'\w[\w.+-]*')  # of what becomes part of a file's name
+# What wrong contents raise while a record is made of them.
+DAMAGES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
 def label(config: Mapping) -> str:
@@ -34,10 +34,10 @@ class Record:
     hours, steps_per_second: of the whole run so far, evaluations included.
     method: see `label`. weighting: its rule, '–' without one.
     judged_by: what the suite's scores are, 'return' or a measure such as 'success'.
-    scores: these at each evaluation; None where that was not measured.
+    scores: these at each evaluation; None where that was not measured. final: the last of them.
 
   Raises:
-    KeyError, TypeError, ValueError: something is missing or of another kind.
+    One of `DAMAGES`: something is missing or of another kind.
   """
 
   config: dict
@@ -51,28 +51,17 @@ class Record:
   steps_per_second: float | None
   frames_per_step: int
   method: str = ''
-  suite: str = dataclasses.field(init=False)
-  task: str = dataclasses.field(init=False)
-  seed: int = dataclasses.field(init=False)
-  steps: int = dataclasses.field(init=False)
-  weighting: str = dataclasses.field(init=False)
-  judged_by: str = dataclasses.field(init=False)
-  scores: list[float | None] = dataclasses.field(init=False)
 
   def __post_init__(self):
-    config, steps = self.config, self.evaluations['step']
+    config, columns = self.config, self.evaluations
     self.suite, self.task, self.seed = config['suite'], config['task'], config['seed']
     self.steps, self.judged_by = config['steps'], config.get('score', 'return')
     self.weighting = '–' if config.get('weighting') is None else config['weighting']['rule']
     self.method = self.method or label(config)
-    measures = {'return': self.evaluations['eval_mean'], **self.evaluations['measures']}
-    self.scores = measures.get(self.judged_by, [None] * len(steps))
+    scores = {'return': columns['eval_mean'], **columns['measures']}
+    self.scores = scores.get(self.judged_by, [None] * len(columns['step']))
+    self.final = self.scores[-1] if self.scores else None
     _check(self)
-
-  @property
-  def final(self) -> float | None:
-    """The last of the scores, of a run that may be going on."""
-    return self.scores[-1] if self.scores else None
 
   @property
   def place(self) -> tuple[str, str, str, int]:
@@ -104,45 +93,47 @@ def is_number(number: object) -> bool:
 
 def _check(record):
   config, steps = record.config, record.evaluations['step']
-  names = {field: config[field] for field in ('suite', 'method', 'preset')}
-  for field, text in {**names, 'weighting': record.weighting.replace('–', 'none')}.items():
-    _demand(_NAME.fullmatch(text), field, 'a name', text)
-  for field, text in {'task': record.task, 'score': record.judged_by}.items():
-    _demand(text.strip() and text.isprintable(), field, 'a text', text)
-  counts = {'steps': record.steps, 'frames_per_step': record.frames_per_step}
-  for field, count in {'seed': record.seed, **counts}.items():
-    least = 0 if field == 'seed' else 1
-    _demand(is_count(count) and count >= least, field, f'a whole number from {least}', count)
-  _demand(type(record.complete) is bool, 'complete', 'true or false', record.complete)
+  for name in (
+    record.suite,
+    config['method'],
+    record.weighting.strip('–') or 'none',
+    config['preset'],
+  ):
+    _demand(re.fullmatch(r'\w[\w.+-]*', name), name, 'a name')  # it becomes part of a file's name
+  for text in (record.task, record.judged_by):
+    _demand(text.strip() and text.isprintable(), text, 'a text')
+  _demand(is_count(record.seed), record.seed, 'a seed from 0')
+  for count in (record.steps, record.frames_per_step):
+    _demand(is_count(count) and count, count, 'a whole number from 1')
+  _demand(type(record.complete) is bool, record.complete, 'true or false')
   for number in (record.hours, record.steps_per_second):
-    _demand(number is None or is_number(number), 'hours and speed', 'numbers', number)
-  for field in FACTS:
-    kind, fact = dict if field == 'versions' else str | None, record.environment[field]
-    _demand(isinstance(fact, kind), field, 'text', fact)
-  for name in COUNTS + NUMBERS:
-    _check_column(name, record.evaluations[name], steps)
-  for name, column in record.evaluations['measures'].items():
+    _demand(number is None or is_number(number), number, 'hours or speed')
+  for name in FACTS:
+    kind = dict if name == 'versions' else str | None
+    _demand(isinstance(record.environment[name], kind), record.environment[name], name)
+  columns = {name: record.evaluations[name] for name in COUNTS + NUMBERS}
+  for name, column in {**columns, **record.evaluations['measures']}.items():
     _check_column(name, column, steps)
   for name, column in record.metrics.items():
     _check_column(name, column, record.metrics['step'])
-  _demand(all(map(is_number, record.final_scores or [])), 'final_scores', 'numbers', '')
-  _demand(all(a < b for a, b in zip(steps, steps[1:])), 'step', 'rising', steps)
-  last = f'at step {steps[-1]}' if steps else 'none'
-  if record.complete and config.get('final_eval_episodes', 1):
-    if not steps or steps[-1] < record.steps:
-      told = f'but its last evaluation is {last}, not at step {record.steps}'
-      raise ValueError(f'it is marked as complete, {told}')
+  _demand(all(map(is_number, record.final_scores or [])), record.final_scores, 'final scores')
+  _demand(all(a < b for a, b in zip(steps, steps[1:])), steps, 'rising steps')
+  ends = not config.get('final_eval_episodes', 1) or (steps and steps[-1] >= record.steps)
+  if record.complete and not ends:
+    last = f'at step {steps[-1]}' if steps else 'none'
+    told = f'but its last evaluation is {last}, not at step {record.steps}'
+    raise ValueError(f'it is marked as complete, {told}')
   protocol.describe(config)
 
 
 def _check_column(name, column, steps):
   holds = is_count if name in COUNTS else is_number
-  _demand(len(column) == len(steps), name, f'{len(steps)} values', f'{len(column)}')
+  _demand(len(column) == len(steps), column, f'{len(steps)} values of {name}')
   for value in column:
-    known = value is not None or name in _KNOWN
-    _demand(holds(value) or not known, name, 'a number', value)
+    known = value is not None or name in ('step', 'frame', 'eval_mean')
+    _demand(holds(value) or not known, value, f'a number as {name}')
 
 
-def _demand(holds, field, wanted, got):
+def _demand(holds, got, wanted):
   if not holds:
-    raise ValueError(f'{field} must be {wanted}, not {str(got)[:60]!r}')
+    raise ValueError(f'{str(got)[:60]!r} is not {wanted}')
