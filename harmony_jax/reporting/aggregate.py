@@ -6,6 +6,8 @@ result = aggregate(found, [('Pong', 'dreamerv3-harmony-cpu', 0), …])
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from harmony_jax.reporting import published, statistics, tables
 from harmony_jax.reporting.schema import Record
 
@@ -20,19 +22,16 @@ def aggregate(records: Sequence[Record], wanted: Sequence[tuple[str, str, int]])
     records: of one suite. wanted: (task, `schema.label`, seed) of all runs that there should be.
 
   Returns:
-    {'runs', 'wanted': numbers, 'missing': [(task, method, seed)], 'methods': {method: {'tasks':
-    {task: {'mean', 'std' (of the sample; None for one), 'scores': [...]}}, and for Atari
-    'human_normalized': {'mean', 'median', 'iqm', 'optimality_gap'}}}}.
+    {'wanted': number, 'missing': [(task, method, seed)], 'methods': {method: {'tasks': {task:
+    {'mean', 'scores'}}, 'human_normalized': {'mean', 'median', 'iqm', 'optimality_gap'} or None}}}.
   """
-  wanted = list(dict.fromkeys(wanted))
-  there = {(record.task, record.method, record.seed): record for record in records}
-  there = {key: there[key] for key in wanted if key in there and tables.counts(there[key])}
-  methods = {method: {'tasks': {}} for _, method, _ in wanted}
-  for method, tasks in tables.finals(list(there.values())).items():
-    for task, scores in tasks.items():
-      mean, std = tables.mean_and_std(scores)
-      methods[method]['tasks'][task] = {'mean': mean, 'std': std, 'scores': scores}
-    if normalized := published.normalized(tasks):
-      methods[method]['human_normalized'] = statistics.points(normalized)
-  missing = [key for key in wanted if key not in there]
-  return {'runs': len(there), 'wanted': len(wanted), 'missing': missing, 'methods': methods}
+  done = {(r.task, r.method, r.seed): r for r in records if r.complete and r.final is not None}
+  missing, methods = [key for key in wanted if key not in done], {}
+  for method, tasks in tables.finals([done[key] for key in wanted if key in done]).items():
+    each = {
+      task: {'mean': float(np.mean(scores)), 'scores': scores} for task, scores in tasks.items()
+    }
+    normalized = published.normalized(tasks)
+    points = statistics.points(normalized) if normalized else None
+    methods[method] = {'tasks': each, 'human_normalized': points}
+  return {'wanted': len(wanted), 'missing': missing, 'methods': methods}

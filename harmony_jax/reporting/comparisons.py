@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from harmony_jax.reporting import statistics
 from harmony_jax.reporting.curves import DASHED
@@ -13,7 +12,6 @@ from harmony_jax.reporting.statistics import Interval, Scores
 
 AGGREGATES = dict(zip(statistics.AGGREGATES, ('Mean', 'Median', 'IQM', 'Optimality gap')))
 TAUS = np.linspace(0, 8, 161)
-_NORMALISED = 'human-normalised score'
 Colors = Mapping[str, str]
 
 
@@ -23,16 +21,15 @@ def aggregates(
   colors: Colors,
   over: str,
 ) -> Figure:
-  """Return point and interval of each aggregate; of published columns, which have no intervals,
-  hollow points."""
+  """Return point and interval of each aggregate; of published columns points alone."""
   panels = []
   for name, title in AGGREGATES.items():
     rows = [(method, *each[name], colors[method]) for method, each in found.items()]
     rows += [(column, each.get(name), None, None, None) for column, each in published.items()]
     panels.append(Panel(title, '', _rows_panel(rows), height=52 + 30 * len(rows), left=10))
   caption = (
-    'Filled: runs that are here, with 95 % stratified bootstrap intervals over runs. More is better, '
-    'but for the gap. Hollow: published columns, computed here from their mean per game.'
+    'Filled: runs that are here, with 95 % stratified bootstrap intervals over runs. More is '
+    'better but for the gap. Hollow: published columns, computed here from their mean per game.'
   )
   return Figure('atari-aggregates', f'Human-normalised aggregates, {over}', caption, panels)
 
@@ -54,7 +51,7 @@ def profiles(scores: Mapping[str, Scores], colors: Colors, over: str) -> Figure:
     f'Performance profiles, {over}',
     'The higher, the better: the share of runs (all games, all seeds) whose human-normalised score '
     'is above τ; shade: 95 % stratified bootstrap bands.',
-    [Panel('fraction of runs > τ', f'{_NORMALISED} τ', draw, width=340, height=230)],
+    [Panel('fraction of runs > τ', 'human-normalised score τ', draw, width=340, height=230)],
     [(method, colors[method], 'solid') for method in scores],
   )
 
@@ -70,20 +67,6 @@ def improvement(suite: str, pairs: Mapping[tuple[str, str], Interval], colors: C
     'task that both have, averaged over these tasks. Dashed: no difference. Bars: 95 % intervals.',
     [Panel('', 'P(first > second)', draw, width=340, height=height, left=10)],
   )
-
-
-def bars(means: Mapping[str, Mapping[str, float]], colors: Colors) -> Figure:
-  """Return human-normalised means per game, sorted, a panel per method."""
-  panels, above = [], []
-  for method, scores in means.items():
-    draw, height = _bars_panel(scores, colors[method]), 60 + 15 * len(scores)
-    panels.append(Panel(method, _NORMALISED, draw, width=320, height=height, left=108))
-    above.append(f'{method}: {sum(score > 1 for score in scores.values())} of {len(scores)}')
-  caption = (
-    'Mean over seeds; linear between −0.1 and 0.1, logarithmic outside. Dashed: human (1). Games '
-    f'above human: {"; ".join(above)}.'
-  )
-  return Figure('atari-games', f'Games, sorted by {_NORMALISED}', caption, panels)
 
 
 def _rows_panel(rows, line=None, **limits) -> Callable[[Axes], None]:
@@ -105,24 +88,6 @@ def _rows_panel(rows, line=None, **limits) -> Callable[[Axes], None]:
     axis.spines['left'].set_visible(False)
     axis.margins(x=0.06)
     axis.set(ylim=(-len(rows) + 0.6, 0.85), yticks=[], **limits)
-    axis.xaxis.set_major_formatter(tick)
-
-  return draw
-
-
-def _bars_panel(scores, color):
-  def draw(axis):
-    games = sorted(scores, key=scores.get)
-    values = [scores[game] for game in games]
-    drawn = axis.barh(games, values, color=color, height=0.72, linewidth=0)
-    axis.bar_label(drawn, [number(value, 2) for value in values], padding=3, fontsize=8.5)
-    axis.set_xscale('symlog', linthresh=0.1, linscale=0.5)
-    axis.axvline(1, **DASHED)
-    axis.axvline(0, color=INK, linewidth=0.6)
-    low = min([-0.05, *(1.2 * value for value in values)])
-    axis.set(ylim=(-0.7, len(games) - 0.3), xlim=(low, max([2, *values]) * 3.5))
-    axis.xaxis.set_major_locator(FixedLocator([-1, -0.1, 0, 0.1, 1, 10, 100]))
-    axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(tick)
 
   return draw

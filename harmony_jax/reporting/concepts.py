@@ -1,5 +1,5 @@
 """The figure of docs/concepts.md: what the harmonious loss (eq. 4) and the rectified one (eq. 5) do
-to a loss. The numbers come from harmony_jax/harmony.py by way of `experiments.docs`, so that it shows
+to a loss. The numbers come from harmony_jax/harmony.py by way of `experiments.docs`: it shows
 what the code computes.
 """
 
@@ -40,7 +40,7 @@ def draw(found: Mapping, path: str | os.PathLike) -> None:
     weights.plot(loss, rule['weight'], color=color, label=label)
     scaled.plot(loss, rule['scaled'], color=color, label=label)
   weights.set(xscale='log', yscale='log', title='Weight at the minimum', xlabel='L, the loss')
-  weights.set_ylabel('1/σ*, the weight that is learned: 1/L and about 1/√L')
+  weights.set_ylabel('1/σ*, the weight that is learned')
   scaled.set(xscale='log', ylim=(0, 1.15), title='Loss at the minimum, as weighed')
   scaled.set(xlabel='L, the loss', ylabel='L/σ*, what it contributes')
   weights.legend()

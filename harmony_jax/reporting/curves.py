@@ -15,16 +15,16 @@ from harmony_jax.reporting.schema import Record
 # take the first two).
 METHODS = dict(zip(('harmony', 'none', 'harmony_unrectified', 'fixed', 'reciprocal'), PALETTE))
 LOSSES = dict(zip(('observation', 'reward', 'dynamics', 'swav', 'temporal'), PALETTE[2:]))
-METRICS = {  # by prefix: (name of the file, title, what they are, points that a point averages)
-  'harmony/': ('weights', 'Harmonizer weights 1/σ', 'Learned weights, logarithmic', 1),
-  'loss/': ('losses', 'Loss scales', 'Losses before they are weighted, logarithmic', 5),
+METRICS = {  # by prefix, on logarithmic axes: (name of the file, title)
+  'harmony/': ('weights', 'Harmonizer weights 1/σ, learned'),
+  'loss/': ('losses', 'Losses before they are weighted'),
 }
 AXES = {'frame': 'environment frames', 'hours': 'hours'}
 References = Mapping[str, Mapping[str, float]]  # {task: {name: score}}, dashed lines
 DASHED = {'color': INK, 'linestyle': (0, (4, 3)), 'linewidth': 0.8}
 _CURVES = (
-  'Thick line: mean over seeds at the evaluations that all of them have, of the complete runs where '
-  'there are any; shade: 95 % bootstrap interval of that mean, rough and too narrow for fewer than '
+  'Thick line: mean over seeds at the evaluations that all have, of the complete runs where there '
+  'are any; shade: 95 % bootstrap interval of that mean, rough and too narrow for fewer than '
   'five seeds, none for one; thin lines: the seeds, those still running, too. No smoothing.'
 )
 
@@ -78,15 +78,8 @@ def title_of_scores(records: Sequence[Record]) -> str:
 
 
 def mean_curve(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, int | None]:
-  """Return the mean over runs at the frames that all of them have, with its interval.
-
-  Args:
-    runs: 'run', 'frame', 'x', 'score' of each evaluation.
-
-  Returns:
-    'point', 'low', 'high', 'x' (the mean over runs), and None; where runs share fewer than two
-    frames, of bins of frames in which all runs have points, and the width of a bin in frames.
-  """
+  """Return the mean over runs ('point', 'low', 'high', 'x') at the frames that all of them have,
+  and None; where they share fewer than two, in bins that all have points in, and their width."""
 
   def shared(frames):
     wide = runs.assign(at=frames).pivot_table(index='at', columns='run', values=['x', 'score'])
@@ -105,12 +98,10 @@ def mean_curve(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, int | None]:
 def metric(records: Sequence[Record], prefix: str) -> Figure | None:
   """Return metrics over agent steps, a panel per task and a line per run; None without any.
 
-  Args:
-    records: of one suite.
-    prefix: of the metrics' names: 'harmony/' draws learned weights, 'loss/' the losses that these
-      weigh (all of a method that weighs none), others whatever begins so.
+  Of names that begin with 'harmony/' these are the learned weights, with 'loss/' the losses that
+  they weigh (all of a method that weighs none), with any other prefix all.
   """
-  file, title, caption, window = METRICS.get(prefix, (prefix, prefix.strip('/'), 'As logged', 1))
+  file, title = METRICS.get(prefix, (prefix, prefix.strip('/')))
   drawn = {}  # {task: [(part, method, points)]}
   for record in sorted(records, key=lambda record: record.task):
     for part, points in _series(record, prefix).items():
@@ -126,12 +117,11 @@ def metric(records: Sequence[Record], prefix: str) -> Figure | None:
   )
   legend = [(part, color, 'solid') for part, color in colors.items()]
   legend += [(method, INK, styles[method]) for method in methods] if len(methods) > 1 else []
-  smoothed = f', each the mean of up to {window} around it' if window > 1 else ''
-  draw = lambda task: _lines_panel(drawn[task], colors, styles, window, prefix in METRICS)
+  draw = lambda task: _lines_panel(drawn[task], colors, styles, prefix in METRICS)
   return Figure(
     f'{records[0].suite}-{file}',
-    f'{title} over agent steps{f", means of {window} points" if window > 1 else ""}',
-    f'{caption}; a line per seed: at most 200 of the logged values, evenly spaced{smoothed}.',
+    f'{title}, over agent steps',
+    'A line per seed: at most 200 of the logged values, evenly spaced, unsmoothed.',
     [Panel(task, 'agent steps', draw(task)) for task in drawn],
     legend,
   )
@@ -202,25 +192,20 @@ def _series(record, prefix):
   """{part: points by step} of a record's metrics, of their values those that the axis can show."""
   metrics, found = record.metrics, {}
   weighed = {name.split('/')[1] for name in metrics if name.startswith('harmony/')}
-  for name in metrics:
-    part = name.removeprefix(prefix).removesuffix('/weight') if prefix in METRICS else name
+  for name in [name for name in metrics if name.startswith(prefix) and name != 'step']:
     points = pandas.Series(metrics[name], metrics['step'], dtype=float).dropna()
+    part = name.removeprefix(prefix).removesuffix('/weight') if prefix in METRICS else name
     if prefix in METRICS:
       points = points[points > 0]
-    shown = name.startswith(prefix) and name != 'step'
-    if prefix == 'harmony/':  # those that are learned
-      shown = shown and name.endswith('/weight') and points.nunique() > 1
-    elif prefix == 'loss/':
-      shown = shown and (not weighed or part in weighed)
-    if shown and len(points):
-      found[part] = points
+    learned = name.endswith('/weight') and points.nunique() > 1
+    shown = {'harmony/': learned, 'loss/': not weighed or part in weighed}.get(prefix, True)
+    found |= {part: points} if shown and len(points) else {}
   return found
 
 
-def _lines_panel(lines, colors, styles, window, logarithmic):
+def _lines_panel(lines, colors, styles, logarithmic):
   def draw(axis):
     for part, method, points in lines:
-      points = points.rolling(window, center=True, min_periods=1).mean()
       look = {'color': colors[part], 'linestyle': STYLES[styles[method]]}
       axis.plot(points.index, points, linewidth=1, alpha=0.9, **look)
     if logarithmic:

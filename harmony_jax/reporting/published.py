@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import results_files
-from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record, is_count
+from harmony_jax.reporting.schema import COUNTS, DAMAGES, NUMBERS, Record, is_count
 
 # Mean scores as Table 2 of the HarmonyDream paper prints them (arXiv 2310.00344), but random and
 # human scores with the decimals with which Atari 100K papers use them (Wang et al. 2016, arXiv
-# 1511.06581). Columns 3 to 6 are what the methods' own papers report; the last two are the
-# authors' runs, 5 seeds.
+# 1511.06581). The first four columns after these are what the methods' own papers report; the
+# last two are the authors' runs, 5 seeds.
 _COLUMNS = (
-  *('Random', 'Human'),
   'SimPLe (2020)',
   'TWM (2023)',
   'IRIS (2023)',
@@ -55,15 +54,8 @@ _ROWS = {
   'UpNDown': (533.4, 11693.2, 3350, 15982, 3546, 7667, 5636, 10874),
 }
 RANDOM_AND_HUMAN = {game: row[:2] for game, row in _ROWS.items()}
-TABLE_2 = {
-  column: {game: row[at] for game, row in _ROWS.items()}
-  for at, column in enumerate(_COLUMNS)
-  if at > 1
-}
-# Its two last rows: human-normalised mean and median in percent, as printed.
-TABLE_2_MEAN = dict(zip(TABLE_2, (33, 96, 105, 112, 108, 136.5)))
-TABLE_2_MEDIAN = dict(zip(TABLE_2, (13, 51, 29, 49, 42, 67.1)))
-
+_BY_COLUMN = zip(_COLUMNS, zip(*(row[2:] for row in _ROWS.values())))
+TABLE_2 = {column: dict(zip(_ROWS, scores)) for column, scores in _BY_COLUMN}
 # The authors' files of single runs: (what they are called in reports, weighting).
 FILES = {
   'harmony_dreamerv3.json': ('Harmony DreamerV3 (authors)', 'harmony'),
@@ -86,11 +78,7 @@ def read_scores(folder: str | os.PathLike) -> list[Record]:
   """Return the authors' scores per seed as records, of a folder with one or both of `FILES`.
 
   A file is {'steps': [frames of each evaluation], 'score': {game: [[mean return at each evaluation]
-  of each seed]}}: every number the mean over 100 episodes.
-
-  Raises:
-    UserError: no such folder, none of the files in it, or one that is not as it should be; names
-      the file.
+  of each seed]}}: every number the mean over 100 episodes. UserError names one that is not.
   """
   folder, found = pathlib.Path(os.path.expanduser(folder)), []
   paths = [folder / name for name in FILES if (folder / name).exists()]
@@ -116,30 +104,15 @@ def read_scores(folder: str | os.PathLike) -> list[Record]:
 def _record(name, game, seed, scores, frames):
   method, weighting = FILES[name]
   steps = [frame // 4 for frame in frames]
-  config = {
-    'suite': 'atari',
-    'task': game,
-    'method': 'dreamerv3',
-    'weighting': {'rule': weighting},
-    'preset': 'paper',
-    'seed': seed,
-    'steps': steps[-1],
-    'eval_every': 5_000,
-    'eval_episodes': 100,
-    'final_eval_episodes': 100,
-  }
   known = {'step': steps, 'frame': frames, 'eval_mean': scores, 'eval_episodes': [100] * len(steps)}
   unknown = {column: [None] * len(steps) for column in COUNTS + NUMBERS}
+  names = {'suite': 'atari', 'task': game, 'method': 'dreamerv3', 'preset': 'paper', 'seed': seed}
+  episodes = {'eval_every': 5_000, 'eval_episodes': 100, 'final_eval_episodes': 100}
   return Record(
-    config=config,
+    config={**names, **episodes, 'steps': steps[-1], 'weighting': {'rule': weighting}},
     complete=True,
     source=name,
-    environment={**dict.fromkeys(FACTS), 'versions': {}},
     evaluations={**unknown, **known, 'measures': {}},
-    final_scores=None,
-    metrics={'step': []},
-    hours=None,
-    steps_per_second=None,
     frames_per_step=4,
     method=method,
   )

@@ -39,9 +39,8 @@ def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
     UserError: the folder holds no run, or one that is damaged; names it.
   """
   folder = pathlib.Path(folder)
-  config = results_files.read_json(
-    folder / 'config.json', f'{folder} holds no run: its config.json'
-  )
+  name = f'{folder} holds no run: its config.json'
+  config = results_files.read_json(folder / 'config.json', name)
   try:
     return _record(folder, without_paths(config['config']), tuple(metrics))
   except (OSError, *DAMAGES) as error:
@@ -146,10 +145,8 @@ def _evaluations(lines):
 
 
 def _metrics(lines, asked):
-  """The metrics at `MOST` steps, evenly spaced, the first and last among them; 6 digits each.
-
-  A value that was not finite, written as null, stays None.
-  """
+  """The metrics at `MOST` steps, evenly spaced, the first and last among them; 6 digits each, None
+  where a value was not finite."""
   steps = {}
   for line in lines:
     names = [name for name in line if METRICS.fullmatch(name) or name.startswith(asked)]
@@ -158,13 +155,10 @@ def _metrics(lines, asked):
   kept = sorted(steps)
   if len(kept) > MOST:
     kept = [kept[index] for index in np.linspace(0, len(kept) - 1, MOST).round().astype(int)]
-  metrics = {'step': kept}
-  for name in sorted({name for step in kept for name in steps[step]}):
-    values = [steps[step].get(name) for step in kept]
-    values = [float(f'{value:.6g}') if is_number(value) else value for value in values]
-    if any(value is not None for value in values):
-      metrics[name] = values
-  return metrics
+  short = lambda value: float(f'{value:.6g}') if is_number(value) else value
+  names = sorted({name for step in kept for name in steps[step]})
+  metrics = {name: [short(steps[step].get(name)) for step in kept] for name in names}
+  return {'step': kept} | {name: each for name, each in metrics.items() if set(each) != {None}}
 
 
 def _environment(text):

@@ -1,5 +1,5 @@
-"""What a report says about records of runs: its sections, figures and tables, each only where there
-is data for it; the page, and the folder that it goes to.
+"""What a report says about records of runs: its figures and tables, each only where there is data
+for it; the page, and the folder that it goes to.
 """
 
 import copy
@@ -8,26 +8,20 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jinja2
+import pandas
 
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import comparisons, curves, figures, protocol, published, tables
 from harmony_jax.reporting.curves import References
 from harmony_jax.reporting.figures import Figure
 from harmony_jax.reporting.schema import Record, is_number
-from harmony_jax.reporting.statistics import AGGREGATES, Scores, aggregates
+from harmony_jax.reporting.statistics import AGGREGATES, aggregates
 
-EVERY = '*'  # the task of references that hold for all
+_EVERY = '*'  # the task of references that hold for all
 _MANIFEST = 'report.json'  # names the files of a report, whose place a later one may take
-_TEMPLATES = jinja2.Environment(
-  loader=jinja2.PackageLoader('harmony_jax.reporting'),
-  autoescape=True,
-  trim_blocks=True,
-  lstrip_blocks=True,
-  undefined=jinja2.StrictUndefined,
-)
 
 
 @dataclasses.dataclass
@@ -36,27 +30,25 @@ class Part:
 
   kind: str
   title: str
-  figures: list[Figure]
-  table: tables.Table | None = None
+  figures: Sequence[Figure | None] = ()
+  table: pandas.DataFrame | None = None
+
+  def __post_init__(self):
+    self.figures = [figure for figure in self.figures if figure]
 
 
 @dataclasses.dataclass
 class Report:
-  """A report before it is written: {suite: [part]}."""
+  """A report before it is written."""
 
   title: str
   records: list[Record]
   problems: Sequence[str]
-  suites: dict[str, list[Part]]
-
-  def of(self, suite: str) -> list[Record]:
-    """Return the records of one suite."""
-    return [record for record in self.records if record.suite == suite]
+  suites: dict[str, tuple[list[tuple[str, str]], list[Part]]]  # (`protocol.lines`, parts) of each
 
   def figures(self) -> list[Figure]:
     """Return the figures of all parts."""
-    parts = [part for parts in self.suites.values() for part in parts]
-    return [figure for part in parts for figure in part.figures]
+    return [each for _, parts in self.suites.values() for part in parts for each in part.figures]
 
 
 def make(
@@ -70,26 +62,29 @@ def make(
 
   Args:
     records, problems: of `records.collect` and `published.read_scores`.
-    references: of `parse_references`.
-    title: of the page; the suites without one.
-    metrics: names or prefixes of those to draw.
+    references: of `parse_references`. metrics: names or prefixes of those to draw.
   """
-  records = sorted(told_apart(records), key=_order)
-  report = Report(title, records, problems, {record.suite: [] for record in records})
-  report.title = title or ', '.join(map(protocol.title, report.suites))
+  records, suites = sorted(told_apart(records), key=_order), {}
   colors = curves.method_colors(records)
-  for suite in report.suites:
-    parts = _parts(suite, report.of(suite), colors, references or {}, metrics)
-    for part in parts:
-      part.figures = [figure for figure in part.figures if figure]
-    report.suites[suite] = [part for part in parts if part.figures or part.table]
-  return report
+  for suite in dict.fromkeys(record.suite for record in records):
+    own = [record for record in records if record.suite == suite]
+    parts = _parts(suite, own, colors, references_of(own, references or {}), metrics)
+    parts = [part for part in parts if part.figures or part.table is not None]
+    suites[suite] = protocol.lines(own), parts
+  return Report(title or ', '.join(map(protocol.title, suites)), records, problems, suites)
 
 
 def render(report: Report, lead: str, command: str) -> str:
   """Return the page; `lead` tells when and of which commit, `command` that made it."""
+  templates = jinja2.Environment(
+    loader=jinja2.PackageLoader('harmony_jax.reporting'),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
   running = [r for r in report.records if not r.complete]
-  return _TEMPLATES.get_template('report.html').render(
+  return templates.get_template('report.html').render(
     report=report,
     lead=lead,
     command=command,
@@ -98,7 +93,7 @@ def render(report: Report, lead: str, command: str) -> str:
     hours=sum(r.hours or 0 for r in report.records),
     authors=any(r.method in published.AUTHORS for r in report.records),
     inline=figures.inline,
-    protocol=protocol,
+    title_of=protocol.title,
     INK=figures.INK,
     MISSING=tables.MISSING,
   )
@@ -108,56 +103,32 @@ def text(report: Report) -> list[str]:
   """Return the report's tables as lines of text, protocols before them."""
   complete = sum(record.complete for record in report.records)
   lines = [f'{complete} of {len(report.records)} runs are complete; the others are in no mean']
-  for suite, parts in report.suites.items():
-    told = [f'{bold} {line}' for bold, line in protocol.lines(report.of(suite))]
-    lines += ['', protocol.title(suite), *told]
+  for suite, (told, parts) in report.suites.items():
+    lines += ['', protocol.title(suite), *(' '.join(pair) for pair in told)]
     for part in parts:
-      lines += ['', *part.table.lines()] if part.table else []
+      lines += ['', *tables.lines(part.table)] if part.table is not None else []
   return lines
 
 
 def parse_references(text: str) -> dict[str, dict[str, float]]:
-  """Return {task or EVERY: {name: score}} of the JSON of --references.
+  """Return {task: {name: score}} of the JSON of --references; {name: score} alone is for all tasks.
 
   Raises:
-    UserError: it is not {task: {name: score}}, or {name: score} for every task, or both in one.
+    UserError: it is something else.
   """
   try:
     found = {}
     for key, entry in json.loads(text).items():
-      task, scores = (key, entry) if isinstance(entry, dict) else (EVERY, {key: entry})
+      task, scores = (key, entry) if isinstance(entry, dict) else (_EVERY, {key: entry})
       if not all(map(is_number, scores.values())):
         raise ValueError(task)
       found.setdefault(task, {}).update(scores)
     return found
   except (ValueError, AttributeError, RecursionError):
     raise UserError(
-      '--references must be JSON of names and finite scores, {"random": -20.7}, or of such for each '
-      'task, {"walker_stand": {"random": 144.2}}'
+      '--references must be JSON of names and finite scores, {"random": -20.7}, or of such for '
+      'each task, {"walker_stand": {"random": 144.2}}'
     ) from None
-
-
-def combined(records: Sequence[Record], references: References, title: str = '') -> Figure:
-  """Return learning curves, harmonizer weights and loss scales of one task side by side."""
-  drawn = [curves.learning(records, curves.method_colors(records), references)]
-  drawn = [each for each in (*drawn, *(curves.metric(records, p) for p in curves.METRICS)) if each]
-  panels = [dataclasses.replace(each.panels[0], title=each.title, width=360) for each in drawn]
-  legend = dict.fromkeys(entry for each in drawn for entry in each.legend)
-  return Figure(records[0].task, title or records[0].task, '', panels, list(legend))
-
-
-def told_apart(records: Sequence[Record]) -> list[Record]:
-  """Return the records; where runs of one task are judged by different things, those not by the
-  return have a task of their own, 'lever_pull (by success)', as no mean can be over both."""
-  kinds, found = {}, []
-  for record in records:
-    kinds.setdefault((record.suite, record.task), set()).add(record.judged_by)
-  for record in records:
-    if len(kinds[record.suite, record.task]) > 1 and record.judged_by != 'return':
-      record = copy.copy(record)
-      record.task = f'{record.task} (by {record.judged_by})'
-    found.append(record)
-  return found
 
 
 def references_of(records: Sequence[Record], given: References) -> dict[str, dict[str, float]]:
@@ -166,8 +137,30 @@ def references_of(records: Sequence[Record], given: References) -> dict[str, dic
   for record in records:
     known = published.RANDOM_AND_HUMAN if record.suite == 'atari' else {}
     both = dict(zip(('random', 'human'), known.get(record.task, ())))
-    found[record.task] = {**both, **given.get(EVERY, {}), **given.get(record.task, {})}
+    found[record.task] = both | given.get(_EVERY, {}) | given.get(record.task, {})
   return found
+
+
+def told_apart(records: Sequence[Record]) -> list[Record]:
+  """Return the records; where runs of one task are judged by different things, those not by the
+  return have a task of their own, 'lever_pull (by success)', as no mean can be over both."""
+  kinds = {(record.suite, record.task, record.judged_by) for record in records}
+  found = [copy.copy(record) for record in records]
+  for record in found:
+    same = [kind for *task, kind in kinds if task == [record.suite, record.task]]
+    if len(same) > 1 and record.judged_by != 'return':
+      record.task = f'{record.task} (by {record.judged_by})'
+  return found
+
+
+def combined(records: Sequence[Record], references: References, title: str) -> Figure:
+  """Return learning curves, harmonizer weights and loss scales of one task side by side."""
+  drawn = [curves.learning(records, curves.method_colors(records), references)]
+  drawn += [curves.metric(records, prefix) for prefix in curves.METRICS]
+  drawn = [each for each in drawn if each]
+  panels = [dataclasses.replace(each.panels[0], title=each.title, width=360) for each in drawn]
+  legend = dict.fromkeys(entry for each in drawn for entry in each.legend)
+  return Figure(records[0].task, title or records[0].task, '', panels, list(legend))
 
 
 def _order(record):
@@ -177,69 +170,51 @@ def _order(record):
   return record.suite != 'atari', record.suite, *kind, record.task, record.seed
 
 
-def _parts(suite, records, colors, given, metrics):
-  references = references_of(records, given)
-  learning = [curves.learning(records, colors, references, x) for x in ('frame', 'hours')]
-  parts = [
-    Part('curves', 'Learning curves', learning),
-    Part('scores', 'Scores', [], tables.scores(records, references)),
-  ]
+def _parts(suite, records, colors, references, metrics):
   found = tables.finals(records)
   returns = tables.finals([record for record in records if record.judged_by == 'return'])
+  learning = [curves.learning(records, colors, references, x) for x in ('frame', 'hours')]
+  yield Part('curves', 'Learning curves', learning)
+  yield Part('scores', 'Scores', table=tables.scores(records, references))
   if suite == 'atari':
-    parts += _atari(returns, colors)
-  elif suite == 'dmc' and len({task for each in returns.values() for task in each}) > 1:
-    scaled = {method: _scaled(each, 1000) for method, each in returns.items()}
+    yield from _atari(
+      {method: published.normalized(each) for method, each in returns.items()}, colors
+    )
+  elif suite == 'dmc':
+    scaled = {
+      method: {task: [score / 1000 for score in scores] for task, scores in each.items()}
+      for method, each in returns.items()
+    }
     table = tables.aggregates(scaled, 'Return / 1000 over tasks', ('mean', 'iqm'))
-    parts.append(Part('dmc', 'Aggregates', [], table))
+    yield Part('dmc', 'Aggregates', table=table if len(table) else None)
   if pairs := tables.improvements(found):
     drawn, table = comparisons.improvement(suite, pairs, colors), tables.improvement(pairs)
-    parts.append(Part('improvement', 'Probability of improvement', [drawn], table))
+    yield Part('improvement', 'Probability of improvement', [drawn], table)
   drawn = [curves.metric(records, prefix) for prefix in metrics]
-  return [*parts, Part('metrics', 'Metrics of training', drawn)]
+  yield Part('metrics', 'Metrics of training', drawn)
 
 
-def _scaled(scores: Scores, by: float) -> Scores:
-  return {task: [score / by for score in each] for task, each in scores.items()}
-
-
-def _atari(returns: Mapping[str, Scores], colors):
-  scores = {method: published.normalized(each) for method, each in returns.items()}
-  scores = {method: each for method, each in scores.items() if each}
-  if not scores:
-    return []
-  title, total = 'Human-normalised aggregates', len(published.RANDOM_AND_HUMAN)
-  table = Part('aggregates', title, [], tables.aggregates(scores, title, AGGREGATES, total))
-  # of several sets of games that in which most methods can be compared gets a picture
-  games, methods = max(tables.task_sets(scores), key=lambda each: (len(each[0]) > 1, len(each[1])))
+def _atari(scores, colors):
+  """Human-normalised aggregates and profiles; of several sets of games that in which most methods
+  can be compared gets pictures."""
+  title, sets = 'Human-normalised aggregates', tables.task_sets(scores)
+  games, methods = max(sets, key=lambda each: (len(each[0]) > 1, len(each[1])), default=((), ()))
+  table = tables.aggregates(scores, title, AGGREGATES, published.RANDOM_AND_HUMAN)
   if len(games) < 2:
-    return [table]
+    yield Part('aggregates', title, table=table if len(table) else None)
+    return
   drawn = {method: {game: scores[method][game] for game in games} for method in methods}
   found = {method: aggregates(each) for method, each in drawn.items()}
   over, points = f'{len(games)} games', tables.published_points(games)
-  table.figures.append(comparisons.aggregates(found, points, colors, over))
-  means = {
-    method: {game: sum(drawn[method][game]) / len(drawn[method][game]) for game in games}
-    for method in drawn
-  }
-  profiles = comparisons.profiles(drawn, colors, over)
-  return [
-    table,
-    Part('profiles', 'Performance profiles', [profiles]),
-    Part('games', 'Games, sorted', [comparisons.bars(means, colors)]),
-  ]
+  yield Part('aggregates', title, [comparisons.aggregates(found, points, colors, over)], table)
+  yield Part('profiles', 'Performance profiles', [comparisons.profiles(drawn, colors, over)])
 
 
 # --------------------------------------------------------------------------------------------------
-# The folder
 
 
 def check(folder: str | os.PathLike) -> pathlib.Path:
-  """Return the folder, unless it holds something else than an earlier report.
-
-  Raises:
-    UserError: it is a file, or holds files that a report did not write.
-  """
+  """Return the folder; raise UserError where it holds something that no report wrote."""
   folder, there, own = pathlib.Path(os.path.expanduser(folder)), set(), []
   wish = 'name a new or empty folder, or an earlier report'
   try:
@@ -259,15 +234,12 @@ def check(folder: str | os.PathLike) -> pathlib.Path:
 
 
 def write(
-  report: Report,
-  html: str,
-  output: str | os.PathLike,
-  write_results: Callable[[pathlib.Path], None],
+  report: Report, html: str, output: str | os.PathLike, results: Callable[[pathlib.Path], None]
 ) -> None:
   """Write index.html, figures/ and results/ whole, in place of an earlier report.
 
   Args:
-    html: of `render`. write_results: called with the folder results/.
+    html: of `render`. results: called with the folder results/, writes it.
 
   Raises:
     UserError: the folder cannot be written; the earlier report is still there.
@@ -280,7 +252,7 @@ def write(
       (new / 'figures').mkdir(parents=True)
       for figure in report.figures():
         figures.save(figure, new / 'figures')
-      write_results(new / 'results')
+      results(new / 'results')
       (new / 'index.html').write_text(html, encoding='utf-8')
       names = [path.relative_to(new).as_posix() for path in new.rglob('*') if path.is_file()]
       (new / _MANIFEST).write_text(json.dumps(sorted(names), indent=1))
@@ -290,7 +262,8 @@ def write(
       try:
         new.rename(folder)
       except OSError:
-        old.rename(folder)
+        if old.exists():
+          old.rename(folder)
         raise
   except OSError as error:
     told = f'the report cannot be written to {folder}: {error.strerror or error}'

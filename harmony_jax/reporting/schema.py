@@ -43,13 +43,15 @@ class Record:
   config: dict
   complete: bool
   source: str
-  environment: dict
   evaluations: dict
-  final_scores: list | None
-  metrics: dict
-  hours: float | None
-  steps_per_second: float | None
   frames_per_step: int
+  environment: dict = dataclasses.field(
+    default_factory=lambda: dict.fromkeys(FACTS) | {'versions': {}}
+  )
+  final_scores: list | None = None
+  metrics: dict = dataclasses.field(default_factory=lambda: {'step': []})
+  hours: float | None = None
+  steps_per_second: float | None = None
   method: str = ''
 
   def __post_init__(self):
@@ -92,46 +94,37 @@ def is_number(number: object) -> bool:
 
 
 def _check(record):
-  config, steps = record.config, record.evaluations['step']
-  for name in (
-    record.suite,
-    config['method'],
-    record.weighting.strip('–') or 'none',
-    config['preset'],
-  ):
+  config, columns = record.config, record.evaluations
+  rule = 'none' if record.weighting == '–' else record.weighting
+  for name in (record.suite, config['method'], rule, config['preset']):
     _demand(re.fullmatch(r'\w[\w.+-]*', name), name, 'a name')  # it becomes part of a file's name
   for text in (record.task, record.judged_by):
     _demand(text.strip() and text.isprintable(), text, 'a text')
-  _demand(is_count(record.seed), record.seed, 'a seed from 0')
-  for count in (record.steps, record.frames_per_step):
-    _demand(is_count(count) and count, count, 'a whole number from 1')
+  for count, least in ((record.seed, 0), (record.steps, 1), (record.frames_per_step, 1)):
+    _demand(is_count(count) and count >= least, count, f'a whole number from {least}')
   _demand(type(record.complete) is bool, record.complete, 'true or false')
-  for number in (record.hours, record.steps_per_second):
-    _demand(number is None or is_number(number), number, 'hours or speed')
-  for name in FACTS:
-    kind = dict if name == 'versions' else str | None
-    _demand(isinstance(record.environment[name], kind), record.environment[name], name)
-  columns = {name: record.evaluations[name] for name in COUNTS + NUMBERS}
-  for name, column in {**columns, **record.evaluations['measures']}.items():
-    _check_column(name, column, steps)
-  for name, column in record.metrics.items():
-    _check_column(name, column, record.metrics['step'])
-  _demand(all(map(is_number, record.final_scores or [])), record.final_scores, 'final scores')
+  for number in (record.hours, record.steps_per_second, *(record.final_scores or [])):
+    _demand(number is None or is_number(number), number, 'a number')
+  for name, fact in record.environment.items():
+    _demand(isinstance(fact, dict if name == 'versions' else str | None), fact, name)
+  steps = columns['step']
+  every = {name: columns[name] for name in COUNTS + NUMBERS} | columns['measures']
+  for name, column in [*every.items(), *record.metrics.items()]:
+    holds, needed = (
+      is_count if name in COUNTS else is_number,
+      name in ('step', 'frame', 'eval_mean'),
+    )
+    for value in column:
+      _demand(holds(value) or (value is None and not needed), value, f'a number as {name}')
+  lengths = {len(column) for column in every.values()}, set(map(len, record.metrics.values()))
+  _demand(all(len(each) == 1 for each in lengths), 'a column', 'as long as the others')
   _demand(all(a < b for a, b in zip(steps, steps[1:])), steps, 'rising steps')
-  ends = not config.get('final_eval_episodes', 1) or (steps and steps[-1] >= record.steps)
-  if record.complete and not ends:
-    last = f'at step {steps[-1]}' if steps else 'none'
+  last = f'at step {steps[-1]}' if steps else 'none'
+  whole = not config.get('final_eval_episodes', 1) or (steps and steps[-1] >= record.steps)
+  if record.complete and not whole:
     told = f'but its last evaluation is {last}, not at step {record.steps}'
     raise ValueError(f'it is marked as complete, {told}')
   protocol.describe(config)
-
-
-def _check_column(name, column, steps):
-  holds = is_count if name in COUNTS else is_number
-  _demand(len(column) == len(steps), column, f'{len(steps)} values of {name}')
-  for value in column:
-    known = value is not None or name in ('step', 'frame', 'eval_mean')
-    _demand(holds(value) or not known, value, f'a number as {name}')
 
 
 def _demand(holds, got, wanted):

@@ -4,11 +4,10 @@
     scores = {'Pong': [1.1, 1.2, 0.9], 'Boxing': [6.2, 7.1, 6.6]}   # one number per run
     aggregates(scores)['iqm']                                       # Interval(point=…, low=…, …)
 
-The definitions are those of rliable, which asks for the same number of runs in every task; here
-tasks may have different numbers of them (a run then counts for one in what is taken over all runs),
-and those without any are left out. Intervals are percentile intervals, 95 %, over resamples of the
-runs within each task: what would change if the same tasks were run again with other seeds. Where no
-task has more than one run nothing is known of that, and an interval's bounds are None.
+The definitions are those of rliable, but tasks may have different numbers of runs (a run then
+counts for one in what is taken over all runs), and those without any are left out. Intervals are
+percentile intervals, 95 %, over resamples of the runs within each task: what would change if the same tasks
+were run again with other seeds. Where no task has two runs an interval's bounds are None.
 
 A resample is a row of counts, how often each run was drawn; every statistic is a function of counts
 and scores. The order of tasks and of runs changes nothing, not even the random draws. Everywhere
@@ -39,30 +38,23 @@ def mean_interval(values: Sequence[float | None], reps: int = 2000, seed: int = 
   values = np.sort(np.array([value for value in values if value is not None], float))
   if not len(values):
     return Interval(None)
-  return _interval(
-    values.mean(), _counts((len(values),), reps, seed) @ values / len(values), (len(values),)
-  )
+  draws = _counts((len(values),), reps, seed) @ values / len(values)
+  return _interval(values.mean(), draws, (len(values),))
 
 
 def aggregates(scores: Scores, reps: int = 2000, seed: int = 0) -> dict[str, Interval]:
   """Return the four aggregates of normalised scores, with their intervals.
 
-  - `mean`, `median`: over tasks, of the tasks' means over runs;
-  - `iqm`: the interquartile mean of all runs of all tasks without the
-    lowest and the highest quarter of them (each rounded down);
-  - `optimality_gap`: 1 − mean(min(score, 1)) over all runs of all tasks: how far from people's
-    scores, γ = 1.
-
-  Points are None without any run.
+  Mean and median are over tasks, of the tasks' means over runs; the IQM is the mean of all runs of
+  all tasks without the lowest and the highest quarter (each rounded down); the optimality gap is
+  1 − mean(min(score, 1)) over all of them. Points are None without any run.
   """
   values, sizes = _flat(scores)
   if not sizes:
     return dict.fromkeys(AGGREGATES, Interval(None))
   draws = _all_aggregates(values, sizes, _counts(sizes, reps, seed))
-  return {
-    name: _interval(point, drawn, sizes)
-    for (name, point), drawn in zip(points(scores).items(), draws)
-  }
+  known = zip(points(scores).items(), draws)
+  return {name: _interval(point, drawn, sizes) for (name, point), drawn in known}
 
 
 def points(scores: Scores) -> dict[str, float | None]:
@@ -77,11 +69,8 @@ def points(scores: Scores) -> dict[str, float | None]:
 def performance_profile(
   scores: Scores, taus: Sequence[float], reps: int = 2000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Return the fraction of all runs whose score is above τ, for each of K τ, and its bounds.
-
-  The bounds are pointwise 95 % intervals, and NaN where nothing is known of them, as all three are
-  without any run.
-  """
+  """Return the fraction of all runs whose score is above τ, for each of K τ, and the bounds of its
+  pointwise 95 % interval; NaN where nothing is known."""
   values, sizes = _flat(scores)
   unknown = np.full(len(taus), np.nan)
   if not sizes:
@@ -115,9 +104,8 @@ def probability_of_improvement(x: Scores, y: Scores, reps: int = 2000, seed: int
 
 def _flat(scores):
   """(all scores, number of runs of each task): tasks by name, runs by score, no empty tasks."""
-  groups = [
-    np.sort(np.asarray(scores[task], float)) for task in sorted(scores) if len(scores[task])
-  ]
+  tasks = [task for task in sorted(scores) if len(scores[task])]
+  groups = [np.sort(np.asarray(scores[task], float)) for task in tasks]
   return (np.concatenate(groups) if groups else np.zeros(0)), tuple(len(group) for group in groups)
 
 
@@ -130,18 +118,16 @@ def _slices(sizes):
 def _counts(sizes, reps, seed):
   """[reps, runs] how often each run is drawn: with replacement from the runs of its task."""
   rng = np.random.default_rng(seed)
-  counts = np.concatenate(
-    [rng.multinomial(size, [1 / size] * size, reps) for size in sizes], axis=1
-  ).astype(float)
+  draws = [rng.multinomial(size, [1 / size] * size, reps) for size in sizes]
+  counts = np.concatenate(draws, axis=1).astype(float)
   counts.setflags(write=False)  # shared by all callers
   return counts
 
 
 def _all_aggregates(values, sizes, counts):
   """`AGGREGATES`, [reps] each, of runs that are there `counts` times."""
-  means = np.stack(
-    [counts[:, i] @ values[i] / size for i, size in zip(_slices(sizes), sizes)], axis=1
-  )
+  parts = zip(_slices(sizes), sizes)
+  means = np.stack([counts[:, i] @ values[i] / size for i, size in parts], axis=1)
   gap = 1 - counts @ np.minimum(values, 1) / len(values)
   return means.mean(1), np.median(means, axis=1), _trimmed(values, counts), gap
 
