@@ -91,12 +91,14 @@ def suite(name: str) -> Suite:
   raise unknown('suite', name, names())
 
 
+@functools.cache
 def names() -> tuple[str, ...]:
   """Return the names of all suites: the modules of this package that hold a `SUITE`."""
   modules = ((name, importlib.import_module(f'{__name__}.{name}')) for name in _modules())
   return tuple(name for name, module in modules if hasattr(module, 'SUITE'))
 
 
+@functools.cache
 def _modules():
   return [module.name for module in pkgutil.iter_modules(__path__)]
 

@@ -85,12 +85,10 @@ def lines(records: Sequence['Record']) -> list[tuple[str, str]]:
   found = [('Protocol:', f'{describe(protocols[usual][0].config)}.')]
   for own in others:
     new, gone = ([each for each in a if each not in b] for a, b in ((own, usual), (usual, own)))
-    tasks, methods = (
-      some(sorted({getattr(record, name) for record in protocols[own]}))
-      for name in ('task', 'method')
-    )
+    name = 'task' if all(len(by_task[r.task]) == 1 for r in protocols[own]) else 'method'
+    who = some(sorted({getattr(record, name) for record in protocols[own]}))
     instead = f' (not: {", ".join(gone)})' if gone else ''
-    found.append((f'{tasks}, {methods}:', f'{", ".join(new)}{instead}; else as above.'))
+    found.append((f'{who}:', f'{", ".join(new)}{instead}; else as above.'))
   if any(len(each) > 1 for each in by_task.values()):
     found.append(('Protocols differ', 'between runs of the same task: compare with care.'))
   chosen.pop('', None)

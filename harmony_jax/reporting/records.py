@@ -137,7 +137,9 @@ def _evaluations(lines):
   return {
     **{name: column(name) for name in COUNTS + NUMBERS},
     'hours': column('time/hours'),
-    'eval_std': [float(np.std(each)) if std is None else std for each, std in zip(scores, stds)],
+    'eval_std': [
+      std if std is not None or not each else float(np.std(each)) for each, std in zip(scores, stds)
+    ],
     'eval_episodes': [len(each) or 'none' for each in scores],
     'train_episodes': [None if each is None else len(each) for each in training],
     'measures': {name.removeprefix('eval_'): column(name) for name in sorted(names)},

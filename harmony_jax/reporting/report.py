@@ -180,13 +180,13 @@ def _parts(suite, records, colors, references, metrics):
     yield from _atari(
       {method: published.normalized(each) for method, each in returns.items()}, colors
     )
-  elif suite == 'dmc':
+  elif suite == 'dmc' and max(map(len, returns.values()), default=0) > 1:
     scaled = {
       method: {task: [score / 1000 for score in scores] for task, scores in each.items()}
       for method, each in returns.items()
     }
     table = tables.aggregates(scaled, 'Return / 1000 over tasks', ('mean', 'iqm'))
-    yield Part('dmc', 'Aggregates', table=table if len(table) else None)
+    yield Part('dmc', 'Aggregates', table=table)
   if pairs := tables.improvements(found):
     drawn, table = comparisons.improvement(suite, pairs, colors), tables.improvement(pairs)
     yield Part('improvement', 'Probability of improvement', [drawn], table)

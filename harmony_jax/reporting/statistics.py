@@ -6,8 +6,8 @@
 
 The definitions are those of rliable, but tasks may have different numbers of runs (a run then
 counts for one in what is taken over all runs), and those without any are left out. Intervals are
-percentile intervals, 95 %, over resamples of the runs within each task: what would change if the same tasks
-were run again with other seeds. Where no task has two runs an interval's bounds are None.
+percentile intervals, 95 %, over resamples of the runs within each task: what would change if the
+same tasks were run again with other seeds. Where no task has two runs the bounds are None.
 
 A resample is a row of counts, how often each run was drawn; every statistic is a function of counts
 and scores. The order of tasks and of runs changes nothing, not even the random draws. Everywhere
