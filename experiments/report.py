@@ -8,7 +8,6 @@ cannot be read are named and left out.
 """
 
 import datetime
-import pathlib
 import shlex
 import sys
 
@@ -41,9 +40,8 @@ def main(words: list[str]) -> int:
   if not words and not options.reference:
     raise UserError('name run folders or results files, such as runs/, or --reference=DIR')
   references = report.parse_references(options.references)
-  output = report.check(options.output).resolve()
-  found, problems = records.collect(words, options.metrics)
-  own = [each for each in found if output not in pathlib.Path(each.source).resolve().parents]
+  output = report.check(options.output)
+  own, problems = records.collect(words, options.metrics, skip=[output])
   authors = published.read_scores(options.reference) if options.reference else []
   for problem in problems:
     print(f'problem: {problem}', file=sys.stderr)
@@ -53,9 +51,9 @@ def main(words: list[str]) -> int:
   command = shlex.join(['python', '-m', 'experiments.report', *sys.argv[1:]])
   lead = f'Made {datetime.datetime.now():%d %B %Y, %H:%M} by the code of commit {git_commit()}.'
   html = report.render(made, lead, command)
-  report.write(made, html, options.output, lambda folder: results_files.write(own, folder))
+  report.write(made, html, output, lambda folder: results_files.write(own, folder))
   print('\n'.join(report.text(made)))
-  print(pathlib.Path(options.output, 'index.html'))
+  print(output / 'index.html')
   return 0
 
 

@@ -31,7 +31,7 @@ _CURVES = (
 
 def method_colors(records: Sequence[Record]) -> dict[str, str]:
   """Return {method: colour}: that of its weighting, unless another method has it."""
-  rules = {record.method: METHODS.get(record.weighting, '') for record in records}
+  rules = {record.method: METHODS.get(record.weighting) for record in records}
   return figures.colors_of(sorted(rules), rules)
 
 
@@ -59,7 +59,8 @@ def learning(
   if not panels:
     return None
   counts = lambda method: ' or '.join(map(str, sorted(seeds[method])))
-  legend = [(f'{method}, seeds: {counts(method)}', colors[method], 'solid') for method in seeds]
+  methods = [method for method in dict.fromkeys(r.method for r in records) if method in seeds]
+  legend = [(f'{each}, seeds: {counts(each)}', colors[each], 'solid') for each in methods]
   binned = f' Evaluated at different frames: means over bins of {", ".join(sorted(widths))} frames.'
   return Figure(
     f'{records[0].suite}-curves-{x.rstrip("s")}s',

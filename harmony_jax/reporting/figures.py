@@ -75,7 +75,7 @@ class Figure:
     self.name = re.sub(r'[^a-z0-9_-]+', '-', self.name.lower())  # it becomes a file's name
 
 
-def colors_of(names: Iterable[str], wanted: Mapping[str, str]) -> dict[str, str]:
+def colors_of(names: Iterable[str], wanted: Mapping[str, str | None]) -> dict[str, str]:
   """Return {name: colour}: the one it wants, or else the first that nobody has or wants."""
   colors = {}
   for name in names:

@@ -30,8 +30,9 @@ def title(suite: str) -> str:
 
 def describe(config: Mapping) -> str:
   """Return the protocol as one line. Raises KeyError or TypeError for what is no configuration."""
-  count, policy, *suite = phrases(config)
-  return '; '.join([count, policy, f'{title(config["suite"])}: {", ".join(suite)}', TRAINING])
+  episodes, budget, policy, *suite = phrases(config)
+  suite = f'{title(config["suite"])}: {", ".join(suite)}'
+  return '; '.join([f'{episodes}, {budget}', policy, suite, TRAINING])
 
 
 def facts(config: Mapping) -> dict:
@@ -69,7 +70,7 @@ def phrases(config: Mapping) -> list[str]:
     when = f'{end:,} complete episodes {counted}'
   budget = f'of {known["steps"]:,} steps ({known["frames"]:,} frames) in all'
   policy = _POLICIES[config.get('eval_policy', 'sample')]
-  return [f'{score} of {when}, {budget}', policy, *_of_suite(config)[1]]
+  return [f'{score} of {when}', budget, policy, *_of_suite(config)[1]]
 
 
 def lines(records: Sequence['Record']) -> list[tuple[str, str]]:

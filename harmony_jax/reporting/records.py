@@ -48,19 +48,21 @@ def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
 
 
 def collect(
-  paths: str | os.PathLike | Iterable[str | os.PathLike], metrics: Sequence[str] = ()
+  paths: str | os.PathLike | Iterable[str | os.PathLike],
+  metrics: Sequence[str] = (),
+  skip: Sequence[str | os.PathLike] = (),
 ) -> tuple[list[Record], list[str]]:
   """Return the records of all runs below some paths, each run once, and lines of what is wrong.
 
   Args:
     paths: run folders, results files, folders that hold such at any depth; or one of them.
-    metrics: as for `read`.
+    metrics: as for `read`. skip: folders that are not looked into.
 
   Returns:
     ([record], [problem]): what was left out and why (no such path, a run that is damaged, a second,
     different run in the place of another), and seeds of a method whose settings differ.
   """
-  found, problems, seen = [], [], set()
+  found, problems, seen = [], [], set(map(os.path.realpath, skip))
   for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
     given = pathlib.Path(os.path.expanduser(given))
     for path in _find(given, seen, problems):
