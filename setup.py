@@ -8,6 +8,9 @@ accept both. `constraints/` pins one complete, tested set per Python version.
 
 from setuptools import find_packages, setup
 
+# The records and tables of reports, and their page.
+REPORT = ['pandas>=2.3,<3', 'Jinja2>=3.1,<4']
+
 INSTALL_REQUIRES = [
   # JAX 0.10 is the last for Python 3.11; 0.12 is untested here.
   'jax>=0.10.2,<0.12',
@@ -33,9 +36,11 @@ INSTALL_REQUIRES = [
   'imageio-ffmpeg>=0.6,<1',
   'matplotlib>=3.10,<4',
   'rich>=14,<16',
+  *REPORT,
 ]
 
 EXTRAS_REQUIRE = {
+  'report': REPORT,
   'cuda13': ['jax[cuda13]>=0.10.2,<0.12'],
   'tpu': ['jax[tpu]>=0.10.2,<0.12'],
   # Meta-World imports packaging without declaring it.
@@ -55,7 +60,6 @@ EXTRAS_REQUIRE['dev'] = [
   'pytest-xdist>=3.8,<4',
   'hypothesis>=6.100,<7',
   'rliable>=1.2,<2',
-  'pandas>=2.3,<3',
   'selenium>=4.51,<5',
   *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
 ]

@@ -268,3 +268,28 @@ def _make_renderer(model, size):
 def _close_all(renderers):
   while renderers:
     renderers.pop().close()
+
+
+def _protocol(config):
+  options = base.evaluation_options(config)
+  repeat, limit = options.get('action_repeat', 1), options.get('time_limit', 500)
+  camera = options.get('camera', 'corner')
+  facts = {
+    'action_repeat': repeat,
+    'episode_steps': limit,
+    'camera': camera,
+    'rendering': options.get('render', 'stock'),
+    'observation': base.seen(options),
+    'success': 'at any step of an episode',
+    'tasks': 'V3',
+  }
+  return facts, [
+    'V3 tasks (the paper ran V2: not directly comparable)',
+    f'success at any step of an episode of {limit} steps, which goes on after it',
+    f'action repeat {repeat}',
+    base.seen(options),
+    f'camera {camera}',
+  ]
+
+
+SUITE = base.Suite(environment=MetaWorld, title='Meta-World', protocol=_protocol)
