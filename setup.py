@@ -52,6 +52,7 @@ EXTRAS_REQUIRE = {
   'slurm': ['submitit>=1.5.4,<2'],
   'wandb': ['wandb>=0.31,<1'],
 }
+# ruff and basedpyright (pyright without a download) check the code.
 # The tests cover Meta-World, drawn gymnasium environments and sweeps on every engine, too.
 # rliable is what our statistics are held against; the arch it needs breaks from pandas 3 on.
 # selenium drives a browser, where there is one, in which the page of a report is looked at.
@@ -60,6 +61,10 @@ EXTRAS_REQUIRE['dev'] = [
   'pytest-xdist>=3.8,<4',
   'hypothesis>=6.100,<7',
   'rliable>=1.2,<2',
+  'ruff>=0.17,<0.18',
+  'basedpyright>=1.40,<2',
+  'jaxtyping>=0.3,<0.4',
+  'beartype>=0.23,<0.24',
   'selenium>=4.51,<5',
   *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
 ]
