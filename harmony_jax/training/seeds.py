@@ -18,13 +18,17 @@ from harmony_jax import parallel
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
 from harmony_jax.method import Method
+from harmony_jax.training.hooks import Hook
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.loop import Trainer
 from harmony_jax.training.run_folder import RunFolder
 
 
 def train(
-  runs: Sequence[tuple[Config, RunFolder]], interruption: Interruption | None = None
+  runs: Sequence[tuple[Config, RunFolder]],
+  interruption: Interruption | None = None,
+  together: bool | None = None,
+  more: Sequence[Hook] = (),
 ) -> dict[int, float]:
   """Train one run per seed to its end; return {seed: last score}.
 
@@ -33,6 +37,10 @@ def train(
   Args:
     runs: that differ in their seed only; none is complete.
     interruption: by which all can be asked to save and to end.
+    together: whether updates are one program; by default on accelerators, which one seed's small
+      products leave half idle. A CPU runs products with a matrix of parameters per seed more slowly
+      than one seed after the other.
+    more: hooks, for each run.
 
   Raises:
     Interrupted: they were asked to end, and have been saved.
@@ -40,36 +48,36 @@ def train(
     names it in a note.
   """
   programs, scores = Programs(), {}
-  joint = programs.train_together if parallel.has_accelerator() else None
-  together = Together([config.run.seed for config, _ in runs], programs.train_step, joint)
+  together = parallel.has_accelerator() if together is None else together
+  joint = programs.train_together if together else None
+  meeting = Together([config.run.seed for config, _ in runs], programs.train_step, joint)
   interruption = interruption or Interruption()
   threads = [
-    threading.Thread(target=_run, args=(*run, interruption, programs, together, scores))
+    threading.Thread(target=_run, args=(*run, interruption, programs, meeting, scores, more))
     for run in runs
   ]
   try:
     for thread in threads:
       thread.start()
-    together.wait()
+    meeting.wait()
   finally:
-    together.stop()  # changes nothing after the usual end
+    meeting.stop()  # changes nothing after the usual end
     for thread in threads:
       if thread.ident:
         thread.join()
-  if together.failure:
-    seed, error = together.failure
+  if meeting.failure:
+    seed, error = meeting.failure
     if isinstance(error, UserError):
       raise UserError(f'seed {seed}: {error}') from None
     error.add_note(f'In the run of seed {seed}.')
     raise error
-  if together.interrupted:
-    raise Interrupted(
-      '; '.join(f'seed {seed}: {text}' for seed, text in sorted(together.interrupted.items()))
-    )
+  if meeting.interrupted:
+    told = [f'seed {seed}: {text}' for seed, text in sorted(meeting.interrupted.items())]
+    raise Interrupted('; '.join(told))
   return scores
 
 
-def _run(config, folder, interruption, programs, together, scores):
+def _run(config, folder, interruption, programs, meeting, scores, more):
   """The life of a seed's thread. The trainer is made here, as OpenGL draws only in the thread that
   made its context.
   """
@@ -80,10 +88,10 @@ def _run(config, folder, interruption, programs, together, scores):
     compiled = programs.of(method)
 
     def act(*args, **kwargs):
-      together.check()
+      meeting.check()
       return compiled.act(*args, **kwargs)
 
-    step = functools.partial(together.train_step, seed)
+    step = functools.partial(meeting.train_step, seed)
     return dataclasses.replace(compiled, act=act, train_step=step)
 
   try:
@@ -93,19 +101,19 @@ def _run(config, folder, interruption, programs, together, scores):
       interruption=interruption,
       compiler=compiler,
       name=f'seed {seed}',
-      sharing=together.count,
-      more=[together],
+      sharing=meeting.count,
+      more=[meeting, *more],
     )
     scores[seed] = trainer.run()
   except Interrupted as interrupted:
-    together.interrupted[seed] = str(interrupted)
-    together.leave(seed)
+    meeting.interrupted[seed] = str(interrupted)
+    meeting.leave(seed)
   except Stopped:
-    together.leave(seed)
+    meeting.leave(seed)
   except BaseException as error:
-    together.leave(seed, error)
+    meeting.leave(seed, error)
   else:
-    together.leave(seed)
+    meeting.leave(seed)
 
 
 class Programs:
