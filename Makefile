@@ -1,7 +1,9 @@
 # make setup      a virtual environment in .venv with pinned versions
 # make train      one Atari 100K run: make train GAME=Breakout ARGS="--seed=1"
+# make lint       ruff and pyright, as CI runs them
 # make test       the default tests; make test-all adds those marked slow;
 #                 WORKERS=1 runs it in fewer processes
+# make test-quick parity, goldens, the loop and checkpoints
 # make soak       runs killed at random moments, again and again
 # make doctor     what this machine can run, and what to mend
 # make clean      remove .venv and caches; runs/ stays
@@ -18,7 +20,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 CONSTRAINTS := $(or $(wildcard constraints/python$(VERSION).txt),constraints/python3.12.txt)
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: setup train test test-all soak doctor clean
+.PHONY: setup train lint test test-all test-quick soak doctor clean
 
 setup: $(STAMP)
 
@@ -35,11 +37,21 @@ $(STAMP): setup.py $(CONSTRAINTS)
 train: setup
 	$(RUN) -m experiments.atari100k --game=$(GAME) $(ARGS)
 
+lint: setup
+	$(RUN) -m ruff format --check -q .
+	$(RUN) -m ruff check -q --output-format=concise .
+	$(VENV)/bin/basedpyright --level error
+
+PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist worksteal
+
 test: setup
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: setup
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '' $(ARGS)
+	$(PYTEST) -m '' $(ARGS)
+
+test-quick: setup
+	$(PYTEST) tests/parity_test.py tests/dreamer_test.py tests/loop_test.py tests/checkpoint_test.py $(ARGS)
 
 soak: setup
 	$(RUN) -m pytest -n $(WORKERS) -m slow -rP tests/kills_test.py $(ARGS)

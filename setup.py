@@ -8,6 +8,9 @@ accept both. `constraints/` pins one complete, tested set per Python version.
 
 from setuptools import find_packages, setup
 
+# The records and tables of reports, and their page.
+REPORT = ['pandas>=2.3,<3', 'Jinja2>=3.1,<4']
+
 INSTALL_REQUIRES = [
   # JAX 0.10 is the last for Python 3.11; 0.12 is untested here.
   'jax>=0.10.2,<0.12',
@@ -33,9 +36,11 @@ INSTALL_REQUIRES = [
   'imageio-ffmpeg>=0.6,<1',
   'matplotlib>=3.10,<4',
   'rich>=14,<16',
+  *REPORT,
 ]
 
 EXTRAS_REQUIRE = {
+  'report': REPORT,
   'cuda13': ['jax[cuda13]>=0.10.2,<0.12'],
   'tpu': ['jax[tpu]>=0.10.2,<0.12'],
   # Meta-World imports packaging without declaring it.
@@ -47,6 +52,7 @@ EXTRAS_REQUIRE = {
   'slurm': ['submitit>=1.5.4,<2'],
   'wandb': ['wandb>=0.31,<1'],
 }
+# ruff and basedpyright (pyright without a download) check the code.
 # The tests cover Meta-World, drawn gymnasium environments and sweeps on every engine, too.
 # rliable is what our statistics are held against; the arch it needs breaks from pandas 3 on.
 # selenium drives a browser, where there is one, in which the page of a report is looked at.
@@ -55,7 +61,10 @@ EXTRAS_REQUIRE['dev'] = [
   'pytest-xdist>=3.8,<4',
   'hypothesis>=6.100,<7',
   'rliable>=1.2,<2',
-  'pandas>=2.3,<3',
+  'ruff>=0.17,<0.18',
+  'basedpyright>=1.40,<2',
+  'jaxtyping>=0.3,<0.4',
+  'beartype>=0.23,<0.24',
   'selenium>=4.51,<5',
   *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
 ]

@@ -1,146 +1,110 @@
-"""Evaluates what a run has learned: python -m experiments.evaluate --logdir=RUN_FOLDER
---episodes=100 [--video].
+"""Evaluates what a run has learned: python -m experiments.evaluate --logdir=RUN_FOLDER [--video].
 
 Prints the result and writes it, with every episode's score, to evaluation/ in the run folder.
 Episodes and actions are those of the run's own evaluation at that step: the same code on the same
 kind of device, with as many episodes and environments, comes to the same scores. --seed plays
-others. Options of the environment can be changed: --config.env.camera=side,
---config.eval_env.visual_seeds=test.
+others. Options of the environment can be changed: --config.env.camera=side.
 """
 
+import contextlib
+import functools
 import json
 import pathlib
 import time
 
 from absl import flags
 
-from experiments import launcher
+from . import launcher
 
+_number = functools.partial(flags.DEFINE_integer, lower_bound=0)
 flags.DEFINE_string('logdir', None, 'The run folder; the run may be going on.', required=True)
-flags.DEFINE_integer('episodes', 100, 'How many complete episodes.', lower_bound=1)
+_number('episodes', 100, 'How many complete episodes.', lower_bound=1)
+_number('num_envs', 0, 'Environments that play at a time; 0 for as many as in the run.')
+_number('checkpoint', None, 'Of which step; by default the newest one.')
+_number('seed', None, 'Of episodes and actions; by default those of the run.')
+flags.DEFINE_enum('policy', 'auto', ('auto', 'sample', 'mode'), 'Of actions; auto: as the run.')
 flags.DEFINE_bool('video', False, 'Also write a video of the first episode.')
-flags.DEFINE_integer('checkpoint', None, 'Of which step; by default the newest one.', lower_bound=0)
-flags.DEFINE_enum(
-  'policy',
-  'auto',
-  ('auto', 'sample', 'mode'),
-  "Sampled actions or the most likely ones; 'auto' as the run's own evaluation.",
-)
-flags.DEFINE_integer(
-  'seed', None, 'Of episodes and actions; by default those of the run.', lower_bound=0
-)
-flags.DEFINE_integer(
-  'num_envs', 0, 'Environments that play at a time; 0 for as many as in the run.', lower_bound=0
-)
-flags.DEFINE_integer('fps', 20, 'Steps per second of the video.', lower_bound=1)
+_number('fps', 20, 'Steps per second of the video.', lower_bound=1)
 flags.DEFINE_string('output', None, 'Where the files go; by default evaluation/ in the run folder.')
 
 
-def main(words, overrides):
-  """Loads, plays, writes."""
+def main(words: list[str], overrides: list[str]) -> int:
+  """Load, play, write."""
   options = flags.FLAGS
   launcher.no_words(words, '--logdir=…')
   from harmony_jax import parallel, trained
-  from harmony_jax.training import recording
+  from harmony_jax.training import evaluation, recording, run_folder, video
 
   parallel.use_compilation_cache()
   agent = trained.Agent.load(options.logdir, options.checkpoint)
-  trained.change_environment(agent.config, overrides)
+  agent.config = trained.change_environment(agent.config, overrides)
   if options.video:
     recording.picture_name(agent.spec)
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'evaluation')
-  mode = agent.config.eval_policy if options.policy == 'auto' else options.policy
-  seed = agent.config.seed if options.seed is None else options.seed
+  policy = agent.config.agent.eval_policy if options.policy == 'auto' else options.policy
+  seed = agent.config.run.seed if options.seed is None else options.seed
   started = time.monotonic()
-  results, pictures = _play(agent, options, seed, mode)
-  _write(
-    agent,
-    results,
-    pictures,
-    output,
-    {
-      'episodes': options.episodes,
-      'policy': mode,
-      'seed': seed,
-      'seconds': time.monotonic() - started,
-    },
-    options.fps,
-  )
-  return 0
-
-
-def _play(agent, options, seed, mode):
-  """(results of the episodes, pictures of the first one or None)."""
-  from harmony_jax.training import evaluation, recording
-
-  sizes = evaluation.group_sizes(min(options.num_envs or agent.config.eval_envs, options.episodes))
-  groups = [agent.make_env(size) for size in sizes]
-  if options.video:
-    groups[0] = recording.Recorder(groups[0])
-  try:
-    results = evaluation.evaluate(
-      agent.method,
-      agent.act,
-      agent.weights,
-      groups,
-      seed,
-      agent.step,
-      options.episodes,
-      mode == 'mode',
-    )
-  finally:
-    for group in groups:
-      group.close()
-  return results, groups[0].pictures() if options.video else None
-
-
-def _write(agent, results, pictures, output, about, fps):
-  """Prints the result; writes it, and the video, to the folder `output`."""
-  from harmony_jax.benchmarking.machine import describe_machine
-  from harmony_jax.reporting import protocol
-  from harmony_jax.training import evaluation, recording, run_folder, video
-
-  config, found = agent.config, evaluation.summary(results)
-  # How this evaluation was made, not those of the run.
-  config.update(
-    final_eval_episodes=about['episodes'],
-    eval_policy=about['policy'],
-    eval_every=0,
-    steps=agent.step,
-  )
-  how = protocol.describe(config.to_dict()).removesuffix(f'; {protocol.TRAINING}')
-  record = {
-    'suite': config.suite,
-    'task': config.task,
-    'method': config.method,
-    'weighting': config.weighting.rule,
-    'preset': config.preset,
-    'run_seed': config.seed,
-    'step': agent.step,
-    'frame': agent.step * agent.spec.action_repeat,
-    **about,
-    'protocol': how,
-    'env': {**config.env.to_dict(), **config.eval_env.to_dict()},
-    **found,
-    'seeds': [result.seed for result in results],
-    'machine': describe_machine(),
-  }
-  name = f'step_{agent.step:08d}_{about["episodes"]}_{about["policy"]}_seed{about["seed"]}'
+  results, pictures = _play(agent, options, seed, policy == 'mode')
+  found = evaluation.summary(results)
+  seconds = time.monotonic() - started
+  about = {'episodes': options.episodes, 'policy': policy, 'seed': seed, 'seconds': seconds}
+  record = _record(agent, about, found, [result.seed for result in results])
+  name = f'step_{agent.step:08d}_{options.episodes}_{policy}_seed{seed}'
   path = recording.unused(output, name, '.json')
   with run_folder.atomic_write(path) as file:
     file.write(json.dumps(record, indent=1) + '\n')
   scores = found['scores']
   print(
-    f'{config.suite} {config.task}, {config.method}, weighting {config.weighting.rule}, seed {config.seed}, step '
-    f'{agent.step:,}: {found["mean"]:,.2f} ± {found["std"]:,.2f} (standard deviation over {len(scores)} episodes, '
-    f'{min(scores):,.2f} to {max(scores):,.2f}), actions: {about["policy"]}'
+    f'{agent.title}, seed {record["run_seed"]}, step {agent.step:,}: {found["mean"]:,.2f} ± '
+    f'{found["std"]:,.2f} (standard deviation over {len(scores)} episodes, {min(scores):,.2f} to '
+    f'{max(scores):,.2f}), actions: {policy}'
   )
-  for measure in set(found) - {'mean', 'std', 'scores', 'lengths'}:
+  for measure in found.keys() - {'mean', 'std', 'scores', 'lengths'}:
     print(f'{measure}: {found[measure]:.3f}')
-  print(f'protocol: {how}')
+  print(f'protocol: {record["protocol"]}')
   print(f'every score: {path}')
   if pictures is not None:
-    print(f'video: {video.save_video(path.with_suffix(""), pictures, fps, scale=4)}')
+    print(f'video: {video.save_video(path.with_suffix(""), pictures, options.fps, scale=4)}')
+  return 0
+
+
+def _play(agent, options, seed, mode):
+  """Return (results of the episodes, pictures of the first one or None)."""
+  from harmony_jax.training import evaluation, recording
+
+  count = min(options.num_envs or agent.config.run.eval_envs, options.episodes)
+  player = agent.method, agent.act, agent.variables
+  with contextlib.ExitStack() as stack:
+    opened = lambda size: stack.enter_context(contextlib.closing(agent.make_env(size)))
+    groups = [opened(size) for size in evaluation.group_sizes(count)]
+    if options.video:
+      groups[0] = recording.Recorder(groups[0])
+    results = evaluation.evaluate(*player, groups, seed, agent.step, options.episodes, mode)
+  return results, groups[0].pictures() if options.video else None
+
+
+def _record(agent, about, found, seeds):
+  """Return what is written of an evaluation."""
+  from harmony_jax.benchmarking.machine import describe_machine
+  from harmony_jax.reporting import protocol
+
+  tree = agent.config.to_json()
+  # How this evaluation was made, not those of the run.
+  made = {'final_eval_episodes': about['episodes'], 'eval_policy': about['policy']}
+  how = protocol.describe({**tree, **made, 'eval_every': 0, 'steps': agent.step})
+  return {
+    **{name: tree[name] for name in ('suite', 'task', 'method', 'preset')},
+    'weighting': agent.config.flat().get('weighting.rule', ''),
+    'run_seed': tree['seed'],
+    'step': agent.step,
+    'frame': agent.step * agent.spec.action_repeat,
+    **about,
+    'protocol': how.removesuffix(f'; {protocol.TRAINING}'),
+    'env': {**tree['env'], **tree['eval_env']},
+    **found,
+    'seeds': seeds,
+    'machine': describe_machine(),
+  }
 
 
 if __name__ == '__main__':

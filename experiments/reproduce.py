@@ -6,14 +6,14 @@ Such an update stops a run, which leaves the state before it and its batch in th
 
 from absl import flags
 
-from experiments import launcher
+from . import launcher
 
 flags.DEFINE_string('logdir', None, 'The run folder.', required=True)
 flags.DEFINE_integer('update', None, 'Which update; by default the last one that was written down.')
 
 
-def main(words):
-  """Repeats it and says what is not finite, first."""
+def main(words: list[str]) -> int:
+  """Repeat it and say what is not finite, first."""
   launcher.no_words(words, '--logdir=…')
   from harmony_jax.training import faults
 

@@ -1,255 +1,267 @@
 """Many runs: python -m experiments.sweep --suite=atari100k --games=all --seeds=5
 --weighting=harmony,none.
 
-    --games=Pong,Breakout      tasks with commas, or all; --tasks is the same
-    --seeds=5                  seeds 0 to 4; --seeds=3,7 those two, --seeds=7, that one, --seeds=5-9
-    a range --method=…  --weighting=…  with commas; every combination is run
-    --config.some.field=value  for every run
-    --dry_run                  what would be run, where, and how long it will take
-
-    --executor=local           this machine: one process per accelerator, or --workers=N; on a CPU
-    one at a time --executor=ray             a Ray cluster (--ray_address=…) or a Ray of its own;
-    --run_cpus, --run_gpus per run --executor=slurm           an array job through submitit;
-    --slurm_partition, --slurm_time, …; --detach only submits
-
-Every run is the ordinary command in its ordinary run folder, with its output in output.txt there.
-Finished runs are
-skipped: the same command goes on after Ctrl-C (everything is saved first), after a crash, and with
-more seeds. A run that fails is tried again from its checkpoint (--retries). It ends with the
-aggregate report, in <root>/sweeps/<name>.
+Every combination of games (or --tasks), --method, --weighting and seeds is one run, by the ordinary
+command in the ordinary run folder, with its output in output.txt there. Finished runs are skipped:
+the same command goes on after Ctrl-C, on which everything is saved, after a crash, and with more
+seeds. A run that fails is tried again from its checkpoint. At the end there is a table of scores,
+and a report in <root>/sweeps.
 
 Exit codes: 0 all runs are finished, 1 some are not, 2 a mistake in the command, 75 stopped and
 saved.
 """
 
-import pathlib
+import contextlib
+import importlib
+import itertools
+import json
+import pkgutil
+import re
 import shlex
+import statistics
 import sys
+from pathlib import Path
+from types import ModuleType
 
-from absl import app, flags, logging
+from absl import flags
+from ml_collections import ConfigDict
 
-from configs import common
-from experiments import launcher
-from harmony_jax.configuration import split_config_flags
+from harmony_jax import configuration, envs
 from harmony_jax.errors import UserError
+from harmony_jax.sweeping import devices, executors
+from harmony_jax.sweeping.display import Display
+from harmony_jax.sweeping.job import SAVED, Job
+from harmony_jax.sweeping.sweep import FINISHED, Sweep
+from harmony_jax.training import run_folder
 
-EXECUTORS = ('local', 'ray', 'slurm')
+from . import launcher
 
-flags.DEFINE_string(
-  'suite', 'atari100k', 'Which benchmark, as its command is called: atari100k, catch, dmc, …'
-)
-flags.DEFINE_list('games', ['all'], "Tasks with commas, or 'all' that the suite has.")
+flags.DEFINE_string('suite', 'atari100k', 'Which benchmark: the name of its command.')
+flags.DEFINE_list('games', 'all', "Tasks with commas, or 'all' that the suite has.")
 flags.DEFINE_alias('tasks', 'games')
 flags.DEFINE_string(
-  'seeds',
-  '1',
-  "A number of seeds (5 is 0 to 4), a list (3,7 or '7,' for one alone) or a range (5-9).",
+  'seeds', '1', '5 is 0 to 4; 3,7 are those two, and 7, that one; 5-9 is a range.'
 )
-flags.DEFINE_list(
-  'method', ['dreamerv3'], f'Base methods with commas: {", ".join(sorted(common.METHODS))}.'
-)
-flags.DEFINE_list(
-  'weighting', ['harmony'], f'Weighting rules with commas: {", ".join(common.WEIGHTINGS)}.'
-)
-flags.DEFINE_string(
-  'preset',
-  'auto',
-  "Sizes, as of the single run; 'auto' takes 'paper' where runs get an accelerator "
-  "and 'cpu' otherwise.",
-)
-flags.DEFINE_string(
-  'root', 'runs', 'Where run folders go: <suite>/<task>/<method>-<weighting>-<preset>/seed<seed>.'
-)
-flags.DEFINE_string(
-  'output', None, 'Where the report goes; by default <root>/sweeps/<name of the sweep>.'
-)
-flags.DEFINE_bool('dry_run', False, 'Print the plan, and start nothing.')
-flags.DEFINE_string('executor', 'local', f'Where runs are started: {", ".join(EXECUTORS)}.')
-flags.DEFINE_integer(
-  'workers',
-  0,
-  'How many at a time (local, slurm); 0: local one per accelerator, or one on a CPU, '
-  'whose cores are shared out among more.',
-  lower_bound=0,
-)
-flags.DEFINE_bool(
-  'seeds_together', False, 'All seeds of a configuration in one program (--num_seeds of a run).'
-)
-flags.DEFINE_integer(
-  'retries', 2, 'How often a failed run is tried again, from its checkpoint.', lower_bound=0
-)
-flags.DEFINE_float(
-  'interval', 60.0, 'Seconds between two summaries, where there is no terminal.', lower_bound=0.0
-)
-flags.DEFINE_float(
-  'lock_wait',
-  120.0,
-  'Seconds to wait for a run folder in which another process works.',
-  lower_bound=0.0,
-)
-flags.DEFINE_string(
-  'ray_address', None, 'Address of a Ray cluster, or auto; by default Ray is started here.'
-)
-flags.DEFINE_float('run_cpus', 2.0, 'CPUs of a run, for Ray.', lower_bound=0.0)
-flags.DEFINE_float('run_gpus', 0.0, 'GPUs of a run, for Ray.', lower_bound=0.0)
+flags.DEFINE_list('method', 'dreamerv3', 'Base methods with commas.')
+flags.DEFINE_alias('methods', 'method')
+flags.DEFINE_list('weighting', 'harmony', 'Weighting rules with commas.')
+flags.DEFINE_string('preset', 'auto', "Sizes; 'auto' is 'paper' on an accelerator, else 'cpu'.")
+flags.DEFINE_string('root', 'runs', 'The folder of <suite>/<task>/<method>-…/seed<seed>.')
+flags.DEFINE_bool('dry_run', False, 'Show what would be run and its hours; start nothing.')
+flags.DEFINE_bool('seeds_together', False, 'All seeds of a configuration in one program.')
+flags.DEFINE_integer('retries', 2, 'How often a run that fails is tried again.', 0)
+flags.DEFINE_enum('executor', 'local', ['local', 'ray', 'slurm'], 'Where runs are started.')
+flags.DEFINE_integer('workers', 0, 'Runs at a time, local or on Slurm; 0: one per accelerator.', 0)
+flags.DEFINE_string('ray_address', None, "Of a Ray cluster, or 'auto'; else Ray starts here.")
+flags.DEFINE_integer('run_cpus', 2, 'CPUs of a run on Ray or Slurm.', 1)
+flags.DEFINE_float('run_gpus', 0, 'GPUs of a run on Ray or Slurm.', 0)
 flags.DEFINE_string('slurm_partition', None, 'Partition of the jobs.')
-flags.DEFINE_string(
-  'slurm_time',
-  '24:00:00',
-  'Time limit of a job, as Slurm writes it: minutes, [days-]hours:minutes:'
-  'seconds. A run that does not end in it saves and goes on in the next.',
+flags.DEFINE_integer(
+  'slurm_time', 1440, 'Minutes of a job; a run that needs more goes on after.', 10
 )
-flags.DEFINE_integer('slurm_gpus', 1, 'GPUs of a job.', lower_bound=0)
-flags.DEFINE_integer('slurm_cpus', 4, 'CPUs of a job.', lower_bound=1)
-flags.DEFINE_string('slurm_memory', None, "Memory of a job, such as '16GB'.")
-flags.DEFINE_bool(
-  'detach', False, 'With slurm: return when the jobs are submitted; the same command follows them.'
-)
+flags.DEFINE_float('slurm_memory', None, 'Gigabytes of a job.', 0)
+flags.DEFINE_bool('detach', False, 'On Slurm: only submit; the same command without it follows.')
+
+FLAGS = flags.FLAGS
+OWN = ('suite', 'task', 'seed', 'method', 'weighting.rule', 'preset')  # settings with such a flag
 
 
-def main():
-  """Reads the flags and runs the sweep; ends the process with its exit code."""
-  try:
-    argv, overrides = split_config_flags(sys.argv)
-  except UserError as error:
-    sys.exit(_fail(error))
-  app.run(lambda rest: _main(rest, overrides), argv=argv, flags_parser=launcher.parse_flags)
+def suites() -> dict[str, ModuleType]:
+  """Return the modules of configs/ that are benchmarks, by the names of their commands."""
+  package = importlib.import_module(__package__.removesuffix('experiments') + 'configs')
+  names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+  modules = {name: importlib.import_module(f'{package.__name__}.{name}') for name in names}
+  return {name: module for name, module in modules.items() if hasattr(module, 'SUITE')}
 
 
-def _main(rest, overrides):
-  logging.set_verbosity(logging.WARNING)
-  try:
-    if len(rest) > 1:
-      raise UserError(f'unexpected argument {rest[1]!r}: options look like --games=…')
-    return _sweep(flags.FLAGS, overrides)
-  except UserError as error:
-    return _fail(error)
-  except KeyboardInterrupt:  # before anything was started
-    return _fail('interrupted; the same command goes on', launcher.INTERRUPTED)
+def parse_seeds(text: str) -> list[int]:
+  """Return the seeds of '5' (0 to 4), '3,7', '7,' (one alone) or '5-9', or raise UserError."""
+  if re.fullmatch('[1-9][0-9]{0,3}', text):
+    return list(range(int(text)))
+  seeds = []
+  for part in text.removesuffix(',').split(','):
+    bounds = re.fullmatch('([0-9]{1,9})(?:-([0-9]{1,9}))?', part.strip())
+    found = bounds and range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
+    if not found or len(found) > 10_000:
+      raise UserError(f"--seeds is {text!r}: it takes a number (5 is 0 to 4), '3,7', '7,' or '5-9'")
+    seeds += found
+  return list(dict.fromkeys(seeds))
 
 
-def _sweep(options, overrides):
-  from harmony_jax.sweeping import board, devices, plan, report
+def plan(module: ModuleType, overrides: list[str]) -> list[ConfigDict]:
+  """Return the configurations of all runs, seed by seed: a stopped sweep has some of every task.
 
-  plan.choose('--executor', [options.executor], EXECUTORS)
-  plan.choose('--preset', [options.preset], common.PRESETS)
-  seeds, module = plan.parse_seeds(options.seeds), plan.benchmark(options.suite)
-  if options.detach and options.executor != 'slurm':
-    raise UserError('--detach goes with --executor=slurm: other executors end with the sweep')
-  places = devices.places(options.workers) if options.executor == 'local' else []
-  preset = _preset(options, places)
-  jobs = plan.make(
-    options.suite,
-    options.games,
-    seeds,
-    options.method,
-    options.weighting,
-    preset,
-    options.root,
-    overrides,
-    options.seeds_together,
-  )
-  name = '-'.join([options.suite, *options.method, *options.weighting, preset])
-  output = (
-    pathlib.Path(options.output or pathlib.Path(options.root, 'sweeps', name))
-    .expanduser()
-    .absolute()
-  )
-  records = {job.name: output / 'records' / f'{job.name}.jsonl' for job in jobs}
-  shown = board.Board(jobs, records)
-  if options.dry_run:
-    shown.refresh()
-    for line in report.plan_lines(
-      jobs, shown, module.HOURS, bool(overrides), options.root, len(places) or options.workers
-    ):
-      print(line)
-    return 0
-  print(report.headline(jobs), flush=True)
-  return _run(options, jobs, records, shown, output, places)
+  Raises:
+    UserError: an unknown name, or a bad setting.
+  """
+  if own := {text.partition('=')[0] for text in overrides} & set(OWN):
+    raise UserError(f'--config.{own.pop()} is chosen by a flag of its own in a sweep')
+  tasks = envs.tasks(module.SUITE) if FLAGS.games == ['all'] else FLAGS.games
+  if not tasks:
+    raise UserError(f"--games is empty, or 'all' of {module.SUITE!r}, which has no list: name some")
+  configs = []
+  for choice in itertools.product(parse_seeds(FLAGS.seeds), tasks, FLAGS.method, FLAGS.weighting):
+    values = flags.FlagValues()
+    launcher.define_flags(module, values)
+    names = 'seed', module.TASK_FLAG, 'method', 'weighting'
+    try:
+      values(['', f'--preset={FLAGS.preset}', *map('--{}={}'.format, names, choice)])
+    except flags.Error as error:
+      raise UserError(str(error)) from None
+    config, _ = launcher.make_config(module, values, overrides, False)
+    configs += [config] if config not in configs else []
+  return configs
 
 
-def _preset(options, places):
-  """The preset's name: 'auto' is settled here, as it is a part of the folders' names."""
-  if options.preset != 'auto':
-    return options.preset
-  if options.executor == 'local':
-    accelerated = any(place['environment'] for place in places)
+def folder_of(config: ConfigDict) -> Path:
+  """Return a run's folder. Raises UserError where it holds another run."""
+  relative = Path(launcher.default_logdir(config)).relative_to('runs')
+  folder = Path(FLAGS.root, relative).expanduser().absolute()
+  if (folder / 'config.json').exists():
+    identity = {'suite': config.suite, 'task': config.task, 'method': config.method}
+    wanted = {'config': configuration.to_json_dict(config), 'identity': identity}
+    run_folder.check_config(folder / 'config.json', wanted)
+  return folder
+
+
+def make_jobs(module: ModuleType, configs: list[ConfigDict], overrides: list[str]) -> list[Job]:
+  """Return a job per run; with --seeds_together one per task, method and weighting."""
+  groups: dict[tuple, list[ConfigDict]] = {}
+  for config in configs:
+    key = (config.task, label(config), FLAGS.seeds_together or config.seed)
+    groups.setdefault(key, []).append(config)
+  return [_job(module, group, overrides) for group in groups.values()]
+
+
+def _job(module, configs, overrides):
+  config, number = configs[0], len(configs)
+  seeds, folders = [each.seed for each in configs], tuple(map(folder_of, configs))
+  if seeds != list(range(seeds[0], seeds[0] + number)):
+    raise UserError('--seeds_together takes seeds without gaps, such as --seeds=5 or --seeds=5-9')
+  words = {
+    module.TASK_FLAG: config.task,
+    'seed': config.seed,
+    'method': config.method,
+    'weighting': config.weighting.rule,
+    'preset': config.preset,
+    'logdir': folders[0] if number == 1 else folders[0].parent,
+    **({'num_seeds': number} if number > 1 else {}),
+    **dict(f'config.{text}'.split('=', 1) for text in overrides),
+  }
+  command = [sys.executable, '-m', f'{__package__}.{FLAGS.suite}']
+  command += [f'--{name}={value}' for name, value in words.items()]
+  name = f'{config.task} {label(config)} seed {", ".join(map(str, seeds))}'
+  hours = finished_hours(folders[0], config) or (None if overrides else module.HOURS[config.preset])
+  return Job(name, tuple(command), folders, config.steps * number, hours and hours * number)
+
+
+def label(config: ConfigDict) -> str:
+  """Return the name of a method in reports."""
+  return f'{config.method}-{config.weighting.rule}'
+
+
+def finished_hours(folder: Path, config: ConfigDict) -> float | None:
+  """Return the hours of a run by those of its kind that are finished; None where there is none."""
+  rates = []
+  for marker in folder.parents[2].glob(f'*/{config.method}-*-{config.preset}/seed*/.complete'):
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # of an older version
+      end = json.loads(marker.read_text())
+      rates.append(end['hours'] / end['step'])
+  return statistics.median(rates) * config.steps if rates else None
+
+
+def show_plan(sweep: Sweep, workers: int):
+  """Print what is to be run, and how long that will take."""
+  left = []
+  for row in sweep.rows:
+    hours = row.job.hours
+    left.append(0 if row.state == FINISHED else hours and hours * (1 - row.step / row.job.steps))
+    print(f'{row}, {"hours not measured" if left[-1] is None else f"{left[-1]:.2f} h"}')
+    print(f'  {shlex.join(row.job.command)}')
+  if None in left:
+    print(f'{sweep.counts()}, hours not measured of {left.count(None)}')
   else:
-    accelerated = options.slurm_gpus if options.executor == 'slurm' else options.run_gpus
-  return 'paper' if accelerated else 'cpu'
+    clock = max(*left, sum(left) / workers)
+    print(f'{sweep.counts()}, {sum(left):.2f} h, {clock:.2f} h with {workers} at a time')
 
 
-def _run(options, jobs, records, board, output, places):
-  from harmony_jax.sweeping import follow, report
+def report(configs: list[ConfigDict], output: Path):
+  """Write aggregate.json and the scores of what there is, and print the table."""
+  from harmony_jax.reporting import aggregate, records, results_files
 
-  left, stopped = [job for job in jobs if not job.is_complete()], ''
-  if left:
-    try:
-      (output / 'records').mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise UserError(f'cannot write to {output}: {error.strerror}') from None
-    executor = _executor(options, places, output)
-    try:
-      if options.detach:
-        executor.start(left, records)
-        print(
-          f'{len(executor.ids())} jobs submitted or still there: {", ".join(executor.ids().values())}; the same '
-          'command without --detach follows them'
-        )
+  folders = [folder for folder in map(folder_of, configs) if (folder / 'config.json').exists()]
+  found, problems = records.collect(folders)
+  results_files.write(found, output, replace=True)
+  wanted = [(config.task, label(config), config.seed) for config in configs]
+  result = aggregate.aggregate(aggregate.finished(found), wanted, configs[0].suite == 'atari')
+  with run_folder.atomic_write(output / 'aggregate.json') as file:
+    json.dump(result, file, indent=1)
+  print('\n'.join([*problems, *aggregate.lines(result), f'report: {output}']))
+
+
+def make_executor(places: list[devices.Place], folder: Path) -> executors.Executor:
+  """Return the executor that the flags ask for; its files go into a folder."""
+  if FLAGS.executor == 'local':
+    return executors.Local(folder / 'workers', places)
+  if FLAGS.executor == 'ray':
+    return executors.Ray(FLAGS.ray_address, FLAGS.run_cpus, FLAGS.run_gpus)
+  return executors.Slurm(
+    folder / 'slurm',
+    FLAGS.workers,
+    timeout_min=FLAGS.slurm_time,
+    cpus_per_task=FLAGS.run_cpus,
+    gpus_per_node=int(FLAGS.run_gpus) or None,
+    mem_gb=FLAGS.slurm_memory,
+    slurm_partition=FLAGS.slurm_partition,
+  )
+
+
+def main(words: list[str], overrides: list[str]) -> int:
+  """Run the sweep that the flags describe; return the exit code."""
+  launcher.no_words(words, '--games=…')
+  module = suites().get(FLAGS.suite)
+  if not module:
+    raise UserError(f'--suite={FLAGS.suite} is none of {", ".join(suites())}')
+  if FLAGS.detach and FLAGS.executor != 'slurm':
+    raise UserError('--detach goes with --executor=slurm: other executors end with the sweep')
+  places, accelerated = [], FLAGS.run_gpus
+  if FLAGS.executor == 'local':
+    backend, number = devices.count()
+    places, accelerated = devices.share(backend, number, FLAGS.workers), backend != 'cpu'
+  if FLAGS.preset == 'auto':
+    FLAGS.preset = 'paper' if accelerated else 'cpu'
+  configs = plan(module, overrides)
+  sweep = Sweep(make_jobs(module, configs, overrides))
+  if FLAGS.dry_run:
+    show_plan(sweep, len(places) or FLAGS.workers or len(sweep.rows))
+    return 0
+  name = '-'.join([FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset])
+  return run(sweep, configs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
+
+
+def run(sweep: Sweep, configs: list[ConfigDict], places: list[devices.Place], output: Path) -> int:
+  """Run what is not finished, and report; return the exit code."""
+  stopped = ''
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'cannot write to {output}: {error.strerror}') from None
+  if sweep.unfinished():
+    with contextlib.closing(make_executor(places, output)) as executor, Display(sweep) as display:
+      if FLAGS.detach:
+        sweep.submit(executor)
+        print(f'{sweep.counts()}, submitted; the same command without --detach follows them')
         return 0
-      stopped = follow.follow(left, records, executor, board, options.interval)
-    finally:
-      executor.close()
-  board.refresh()
-  for line in report.finish(board, output):
-    print(line)
-  return _end(board, stopped)
-
-
-def _executor(options, places, output):
-  """The executor that the flags ask for. Raises UserError where it cannot be had."""
-  common_settings = dict(retries=options.retries, lock_wait=options.lock_wait)
-  if options.executor == 'ray':
-    from harmony_jax.sweeping.rays import Rays
-
-    return Rays(options.ray_address, options.run_cpus, options.run_gpus, **common_settings)
-  if options.executor == 'slurm':
-    from harmony_jax.sweeping import slurm
-
-    return slurm.Slurm(
-      output / 'slurm',
-      slurm.parse_minutes(options.slurm_time),
-      options.slurm_partition,
-      options.slurm_gpus,
-      options.slurm_cpus,
-      slurm.parse_gigabytes(options.slurm_memory),
-      options.workers,
-      **common_settings,
-    )
-  from harmony_jax.sweeping.local import Local
-
-  return Local(places, **common_settings)
-
-
-def _end(board, stopped):
-  """Says how it ended; returns the exit code."""
-  counts = board.counts()
-  if stopped and set(counts) - {'finished'}:
-    print(
-      f'{stopped}: stopped and saved; continue with: {shlex.join(["python", *sys.orig_argv[1:]])}',
-      file=sys.stderr,
-    )
-    return launcher.INTERRUPTED
-  unfinished = [row for row in board.rows if row.state != 'finished']
-  for row in unfinished:
-    print(f'{board.describe(row)} (output: {row.job.output})', file=sys.stderr)
-  return 1 if unfinished else 0
-
-
-def _fail(message, code=2):
-  print(f'error: {message}', file=sys.stderr)
-  return code
+      stopped = sweep.run(executor, FLAGS.retries, display.tell)
+  report(configs, output)
+  for row in sweep.unfinished():
+    print(f'{row} (output: {row.job.output})', file=sys.stderr)
+  if stopped and sweep.unfinished():
+    command = shlex.join(['python', *sys.orig_argv[1:]])
+    print(f'{stopped}: stopped and saved; continue with: {command}', file=sys.stderr)
+    return SAVED
+  return 1 if sweep.unfinished() else 0
 
 
 if __name__ == '__main__':
-  main()
+  launcher.command(main, configurable=True)

@@ -179,7 +179,7 @@ class TanhNormal(NamedTuple):
 
   def entropy(self, noise: jax.Array | None = None) -> jax.Array:
     """Return -log π averaged over draws by `noise` [samples, ..., A], [...]."""
-    return -self.log_prob_of(jnp.zeros((1, 1)) if noise is None else noise).mean(0)
+    return -self.log_prob_of(jnp.zeros((1, *self.mean.shape)) if noise is None else noise).mean(0)
 
 
 Policy = OneHot | Normal | TruncatedNormal | TanhNormal

@@ -83,7 +83,7 @@ def _upsample_valid(x, kernel):
   # of `blocks`.
   blocks = jax.lax.split(blocks, (4 * depth,) * taps**2, axis=3)
   offsets = [(i, j) for i in range(taps) for j in range(taps)]
-  y = sum(
+  y: jax.Array = sum(  # pyright: ignore[reportAssignmentType]
     jnp.pad(block, ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
     for block, (i, j) in zip(blocks, offsets)
   )

@@ -5,6 +5,7 @@ around Flax modules: parameters and running statistics come as arguments.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -53,7 +54,7 @@ class _VectorUp(nn.Module):
     c = self.config
     self.h = mlp(self.inputs, c.mlp_layers, c.mlp_units, style=self.style, dtype=self.dtype)
     width = c.mlp_units if c.mlp_layers else self.inputs
-    linear = dict(inputs=width, style=LINEAR, dtype=self.dtype)
+    linear: dict[str, Any] = dict(inputs=width, style=LINEAR, dtype=self.dtype)
     self.out = {k: Dense(units=math.prod(shape), **linear) for k, shape in self.shapes.items()}
 
   def __call__(self, x):
@@ -249,12 +250,13 @@ def apply_norms(
   net: nn.Module, params: Any, statistics: Any, x: jax.Array, train: bool, method: Any = None
 ) -> tuple[jax.Array, Any]:
   """Run a network that may have batch norms; return (outputs, running statistics)."""
+  run: Any = functools.partial(net.apply, method=method)
   if statistics is None:
-    return net.apply({'params': params}, x, train, method=method), None
+    return run({'params': params}, x, train), None
   variables = {'params': params, 'batch_stats': statistics}
   if not train:
-    return net.apply(variables, x, train, method=method), statistics
-  out, changed = net.apply(variables, x, train, method=method, mutable=['batch_stats'])
+    return run(variables, x, train), statistics
+  out, changed = run(variables, x, train, mutable=['batch_stats'])
   return out, jax.lax.stop_gradient(changed['batch_stats'])
 
 

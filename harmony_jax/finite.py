@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from harmony_jax import replicas
+
 
 def guard(update: Callable, state: Any, batch: Any, skip: int) -> tuple[Any, dict]:
   """Do `update(state, batch)` where it is finite; else count it and change nothing.
@@ -20,7 +22,8 @@ def guard(update: Callable, state: Any, batch: Any, skip: int) -> tuple[Any, dic
   Returns: (state, metrics with `nonfinite_updates`).
   """
   after, metrics, checked = update(state, batch)
-  finite = all_finite((batch, checked))
+  # Every replica looks at its own rows; all must come to the same end.
+  finite = replicas.mean(all_finite((batch, checked)).astype(jnp.float32)) == 1
   frozen = state.nonfinite > skip
   count = state.nonfinite + (~finite & ~frozen)
   step = state.step + (count <= skip)

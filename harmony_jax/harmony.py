@@ -105,7 +105,7 @@ def fixed(weights: Mapping[str, float] | None = None) -> Weighting:
     _check(losses)
     _check_names('weights', weights, losses)
     used = {name: jnp.float32(weights.get(name, 1.0)) for name in losses}
-    total = sum(used[name] * loss for name, loss in losses.items())
+    total = sum((used[name] * loss for name, loss in losses.items()), jnp.zeros(()))
     return total, state, {f'{name}/weight': used[name] for name in losses}
 
   return Weighting(init, weigh)
@@ -124,7 +124,7 @@ def reciprocal(epsilon: float = 1e-8) -> Weighting:
     _check(losses)
     _check_names('weights', state, losses)
     state = {task: jax.lax.stop_gradient(1 / (losses[task] + epsilon)) for task in state}
-    total = sum(state.get(name, 1.0) * loss for name, loss in losses.items())
+    total = sum((state.get(k, 1.0) * loss for k, loss in losses.items()), jnp.zeros(()))
     return total, state, {f'{task}/weight': weight for task, weight in state.items()}
 
   return Weighting(init, weigh)

@@ -51,7 +51,8 @@ class PlainDown(nn.Module):
     return _frame_bytes(self)
 
   def setup(self):
-    c, shared = self.config, dict(style=self.style, dtype=self.dtype)
+    c = self.config
+    shared: dict[str, Any] = dict(style=self.style, dtype=self.dtype)
     depths = [c.depth * 2**i for i in range(stages(c, self.side) + (c.patch > 1))]
     if c.patch > 1:
       self.stem = Dense(inputs=self.channels * c.patch**2, units=c.depth, **shared)
@@ -95,7 +96,7 @@ class PlainUp(nn.Module):
     side = 1 if self._valid else c.minres
     self.start = Dense(inputs=self.inputs, units=side**2 * top, style=LINEAR, dtype=self.dtype)
     kernels = (5, 5, 6, 6) if self._valid else (4,) * count
-    up = dict(direction='up', padding=c.padding, dtype=self.dtype)
+    up: dict[str, Any] = dict(direction='up', padding=c.padding, dtype=self.dtype)
     depths = [top] + [c.depth * 2**i for i in reversed(range(count - (c.patch == 1)))]
     self.up = [
       Strided(inputs=a, units=b, kernel_size=kernel, style=self.style, **up)

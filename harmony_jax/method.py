@@ -73,8 +73,7 @@ class MethodSettings:
   replay: ReplaySettings = group(ReplaySettings, 'How experience is replayed.')
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """Everything that training changes, saved whole; methods add fields of their own.
 
   Attributes:
@@ -99,8 +98,8 @@ class Calibration:
   """
 
   batches: int
-  measure: Callable[[TrainState, Batch], dict[str, jax.Array]]
-  apply: Callable[[TrainState, Mapping[str, Any]], TrainState]
+  measure: Callable[[Any, Batch], dict[str, jax.Array]]
+  apply: Callable[[Any, Mapping[str, Any]], Any]
 
 
 class Method(Protocol):

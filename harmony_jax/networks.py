@@ -77,7 +77,7 @@ def initializer(kind: str, scale: float = 1.0) -> Callable:
     return nn.initializers.zeros
   if kind == 'fan_in':
     return nn.initializers.variance_scaling(scale / 3, 'fan_in', 'uniform')
-  distribution = {'normal': 'truncated_normal', 'uniform': 'uniform'}[kind]
+  distribution = 'truncated_normal' if kind == 'normal' else 'uniform'
   return nn.initializers.variance_scaling(scale, 'fan_avg', distribution)
 
 
@@ -175,14 +175,14 @@ class Head(nn.Module):
     c = self.config
     self.h = mlp(self.inputs, c.layers, c.units, style=self.style, dtype=self.dtype)
     width = c.units if c.layers else self.inputs
-    linear = dict(style=LINEAR, scale=self.out_scale, dtype=self.dtype)
+    linear: dict[str, Any] = dict(style=LINEAR, scale=self.out_scale, dtype=self.dtype)
     self.out = [Dense(inputs=width, units=size, **linear) for size in self.outputs]
 
   def __call__(self, x: jax.Array) -> jax.Array | tuple[jax.Array, ...]:
     for layer in self.h:
       x = layer(x)
-    outputs = tuple(layer(x).astype(jnp.float32) for layer in self.out)
-    return outputs if len(outputs) > 1 else outputs[0]
+    outputs = [layer(x).astype(jnp.float32) for layer in self.out]
+    return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +205,8 @@ class ScalarHead:
 
   def __call__(self, params: Any, feature: jax.Array) -> jax.Array:
     """Return outputs [..., bins] for features [..., F]."""
-    return self.head.apply({'params': params}, feature)
+    out: Any = self.head.apply({'params': params}, feature)
+    return out
 
   def mean(self, params: Any, feature: jax.Array) -> jax.Array:
     """Return the expected scalar [...] for features [..., F]."""

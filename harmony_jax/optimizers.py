@@ -64,9 +64,9 @@ def make_optimizer(
 def _tensorflow_adam(b2: float, eps: float, b1: float = 0.9) -> optax.GradientTransformation:
   """Adam as TensorFlow has it: √(1-β₂ᵗ)/(1-β₁ᵗ) m / (√v + ε), that is ε / √(1-β₂ᵗ) for ε."""
 
-  def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    del params
-    count = optax.safe_increment(state.count)
+  def update(gradient: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+    del params, more
+    count = state.count + 1
     mu = optax.tree.update_moment(gradient, state.mu, b1, 1)
     nu = optax.tree.update_moment(gradient, state.nu, b2, 2)
     t = count.astype(jnp.float32)
@@ -74,7 +74,8 @@ def _tensorflow_adam(b2: float, eps: float, b1: float = 0.9) -> optax.GradientTr
     updates = jax.tree.map(lambda m, v: rate * m / (jnp.sqrt(v) + eps), mu, nu)
     return updates, optax.ScaleByAdamState(count, mu, nu)
 
-  return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
+  init = optax.scale_by_adam(b1, b2, eps).init
+  return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def descend(

@@ -2,6 +2,8 @@
 
 import collections
 import concurrent.futures
+from collections.abc import Callable
+from typing import Any
 
 
 class Prefetcher:
@@ -10,34 +12,31 @@ class Prefetcher:
       prefetcher.request(update)       # right after the appends before it
       batch = prefetcher.get()         # the oldest request
 
-  `request` chooses the windows at once; only the copying and `put` run in the
-  background. What comes out therefore does not depend on the thread's timing.
+  `request` chooses the windows at once; only the copying and `put` run in the background. What
+  comes out therefore does not depend on the thread's timing.
 
   Args:
-    replay: a `Replay`; its margin covers the steps appended while `depth`
-      requests wait.
+    replay: a `Replay`; its margin covers the steps appended while `depth` requests wait.
     put: called with each batch, such as `jax.device_put`; its result is given.
     depth: requests that may be outstanding.
   """
 
-  def __init__(self, replay, put, depth=2):
-    self._replay = replay
-    self._put = put
-    self._depth = depth
+  def __init__(self, replay: Any, put: Callable, depth: int = 2):
+    self._replay, self._put, self._depth = replay, put, depth
     self._waiting = collections.deque()  # (draw, future)
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'prefetch')
 
-  def __len__(self):
-    """Requests outstanding."""
+  def __len__(self) -> int:
+    """Return how many requests are outstanding."""
     return len(self._waiting)
 
   @property
-  def draws(self):
+  def draws(self) -> list:
     """The draws of the outstanding requests, oldest first: for a checkpoint."""
     return [draw for draw, _ in self._waiting]
 
-  def request(self, update):
-    """Chooses the windows of an update now and has them copied.
+  def request(self, update: int) -> None:
+    """Choose the windows of an update now and have them copied.
 
     Raises:
       RuntimeError: `depth` requests are outstanding already.
@@ -46,18 +45,16 @@ class Prefetcher:
       raise RuntimeError(f'{self._depth} batches are requested already: get one first')
     self.take_up(self._replay.draw(update))
 
-  def take_up(self, draw):
-    """Has the windows copied that were chosen before: in a run that goes on, what had been
-    requested.
-    """
+  def take_up(self, draw: Any) -> None:
+    """Have windows copied that were chosen before: what a run that goes on had requested."""
     self._waiting.append((draw, self._thread.submit(lambda: self._put(self._replay.gather(draw)))))
 
-  def get(self):
-    """The batch of the oldest request; waits for it.
+  def get(self) -> Any:
+    """Return the batch of the oldest request; wait for it.
 
     Raises:
-      RuntimeError: nothing was requested, or more than the replay's margin of
-        steps were appended since (whether or not the copy was quick enough).
+      RuntimeError: nothing was requested, or more than the replay's margin of steps were appended
+        since (whether or not the copy was quick enough).
       Exception: whatever the thread raised.
     """
     if not self._waiting:
@@ -71,7 +68,7 @@ class Prefetcher:
       )
     return batch
 
-  def close(self):
-    """Ends the thread; batches not got are dropped."""
+  def close(self) -> None:
+    """End the thread; batches not got are dropped."""
     self._thread.shutdown(wait=True, cancel_futures=True)
     self._waiting.clear()

@@ -108,7 +108,8 @@ class Prototypes(Objective):
 
   def projection(self, layer: Any, x: jax.Array) -> jax.Array:
     """Return projections [..., P], not yet of length 1, by a layer's parameters."""
-    return self._layer(x.shape[-1]).apply({'params': layer}, x)
+    out: Any = self._layer(x.shape[-1]).apply({'params': layer}, x)
+    return out
 
   def scores(self, params: Any, projection: jax.Array) -> jax.Array:
     """Return ⟨prototypeₖ, projection⟩ of unit vectors, [..., K]; `params` as `project` has them."""
@@ -141,7 +142,9 @@ class Prototypes(Objective):
     }
     if c.norm:
       lengths = [jnp.linalg.norm(each, axis=-1) for each in (by_embed, by_feature)]
-      losses['norm'] = c.norm * sum(jnp.square(length - 1).mean() for length in lengths)
+      losses['norm'] = c.norm * sum(
+        (jnp.square(length - 1).mean() for length in lengths), jnp.float32(0)
+      )
     return losses, {}
 
   def predict(self, params, statistics, feature) -> dict[str, Any]:

@@ -1,17 +1,8 @@
 """Sequence replay on the host: the last steps of every environment, in NumPy.
 
-Two sampling rules, both with replacement, for windows of `length` contiguous
-steps of one environment:
-
-- 'windows' (DreamerV3): uniform over all windows of the stored stream. One may
-  cross the end of an episode (`is_first` tells the model).
-- 'episodes' (DreamerV2): a complete episode, uniformly, then a start in it,
-  uniformly; with `prioritize_ends` a start too late for a window, of which
-  there are `length`, counts as the last possible one. An episode shorter than
-  a window is followed by what came after it.
-
-What is drawn for an update depends on the seed, the update and the stored steps
-alone, so a resumed run draws what the uninterrupted one would have drawn.
+Batches are windows of `length` contiguous steps of one environment, drawn with replacement by one
+of the rules in `sampling.py`. What is drawn for an update depends on the seed, the update and the
+stored steps alone, so a resumed run draws what the uninterrupted one would have drawn.
 """
 
 import functools
@@ -20,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harmony_jax import replay_files
+from harmony_jax import sampling as rules
 from harmony_jax.prefetch import Prefetcher  # a part of replay to its users
 
 __all__ = ['Draw', 'Prefetcher', 'Replay']
@@ -47,7 +39,7 @@ class Replay:
     margin: steps per environment that may be appended between `draw` and the
       end of its `gather`. They are stored besides the capacity, so that the
       distribution does not depend on it.
-    sampling: 'windows' or 'episodes'. prioritize_ends: for episodes.
+    sampling: a name in `sampling.RULES`. prioritize_ends: for episodes.
     first_action: whether a window of episodes that begins inside one knows the action before it.
     part: (index, count) where count processes have as many environments each, and a replay of their
       own.
@@ -94,17 +86,14 @@ class Replay:
         f'replay.first_action needs action among the specs; got {sorted(self.specs)}'
       )
     self.part = part
-    self.sampling = sampling
-    self.prioritize_ends = prioritize_ends
     self.first_action = first_action
-    self._begun = np.zeros(num_envs, int)  # first step of the episode that runs in each environment
-    # (environment, first step, last step) of every complete episode that is still stored
-    self._ended = []
     self._rows = self.kept + margin
     self._data = {
       name: np.zeros((num_envs, self._rows, *shape), dtype)
       for name, (shape, dtype) in self.specs.items()
     }
+    options = {'prioritize_ends': prioritize_ends} if sampling == 'episodes' else {}
+    self._rule = rules.RULES[sampling](num_envs, self.kept, self._rows, length, **options)
     self._steps = 0  # per environment, appended since the run began
     self._saved = 0  # of these, on disk
 
@@ -116,16 +105,11 @@ class Replay:
   @property
   def windows(self):
     """Number of windows that a sample chooses from."""
-    return self.num_envs * max(0, min(self._steps, self.kept) - self.length + 1)
+    return self._rule.windows(self._steps)
 
   def filled(self, prefill):
     """Whether training can begin: `prefill` steps are there, and a first batch."""
-    if self.sampling == 'episodes':
-      return (
-        self._steps * self.num_envs >= max(prefill, self.length * self.num_envs)
-        and len(self._complete()) > 0
-      )
-    return self.windows >= max(self.batch_size * self.length, prefill)
+    return self._rule.filled(self._steps, self.batch_size, prefill)
 
   @property
   def nbytes(self):
@@ -161,23 +145,11 @@ class Replay:
     self._steps += 1
     for name, array in arrays.items():
       self._data[name][:, row] = array
-    if self.sampling == 'episodes':
-      self._mark(self._steps - 1)
+    self._note(self._steps - 1)
 
-  def _mark(self, step):
-    """Notes the episodes that begin and end at a stored step."""
-    row = step % self._rows
-    self._begun[self._data['is_first'][:, row]] = step
-    for env in np.flatnonzero(self._data['is_last'][:, row]):
-      self._ended.append((env, self._begun[env], step))
-
-  def _complete(self):
-    """The complete episodes that are stored whole: rows (environment, first step, last step), in
-    order of their ends.
-    """
-    oldest = max(0, self._steps - self.kept)
-    self._ended = [episode for episode in self._ended if episode[1] >= oldest]
-    return np.array(self._ended, int).reshape(-1, 3)
+  def _note(self, step):
+    flags = [self._data.get(name) for name in ('is_first', 'is_last')]
+    self._rule.note(step, *(x if x is None else x[:, step % self._rows] for x in flags))
 
   def draw(self, update):
     """Chooses the windows of an update. Cheap; copies no data.
@@ -187,25 +159,7 @@ class Replay:
     """
     key = np.array([(self.seed + (self.part[0] << 32)) % 2**64, update], np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key))
-    if self.sampling == 'episodes':
-      return self._draw_from_episodes(update, rng)
-    if not self.windows:
-      raise ValueError(
-        f'replay holds {self._steps} steps per environment; a window has {self.length}'
-      )
-    chosen = rng.integers(self.windows, size=self.batch_size)
-    envs, offsets = np.divmod(chosen, self.windows // self.num_envs)
-    return Draw(update, envs, max(0, self._steps - self.kept) + offsets, self._steps)
-
-  def _draw_from_episodes(self, update, rng):
-    episodes = self._complete()
-    if not len(episodes):
-      raise ValueError('replay holds no complete episode yet')
-    envs, first, last = episodes[rng.integers(len(episodes), size=self.batch_size)].T
-    latest = np.maximum(0, last - first + 1 - self.length)  # offset of the last window that fits
-    offsets = rng.integers(latest + 1 + self.length * self.prioritize_ends)
-    starts = np.minimum(first + np.minimum(offsets, latest), self._steps - self.length)
-    return Draw(update, envs, starts, self._steps)
+    return Draw(update, *self._rule.choose(rng, self.batch_size, self._steps), self._steps)
 
   def rows(self, draw):
     """[B, T]: the rows of a draw's windows, over the environments' rings one after the other."""
@@ -305,8 +259,10 @@ class Replay:
         self._rows,
       )
     self._saved = self._steps if parts == count else 0
-    if self.sampling == 'episodes':
-      self._find_episodes(max(0, self._steps - self.kept))
+    oldest = max(0, self._steps - self.kept)
+    self._rule.restart(oldest)
+    for step in range(oldest, self._steps):
+      self._note(step)
 
   def _read(self, first, end):
     rows = np.arange(first, end) % self._rows
@@ -317,15 +273,6 @@ class Replay:
     for name, array in arrays.items():
       rows = np.arange(first, first + array.shape[1]) % self._rows
       self._data[name][here, rows] = array[there]
-
-  def _find_episodes(self, oldest):
-    """Notes all episodes of the stored steps, after `load`."""
-    self._ended = []
-    # An episode that begins before the oldest step is not stored whole: its beginning is put there
-    # too.
-    self._begun[:] = oldest - 1
-    for step in range(oldest, self._steps):
-      self._mark(step)
 
   def _layout(self, num_envs):
     """What two runs must have in common to read each other's replay."""

@@ -78,7 +78,8 @@ class Categorical:
 
   def zeros(self, batch: int) -> tuple[jax.Array, jax.Array]:
     """Return (sample, stats) of a state that knows nothing."""
-    return (jnp.zeros((batch, *self.shape), jnp.float32),) * 2
+    zeros = jnp.zeros((batch, *self.shape), jnp.float32)
+    return zeros, zeros
 
   def stats(self, x: jax.Array) -> jax.Array:
     """Return a layer's outputs [..., S K] as stats."""
@@ -212,7 +213,7 @@ class RSSM:
       'obs_stats': stats(inputs=c.units),
     }
 
-  def _run(self, params, name, *args, method=None):
+  def _run(self, params, name, *args, method=None) -> Any:
     return self._layers[name].apply({'params': params[name]}, *args, method=method)
 
   def init(self, key: jax.Array) -> Params:

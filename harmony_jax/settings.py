@@ -202,7 +202,7 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value]
   if isinstance(value, float) and not math.isfinite(value):
     return str(value)
-  return value.item() if hasattr(value, 'item') else value
+  return getattr(value, 'item', lambda: value)()  # a NumPy scalar
 
 
 def _article(kind: Any) -> str:

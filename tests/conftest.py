@@ -1,18 +1,24 @@
-"""Set-up of all tests: programs that several tests compile, in this process or another, are
-compiled once, and all as the training's are (`parallel.CPU_OPTIONS`). A Ctrl-C is heard even where
-a shell that started them in the background ignores it.
+"""Set-up of all tests.
+
+Compiling is most of their time. Programs are kept on disk between runs, by JAX's version, and are
+compiled as training's are (`parallel.CPU_OPTIONS`); what a worker has compiled is dropped after
+each file of tests, so that it stays small. A Ctrl-C is heard even where a shell that started the
+tests in the background ignores it.
 """
 
-import atexit
+import gc
 import os
-import shutil
+import pathlib
 import signal
-import tempfile
+from importlib.metadata import version
+
+import pytest
 
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-  _folder = tempfile.mkdtemp(prefix='harmony-jax-tests-')
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = _folder  # workers and subprocesses inherit it
-  atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+  _root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+  _folder = _root / 'harmony_jax' / f'tests-jax{version("jax")}'
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_folder)  # workers and subprocesses inherit it
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = (
@@ -21,6 +27,16 @@ if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def drop_programs():
+  """Drop what was compiled for a file of tests after its last one."""
+  yield
+  import jax
+
+  jax.clear_caches()
+  gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -64,6 +64,7 @@ def assert_same(batch, expected):
     {'sampling': 'episodes'},
     {'sampling': 'episodes', 'prioritize_ends': True},
     {'sampling': 'episodes', 'first_action': True},
+    {'sampling': 'inside'},
   ],
 )
 def test_batches_are_the_hosts_while_it_fills_and_wraps(num_envs, options):
@@ -79,7 +80,9 @@ def test_batches_are_the_hosts_while_it_fills_and_wraps(num_envs, options):
 @given(
   num_envs=st.integers(1, 2),
   margin=st.integers(0, 5),
-  options=st.sampled_from([{}, {'sampling': 'episodes', 'first_action': True}]),
+  options=st.sampled_from(
+    [{}, {'sampling': 'episodes', 'first_action': True}, {'sampling': 'inside'}]
+  ),
   actions=st.lists(
     st.tuples(st.sampled_from(['append', 'draw', 'gather']), st.integers(0, 9)), max_size=40
   ),
@@ -116,7 +119,7 @@ def test_a_filled_replay_can_be_taken_over_and_64_bits_become_32_as_in_a_transfe
   assert device_nbytes(host) == (20 + 256) * (3 * 4 + 1)
 
 
-@pytest.mark.parametrize('options', [{}, {'sampling': 'episodes'}])
+@pytest.mark.parametrize('options', [{}, {'sampling': 'episodes'}, {'sampling': 'inside'}])
 def test_saved_and_loaded_it_goes_on_as_the_host_does(tmp_path, monkeypatch, options):
   # a load of several chunks, the last one not full
   monkeypatch.setattr(device_replay, 'MOST_STEPS', 8)

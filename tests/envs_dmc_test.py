@@ -76,7 +76,9 @@ def test_unknown_names_are_errors_with_the_nearest():
     DMC('cheeta_run', 1)
   with pytest.raises(ValueError, match="config.env.observe is 'pixels': .* one of image, state"):
     DMC('cheetah_run', 1, observe='pixels')
-  with pytest.raises(ValueError, match="config.env.render is 'slow': it must be one of stock, fast"):
+  with pytest.raises(
+    ValueError, match="config.env.render is 'slow': it must be one of stock, fast"
+  ):
     DMC('cheetah_run', 1, render='slow')
   with pytest.raises(ValueError, match='key config.env.rendr; the nearest is config.env.render'):
     DMC('cheetah_run', 1, rendr='fast')

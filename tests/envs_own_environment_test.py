@@ -15,12 +15,17 @@ PAGE = pathlib.Path(__file__).parent.parent / 'docs' / 'own_environment.md'
 
 
 @pytest.fixture
-def Line():  # noqa: N802, as it is a class
+def suite():
   blocks = re.findall(r'```python\n(.*?)```', PAGE.read_text(), re.DOTALL)
   block = next(block for block in blocks if 'class Line' in block)
-  names = {}
+  names = {'__name__': 'line'}
   exec(compile(block, str(PAGE), 'exec'), names)
-  return names['Line']
+  return names['SUITE']
+
+
+@pytest.fixture
+def Line(suite):
+  return suite.environment
 
 
 def message(env):
@@ -41,11 +46,19 @@ def with_observation(name, array):
   return change
 
 
+def test_what_reports_know_of_it(suite):
+  facts, words = suite.protocol({'task': 'line', 'env': {'length': 9}})
+  assert facts['action_repeat'] == 1 and '9 steps' in words[0] and suite.title == 'Line'
+
+
 def test_the_class_of_the_page(Line):
   check(Line(num_envs=3))
   assert Line.canonical('line') == 'line'
   with pytest.raises(ValueError, match="unknown Line task 'lime': did you mean 'line'"):
     Line.canonical('lime')
+  for wrong, text in (({'lenght': 9}, 'env.length'), ({'length': 1}, 'at least 2')):
+    with pytest.raises(ValueError, match=text):
+      Line(**wrong)
   results = run_episodes(Line(num_envs=2), range(6), lambda timestep: np.ones(2, np.int32))
   assert all(result.score == 1 and 5 <= result.length <= 8 for result in results)
 

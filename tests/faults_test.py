@@ -1,5 +1,6 @@
 """What goes wrong: numbers that are not finite, signals, full disks; and what is left then."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -12,63 +13,54 @@ import jax
 import numpy as np
 import pytest
 
-from harmony_jax import replay_files
+from harmony_jax import parallel, replay_files
 from harmony_jax.errors import UserError
-from harmony_jax.training import faults, loop, run_folder
+from harmony_jax.training import faults, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
-from harmony_jax.training.interruption import Interrupted, Interruption
-from tests.loop_test import config_of, lines
+from harmony_jax.training.interruption import SIGNALS, Interrupted, Interruption
+from tests.runs import From, ask, config_of, lines, train
 
 
-def run(folder, config, spoil=None, interruption=None):
-  """A run of the catch game; `spoil(trainer)` may change it first."""
-  with run_folder.prepare(folder, config, {}) as opened:
-    trainer = loop.Trainer(config, opened, interruption=interruption)
-    if spoil:
-      spoil(trainer)
-    trainer.run()
-  return trainer
+def spoiled(at, value=np.nan):
+  """Return what has the first environment's reward be such a number from step `at` on."""
 
-
-def reward_of_nothing(at):
-  """Spoils a run: from step `at` on, the first environment's reward is not a number."""
-
-  def spoil(trainer):
+  def prepare(trainer):
     step = trainer.episodes.step
 
-    def spoiled(action):
+    def spoiling(action):
       timestep = step(action)
-      if trainer.step >= at:
-        timestep.reward[0] = np.nan
+      if trainer.state.step >= at:
+        timestep.reward[0] = value
       return timestep
 
-    trainer.episodes.step = spoiled
+    trainer.episodes.step = spoiling
 
-  return spoil
-
-
-def asking_at(at, in_evaluation=False):
-  """Asks a run to end at step `at`: when it chooses an action, or in the middle of that step's
-  evaluation.
-  """
-
-  def spoil(trainer):
-    name = '_act_in_evaluation' if in_evaluation else '_choose'
-    call = getattr(trainer, name)
-
-    def asking(*args, **kwargs):
-      if trainer.step >= at:
-        trainer.interruption.requested = 'SIGTERM'
-      return call(*args, **kwargs)
-
-    setattr(trainer, name, asking)
-
-  return spoil
+  return prepare
 
 
-def test_not_finite_stops_names_the_first_and_can_be_repeated(tmp_path):
+class Asking:
+  """A compiler by which a run is asked to end at its first evaluation from step `at` on."""
+
+  def __init__(self, at):
+    self.at, self.interruption, self.calls = at, Interruption(), 0
+
+  def __call__(self, method):
+    compiled = parallel.compile_method(method)
+
+    def act(*args, **kwargs):
+      evaluates = args[1].action.shape[0] == 2  # one of two groups
+      self.calls += evaluates
+      if evaluates and self.calls > self.at:
+        self.interruption.requested = 'SIGTERM'
+      return compiled.act(*args, **kwargs)
+
+    return dataclasses.replace(compiled, act=act)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_not_finite_stops_names_the_first_and_can_be_repeated(value, tmp_path):
   with pytest.raises(UserError) as caught:
-    run(tmp_path, config_of(), reward_of_nothing(at=100))
+    train(tmp_path, config_of(), prepare=spoiled(100, value))
   text = str(caught.value)
   assert '\n' not in text and 'first in batch: reward' in text
   assert 'of step 80' in text and 'experiments.reproduce' in text
@@ -77,30 +69,20 @@ def test_not_finite_stops_names_the_first_and_can_be_repeated(tmp_path):
   found = faults.reproduce(tmp_path)
   assert found['found'] == found['recorded'] == ['batch: reward'] and found['step'] >= 100
   assert f'update {found["update"]:,} at step {found["step"]:,}' in text
-  result = subprocess.run(
-    [sys.executable, '-m', 'experiments.reproduce', f'--logdir={tmp_path}'],
-    capture_output=True,
-    text=True,
-    timeout=300,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-  )
-  assert result.returncode == 0 and 'batch: reward' in result.stdout, result.stderr
 
 
 def test_updates_that_are_not_finite_can_be_left_out(tmp_path):
   """The count is in the metrics; what was learned before stays, and nothing becomes infinite."""
-  trainer = run(tmp_path, config_of(skip_nonfinite=1000), reward_of_nothing(at=100))
+  trainer = train(tmp_path, config_of(skip_nonfinite=1000), prepare=spoiled(100))
   counts = [
     line['nonfinite_updates']
     for line in lines(tmp_path, 'metrics.jsonl')
     if 'nonfinite_updates' in line
   ]
   assert counts[0] == 0 and counts[-1] > 0 and counts == sorted(counts)
-  assert int(trainer.state.nonfinite) >= counts[-1] and int(trainer.state.step) == trainer.update
-  assert all(
-    np.isfinite(leaf).all()
-    for leaf in jax.tree.leaves((trainer.state.params, trainer.state.opt_state))
-  )
+  state = trainer.updates.state
+  assert int(state.nonfinite) >= counts[-1] and int(state.step) == trainer.state.update
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, state.opt_state)))
 
 
 def test_nothing_to_repeat_is_one_line(tmp_path):
@@ -109,27 +91,17 @@ def test_nothing_to_repeat_is_one_line(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
-  def fill_disk(trainer):
-    save, first = trainer._save, []
+  def full(descriptor):
+    raise OSError(errno.ENOSPC, 'No space left on device')
 
-    def saving():
-      if first:
-        monkeypatch.setattr(replay_files.os, 'fsync', full)
-      first.append(True)
-      save()
-
-    def full(descriptor):
-      raise OSError(errno.ENOSPC, 'No space left on device')
-
-    trainer._save = saving
-
+  fill = From(100, lambda trainer: monkeypatch.setattr(replay_files.os, 'fsync', full))
   with pytest.raises(OSError) as caught:
-    run(tmp_path, config_of(), fill_disk)
+    train(tmp_path, config_of(), fill)
   assert 'disk is full' in faults.explain(caught.value)
   monkeypatch.undo()
   with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
     assert checkpoints.latest() == 80
-  assert run(tmp_path, config_of()).step == 160  # and goes on from there
+  assert train(tmp_path, config_of()).state.step == 160  # and goes on from there
 
 
 @pytest.mark.parametrize(
@@ -140,7 +112,11 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
       jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.'),
       'batch_size',
     ),
+    (jax.errors.JaxRuntimeError('UNAVAILABLE: the service is gone'), 'another process'),
     (MemoryError(), 'out of memory'),
+    (OSError(errno.EDQUOT, 'Quota exceeded'), 'disk is full'),
+    # as TensorStore says it, which writes checkpoints
+    (ValueError("OUT_OF_RANGE: Failed to write 9 bytes [os_error_code='28']"), 'disk is full'),
     (ValueError('unlike any of these'), None),
   ],
 )
@@ -153,16 +129,17 @@ def test_limits_of_the_machine_in_one_line(error, words):
 
 
 def test_asked_to_end_in_an_evaluation_it_is_repeated(tmp_path):
-  """Interrupted in the middle of the evaluation at step 80, and later; all lines are those of an
-  undisturbed run.
-  """
+  """Interrupted in the middle of the evaluation at step 80, and later; all lines are the same."""
   whole, cut = tmp_path / 'whole', tmp_path / 'cut'
-  run(whole, config_of())
-
-  for at, in_evaluation, saved in [(80, True, '80'), (100, False, '104'), (160, True, '160')]:
-    with pytest.raises(Interrupted, match=f'SIGTERM: saved at step {saved} of 160'):
-      run(cut, config_of(), asking_at(at, in_evaluation), Interruption())
-  run(cut, config_of())
+  train(whole, config_of())
+  first, last = Asking(2), Asking(2)
+  with pytest.raises(Interrupted, match='SIGTERM: saved at step 80 of 160'):
+    train(cut, config_of(), compiler=first, interruption=first.interruption)
+  with pytest.raises(Interrupted, match='SIGTERM: saved at step 104 of 160'):
+    train(cut, config_of(), From(100, ask))
+  with pytest.raises(Interrupted, match='SIGTERM: saved at step 160 of 160'):
+    train(cut, config_of(), compiler=last, interruption=last.interruption)
+  train(cut, config_of())
   for name in ('metrics.jsonl', 'scores.jsonl'):
     assert lines(whole, name) == lines(cut, name)
 
@@ -198,6 +175,18 @@ def test_the_second_ctrl_c_ends_at_once(again):
     process.wait()
 
 
+@pytest.mark.parametrize('number', [each for each in SIGNALS if each != signal.SIGINT])
+def test_what_ends_a_job_asks_the_run(number):
+  """Also a terminal that closes, and a scheduler's warning."""
+  with Interruption() as interruption:
+    interruption.arm()
+    os.kill(os.getpid(), number)
+    deadline = time.monotonic() + 10
+    while not interruption.requested and time.monotonic() < deadline:
+      time.sleep(0.01)
+  assert interruption.requested == number.name
+
+
 def test_before_training_a_signal_is_the_usual_ctrl_c():
   with pytest.raises(KeyboardInterrupt):
     with Interruption():
@@ -207,12 +196,12 @@ def test_before_training_a_signal_is_the_usual_ctrl_c():
 
 
 def test_a_run_goes_on_with_other_ways_of_the_same_numbers(tmp_path):
-  config = config_of().to_dict()
+  config = config_of()
   run_folder.prepare(tmp_path, config, {}).close()
   for name, value in (('env_processes', True), ('replay_on', 'host')):
-    run_folder.prepare(tmp_path, {**config, name: value}, {}).close()
+    run_folder.prepare(tmp_path, config.replace({name: value}), {}).close()
   with pytest.raises(UserError, match='batch_size'):
-    run_folder.prepare(tmp_path, {**config, 'batch_size': 5}, {})
+    run_folder.prepare(tmp_path, config.replace({'batch_size': 5}), {})
   assert json.loads((tmp_path / 'config.json').read_text())['config']['env_processes'] is False
 
 
@@ -221,12 +210,12 @@ def test_damage_of_the_newest_replay_file(tmp_path, caplog):
   same end.
   """
   whole, harmed = tmp_path / 'whole', tmp_path / 'harmed'
-  run(whole, config_of(steps=240))
+  train(whole, config_of(steps=240))
   with pytest.raises(Interrupted, match='saved at step 204'):
-    run(harmed, config_of(steps=240), asking_at(200), Interruption())
+    train(harmed, config_of(steps=240), From(200, ask))
   newest = sorted((harmed / 'replay').glob('steps-*'))[-1]
   newest.write_bytes(newest.read_bytes()[:-1])
-  run(harmed, config_of(steps=240))
+  train(harmed, config_of(steps=240))
   assert any(
     newest.name in record.getMessage() and 'from checkpoint 160' in record.getMessage()
     for record in caplog.records
@@ -240,9 +229,9 @@ def test_a_run_goes_on_with_its_environments_in_processes(tmp_path):
   """The running episodes are played again there, and everything goes on as in one process."""
   whole, moved = tmp_path / 'whole', tmp_path / 'moved'
   small = dict(num_envs=2, eval_envs=2, steps=240)
-  run(whole, config_of(**small))
+  train(whole, config_of(**small))
   with pytest.raises(Interrupted, match='saved at step 112'):
-    run(moved, config_of(**small), asking_at(110), Interruption())
-  run(moved, config_of(**small, env_processes=True))
+    train(moved, config_of(**small), From(110, ask))
+  train(moved, config_of(**small, env_processes=True))
   for name in ('metrics.jsonl', 'scores.jsonl'):
     assert lines(whole, name) == lines(moved, name)

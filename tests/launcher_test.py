@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def command(module, *arguments, timeout=400):
+def command(module, *arguments, timeout=400, **variables):
   """Runs `python -m experiments.<module>` from the project's root."""
   return subprocess.run(
     [sys.executable, '-m', f'experiments.{module}', *arguments],
@@ -19,7 +19,7 @@ def command(module, *arguments, timeout=400):
     timeout=timeout,
     capture_output=True,
     text=True,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', **variables},
   )
 
 

@@ -1,75 +1,26 @@
 """The training loop on the catch game: schedules, and going on where a run stopped."""
 
+import dataclasses
 import json
 
 import chex
-import jax
 import numpy as np
 import pytest
 
-from configs import atari100k, catch
-from harmony_jax import envs
+from harmony_jax import envs, method, parallel, settings
+from harmony_jax.config import Config, RunSettings
+from harmony_jax.methods import dreamer
+from harmony_jax.processes import ALONE
 from harmony_jax.replay import Replay
-from harmony_jax.training import evaluation, loop, run_folder
-
-TINY = {
-  'steps': 160,
-  'num_envs': 4,
-  'eval_envs': 4,
-  'eval_every': 80,
-  'checkpoint_every': 80,
-  'video_every': 0,
-  'eval_episodes': 4,
-  'final_eval_episodes': 4,
-  'log_every': 16,
-  'batch_length': 8,
-  'replay_capacity': 1000,
-}
-
-
-def config_of(**changes):
-  config = catch.get_config('dreamerv3', 'tiny')
-  config.task = 'catch'
-  config.update_from_flattened_dict(
-    {**TINY, **{k.replace('__', '.'): v for k, v in changes.items()}}
-  )
-  return config
-
-
-def run(folder, config, until=None):
-  """A whole run, or one that dies right after the iteration that reaches step `until`."""
-  with run_folder.prepare(folder, config, {}) as opened:
-    trainer = loop.Trainer(config, opened)
-    if until:
-      choose = trainer._choose
-
-      def dying(**kwargs):
-        if trainer.step >= until:
-          raise RuntimeError('killed')
-        return choose(**kwargs)
-
-      trainer._choose = dying
-      with pytest.raises(RuntimeError, match='killed'):
-        trainer.run()
-    else:
-      trainer.run()
-  return trainer
-
-
-def lines(folder, name):
-  """The lines of a file, without what depends on the clock."""
-  return [
-    {k: v for k, v in json.loads(line).items() if not k.startswith(('time/', 'speed/'))}
-    for line in (folder / name).read_text().splitlines()
-  ]
+from harmony_jax.training import evaluation
+from harmony_jax.training.run_state import RunState, Schedule
+from tests.runs import From, Killed, config_of, die, lines, train
 
 
 def assert_same(folder, one, other_folder, other):
-  """Two runs have the same parameters, optimisers, slow copies, metrics, scores and replay, bit for
-  bit.
-  """
+  """Check that parameters, optimisers, slow copies, lines and replay are the same, bit for bit."""
   for name in ('params', 'opt_state', 'targets'):
-    chex.assert_trees_all_equal(getattr(one.state, name), getattr(other.state, name))
+    chex.assert_trees_all_equal(*(getattr(each.updates.state, name) for each in (one, other)))
   for name in ('scores.jsonl', 'metrics.jsonl'):
     assert lines(folder, name) == lines(other_folder, name)
   for update in (0, 7):
@@ -79,60 +30,92 @@ def assert_same(folder, one, other_folder, other):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp('whole')
-  return folder, run(folder, config_of())
+  return folder, train(folder, config_of())
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
-  """Killed between two checkpoints and started again: same parameters, replay, metrics and scores."""
-  undisturbed, one = whole
-  run(tmp_path, config_of(), until=120)
-  assert_same(undisturbed, one, tmp_path, run(tmp_path, config_of()))
+  """Killed between two checkpoints and started again: all is the same."""
+  with pytest.raises(Killed):
+    train(tmp_path, config_of(), From(120, die))
+  assert_same(*whole, tmp_path, train(tmp_path, config_of()))
 
 
 def test_every_function_is_compiled_once(whole):
   """One program for the updates; two for acting, in training and in evaluation."""
   _, trainer = whole
-  assert trainer.compiled['train_step']._cache_size() == 1
-  assert trainer.compiled['act']._cache_size() <= 2
+  assert trainer.updates.compiled.train_step._cache_size() == 1
+  assert trainer.updates.compiled.act._cache_size() <= 2
 
 
 def test_replay_on_the_device_changes_nothing(whole, tmp_path):
-  undisturbed, one = whole
-  other = run(tmp_path, config_of(replay_on='device'))
-  for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(other.state.params)):
-    np.testing.assert_array_equal(a, b)
-  assert lines(undisturbed, 'metrics.jsonl') == lines(tmp_path, 'metrics.jsonl')
+  assert_same(*whole, tmp_path, train(tmp_path, config_of(replay_on='device')))
+
+
+class Ranked(Replay):
+  """A replay with priorities, which are the last thing that the method said of a window."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.told = []
+
+  def feedback(self, draw, rows):
+    self.told.append((draw.update, self.steps, draw.envs.tolist(), np.asarray(rows).tolist()))
+
+
+class Ranking(dreamer.Dreamer):
+  """A method that tells its replay how many updates it has done."""
+
+  replay = Ranked
+
+  def feedback(self, state):
+    return state.carry.action.sum(-1) * 0 + state.step
+
+
+def test_what_an_update_says_reaches_the_replay_before_the_next_step(whole, tmp_path, monkeypatch):
+  """In order, with the draw of that update, and at the same moments in a run that was stopped."""
+  entry = dataclasses.replace(method.entry('dreamerv3'), make=Ranking)
+  monkeypatch.setattr('harmony_jax.methods.dreamer.METHOD', entry)
+  one = train(tmp_path / 'one', config_of())
+  assert_same(*whole, tmp_path / 'one', one)
+  told = one.replay.told
+  assert [update for update, *_ in told] == list(range(one.state.update))
+  assert all(rows == [update + 1.0] * 4 for update, _, _, rows in told)
+  with pytest.raises(Killed):
+    train(tmp_path / 'two', config_of(), From(120, die))
+  after = train(tmp_path / 'two', config_of()).replay.told
+  assert after == told[-len(after) :] and len(after) < len(told)
 
 
 def test_environments_step_while_the_device_trains(tmp_path):
-  """No step of the environments waits for an update; every action does: the policy is never an
-  update late.
-  """
+  """No step of the environments waits for an update; every action does."""
   events = []
-  config = config_of(eval_every=10_000, final_eval_episodes=4)
-  with run_folder.prepare(tmp_path, config, {}) as opened:
-    trainer = loop.Trainer(config, opened)
-    choose, train, step = trainer._choose, trainer._train, trainer.episodes.step
-    note = lambda name, call: (
-      lambda *args, **kwargs: (events.append(name), call(*args, **kwargs))[1]
-    )
-    trainer._choose, trainer._train = note('choose', choose), note('train', train)
-    trainer.episodes.step = note('step', step)
-    trainer.run()
-  assert events[0] == 'step' and events.count('choose') == 40
-  after = events[-3 * 10 :]
-  assert after == ['choose', 'train', 'step'] * 10
+
+  def noted(name, call):
+    return lambda *args, **kwargs: (events.append(name), call(*args, **kwargs))[1]
+
+  def compiler(of):
+    made = parallel.compile_method(of)
+    noting = {name: noted(name, getattr(made, name)) for name in ('act', 'train_step')}
+    return dataclasses.replace(made, **noting)
+
+  def prepare(trainer):
+    trainer.episodes.step = noted('step', trainer.episodes.step)
+
+  config = config_of(eval_episodes=0, train_ratio=8.0)
+  train(tmp_path, config, prepare=prepare, compiler=compiler)
+  before_the_last_evaluation = events[: len(events) - events[::-1].index('step')]
+  assert before_the_last_evaluation[-30:] == ['act', 'train_step', 'step'] * 10
 
 
 def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
-  """7 episodes, 4 environments as one group and as two: the seeds in order, each episode complete."""
+  """7 episodes, 4 environments as one group and as two: the seeds in order, each complete."""
   _, trainer = whole
+  updates = trainer.updates
   wanted = [envs.episode_seed(0, 'eval', 160, episode) for episode in range(7)]
   for sizes in ([4], evaluation.group_sizes(4)):
     groups = [envs.make('catch', 'catch', size) for size in sizes]
-    results = evaluation.evaluate(
-      trainer.agent, trainer.compiled['act'], trainer.state.weights, groups, 0, 160, 7, mode=True
-    )
+    play = (trainer.method, updates.compiled.act, updates.variables, groups, 0, 160, 7)
+    results = evaluation.evaluate(*play, mode=True)
     assert [result.seed for result in results] == wanted
     assert all(result.length > 0 and result.score in (-1, 1) for result in results)
 
@@ -144,39 +127,61 @@ def test_groups():
 def test_updates_follow_the_train_ratio(whole):
   """One update at the first step after prefill, then train_ratio / (B·T) per environment step."""
   _, trainer = whole
-  config = trainer.config
-  needed = config.batch_size * config.batch_length
+  run, agent = trainer.config.run, trainer.config.agent
+  needed = agent.batch_size * agent.batch_length
   steps = 0
   while True:  # prefill: until there are enough windows, looked at every prefill_chunk steps
-    steps += config.num_envs
-    windows = config.num_envs * (steps // config.num_envs - config.batch_length + 1)
-    if steps % config.prefill_chunk == 0 and windows >= needed:
+    steps += run.num_envs
+    windows = run.num_envs * (steps // run.num_envs - agent.batch_length + 1)
+    if steps % run.prefill_chunk == 0 and windows >= needed:
       break
-  ratio = config.train_ratio / needed
-  assert trainer.update == 1 + int((config.steps - steps - config.num_envs) * ratio)
+  ratio = agent.train_ratio / needed
+  assert trainer.state.update == 1 + int((run.steps - steps - run.num_envs) * ratio)
 
 
-def test_the_papers_prefill():
-  """1,087 steps make 1,024 windows of 64; looked at every 100 steps, training begins after 1,100."""
-  config = atari100k.get_config('dreamerv3', 'paper')
-  assert config.train_ratio / (config.batch_size * config.batch_length) == 1.0
-  trainer = loop.Trainer.__new__(loop.Trainer)
-  trainer.config, trainer.trained_at = config, None
-  trainer.replay = Replay(
-    {'is_first': ((), bool)}, 1, config.replay_capacity, config.batch_size, config.batch_length, 0
-  )
-  for step in range(1, 1200):
-    trainer.step = step
-    trainer.replay.append({'is_first': np.array([step == 1])})
-    if trainer._filled():
-      break
-  assert step == 1100
+def test_the_papers_updates():
+  """`pretrain` at first, then one for each step; a batch may wait for the next step only."""
+  schedule = Schedule(Config(RunSettings(), dreamer.DreamerSettings()))
+  state = RunState(np.zeros(1), step=1101)
+  assert schedule.updates_per_step == 1.0 and schedule.due(state) == 1
+  state.step, state.update = 1102, 1
+  assert schedule.due(state) == 1 and state.trained_at == 1102 and schedule.runs_ahead(256)
+  slow = settings.replace(dreamer.DreamerSettings(), {'train_ratio': 1.0})
+  assert not Schedule(Config(RunSettings(), slow)).runs_ahead(256)
+
+
+def test_what_is_crossed():
+  """Every step of 8 environments that passes a multiple, and the last one; nothing with 0."""
+  config = Config(RunSettings(num_envs=8, steps=100), dreamer.DreamerSettings())
+  crossed = Schedule(config).crossed
+  assert [step for step in range(8, 105, 8) if crossed(step, 30)] == [32, 64, 96, 104]
+  assert not any(crossed(step, 0) for step in range(8, 105, 8))
+
+
+def test_a_state_comes_back_from_its_json():
+  """Also one of before processes were counted."""
+  rng = np.random.default_rng(0)
+  config = {'specs': {'is_first': ((), bool)}, 'num_envs': 3, 'capacity': 60}
+  replay = Replay(**config, batch_size=2, length=4, seed=0)
+  for step in range(10):
+    replay.append({'is_first': np.full(3, step == 0)})
+  state = RunState(rng.normal(size=3), 30, 4, 24.0, [1.0, 0.0], 0.5, 20, 1.5)
+  episodes = {'episode': [1, 2, 3], 'actions': [[0], [], [2, 1]]}
+  meta = json.loads(json.dumps(state.to_json(ALONE, episodes, [replay.draw(4)])))
+  older = {**meta, 'recent': meta['recent'][0]}
+  del older['processes']
+  for each in (meta, older):
+    back, running, draws = RunState.from_json(each, ALONE, slice(0, 3))
+    assert running == episodes and back.recent == state.recent and back.saved == 30
+    np.testing.assert_array_equal(back.returns, state.returns)
+    for name in ('step', 'update', 'trained_at', 'last_score', 'evaluated'):
+      assert getattr(back, name) == getattr(state, name)
+    assert abs(back.hours - state.hours) < 1e-3
+    chex.assert_trees_all_equal(replay.gather(draws[0]), replay.sample(4))
 
 
 def test_rewards_and_ends_are_stored_beside_their_observation(whole):
-  """The replay's rows: action zero on is_last, the next row is_first, rewards ±1 only where the
-  episode ends.
-  """
+  """Action zero on is_last, the next row is_first, rewards ±1 only where the episode ends."""
   _, trainer = whole
   batch = trainer.replay.sample(3)
   last = batch['is_last']
@@ -188,7 +193,9 @@ def test_rewards_and_ends_are_stored_beside_their_observation(whole):
 
 
 def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
-  trainer = run(tmp_path, config_of(weighting__calibrate=2, weighting__rate=1e-9, steps=80))
-  sigma = np.exp(float(trainer.state.params['world_model']['harmony']['observation']))
+  config = config_of(weighting__calibrate=2, weighting__rate=1e-9, steps=80)
+  trainer = train(tmp_path, config)
+  params = trainer.updates.state.params['world_model']
+  sigma = np.exp(float(params['harmony']['observation']))
   first = [line for line in lines(tmp_path, 'metrics.jsonl') if 'loss/observation' in line][0]
   assert 0.3 < sigma / first['loss/observation'] < 3 and sigma > 100

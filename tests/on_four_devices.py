@@ -11,15 +11,17 @@ from harmony_jax import parallel, prototypes, replicas, residual
 from harmony_jax.errors import UserError
 from harmony_jax.training.checkpoint import Checkpoints
 from tests import small
-from tests.loop_test import config_of, lines, run
+from tests.runs import From, Killed, config_of, die, lines
+from tests.runs import train as train_run
 from tests.seeds_test import close, shaken
 
 ROWS = 4  # of a batch
+HALVES = (slice(2), slice(2, 4))
 AGENTS = {
   'DreamerV3': {},
-  'DreamerV2': dict(method='dreamerv2', discrete=False),  # with harmony
+  'DreamerV2': dict(name='dreamerv2', discrete=False),  # with harmony
   'prototypes': dict(
-    method='dreamerpro',
+    name='dreamerpro',
     discrete=False,
     prototypes__count=12,
     prototypes__size=8,
@@ -47,7 +49,7 @@ def make(discrete=True, shapes=small.IMAGE, **changes):
 
   def batch_of(update):
     batch = small.batch(shapes, 3, discrete, ROWS, seed=update)
-    if agent.world_model.prototypes:  # as its replay has them
+    if agent.settings.replay.first_action:
       batch |= {
         'is_first': batch['is_first'].at[:, 0].set(False),
         'before': batch['action'][::-1, 0] / 2,
@@ -57,23 +59,32 @@ def make(discrete=True, shapes=small.IMAGE, **changes):
   return agent, batch_of
 
 
-def train(functions, batch_of, updates):
-  """(state on one device, metrics of the last update, names of what the replicas do not agree
-  about).
-  """
-  state = functions['spread'](shaken(functions['gather'](functions['init'](jax.random.key(1))), 1))
+def train(compiled, batch_of, updates):
+  """Return (state on one device, last metrics, names of what the replicas do not agree about)."""
+  state = compiled.spread(shaken(compiled.gather(compiled.init(jax.random.key(1))), 1))
   for update in range(updates):
-    state, metrics = functions['train_step'](state, functions['put'](batch_of(update)))
+    state, metrics = compiled.train_step(state, compiled.put(batch_of(update)))
     # one at a time: fake devices share two cores, and wait for each other
     jax.block_until_ready(metrics)
-  return functions['gather'](state), jax.device_get(metrics), functions['differing'](state)
+  return compiled.gather(state), jax.device_get(metrics), compiled.differing(state)
+
+
+def on_two(function, *args):
+  """Return what two replicas make of the halves of arguments, [2, ...]."""
+
+  def replica(*args):
+    with replicas.mapped('r'):
+      return function(*args)
+
+  halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), args)
+  return jax.pmap(replica, 'r', devices=jax.local_devices()[:2])(*halves)
 
 
 @pytest.mark.parametrize('name, count', CASES)
 def test_the_number_of_devices_does_not_change_the_result(name, count):
   agent, batch_of = make(**AGENTS[name])
-  whole, metrics, _ = train(parallel.compile_agent(agent), batch_of, 5)
-  shared, shared_metrics, differing = train(parallel.compile_agent(agent, count), batch_of, 5)
+  whole, metrics, _ = train(parallel.compile_method(agent), batch_of, 5)
+  shared, shared_metrics, differing = train(parallel.compile_method(agent, count), batch_of, 5)
   close(shared, whole, 1e-5)
   for metric, value in metrics.items():
     np.testing.assert_allclose(shared_metrics[metric], value, rtol=1e-4, atol=1e-6, err_msg=metric)
@@ -81,101 +92,74 @@ def test_the_number_of_devices_does_not_change_the_result(name, count):
 
 
 def test_free_nats_are_of_the_whole_batch():
-  """DreamerV2 clamps the batch's mean: that of one half is below the limit here, and that of the
-  whole above it.
-  """
+  """DreamerV2 clamps the batch's mean: one half's is below the limit here, the whole's above it."""
 
-  def kl(outputs):
-    post, prior = outputs.posterior.stats, outputs.prior_stats
-    return (jnp.exp(post) * (post - prior)).sum((-1, -2)).mean(1)  # [B]
+  def dynamics(free_nats):
+    agent, batch_of = make(name='dreamerv2', shapes=small.VECTOR, losses__free_nats=free_nats)
+    state = shaken(jax.jit(agent.init)(jax.random.key(1)), 1)
 
-  agent, batch_of = make(method='dreamerv2', shapes=small.VECTOR, losses__free_nats=0.0)
-  state = shaken(jax.jit(agent.init)(jax.random.key(1)), 1)
-  inputs = lambda rows: jax.tree.map(
-    lambda x: x[rows], (state.carry.latent, batch_of(0), batch_of(0)['action'])
-  )
-  losses = lambda agent, *inputs: agent.world_model.losses(
-    state.params['world_model'], *inputs, None
-  )
-  by_row = kl(jax.jit(functools.partial(losses, agent))(*inputs(slice(None)))[1])
-  low, high = sorted([by_row[:2].mean(), by_row[2:].mean()])
+    def loss(carry, batch):
+      """The loss of a deterministic update, so that halves draw what the whole draws."""
+      return agent.train_step(state.replace(carry=carry), batch)[1]['loss/dynamics']
+
+    return loss, (state.carry, batch_of(0))
+
+  loss, whole = dynamics(0.0)
+  half = lambda tree, rows: jax.tree.map(lambda x: x[rows], tree)
+  low, high = sorted(float(jax.jit(loss)(*half(whole, rows))) for rows in HALVES)
   assert high > 1.02 * low
-  agent, batch_of = make(
-    method='dreamerv2', shapes=small.VECTOR, losses__free_nats=float(low + 3 * (high - low) / 8)
-  )
-  dynamics = lambda rows: jax.jit(functools.partial(losses, agent))(*inputs(rows))[0]['dynamics']
-  replica = jax.pmap(
-    lambda *inputs: losses(agent.across('r'), *inputs)[0], 'r', devices=jax.local_devices()[:2]
-  )
-  halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), inputs(slice(None)))
-  np.testing.assert_allclose(replica(*halves)['dynamics'], dynamics(slice(None)), rtol=1e-6)
+  loss, whole = dynamics(low + 3 * (high - low) / 8)
+  together = jax.jit(loss)(*whole)
+  np.testing.assert_allclose(on_two(loss, *whole), [together] * 2, rtol=1e-6)
   # what each would clamp alone
-  assert (dynamics(slice(2)) + dynamics(slice(2, 4))) / 2 > 1.001 * dynamics(slice(None))
+  alone = sum(float(jax.jit(loss)(*half(whole, rows))) for rows in HALVES) / 2
+  assert alone > 1.001 * together
 
 
 def test_assignments_are_balanced_over_the_whole_batch():
   """Half of the samples by themselves would be shared out otherwise."""
   scores = jax.random.normal(jax.random.key(0), (8, 5)) + jnp.arange(8)[:, None] / 8 * jnp.arange(5)
   share = functools.partial(prototypes.sinkhorn, epsilon=0.5, iterations=3)
-  halves = jax.pmap(lambda x: share(x, axis_name='r'), 'r', devices=jax.local_devices()[:2])(
-    scores.reshape(2, 4, 5)
-  )
-  np.testing.assert_allclose(halves.reshape(8, 5), share(scores), atol=1e-6)
+  np.testing.assert_allclose(on_two(share, scores).reshape(8, 5), share(scores), atol=1e-6)
   assert np.abs(share(scores[:4]) - share(scores)[:4]).max() > 0.05
 
 
 def test_batch_norms_see_the_whole_batch():
   """Outputs, running statistics and the gradient of a loss over a network with some."""
-  make = lambda axis: residual.Down(depth=2, blocks=1, stages=1, axis_name=axis)
+  network = residual.Down(depth=2, blocks=1, stages=1)
   images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-  variables = make(None).init(jax.random.key(1), images, False)
+  variables = network.init(jax.random.key(1), images, False)
 
-  def loss(params, images, axis=None):
-    out, changed = make(axis).apply(
-      {**variables, 'params': params}, images, True, mutable=['batch_stats']
-    )
-    return (out**3).mean(), (out, changed)
+  def gradient(images):
+    def loss(params):
+      both = {**variables, 'params': params}
+      out, changed = network.apply(both, images, True, mutable=['batch_stats'])
+      return (out**3).mean(), (out, changed)
 
-  gradient, (out, changed) = jax.jit(jax.grad(loss, has_aux=True))(variables['params'], images)
+    found, (out, changed) = jax.grad(loss, has_aux=True)(variables['params'])
+    return replicas.mean(found), changed, out
 
-  def replica(images):
-    found, (out, changed) = jax.grad(functools.partial(loss, axis='r'), has_aux=True)(
-      variables['params'], images
-    )
-    return replicas.mean(found, 'r'), changed, out
-
-  mapped = jax.pmap(replica, 'r', out_axes=(None, None, 0), devices=jax.local_devices()[:2])
-  close(
-    mapped(images.reshape(2, 2, 8, 8, 3)),
-    (gradient, changed, out.reshape(2, 2, *out.shape[1:])),
-    1e-5,
-  )
+  found, changed, out = jax.jit(gradient)(images)
+  shared = on_two(gradient, images)
+  close(jax.tree.map(lambda x: x[0], shared[:2]), (found, changed), 1e-5)
+  close(shared[2].reshape(out.shape), out, 1e-5)
 
 
 def test_the_halves_of_a_batch_draw_what_the_whole_draws():
-  agent, _ = make(discrete=False)
-  key = jax.random.key(3)
-  whole = agent._train_noise(key, ROWS, 5)
-  draw = jax.pmap(
-    lambda _: agent.across(parallel.AXIS)._train_noise(key, ROWS // 2, 5),
-    parallel.AXIS,
-    devices=jax.local_devices()[:2],
-  )
-  halves = jax.device_get(draw(np.zeros(2)))
-  posterior = halves['posterior']['latent']
-  np.testing.assert_array_equal(np.concatenate(posterior), whole['posterior']['latent'])
-  assert not np.array_equal(*posterior)
-  # [2, H, rows · T, …]
-  for half, undivided in zip(halves['imagination'][:2], whole['imagination'][:2], strict=True):
-    np.testing.assert_array_equal(np.concatenate(half, 1), undivided)
-    assert not np.array_equal(*half)
+  draw = lambda rows: jax.vmap(
+    lambda row: jax.random.normal(jax.random.fold_in(jax.random.key(3), row), (5,))
+  )(replicas.rows(len(rows)))
+  whole = draw(np.zeros(ROWS))
+  halves = on_two(draw, np.zeros(ROWS))
+  np.testing.assert_array_equal(np.concatenate(halves), whole)
+  assert not np.array_equal(*halves)
 
 
 def test_a_replica_that_differs_is_found():
   agent, _ = make()
-  functions = parallel.compile_agent(agent, 2)
-  state = functions['init'](jax.random.key(0))
-  assert functions['differing'](state) == []
+  compiled = parallel.compile_method(agent, 2)
+  state = compiled.init(jax.random.key(0))
+  assert compiled.differing(state) == []
   kernel = state.params['actor']['h_0']['kernel']
   first, second = (np.array(shard.data) for shard in kernel.addressable_shards)
   second[0, 0] = np.nextafter(second[0, 0], 1)
@@ -184,7 +168,7 @@ def test_a_replica_that_differs_is_found():
     kernel.sharding,
     [jax.device_put(part, d) for part, d in zip((first, second), jax.local_devices())],
   )
-  assert functions['differing'](state) == ['params/actor/h_0/kernel']
+  assert compiled.differing(state) == ['params/actor/h_0/kernel']
 
 
 def test_spread_and_gather_are_inverse():
@@ -193,22 +177,38 @@ def test_spread_and_gather_are_inverse():
   state = state.replace(
     carry=jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), state.carry)
   )
-  functions = parallel.compile_agent(agent, 4)
-  close(functions['gather'](functions['spread'](state)), state, 0)
+  compiled = parallel.compile_method(agent, 4)
+  close(compiled.gather(compiled.spread(state)), state, 0)
 
 
 def test_means_are_differentiated_as_if_over_the_whole_batch():
   """The gradient of a function that is not linear in the batch's mean."""
   x = np.arange(8.0, dtype=np.float32)
-  loss = lambda w, x, axis=None: replicas.mean((w * x).mean(), axis) ** 2
-  share = jax.pmap(
-    lambda w, x: replicas.mean(jax.grad(loss)(w, x, 'r'), 'r'),
-    'r',
-    in_axes=(None, 0),
-    out_axes=None,
-    devices=jax.local_devices()[:2],
-  )
-  np.testing.assert_allclose(share(3.0, x.reshape(2, 4)), jax.grad(loss)(3.0, x))
+  loss = lambda w, x: replicas.mean((w * x).mean()) ** 2
+  share = on_two(lambda x: replicas.mean(jax.grad(loss)(3.0, x)), x)
+  np.testing.assert_allclose(share, [jax.grad(loss)(3.0, x)] * 2)
+
+
+class Telling:
+  """A method that tells the replay what its carry holds of each row."""
+
+  def __init__(self, method):
+    self.method = method
+
+  def __getattr__(self, name):
+    return getattr(self.method, name)
+
+  def feedback(self, state):
+    return state.carry.action.sum(-1)
+
+
+def test_feedback_is_in_the_order_of_rows():
+  agent, _ = make()
+  compiled = parallel.compile_method(Telling(agent), 4)
+  state = compiled.gather(compiled.init(jax.random.key(0)))
+  action = np.arange(3.0 * ROWS, dtype=np.float32).reshape(ROWS, 3)
+  state = compiled.spread(state.replace(carry=state.carry._replace(action=action)))
+  np.testing.assert_array_equal(compiled.feedback(state), action.sum(-1))
 
 
 def test_choosing_devices():
@@ -221,14 +221,16 @@ def test_choosing_devices():
 
 
 def test_a_run_goes_on_with_other_devices(tmp_path):
-  """Trained on two, then on one: the same scores as on one from the start, the parameters equal up
-  to rounding.
-  """
-  alone = run(tmp_path / 'alone', config_of(devices=1))
-  died = run(tmp_path / 'shared', config_of(devices=2), until=120)
-  assert died.compiled['act']._cache_size() <= 2  # for training, and for evaluation
-  with Checkpoints(tmp_path / 'shared/checkpoints', read_only=True) as checkpoints:
+  """Trained on two, then on one: the same scores as on one, the parameters equal up to rounding."""
+  one, two = tmp_path / 'alone', tmp_path / 'shared'
+  alone = train_run(one, config_of(devices=1))
+  acts = []
+  note = lambda trainer: acts.append(trainer.updates.compiled.act._cache_size())
+  with pytest.raises(Killed):
+    train_run(two, config_of(devices=2), From(120, note), From(120, die))
+  assert acts[0] <= 2  # for training, and for evaluation
+  with Checkpoints(two / 'checkpoints', read_only=True) as checkpoints:
     assert checkpoints.latest() == 80
-  shared = run(tmp_path / 'shared', config_of(devices=1))
-  close(shared.state.params, alone.state.params, 1e-3)
-  assert lines(tmp_path / 'shared', 'scores.jsonl') == lines(tmp_path / 'alone', 'scores.jsonl')
+  shared = train_run(two, config_of(devices=1))
+  close(shared.updates.state.params, alone.updates.state.params, 1e-3)
+  assert lines(two, 'scores.jsonl') == lines(one, 'scores.jsonl')

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from experiments import launcher
-from harmony_jax import parallel
+from harmony_jax import processes
 from harmony_jax.errors import UserError
+from harmony_jax.processes import ProcessGroup
 from harmony_jax.replay import Replay
 from harmony_jax.training.checkpoint import Checkpoints
 from tests import kills
@@ -228,14 +229,13 @@ def test_parts_of_a_replay_are_dealt_out_again(tmp_path, then, now):
     part.load(tmp_path)
 
 
-def test_shares_that_are_not_equal_are_refused(monkeypatch):
-  monkeypatch.setattr(parallel.jax, 'process_count', lambda: 3)
-  monkeypatch.setattr(parallel.jax, 'process_index', lambda: 2)
-  assert parallel.share(12) == (8, 4)
+def test_shares_that_are_not_equal_are_refused():
+  group = ProcessGroup(2, 3)
+  assert group.share(12) == slice(8, 12)
   with pytest.raises(
     UserError, match='config.num_envs is 1: 3 processes can share 3: --config.num_envs=3'
   ):
-    parallel.share(1, 'config.num_envs')
+    group.share(1, 'config.num_envs')
 
 
 @pytest.mark.parametrize(
@@ -250,14 +250,16 @@ def test_shares_that_are_not_equal_are_refused(monkeypatch):
 )
 def test_joining_with_a_part_missing_is_refused(arguments, wanted):
   with pytest.raises(UserError, match=wanted):
-    parallel.join(*arguments)
+    processes.join(*arguments)
 
 
 def test_one_process_needs_nobody():
-  parallel.join()
-  parallel.join('none')
-  parallel.join('host:1', 1, 0)
-  assert parallel.exchange({'a': 1}) == [{'a': 1}] and parallel.share(5) == (0, 5)
+  processes.join()
+  processes.join('none')
+  processes.join('host:1', 1, 0)
+  group = processes.here()
+  assert group == processes.ALONE and group.leads
+  assert group.exchange({'a': 1}) == [{'a': 1}] and group.share(5) == slice(0, 5)
 
 
 def test_slurm_and_pods_are_recognised(monkeypatch):
@@ -266,15 +268,15 @@ def test_slurm_and_pods_are_recognised(monkeypatch):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setenv('SLURM_NTASKS', '4')
   monkeypatch.setenv('SLURM_PROCID', '0')
-  assert not parallel._on_a_cluster()
+  assert not processes.on_a_cluster()
   monkeypatch.setenv('SLURM_STEP_NODELIST', 'node[1-2]')
   monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '1')
-  assert not parallel._on_a_cluster()
+  assert not processes.on_a_cluster()
   monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
-  assert parallel._on_a_cluster()
+  assert processes.on_a_cluster()
   monkeypatch.delenv('SLURM_STEP_NUM_TASKS')
   monkeypatch.setenv('TPU_WORKER_HOSTNAMES', 'a,b')
-  assert parallel._on_a_cluster()
+  assert processes.on_a_cluster()
 
 
 def test_processes_with_other_settings_are_refused(tmp_path):
@@ -286,4 +288,4 @@ def test_processes_with_other_settings_are_refused(tmp_path):
     assert (
       'need the same settings (config.seed: process 0 has 0, process 1 has 1)' in log.read_text()
     )
-  assert time.monotonic() - began < parallel.HEARTBEAT and not pair.folder.exists()
+  assert time.monotonic() - began < processes.HEARTBEAT and not pair.folder.exists()

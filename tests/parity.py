@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmony_jax.agent import Agent, Carry, shift_actions
-from tests import parity_pro, parity_v2, parity_v3
+from harmony_jax import method
+from harmony_jax.methods.dreamer_parts import Carry
+from tests import parity_pro, parity_v2, parity_v3, small
 
 FOLDER = pathlib.Path(
   os.environ.get('HARMONY_PARITY_DIR', pathlib.Path(__file__).parents[2] / 'shared' / 'parity')
@@ -38,7 +39,7 @@ def _method(stem):
 
 
 class Fixture:
-  """One recorded run: `data` by key, `meta`, and its `agent` with every draw replaced by the mode."""
+  """One recorded run: `data` by key, `meta`, and its `agent` with modes in place of draws."""
 
   def __init__(self, path):
     self.name = pathlib.Path(path).stem
@@ -47,14 +48,14 @@ class Fixture:
     self.meta = json.loads(bytes(self.data.pop('meta.json')))
     self.authors = AUTHORS[_method(self.name)]
     self.config = self.authors.config_of(self.meta)
-    shapes = {'image': self.authors.shape_of(self.group('batch'))}
     # The V2 files were recorded with continuous actions; those with discrete ones say so.
-    actions = self.data['batch/action'].shape[-1]
-    self.agent = Agent.from_config(
-      self.config, shapes, actions, self.meta.get('discrete', False), deterministic=True
-    )
-    if hasattr(self.authors, 'agent_of'):  # recorded with draws that are no modes
-      self.agent = self.authors.agent_of(self.agent, self)
+    shapes = {'image': self.authors.shape_of(self.group('batch'))}
+    actions, discrete = self.data['batch/action'].shape[-1], self.meta.get('discrete', False)
+    spec = small.spec(shapes, actions, discrete)
+    make = method.entry(self.authors.METHOD).make
+    self.agent = make(self.config, spec, deterministic=True)
+    if hasattr(self.authors, 'prepare'):  # recorded with draws that are no modes, for one
+      self.authors.prepare(self.agent, self)
     self.steps = getattr(self.authors, 'STEPS', (1, 3))  # after which parameters were recorded
     self.history = {}  # three training steps by form of the convolutions, for the tests to share
 
@@ -99,18 +100,8 @@ class Fixture:
     return recorded or self.meta['metrics'][number - 1]
 
   def model_inputs(self, state):
-    """(params, the further arguments of `WorldModel.loss`) of the first step."""
+    """(params, the further arguments of `model_loss`) of the first step."""
     batch = self.batch()
-    noise = self.agent._train_noise(jax.random.fold_in(state.rng, 0), *batch['is_first'].shape)[
-      'posterior'
-    ]
-    previous = shift_actions(batch['action'], state.carry.action)
-    params = self.agent.world_model.prepared(state.params['world_model'])
-    return params, (
-      state.weighting,
-      state.carry.latent,
-      batch,
-      previous,
-      noise,
-      state.targets.get('world_model'),
-    )
+    draws = self.agent.draws(jax.random.fold_in(state.rng, 0), *batch['is_first'].shape)
+    params = self.agent.objective.project(state.params['world_model'])
+    return params, (state, batch, state.carry, draws)

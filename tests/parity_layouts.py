@@ -1,5 +1,6 @@
-"""What the authors' recordings of DreamerV2 and DreamerPro have in common."""
+"""What the authors' recordings have in common."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,3 +28,31 @@ def nested(arrays, config, convert) -> dict:
       node = node.setdefault(key, {})
     node[path[-1]] = jnp.asarray(value)
   return tree
+
+
+def outputs(agent, state, batch) -> dict:
+  """What the parts make of a batch with the recorded parameters, modes for draws, per step."""
+  params, carry = state.params['world_model'], state.carry
+  previous = jnp.concatenate([carry.action[:, None], batch['action'][:, :-1]], 1)
+  embed, _ = agent.encoder(params['encoder'], None, batch, train=True)
+  observe = (carry.latent, embed, previous, batch['is_first'], None)
+  post, prior = agent.rssm.observe(params['rssm'], *observe)
+  feature = post.feature()
+  decoder = agent.objective.decoder
+  decoded = decoder.decode(params['decoder'], None, feature)
+  flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+  error = decoder.error(flat(decoded), flat({k: batch[k] for k in decoded}))
+  reward = agent.reward(params['reward'], feature)
+  found = {
+    'embed': embed,
+    'post': post,
+    'prior': prior,
+    'image': decoded['image'],
+    'image_loss': error.reshape(previous.shape[:2]),
+    'reward': reward,
+    'reward_loss': agent.reward.scalar.loss(reward, batch['reward']),
+    'kl': agent.rssm.latents.kl(post.stats, prior),
+  }
+  if 'continue' in params:
+    found['continue'] = agent.continue_logit(params, feature)
+  return found

@@ -7,20 +7,23 @@ draws.
 """
 
 import contextlib
-import dataclasses
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import dreamerpro
 from harmony_jax import distributions as dists
-from harmony_jax import latents
-from harmony_jax.agent import Agent, shift_actions
-from harmony_jax.behavior import Actor, Noise
-from tests.parity_layouts import features, nested
+from harmony_jax import method, rssm, settings
+from harmony_jax.actions import Actor
+from harmony_jax.methods import dreamer
+from harmony_jax.methods.dreamer_parts import Draws
+from harmony_jax.methods.dreamer_pro import mixed
+from tests.parity_layouts import features, first_action, nested
+from tests.parity_v2 import optimizers
 
+METHOD = 'dreamerpro'
+__all__ = ['first_action']
 RSSM = {
   'cell/dense': ('gru',),
   'cell/norm': ('gru', 'norm'),
@@ -66,121 +69,93 @@ STEPS = (1, 2)
 HALF_LOG_TWO_PI = 0.5 * np.log(2 * np.pi)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Recorded(Agent):
-  """An agent whose normal draws are the constant `z`, its latent draws too if Gaussian, else modes;
-  `shifts` [2, 2B, 2] are those of the two steps, `rng` is the state's."""
+def prepare(agent, fixture):
+  """Give an agent the recorded draws and actor's objective.
 
-  z: float = 0.5
-  shifts: np.ndarray = None
-  rng: jax.Array = None
-  reward_weight: float = 1.0
+  Normal draws are the constant `z`, latent ones too if Gaussian, else modes; the shifts are those
+  of the two steps.
+  """
+  z, theirs = fixture.meta['z'], fixture.meta['config']
+  shifts = [fixture.data[f'batch/shifts_step{step}'] for step in STEPS]
+  second = jax.random.key_data(jax.random.fold_in(agent.init(jax.random.key(0)).rng, 1))
+  gradient = theirs['actor_grad'] if theirs['actor_grad'] != 'auto' else ''
+  objectives = {'reinforce': dreamer.reinforce, 'both': mixed(float(theirs['actor_grad_mix']))}
+  if gradient in objectives:
+    agent.actor_objective = lambda: objectives[gradient]
 
-  def _train_noise(self, key, batch, length):
-    second = (
-      jax.random.key_data(key) == jax.random.key_data(jax.random.fold_in(self.rng, 1))
-    ).all()
-    behavior, model = self.behavior, self.world_model
-    starts = 2 * batch * (length if behavior.known_ends else length - 1)
-    latent = lambda *shape: self._latent(shape)
-    action = jnp.full((behavior.horizon + 1, starts, self.actions), self.z)
-    entropy = jnp.full((behavior.actor.samples, behavior.horizon, starts, self.actions), self.z)
-    return {
-      'posterior': {
-        'latent': latent(2 * batch, length),
-        'shift': jnp.where(second, *self.shifts[::-1]),
-      },
-      'imagination': Noise(latent(behavior.horizon, starts), action, entropy),
-    }
+  def draws(key, batch, length):
+    starts = 2 * batch * agent.start_steps(length)
+    horizon, actions = agent.settings.behavior.horizon, agent.spec.num_actions
+    return Draws(
+      posterior=latent(agent, z, 2 * batch, length),
+      view=jnp.where((jax.random.key_data(key) == second).all(), shifts[1], shifts[0]),
+      latent=latent(agent, z, horizon, starts),
+      action=jnp.full((horizon + 1, starts, actions), z),
+      entropy=jnp.full((agent.actor.samples, horizon, starts, actions), z),
+    )
 
-  def _latent(self, shape):
-    size = self.world_model.rssm.stoch
-    return jnp.full((*shape, size), self.z) if self.world_model.rssm.latent == 'gaussian' else None
+  agent.draws, agent.recorded_z = draws, z
 
 
-def agent_of(agent, fixture):
-  """Our agent with the recorded draws."""
-  fields = {field.name: getattr(agent, field.name) for field in dataclasses.fields(agent)}
-  shifts = np.stack([fixture.data[f'batch/shifts_step{step}'] for step in STEPS])
-  return Recorded(
-    **fields,
-    z=fixture.meta['z'],
-    shifts=shifts,
-    rng=agent.init(jax.random.key(0)).rng,
-    reward_weight=fixture.config.weighting.w_r,
-  )
+def latent(agent, z, *shape):
+  """The constant draws of Gaussian states; None for others."""
+  c = agent.settings.rssm
+  return jnp.full((*shape, c.stoch), z) if c.latent == 'gaussian' else None
 
 
 def config_of(meta):
-  """Our configuration for the authors' recorded one."""
-  theirs, config = meta['config'], dreamerpro.get_config()
-  gaussian = meta['latent'] == 'gaussian'
-  with config.unlocked():
-    config.batch_size, config.batch_length = meta['B'], meta['T']
-    config.encoder.depth = theirs['encoder.depth']
-    config.rssm.update(
-      deter=theirs['rssm.deter'],
-      units=theirs['rssm.hidden'],
-      stoch=theirs['rssm.stoch'],
-      latent=meta['latent'],
-      min_std=theirs['rssm.min_std'],
-      classes=config.rssm.classes if gaussian else theirs['rssm.discrete'],
-    )
-    config.prototypes.update(
-      count=theirs['rssm.num_prototypes'],
-      size=theirs['rssm.proto'],
-      temperature=theirs['rssm.temperature'],
-      sinkhorn_epsilon=theirs['rssm.sinkhorn_eps'],
-      sinkhorn_iterations=theirs['rssm.sinkhorn_iters'],
-      warm_up=theirs['rssm.warm_up'],
-      norm=theirs['loss_scales.norm'],
-      freeze=theirs['freeze_prototypes_iters'],
-      slow_fraction=theirs['ema_update_fraction'],
-      slow_every=theirs['ema_update_every'],
-      max_shift=theirs['aug.max_delta'],
-    )
-    for ours in ('reward_head', 'actor', 'critic'):
-      config[ours].update(layers=theirs[f'{ours}.layers'], units=theirs[f'{ours}.units'])
-    config.continue_head.update(
-      enabled=theirs['pred_discount'],
-      layers=theirs['discount_head.layers'],
-      units=theirs['discount_head.units'],
-      scale=theirs['loss_scales.discount'],
-      gradient='discount' in theirs['grad_heads'],
-    )
-    config.actor.min_std = theirs['actor.min_std']
-    config.critic.update(
-      slow_every=theirs['slow_target_update'], slow_fraction=float(theirs['slow_target_fraction'])
-    )
-    balance, scale = theirs['kl.balance'], theirs['loss_scales.kl']
-    config.losses.update(
-      free_nats=theirs['kl.free'],
-      free_average=theirs['kl.free_avg'],
-      dyn=balance * scale,
-      rep=(1 - balance) * scale,
-    )
-    config.behavior.update(
-      horizon=theirs['imag_horizon'] - 1,
-      discount=theirs['discount'],
-      lam=theirs['discount_lambda'],
-      entropy=theirs['actor_ent'],
-      gradient=theirs['actor_grad'],
-      mix=theirs['actor_grad_mix'],
-      known_ends=not theirs['pred_discount'],
-    )
-    for ours in ('model_opt', 'actor_opt', 'critic_opt'):
-      config[ours].update(
-        {k: float(theirs[f'{ours}.{k}']) for k in ('lr', 'eps', 'clip')},
-        weight_decay=theirs[f'{ours}.wd'],
-      )
-    config.weighting.update(
-      rule='fixed',
-      w_r=float(theirs['loss_scales.reward']),
-      w_d=scale,
-      w_o=float(theirs['loss_scales.swav']),
-    )
+  """Our settings for the authors' recorded configuration."""
+  theirs, gaussian = meta['config'], meta['latent'] == 'gaussian'
+  balance, scale = theirs['kl.balance'], theirs['loss_scales.kl']
   assert theirs['loss_scales.swav'] == theirs['loss_scales.temp']
-  return config
+  changes = {
+    'batch_size': meta['B'],
+    'batch_length': meta['T'],
+    'encoder.depth': theirs['encoder.depth'],
+    'rssm.deter': theirs['rssm.deter'],
+    'rssm.units': theirs['rssm.hidden'],
+    'rssm.stoch': theirs['rssm.stoch'],
+    'rssm.latent': meta['latent'],
+    'rssm.min_std': theirs['rssm.min_std'],
+    **({} if gaussian else {'rssm.classes': theirs['rssm.discrete']}),
+    'prototypes.count': theirs['rssm.num_prototypes'],
+    'prototypes.size': theirs['rssm.proto'],
+    'prototypes.temperature': theirs['rssm.temperature'],
+    'prototypes.sinkhorn_epsilon': theirs['rssm.sinkhorn_eps'],
+    'prototypes.sinkhorn_iterations': theirs['rssm.sinkhorn_iters'],
+    'prototypes.warm_up': theirs['rssm.warm_up'],
+    'prototypes.norm': theirs['loss_scales.norm'],
+    'prototypes.freeze': theirs['freeze_prototypes_iters'],
+    'prototypes.slow_fraction': theirs['ema_update_fraction'],
+    'prototypes.slow_every': theirs['ema_update_every'],
+    'prototypes.max_shift': theirs['aug.max_delta'],
+    **{
+      f'{head}.{k}': theirs[f'{head}.{k}']
+      for head in ('reward_head', 'actor', 'critic')
+      for k in ('layers', 'units')
+    },
+    'continue_head.enabled': theirs['pred_discount'],
+    'continue_head.layers': theirs['discount_head.layers'],
+    'continue_head.units': theirs['discount_head.units'],
+    'continue_head.scale': theirs['loss_scales.discount'],
+    'continue_head.gradient': 'discount' in theirs['grad_heads'],
+    'actor.min_std': theirs['actor.min_std'],
+    'critic.slow_every': theirs['slow_target_update'],
+    'critic.slow_fraction': float(theirs['slow_target_fraction']),
+    'losses.free_nats': theirs['kl.free'],
+    'losses.free_average': theirs['kl.free_avg'],
+    'losses.dyn': balance * scale,
+    'losses.rep': (1 - balance) * scale,
+    'behavior.horizon': theirs['imag_horizon'] - 1,
+    'behavior.discount': theirs['discount'],
+    'behavior.lam': theirs['discount_lambda'],
+    'behavior.entropy': theirs['actor_ent'],
+    'weighting.rule': 'fixed',
+    'weighting.w_r': float(theirs['loss_scales.reward']),
+    'weighting.w_d': scale,
+    'weighting.w_o': float(theirs['loss_scales.swav']),
+  }
+  return settings.replace(method.entry(METHOD).settings, changes | optimizers(theirs))
 
 
 def batch_of(arrays) -> dict:
@@ -249,53 +224,45 @@ def _convert(name, value, config):
 
 
 def forward(agent, state, batch) -> dict:
-  """One forward pass with the parameters as given, and the imagination of the next update, which
-  the world model has learned from by then; by the authors' names but in our layouts."""
-  model, behavior, head = agent.world_model, agent.behavior, agent.world_model.prototypes
-  params, slow = model.prepared(state.params['world_model']), state.targets['world_model']
-  noise = agent._train_noise(jax.random.fold_in(agent.rng, state.step), *batch['is_first'].shape)
-  inputs = (
-    state.carry.latent,
-    batch,
-    shift_actions(batch['action'], state.carry.action),
-    noise['posterior'],
-  )
-  losses, out = model.losses(params, *inputs, slow)
-  total, _ = model.loss(params, state.weighting, *inputs, slow)
-  _, seen, _ = model.views_of(*inputs)
-  post, prior, feature = out.posterior, out.prior_stats, out.posterior.feature()
-  slow_embed = model.encode(slow, seen)
+  """One forward pass with the parameters as given, one imagination and critic's loss after the
+  world model's update, by the authors' names.
+  """
+  head = agent.objective
+  params, slow = head.project(state.params['world_model']), state.targets['world_model']
+  draws = agent.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
+  losses, _, _ = agent.losses(params, state, batch, state.carry, draws)
+  total, _ = agent.model_loss(params, state, batch, state.carry, draws)
+  previous = jnp.concatenate([state.carry.action[:, None], batch['action'][:, :-1]], 1)
+  twice = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x, x]), tree)
+  seen = head.view(twice(batch), draws.view)
+  embed, _ = agent.encoder(params['encoder'], None, seen)
+  observe = (twice(state.carry.latent), embed, twice(previous), seen['is_first'], draws.posterior)
+  post, prior = agent.rssm.observe(params['rssm'], *observe)
+  feature = post.feature()
+  slow_embed, _ = agent.encoder(slow['encoder'], None, seen)
+  reward = agent.reward(params['reward'], feature)
   raw = {
-    'ema': head.project(slow, 'embed', slow_embed),
-    'obs': head.project(params['prototypes'], 'embed', out.embed),
-    'feat': head.project(params['prototypes'], 'feature', feature),
+    'ema': head.projection(slow['embed'], slow_embed),
+    'obs': head.projection(params['prototypes']['embed'], embed),
+    'feat': head.projection(params['prototypes']['feature'], feature),
   }
   unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-  scores = {k: head.scores(params['prototypes'], v)[:, head.warm_up :] for k, v in raw.items()}
-  starts, keep = agent._starts(post, batch)
-  after = agent.train_step(state, batch)[0].params['world_model']
-  critics = {'fast': state.params['critic'], 'slow': state.targets['critic']}
-  actor_loss, (trajectory, targets, _, _) = behavior.actor_loss(
-    state.params['actor'],
-    model,
-    after,
-    critics,
-    starts,
-    keep,
-    noise['imagination'],
-    state.normalizer,
+  scores = {k: head.scores(params, v)[:, head.config.warm_up :] for k, v in raw.items()}
+  starts, keep = agent.starts(post, batch)
+  after = {**state.params, 'world_model': agent.update(state, batch)[0].params['world_model']}
+  actor, critic, slow_critic = after['actor'], after['critic'], state.targets['critic']
+  actor_loss, (trajectory, targets, _, _) = agent.actor_loss(
+    actor, after, state, starts, keep, draws
   )
-  critic_loss, _ = behavior.critic_loss(
-    state.params['critic'], state.targets['critic'], trajectory, targets
-  )
-  policy = behavior.actor(state.params['actor'], trajectory.feature)
-  imagined = trajectory.states
-  kl = model.rssm.latents.kl(post.stats, prior)
-  reward_mean = model.reward.mean(out.reward_logits)
+  critic_loss, _ = agent.critic_loss(critic, slow_critic, trajectory, targets)
+  policy = agent.actor.policy(actor, trajectory.feature)
+  imagined, latents = trajectory.states, agent.rssm.latents
+  kl = latents.kl(post.stats, prior)
+  reward_mean = agent.reward.scalar.mean(reward)
   found = {
     'aug_image': seen['image'] - 0.5,
     'ema_embed': slow_embed,
-    'embed': out.embed,
+    'embed': embed,
     'feat': feature,
     'prototypes_normalized': params['prototypes']['vectors'],
     'ema_proj_raw': raw['ema'],
@@ -307,17 +274,20 @@ def forward(agent, state, batch) -> dict:
     'obs_norm': jnp.linalg.norm(raw['obs'], axis=-1),
     'feat_norm': jnp.linalg.norm(raw['feat'], axis=-1),
     **{f'{k}_scores': v for k, v in scores.items()},
-    **{f'{k}_logits': jax.nn.log_softmax(scores[k] / head.temperature) for k in ('obs', 'feat')},
-    'ema_targets': head.assignments(params['prototypes'], slow, slow_embed),
+    **{
+      f'{k}_logits': jax.nn.log_softmax(scores[k] / head.config.temperature)
+      for k in ('obs', 'feat')
+    },
+    'ema_targets': head.assignments(params, slow, slow_embed),
     'kl_value': kl,
     'kl_lhs': kl.mean(),
     'kl_rhs': kl.mean(),
-    **_state('post', model, post),
+    **_state('post', agent, post),
     **_state(
       'prior',
-      model,
+      agent,
       post._replace(
-        stats=prior, stoch=model.rssm.latents.sample(prior, agent._latent(prior.shape[:2]))
+        stats=prior, stoch=latents.sample(prior, latent(agent, agent.recorded_z, *prior.shape[:2]))
       ),
     ),
     'loss/swav': losses['swav'],
@@ -327,41 +297,42 @@ def forward(agent, state, batch) -> dict:
       jnp.square(jnp.linalg.norm(raw[k], axis=-1) - 1).mean() for k in ('obs', 'feat')
     ),
     'loss/reward': losses['reward'] + HALF_LOG_TWO_PI,
-    'loss/total': total + HALF_LOG_TWO_PI * agent.reward_weight,
+    'loss/total': total + HALF_LOG_TWO_PI * agent.settings.weighting.w_r,
     'reward_mean': reward_mean,
     'reward_target': seen['reward'],
-    'log_prob/reward': -model.reward.loss(out.reward_logits, seen['reward']) - HALF_LOG_TWO_PI,
-    'imag/policy_entropy': behavior.actor.entropy(policy, noise['imagination'].entropy[:1, :1]),
+    'log_prob/reward': -agent.reward.scalar.loss(reward, seen['reward']) - HALF_LOG_TWO_PI,
+    'imag/policy_entropy': policy.entropy(draws.entropy[:1, :1]),
     'imag/policy_normal_loc': policy.mean,
     'imag/policy_normal_scale': policy.std,
     'imag/feat': trajectory.feature,
-    **_state('imag/state', model, imagined),
+    **_state('imag/state', agent, imagined),
     'imag/action': trajectory.action,
     'imag/discount': trajectory.discount,
     'imag/weight': trajectory.weight,
-    'imag/reward': model.reward.mean(model.reward_logits(after, trajectory.feature)),
+    'imag/reward': agent.reward.mean(after['world_model']['reward'], trajectory.feature),
     'imag/target': targets,
-    'imag/value_slow': behavior.critic_value(critics['slow'], trajectory.feature),
-    'imag/critic_mean': behavior.critic_value(critics['fast'], trajectory.feature),
+    'imag/value_slow': agent.critic.mean(slow_critic, trajectory.feature),
+    'imag/critic_mean': agent.critic.mean(critic, trajectory.feature),
     'imag/actor_loss': actor_loss,
     'imag/critic_loss': critic_loss + HALF_LOG_TWO_PI * trajectory.weight[:-1].mean(),
   }
-  if model.continue_head:
-    target = model.continue_target * (1 - seen['is_terminal'].astype(jnp.float32))
-    likely = -dists.bernoulli_loss(out.continue_logit, target)
+  if 'continue' in params:
+    logit = agent.continue_logit(params, feature)
+    target = agent.continues * (1 - seen['is_terminal'].astype(jnp.float32))
+    likely = -dists.bernoulli_loss(logit, target)
     found |= {
       'loss/discount': -likely.mean(),
       'log_prob/discount': likely,
       'discount_target': target,
-      'discount_prob': jax.nn.sigmoid(out.continue_logit),
+      'discount_prob': jax.nn.sigmoid(logit),
     }
   return found
 
 
-def _state(name, model, state):
+def _state(name, agent, state):
   """A state by the authors' names."""
   named = {'stoch': state.stoch, 'deter': state.deter}
-  if model.rssm.latent == 'gaussian':
+  if agent.settings.rssm.latent == 'gaussian':
     named |= {'mean': state.stats[..., 0, :], 'std': state.stats[..., 1, :]}
   else:
     named['logit'] = state.stats
@@ -402,12 +373,10 @@ def raw_losses(fixture, params, inputs) -> dict:
   """Every loss of the first update by the authors' names, unscaled; that of the norms even where it
   is off.
   """
-  model = fixture.agent.world_model
-  model = dataclasses.replace(
-    model, continue_scale=1.0, prototypes=dataclasses.replace(model.prototypes, norm=1.0)
-  )
-  _, *inputs = inputs  # without the state of the weighting
-  losses, _ = model.losses(params, *inputs)
+  changes = {'continue_head.scale': 1.0, 'prototypes.norm': 1.0}
+  chosen = settings.replace(fixture.config, changes)
+  agent = method.entry(METHOD).make(chosen, fixture.agent.spec, deterministic=True)
+  losses, _, _ = agent.losses(params, *inputs)
   return {theirs: losses[ours] for theirs, ours in LOSSES.items() if ours in losses}
 
 
@@ -415,13 +384,13 @@ def raw_losses(fixture, params, inputs) -> dict:
 def constant_draws(fixture):
   """An agent that acts with the recorded draws: `z` for normal ones, modes for one-hots."""
   constant = lambda self, key, shape: jnp.full((*shape, self.size), fixture.meta['z'])
-  of_actions = lambda self, key, shape: jnp.full((*shape, self.head.outputs[0]), fixture.meta['z'])
+  of_actions = lambda self, key, shape: jnp.full((*shape, self.actions), fixture.meta['z'])
   with (
-    mock.patch.object(latents.Gaussian, 'noise', constant),
-    mock.patch.object(latents.Categorical, 'noise', lambda self, key, shape: None),
+    mock.patch.object(rssm.Gaussian, 'noise', constant),
+    mock.patch.object(rssm.Categorical, 'noise', lambda self, key, shape: None),
     mock.patch.object(Actor, 'noise', of_actions),
   ):
-    yield dataclasses.replace(fixture.agent, deterministic=False)
+    yield method.entry(METHOD).make(fixture.config, fixture.agent.spec)
 
 
 def policy_calls(fixture, mode: bool) -> dict:
@@ -429,11 +398,10 @@ def policy_calls(fixture, mode: bool) -> dict:
   recorded, found = fixture.group('policy'), {}
   params = fixture.state().params
   with constant_draws(fixture) as agent:
-    call = jax.jit(
-      lambda carry, image, reset: agent.policy(
-        params, carry, {'image': image}, reset, jax.random.key(0), mode
-      )
+    act = lambda carry, image, reset: agent.act(
+      params, carry, {'image': image}, reset, jax.random.key(0), mode
     )
+    call = jax.jit(act)
     carry = agent.initial_carry(params, recorded['reset'].shape[1])
     for number, (image, reset) in enumerate(
       zip(recorded['image'], recorded['reset'], strict=True), 1
@@ -441,7 +409,7 @@ def policy_calls(fixture, mode: bool) -> dict:
       action, carry = call(carry, image, reset)
       found |= {
         f'action_step{number}': action,
-        **_state(f'latent_step{number}', agent.world_model, carry.latent),
+        **_state(f'latent_step{number}', agent, carry.latent),
       }
   return found
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from harmony_jax import convolution, world_model
+from harmony_jax import convolution
 from tests import parity
 
 PATHS = parity.paths()
@@ -40,7 +40,7 @@ def form(request, monkeypatch):
   """As on accelerators, and as on CPUs: products, a few frames at a time, with some left over."""
   monkeypatch.setattr(convolution, 'default_form', lambda: request.param)
   monkeypatch.setattr(
-    world_model, 'frames_at_once', lambda size: {'conv': 0, 'matmul': 4}[request.param]
+    convolution, 'frames_at_once', lambda size: {'conv': 0, 'matmul': 4}[request.param]
   )
   return request.param
 
@@ -78,7 +78,7 @@ def test_forward(fixture, form):
 
 def test_gradients(fixture, form):
   params, inputs = fixture.model_inputs(fixture.state())
-  loss = lambda params: fixture.agent.world_model.loss(params, *inputs)[0]
+  loss = lambda params: fixture.agent.model_loss(params, *inputs)[0]
   ours = _named(jax.jit(jax.grad(loss))(params))
   theirs = _named(fixture.tree('grad')['world_model'])
   assert set(ours) == set(theirs), set(ours) ^ set(theirs)
@@ -125,7 +125,7 @@ def update_errors(fixture, params, after, masked):
   left out.
   """
   before = fixture.tree('param')
-  before['world_model'] = fixture.agent.world_model.prepared(before['world_model'])
+  before['world_model'] = fixture.agent.objective.project(before['world_model'])
   ours, before = _named(params), _named(before)
   theirs = _named(fixture.tree(f'after_step_{after}'))
   gradients = _named({'world_model': fixture.tree('grad')['world_model']})
@@ -246,10 +246,10 @@ MATMUL = pytest.mark.parametrize('form', ['matmul'], indirect=True)  # one form 
 def _two_updates(path):
   """[(state before, gradients)] of two updates in that form. Kept, as compiling takes long."""
   fixture = _load(path)
-  update, state, history = jax.jit(fixture.agent._update), fixture.state(), []
+  update, state, history = jax.jit(fixture.agent.update), fixture.state(), []
   for _ in range(2):
     state = fixture.restarted(state)
-    after, _, gradients = update(state, fixture.batch())
+    after, _, gradients, _ = update(state, fixture.batch())
     history.append((state, gradients))
     state = after
   return history

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import dreamerv2
-from harmony_jax.agent import shift_actions
-from harmony_jax.behavior import Noise
-from tests.parity_layouts import features, nested
+from harmony_jax import method, settings
+from tests.parity_layouts import features, first_action, nested, outputs
 
+METHOD = 'dreamerv2'
+__all__ = ['first_action']
 HARMONIZERS = {
   'wm.harmony_s1': 'reward',
   'wm.harmony_s2': 'observation',
@@ -53,55 +53,50 @@ METRICS = {
 
 
 def config_of(meta):
-  """Our configuration for the authors' recorded one."""
-  theirs, config = meta['config'], dreamerv2.get_config()
-  with config.unlocked():
-    config.batch_size, config.batch_length = meta['batch'], meta['length']
-    for ours in ('encoder', 'decoder'):
-      config[ours].depth = theirs[f'{ours}.cnn_depth']
-    config.rssm.update(
-      deter=theirs['rssm.deter'],
-      units=theirs['rssm.hidden'],
-      stoch=theirs['rssm.stoch'],
-      classes=theirs['rssm.discrete'],
-      unimix=theirs['rssm.unimix'],
-    )
-    for ours, name in (
-      ('reward_head', 'reward_head'),
-      ('continue_head', 'discount_head'),
-      ('actor', 'actor'),
-      ('critic', 'critic'),
-    ):
-      config[ours].update(layers=theirs[f'{name}.layers'], units=theirs[f'{name}.units'])
-    config.continue_head.update(
-      enabled=theirs['pred_discount'],
-      scale=theirs['loss_scales.discount'],
-      gradient='discount' in theirs['grad_heads'],
-    )
-    config.actor.update(min_std=theirs['actor.min_std'], unimix=theirs['actor.unimix'])
-    config.critic.update(
-      slow_every=theirs['slow_target_update'], slow_fraction=theirs['slow_target_fraction']
-    )
-    balance, scale = theirs['kl.balance'], theirs['loss_scales.kl']
-    config.losses.update(
-      free_nats=theirs['kl.free'],
-      free_average=theirs['kl.free_avg'],
-      dyn=balance * scale,
-      rep=(1 - balance) * scale,
-    )
-    config.behavior.update(
-      horizon=theirs['imag_horizon'],
-      discount=theirs['discount'],
-      lam=theirs['discount_lambda'],
-      entropy=theirs['actor_ent'],
-    )
-    for ours in ('model_opt', 'actor_opt', 'critic_opt'):
-      config[ours].update(
-        {k: float(theirs[f'{ours}.{k}']) for k in ('lr', 'eps', 'clip')},
-        weight_decay=theirs[f'{ours}.wd'],
-      )
-    config.weighting.rule = 'harmony' if meta['harmony'] else 'none'
-  return config
+  """Our settings for the authors' recorded configuration."""
+  theirs = meta['config']
+  balance, scale = theirs['kl.balance'], theirs['loss_scales.kl']
+  changes = {
+    'batch_size': meta['batch'],
+    'batch_length': meta['length'],
+    'encoder.depth': theirs['encoder.cnn_depth'],
+    'decoder.depth': theirs['decoder.cnn_depth'],
+    'rssm.deter': theirs['rssm.deter'],
+    'rssm.units': theirs['rssm.hidden'],
+    'rssm.stoch': theirs['rssm.stoch'],
+    'rssm.classes': theirs['rssm.discrete'],
+    'rssm.unimix': theirs['rssm.unimix'],
+    'continue_head.enabled': theirs['pred_discount'],
+    'continue_head.scale': theirs['loss_scales.discount'],
+    'continue_head.gradient': 'discount' in theirs['grad_heads'],
+    'actor.min_std': theirs['actor.min_std'],
+    'actor.unimix': theirs['actor.unimix'],
+    'critic.slow_every': theirs['slow_target_update'],
+    'critic.slow_fraction': theirs['slow_target_fraction'],
+    'losses.free_nats': theirs['kl.free'],
+    'losses.free_average': theirs['kl.free_avg'],
+    'losses.dyn': balance * scale,
+    'losses.rep': (1 - balance) * scale,
+    'behavior.horizon': theirs['imag_horizon'],
+    'behavior.discount': theirs['discount'],
+    'behavior.lam': theirs['discount_lambda'],
+    'behavior.entropy': theirs['actor_ent'],
+    'weighting.rule': 'harmony' if meta['harmony'] else 'none',
+  }
+  heads = {'reward_head': 'reward_head', 'continue_head': 'discount_head'}
+  for ours, name in (heads | {'actor': 'actor', 'critic': 'critic'}).items():
+    changes |= {f'{ours}.{k}': theirs[f'{name}.{k}'] for k in ('layers', 'units')}
+  return settings.replace(method.entry(METHOD).settings, changes | optimizers(theirs))
+
+
+def optimizers(theirs) -> dict:
+  """The three optimisers' settings."""
+  names = {'lr': 'lr', 'eps': 'eps', 'clip': 'clip', 'weight_decay': 'wd'}
+  return {
+    f'{opt}.{ours}': float(theirs[f'{opt}.{name}'])
+    for opt in ('model_opt', 'actor_opt', 'critic_opt')
+    for ours, name in names.items()
+  }
 
 
 def batch_of(arrays) -> dict:
@@ -175,42 +170,37 @@ def forward(agent, state, batch) -> dict:
   """One forward pass and one imagination with the parameters as given, by the authors' names but in
   our layouts.
   """
-  model, params, behavior = agent.world_model, state.params['world_model'], agent.behavior
-  previous = shift_actions(batch['action'], state.carry.action)
-  total, _ = model.loss(params, state.weighting, state.carry.latent, batch, previous, None)
-  out = model.forward(params, state.carry.latent, batch, previous, None)
-  losses = model.step_losses(out, batch)
-  start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.posterior)
-  not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
-  critics = {'fast': state.params['critic'], 'slow': state.targets['critic']}
-  loss, (trajectory, targets, _, metrics) = behavior.actor_loss(
-    state.params['actor'], model, params, critics, start, not_terminal, Noise(), state.normalizer
+  params, draws = state.params['world_model'], agent.draws(None, 0, 0)
+  total, _ = agent.model_loss(params, state, batch, state.carry, draws)
+  out = outputs(agent, state, batch)
+  start, alive = agent.starts(out['post'], batch)
+  loss, (trajectory, targets, _, metrics) = agent.actor_loss(
+    state.params['actor'], state.params, state, start, alive, draws
   )
-  returns, _, _ = behavior.evaluate(model, params, state.targets['critic'], trajectory)
-  critic, _ = behavior.critic_loss(
-    state.params['critic'], state.targets['critic'], trajectory, targets
-  )
+  slow = state.targets['critic']
+  returns, _, _ = agent.returns(params, slow, trajectory)
+  critic, _ = agent.critic_loss(state.params['critic'], slow, trajectory, targets)
   action = jnp.concatenate([jnp.zeros_like(trajectory.action[:1]), trajectory.action[:-1]], 0)
   return {
-    'embed': out.embed,
-    'feat': out.posterior.feature(),
-    'post_deter': out.posterior.deter,
-    'post_stoch': out.posterior.stoch,
-    'post_logit': out.posterior.stats,
-    'prior_logit': out.prior_stats,
-    'prior_deter': out.posterior.deter,
-    'prior_stoch': jax.nn.one_hot(jnp.argmax(out.prior_stats, -1), model.rssm.classes),
-    'kl_value': losses['dyn'],
+    'embed': out['embed'],
+    'feat': out['post'].feature(),
+    'post_deter': out['post'].deter,
+    'post_stoch': out['post'].stoch,
+    'post_logit': out['post'].stats,
+    'prior_logit': out['prior'],
+    'prior_deter': out['post'].deter,
+    'prior_stoch': agent.rssm.latents.mode(out['prior']),
+    'kl_value': out['kl'],
     'world_model_loss': total,
-    'loglik_image': -losses['observation'],
-    'loglik_reward': -losses['reward'],
-    'image_mean': out.decoded['image'] - 0.5,
-    'reward_mean': model.reward.mean(out.reward_logits),
+    'loglik_image': -out['image_loss'],
+    'loglik_reward': -out['reward_loss'],
+    'image_mean': out['image'] - 0.5,
+    'reward_mean': agent.reward.scalar.mean(out['reward']),
     'imag_feat': trajectory.feature,
     'imag_action': action,
     'imag_discount': trajectory.discount,
     'imag_weight': trajectory.weight,
-    'imag_reward': model.reward.mean(model.reward_logits(params, trajectory.feature)),
+    'imag_reward': agent.reward.mean(params['reward'], trajectory.feature),
     'imag_target': returns,
     'actor_loss': loss,
     'actor_entropy_mean': metrics['actor/entropy'],

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from configs import dreamerv3
-from harmony_jax import distributions
-from harmony_jax.agent import shift_actions
-from harmony_jax.behavior import Noise
+from harmony_jax import distributions as dists
+from harmony_jax import method, settings
+from tests.parity_layouts import outputs
 
+METHOD = 'dreamerv3'
 HARMONIZERS = {'har_s1': 'reward', 'har_s2': 'observation', 'har_s3': 'dynamics'}
 ROOTS = {
   'agent/wm/enc/cnn': ('world_model', 'encoder'),
@@ -62,34 +62,35 @@ def normalizer_of(arrays):
 
 def forward(agent, state, batch) -> dict:
   """One forward pass and one imagination with the parameters as given, by the authors' names."""
-  model, params = agent.world_model, state.params['world_model']
-  latent, previous = state.carry.latent, shift_actions(batch['action'], state.carry.action)
-  total, _ = model.loss(params, state.weighting, latent, batch, previous, None)
-  out = model.forward(params, latent, batch, previous, None)
-  losses = model.step_losses(out, batch)
-  behavior = agent.behavior
-  start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.posterior)
-  not_terminal = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
-  trajectory = behavior.imagine(model, params, state.params['actor'], start, not_terminal, Noise())
-  returns, value, reward = behavior.evaluate(model, params, state.params['critic'], trajectory)
-  policy = behavior.actor(state.params['actor'], trajectory.feature)
+  params = state.params['world_model']
+  out = outputs(agent, state, batch)
+  total, _ = agent.model_loss(params, state, batch, state.carry, agent.draws(None, 0, 0))
+  alive = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
+  start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out['post'])
+  horizon = agent.settings.behavior.horizon
+  actor = state.params['actor']
+  trajectory = agent.imagine(params, actor, start, alive, None, None, horizon)
+  returns, value, reward = agent.returns(params, state.params['critic'], trajectory)
+  policy = agent.actor.policy(actor, trajectory.feature)
+  free = lambda kl: jnp.maximum(agent.settings.losses.free_nats, kl)
+  latent = state.carry.latent
   return {
     'initial_deter': latent.deter,
     'initial_stoch': latent.stoch,
-    'embed': out.embed,
-    'post_deter': out.posterior.deter,
-    'post_stoch': out.posterior.stoch,
-    'post_logit': out.posterior.stats,
-    'prior_logit': out.prior_stats,
-    'image_mean': out.decoded['image'],
-    'reward_logits': out.reward_logits,
-    'reward_mean': distributions.two_hot_mean(out.reward_logits),
-    'cont_mean': jax.nn.sigmoid(out.continue_logit),
-    'image_loss': losses['observation'],
-    'reward_loss': losses['reward'],
-    'cont_loss': losses['continue'],
-    'dyn_loss': losses['dyn'],
-    'rep_loss': losses['rep'],
+    'embed': out['embed'],
+    'post_deter': out['post'].deter,
+    'post_stoch': out['post'].stoch,
+    'post_logit': out['post'].stats,
+    'prior_logit': out['prior'],
+    'image_mean': out['image'],
+    'reward_logits': out['reward'],
+    'reward_mean': dists.two_hot_mean(out['reward']),
+    'cont_mean': jax.nn.sigmoid(out['continue']),
+    'image_loss': out['image_loss'],
+    'reward_loss': out['reward_loss'],
+    'cont_loss': dists.bernoulli_loss(out['continue'], 1 - batch['is_terminal']),
+    'dyn_loss': free(out['kl']),
+    'rep_loss': free(out['kl']),
     'world_model_loss': total,
     'imag_deter': trajectory.states.deter,
     'imag_stoch': trajectory.states.stoch,
@@ -99,8 +100,8 @@ def forward(agent, state, batch) -> dict:
     'imag_return': returns,
     'imag_value': value,
     'imag_reward': reward,
-    'actor_entropy': behavior.actor.entropy(policy),
-    'actor_logprob_of_action': behavior.actor.log_prob(policy, trajectory.action),
+    'actor_entropy': policy.entropy(),
+    'actor_logprob_of_action': policy.log_prob(trajectory.action),
   }
 
 
@@ -110,50 +111,43 @@ def compared(recorded) -> dict:
 
 
 def config_of(meta):
-  """Our configuration for the authors' recorded one."""
-  theirs, config = meta['config'], dreamerv3.get_config()
-  with config.unlocked():
-    config.batch_size, config.batch_length = meta['batch'], meta['length']
-    for ours, name in (('encoder', 'encoder'), ('decoder', 'decoder')):
-      config[ours].update(depth=theirs[f'{name}.cnn_depth'], minres=theirs[f'{name}.minres'])
-    config.rssm.update(
-      {k: theirs[f'rssm.{k}'] for k in ('deter', 'units', 'stoch', 'classes', 'unimix')},
-      action_clip=theirs['rssm.action_clip'],
+  """Our settings for the authors' recorded configuration."""
+  theirs = meta['config']
+  changes = {
+    'batch_size': meta['batch'],
+    'batch_length': meta['length'],
+    **{f'rssm.{k}': theirs[f'rssm.{k}'] for k in ('deter', 'units', 'stoch', 'classes', 'unimix')},
+    'rssm.action_clip': theirs['rssm.action_clip'],
+    'reward_head.bins': theirs['reward_head.bins'],
+    'critic.bins': theirs['critic.bins'],
+    'actor.unimix': theirs['actor.unimix'],
+    'actor.min_std': theirs['actor.minstd'],
+    'actor.max_std': theirs['actor.maxstd'],
+    'critic.slow_regularizer': theirs['loss_scales.slowreg'],
+    'critic.slow_every': theirs['slow_critic_update'],
+    'critic.slow_fraction': theirs['slow_critic_fraction'],
+    'losses.free_nats': theirs['dyn_loss.free'],
+    'losses.dyn': theirs['loss_scales.dyn'],
+    'losses.rep': theirs['loss_scales.rep'],
+    'behavior.horizon': theirs['imag_horizon'],
+    'behavior.discount': 1 - 1 / theirs['horizon'],
+    'behavior.lam': theirs['return_lambda'],
+    'behavior.entropy': theirs['actent'],
+    'behavior.return_decay': theirs['retnorm.decay'],
+    'behavior.return_low': theirs['retnorm.perclo'],
+    'behavior.return_high': theirs['retnorm.perchi'],
+    'weighting.rule': 'harmony' if meta['harmony'] else 'none',
+  }
+  for net in ('encoder', 'decoder'):
+    changes[f'{net}.depth'], changes[f'{net}.minres'] = (
+      theirs[f'{net}.{k}'] for k in ('cnn_depth', 'minres')
     )
-    for ours, name in (
-      ('reward_head', 'reward_head'),
-      ('continue_head', 'cont_head'),
-      ('actor', 'actor'),
-      ('critic', 'critic'),
-    ):
-      config[ours].update(layers=theirs[f'{name}.layers'], units=theirs[f'{name}.units'])
-    config.reward_head.bins, config.critic.bins = theirs['reward_head.bins'], theirs['critic.bins']
-    config.actor.update(
-      unimix=theirs['actor.unimix'], min_std=theirs['actor.minstd'], max_std=theirs['actor.maxstd']
-    )
-    config.critic.update(
-      slow_regularizer=theirs['loss_scales.slowreg'],
-      slow_every=theirs['slow_critic_update'],
-      slow_fraction=theirs['slow_critic_fraction'],
-    )
-    config.losses.update(
-      free_nats=theirs['dyn_loss.free'],
-      dyn=theirs['loss_scales.dyn'],
-      rep=theirs['loss_scales.rep'],
-    )
-    config.behavior.update(
-      horizon=theirs['imag_horizon'],
-      discount=1 - 1 / theirs['horizon'],
-      lam=theirs['return_lambda'],
-      entropy=theirs['actent'],
-      return_decay=theirs['retnorm.decay'],
-      return_low=theirs['retnorm.perclo'],
-      return_high=theirs['retnorm.perchi'],
-    )
-    for ours in ('model_opt', 'actor_opt', 'critic_opt'):
-      config[ours].update({k: theirs[f'{ours}.{k}'] for k in ('lr', 'eps', 'clip')})
-    config.weighting.rule = 'harmony' if meta['harmony'] else 'none'
-  return config
+  heads = {'reward_head': 'reward_head', 'continue_head': 'cont_head'}
+  for ours, name in (heads | {'actor': 'actor', 'critic': 'critic'}).items():
+    changes |= {f'{ours}.{k}': theirs[f'{name}.{k}'] for k in ('layers', 'units')}
+  for ours in ('model_opt', 'actor_opt', 'critic_opt'):
+    changes |= {f'{ours}.{k}': theirs[f'{ours}.{k}'] for k in ('lr', 'eps', 'clip')}
+  return settings.replace(method.entry(METHOD).settings, changes)
 
 
 def path_of(name, last_up):
@@ -161,12 +155,10 @@ def path_of(name, last_up):
   parts = name.split('/')
   if parts[-1] == 'harmony_s':
     return 'world_model', 'harmony', HARMONIZERS[parts[2]]
-  for root, path in ROOTS.items():
-    if name.startswith(root + '/'):
-      rest = name[len(root) + 1 :]
-      break
-  else:
+  root = next((root for root in ROOTS if name.startswith(f'{root}/')), None)
+  if root is None:
     return None
+  path, rest = ROOTS[root], name[len(root) + 1 :]
   layer, _, leaf = rest.partition('/')
   if path[-1] == 'encoder':
     layer = f'down_{layer[1:-3]}'  # s0res, s1res, …

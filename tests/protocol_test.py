@@ -1,70 +1,51 @@
 """What is said of how numbers are made, against the environments' own code."""
 
-import copy
 import inspect
 import json
 
 import pytest
 
-from configs import atari100k, catch, common, dmc, dmcr, gym, metaworld, rlbench
-from harmony_jax import configuration
-from harmony_jax.envs import atari as atari_environment
-from harmony_jax.envs import catch as catch_environment
-from harmony_jax.envs import dmc as dmc_environment
-from harmony_jax.envs import metaworld as metaworld_environment
+from harmony_jax import envs
+from harmony_jax.envs import atari
 from harmony_jax.reporting import protocol
 from tests.damage import assert_one_line
+from tests.reports import record
 
-SUITES = (atari100k, catch, dmc, dmcr, gym, metaworld, rlbench)
-
-
-def config_of(suite, method=None, preset='paper', task=None, **changes):
-  config = suite.get_config(method or getattr(suite, 'DEFAULT_METHOD', 'dreamerv3'), preset)
-  config.task = task or suite.DEFAULT_TASK
-  config.update_from_flattened_dict(changes)
-  return configuration.to_json_dict(config)
+TASKS = {'atari': 'Pong', 'catch': 'catch', 'dmc': 'walker_run', 'dmcr': 'walker_run'}
+TASKS |= {'metaworld': 'push', 'rlbench': 'reach_target', 'gym': 'CartPole-v1'}
 
 
-@pytest.mark.parametrize('suite', SUITES, ids=lambda suite: suite.SUITE)
-def test_every_preset_is_described(suite):
-  for method in common.METHODS:
-    for preset in suite.PRESETS:
-      config = config_of(suite, method, preset)
-      before = copy.deepcopy(config)
-      text, facts = protocol.describe(config), protocol.facts(config)
-      assert_one_line(text)
-      assert json.loads(json.dumps(facts, allow_nan=False)) == facts and config == before
-      assert f'of {config["steps"]:,} steps ({facts["frames"]:,} frames)' in text
-      assert (
-        f'{config["final_eval_episodes"]:,} complete episodes' in text
-        and 'training returns' in text
-      )
-      assert ('sampled actions' if method == 'dreamerv3' else "the policy's mode") in text
+def config_of(suite, env=(), **changes):
+  config = {'suite': suite, 'task': TASKS[suite], 'steps': 1_000, 'env': dict(env)}
+  return {**config, 'eval_every': 100, 'eval_episodes': 2, 'final_eval_episodes': 7, **changes}
 
 
-def test_weights_that_a_person_chose_are_told():
-  config = config_of(dmc, 'dreamerpro', **{'weighting.rule': 'fixed', 'weighting.w_r': 1000.0})
-  assert (
-    protocol.weights(config)
-    == 'fixed weights of the losses: observation 1.0, reward 1000.0, dynamics 1.0'
-  )
-  for rule in ('harmony', 'none', 'reciprocal'):
-    config['weighting']['rule'] = rule
-    assert protocol.weights(config) == ''
-  assert protocol.weights({}) == ''
+def test_every_suite_is_found_by_its_module():
+  assert set(envs.names()) == set(TASKS)
+  for name in envs.names():
+    suite = envs.suite(name)
+    assert suite.environment.__module__ == f'harmony_jax.envs.{name}' and suite.title
+  for wrong in ('atary', 'base', 'processes', '', 'x.y'):
+    with pytest.raises(ValueError, match='unknown suite .*did you mean') as caught:
+      envs.suite(wrong)
+    assert_one_line(caught.value)
 
 
-def test_the_paper_s_atari_protocol():
-  text = protocol.describe(config_of(atari100k))
-  assert text.startswith(
-    'mean return of 100 complete episodes every 5,000 steps (20,000 frames), of 100,000 steps '
-    '(400,000 frames) in all; sampled actions; Atari: no sticky actions, minimal action set, 0 to '
-    '29 no-op frames at the start, whole games (a lost life ends nothing) of at most 108,000 '
-    'frames'
-  )
-  assert 'at most 5,400 frames' in protocol.describe(config_of(atari100k, task='ChopperCommand'))
-  assert 'at most 400 frames' in protocol.describe(config_of(atari100k, preset='tiny'))
-  assert 'sticky actions (0.25)' in protocol.describe(config_of(atari100k, **{'env.sticky': 0.25}))
+@pytest.mark.parametrize('suite', TASKS)
+def test_where_a_configuration_says_nothing_is_told_what_the_environment_then_does(suite):
+  parameters = inspect.signature(envs.suite(suite).environment).parameters.values()
+  defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+  config, explicit = config_of(suite), config_of(suite, defaults)
+  text, facts = protocol.describe(config), protocol.facts(config)
+  assert_one_line(text)
+  assert text == protocol.describe(explicit) and facts == protocol.facts(explicit)
+  assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+  assert facts['action_repeat'] == defaults.get('action_repeat', facts['action_repeat'])
+  assert text.startswith('mean return of 7 complete episodes at the end and 2 every 100 steps (')
+  assert f'of 1,000 steps ({facts["frames"]:,} frames) in all; sampled actions; ' in text
+  assert text.endswith(protocol.TRAINING) and envs.suite(suite).title in text
+  older = {key: config[key] for key in ('suite', 'task', 'steps')}
+  assert protocol.describe(older).startswith('mean return of 0 complete episodes at the end')
 
 
 @pytest.mark.parametrize('game, sticky', [('Pong', 0.0), ('ChopperCommand', 0.25)])
@@ -77,10 +58,10 @@ def test_atari_s_facts_are_the_options_of_its_simulator(monkeypatch, game, stick
     raise Enough
 
   given = {}
-  monkeypatch.setattr(atari_environment, '_make_slot', capture)
-  config = config_of(atari100k, task=game, **{'env.sticky': sticky})
+  monkeypatch.setattr(atari, '_make_slot', capture)
+  config = config_of('atari', {'sticky': sticky, 'frame_cap': 0}, task=game)
   with pytest.raises(Enough):
-    atari_environment.Atari(game, 1, **config['env'])
+    atari.Atari(game, 1, **config['env'])
   facts = protocol.facts(config)
   assert facts['sticky_actions'] == given['repeat_action_probability'] == sticky
   assert facts['frame_cap'] == given['max_num_frames_per_episode']
@@ -90,47 +71,47 @@ def test_atari_s_facts_are_the_options_of_its_simulator(monkeypatch, game, stick
   assert facts['rewards_clipped'] == given['reward_clipping'] and not given['full_action_space']
 
 
-def test_what_the_other_environments_do_by_default():
-  """Where a configuration says nothing, the text must say what the environment then does."""
-  for suite, environment in (
-    ('dmc', dmc_environment.DMC),
-    ('metaworld', metaworld_environment.MetaWorld),
-  ):
-    defaults = {
-      name: each.default
-      for name, each in inspect.signature(environment).parameters.items()
-      if each.default is not inspect.Parameter.empty
-    }
-    config = {'suite': suite, 'task': 'walker_run', 'steps': 10, 'env': {}}
-    explicit = {**config, 'env': defaults}
-    assert protocol.describe(config) == protocol.describe(explicit)
-    assert protocol.facts(config)['action_repeat'] == defaults['action_repeat']
-  size = inspect.signature(catch_environment.Catch).parameters['size'].default
-  assert (
-    protocol.facts({'suite': 'catch', 'task': 'catch', 'steps': 10})['steps_per_game']
-    == size - 1
-    == 7
-  )
+@pytest.mark.parametrize(
+  'suite, changes, told',
+  [
+    ('atari', {'task': 'ChopperCommand'}, 'at most 5,400 frames'),
+    ('atari', {'env': {'frame_cap': 400}}, 'at most 400 frames'),
+    ('atari', {'eval_policy': 'mode'}, "; the policy's mode; "),
+    ('catch', {'eval_episodes': 7}, 'of 7 complete episodes every 100 steps (100 frames)'),
+    ('catch', {'eval_every': 0}, 'of 7 complete episodes at the end'),
+    ('dmc', {'task': 'quadruped_run'}, 'camera 2'),
+    ('dmc', {'env': {'render': 'fast'}}, 'without shadows'),
+    ('dmc', {'env': {'background': 'video'}}, 'moving pictures behind the robot (generated)'),
+    ('dmcr', {}, 'floors and skies: painted'),
+    ('dmcr', {'eval_env': {'visual_seeds': 'test'}}, 'of evaluation: seeds from 1,000,001'),
+    ('metaworld', {'score': 'success'}, 'mean success of 7'),
+    ('metaworld', {}, 'V3 tasks (the paper ran V2: not directly comparable)'),
+    ('gym', {'env': {'success': 'won'}}, "success as its info's 'won'"),
+  ],
+)
+def test_what_a_configuration_says_is_told(suite, changes, told):
+  assert told in protocol.describe(config_of(suite, **changes))
 
 
-def test_details_of_the_suites():
-  assert 'camera 2' in protocol.describe(config_of(dmc, task='quadruped_run'))
-  assert 'without shadows' in protocol.describe(config_of(dmc, preset='cpu'))
-  assert 'moving pictures' in protocol.describe(config_of(dmc, **{'env.background': 'video'}))
-  remastered = protocol.describe(config_of(dmcr, **{'eval_env.visual_seeds': 'test'}))
-  assert 'painted floors' in remastered and 'of evaluation: seeds from 1,000,001' in remastered
-  manipulation = protocol.describe(config_of(metaworld))
-  assert (
-    manipulation.startswith('mean success of 10')
-    and 'at any step of an episode of 500 steps' in manipulation
-  )
-  assert 'V3' in manipulation and 'camera corner' in manipulation
-  assert 'CartPole-v1' in protocol.describe(config_of(gym))
-
-
-def test_a_configuration_of_an_older_version_and_a_suite_of_one_s_own():
+def test_a_suite_of_one_s_own():
   config = {'suite': 'mine', 'task': 'maze', 'steps': 1_000, 'env': {'walls': 3}}
-  assert 'mine: walls 3' in protocol.describe(config) and 'sampled actions' in protocol.describe(
-    config
-  )
+  assert 'mine: walls 3; ' in protocol.describe(config)
   assert protocol.facts({**config, 'env': {'action_repeat': 2}})['frames'] == 2_000
+
+
+def test_protocols_that_differ_are_told_and_weights_that_a_person_chose():
+  fixed = {'weighting': {'rule': 'fixed', 'w_o': 1.0, 'w_r': 1000.0}}
+  same = [record(), record(seed=1), record('dreamerv3-fixed-cpu', config=fixed)]
+  usual, chosen = protocol.lines(same)
+  assert usual[0] == 'Protocol:' and 'at most 108,000 frames' in usual[1]
+  told = 'fixed weights of the losses: observation 1.0, reward 1000.0.'
+  assert chosen == ('dreamerv3-fixed-cpu:', told)  # they are no other protocol
+  short = record(task='Boxing', config={'env': {'frame_cap': 400}})
+  _, other, _ = protocol.lines([*same, short])
+  games = 'whole games (a lost life ends nothing) of at most'
+  told = f'{games} 400 frames (not: {games} 108,000 frames); else as above.'
+  assert other == ('Boxing:', told)
+  theirs = record('dreamerv3-none-cpu', config={'eval_policy': 'mode'})
+  _, other, warning = protocol.lines([record(), record(seed=1), theirs])
+  assert other[0] == 'dreamerv3-none-cpu:' and other[1].startswith("the policy's mode (not: samp")
+  assert warning[0] == 'Protocols differ'

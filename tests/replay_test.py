@@ -359,7 +359,9 @@ def test_prefetcher_raises_what_its_thread_raised():
 EPISODES = (7, 3, 12, 4, 9)  # lengths, over and over
 
 
-def make_episodes(steps=200, capacity=1000, num_envs=1, length=5, batch_size=4000, **options):
+def make_episodes(
+  steps=200, capacity=1000, num_envs=1, length=5, batch_size=4000, sampling='episodes', **options
+):
   """A replay of episodes of known lengths; a step tells its episode and its place in it, and acts
   by both.
   """
@@ -371,7 +373,7 @@ def make_episodes(steps=200, capacity=1000, num_envs=1, length=5, batch_size=400
     'action': ((2,), np.float32),
   }
   replay = Replay(
-    specs, num_envs, capacity, batch_size, length, seed=0, sampling='episodes', **options
+    specs, num_envs, capacity, batch_size, length, seed=0, sampling=sampling, **options
   )
   places = [
     (number, place, place == 0, place == size - 1, (number + 1, place))
@@ -473,3 +475,47 @@ def test_prefill_of_episodes():
   assert not make_episodes(steps=6, batch_size=8).filled(5)  # no episode has ended
   assert make_episodes(steps=7, batch_size=8).filled(5)
   assert not make_episodes(steps=7, batch_size=8).filled(20)
+
+
+@pytest.mark.parametrize('capacity', (1000, 40))
+def test_windows_inside_are_all_those_that_lie_in_one_episode(capacity):
+  """Each equally often, of the running episode and the rest of the oldest one, too."""
+  replay = make_episodes(steps=35 + 9, capacity=capacity, sampling='inside', batch_size=30_000)
+  batch = replay.sample(0)
+  assert (batch['episode'] == batch['episode'][:, :1]).all()
+  assert (np.diff(batch['place'], axis=1) == 1).all() and batch['is_first'][:, 0].all()
+  rows = [(number, place) for number, size in enumerate(EPISODES * 2) for place in range(size)]
+  stored = rows[max(0, 44 - capacity) : 44]
+  whole = {row for row in stored if (row[0], row[1] + 4) in stored}
+  found, counts = np.unique(
+    np.stack([batch['episode'][:, 0], batch['place'][:, 0]], 1), axis=0, return_counts=True
+  )
+  assert set(map(tuple, found.tolist())) == whole and len(whole) == replay.windows
+  expected = 30_000 / len(whole)
+  assert (abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_a_loaded_replay_draws_the_same_windows_inside(tmp_path):
+  """The ring has come round, and what it overwrites goes on to be forgotten."""
+  whole = make_episodes(steps=350, capacity=60, sampling='inside', margin=3)
+  first = make_episodes(steps=300, capacity=60, sampling='inside', margin=3)
+  first.save(tmp_path)
+  other = make_episodes(steps=0, capacity=60, sampling='inside', margin=3)
+  other.load(tmp_path)
+  assert_equal(first.sample(3), other.sample(3))
+  rows = [
+    (number, place, size) for number, size in enumerate(EPISODES * 100) for place in range(size)
+  ]
+  for number, place, size in rows[300:350]:
+    values = (number, place, place == 0, place == size - 1, (number + 1, place))
+    other.append({name: np.array([value]) for name, value in zip(other.specs, values)})
+  assert_equal(whole.sample(4), other.sample(4))
+
+
+def test_no_window_inside_yet():
+  replay = make_episodes(steps=4, sampling='inside')
+  assert not replay.filled(0) and replay.windows == 0
+  with pytest.raises(ValueError, match='no episode of 5 steps'):
+    replay.draw(0)
+  assert make_episodes(steps=5, sampling='inside').filled(5)
+  assert not make_episodes(steps=5, sampling='inside').filled(6)

@@ -6,10 +6,12 @@ import sys
 
 import pytest
 
+from harmony_jax import config
 from harmony_jax.errors import UserError
 from harmony_jax.training import run_folder
+from tests import small
 
-CONFIG = {'seed': 0, 'world_model': {'deter': 512, 'units': (64, 64)}}
+CONFIG = small.run_config()
 IDENTITY = {'task': 'pong', 'method': 'harmony'}
 
 
@@ -18,9 +20,11 @@ def test_a_new_folder_says_what_the_run_is(tmp_path):
     assert not folder.resumed and folder.path == tmp_path / 'a' / 'b'
     assert folder / 'x' == folder.path / 'x'
   assert json.loads((folder / 'config.json').read_text()) == {
-    'config': {'seed': 0, 'world_model': {'deter': 512, 'units': [64, 64]}},
+    'format': config.FORMAT,
+    'config': CONFIG.to_json(),
     'identity': IDENTITY,
   }
+  assert config.read(folder.path) == CONFIG
   text = (folder / 'environment.txt').read_text()
   for word in ('command: ', 'commit: ', 'python: ', 'devices: ', 'jax==', 'numpy=='):
     assert word in text
@@ -38,19 +42,30 @@ def test_the_same_run_goes_on_in_its_folder(tmp_path):
 def test_another_run_is_refused_with_each_key_that_differs(tmp_path):
   run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
   before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != '.lock'}
-  other = {'seed': 1, 'world_model': {'deter': 512}, 'new': True}
+  other = CONFIG.replace({'seed': 1, 'rssm.units': 8, 'weighting.tasks': ['reward']})
   with pytest.raises(UserError) as caught:
     run_folder.prepare(tmp_path, other, IDENTITY | {'task': 'breakout'})
   text = str(caught.value)
   assert 'config.seed: folder has 0, command has 1' in text
-  assert "config.new: folder has 'nothing', command has True" in text
-  assert "config.world_model.units: folder has [64, 64], command has 'nothing'" in text
+  assert 'config.rssm.units: folder has 32, command has 8' in text
+  assert "folder has ['observation', 'reward', 'dynamics'], command has ['reward']" in text
   assert "identity.task: folder has 'pong', command has 'breakout'" in text
   assert 'deter' not in text and '\n' not in text
   assert {
     path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != '.lock'
   } == before
   run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()  # the refused start left no lock
+
+
+def test_a_run_of_the_format_before_goes_on(tmp_path):
+  """Its config.json stays as it is; a setting that differs is told by its name of today."""
+  before = {'config': CONFIG.to_json(), 'identity': IDENTITY}
+  (tmp_path / 'config.json').write_text(json.dumps(before))
+  with run_folder.prepare(tmp_path, CONFIG, IDENTITY) as folder:
+    assert folder.resumed
+  with pytest.raises(UserError, match='config.seed: folder has 0, command has 3'):
+    run_folder.prepare(tmp_path, CONFIG.replace({'seed': 3}), IDENTITY)
+  assert json.loads((tmp_path / 'config.json').read_text()) == before
 
 
 def test_a_config_that_is_no_json_is_not_overwritten(tmp_path):
@@ -70,11 +85,11 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 def test_a_process_that_died_leaves_no_lock(tmp_path):
   code = (
     'import os, sys; from harmony_jax.training import run_folder as r; '
-    'r.describe_environment = lambda: ""; f = r.prepare(sys.argv[1], {}, {}); os._exit(9)'
+    'from tests import small; f = r.prepare(sys.argv[1], small.run_config(), {}); os._exit(9)'
   )
   done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=False)
   assert done.returncode == 9 and (tmp_path / 'config.json').exists()
-  run_folder.prepare(tmp_path, {}, {}).close()
+  run_folder.prepare(tmp_path, CONFIG, {}).close()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

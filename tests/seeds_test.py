@@ -1,6 +1,7 @@
 """Several seeds in one program: the same numbers as alone, and no thread that waits for ever."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -21,7 +22,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.training import loop, run_folder, seeds
 from harmony_jax.training.interruption import Interrupted, Interruption
 from tests import small
-from tests.loop_test import config_of, lines
+from tests.runs import From, config_of, lines
 
 SEEDS = (3, 4, 5)  # of the tiny runs
 TRAIN_TOGETHER = parallel.train_together  # tests here replace it
@@ -43,14 +44,14 @@ def tiny(seed, **changes):
   )
 
 
-def train(folder, chosen=SEEDS, interruption=None, **changes):
+def train(folder, chosen=SEEDS, interruption=None, together=None, more=(), **changes):
   """Trains seeds side by side, each in a folder of its own; returns their scores."""
   configs = [tiny(seed, **changes) for seed in chosen]
   folders = [
     run_folder.prepare(folder / f'seed{seed}', config, {}) for seed, config in zip(chosen, configs)
   ]
   try:
-    return seeds.train(list(zip(configs, folders)), interruption)
+    return seeds.train(list(zip(configs, folders)), interruption, together, more)
   finally:
     for opened in folders:
       opened.close()
@@ -65,24 +66,24 @@ class Programs:
   """
 
   def __init__(self):
-    self.agent, self.advance, self.traced, self.met = None, None, [], []
+    self.method, self.advance, self.traced, self.met = None, None, [], []
     self._catch = catch.Catch.__init__
-    self._compile_agent, self._train_together = parallel.compile_agent, parallel.train_together
+    self._compile, self._train_together = parallel.compile_method, parallel.train_together
 
-  def compile_agent(self, agent):
-    if self.agent is None:
-      self.agent = agent
-      count = lambda *args: self.traced.append(None) or agent.train_step(*args)
+  def compile_method(self, method):
+    if self.method is None:
+      self.method = method
+      count = lambda *args: self.traced.append(None) or method.train_step(*args)
       quick = functools.partial(jax.jit, donate_argnums=0, compiler_options=QUICK)
-      self.functions = {**self._compile_agent(agent), 'train_step': quick(count)}
-      self.joint = quick(self._train_together(agent))
-    return self.functions
+      self.compiled = dataclasses.replace(self._compile(method), train_step=quick(count))
+      self.joint = quick(self._train_together(method))
+    return self.compiled
 
   def make_catch(self, env, *args, **kwargs):
     self._catch(env, *args, **kwargs)
     self.advance = env._advance = self.advance or env._advance
 
-  def train_together(self, agent):
+  def train_together(self, method):
     return lambda states, batches: self.met.append(len(states)) or self.joint(states, batches)
 
 
@@ -90,7 +91,7 @@ class Programs:
 def programs():
   made = Programs()
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(parallel, 'compile_agent', made.compile_agent)
+    patch.setattr(parallel, 'compile_method', made.compile_method)
     patch.setattr(parallel, 'train_together', made.train_together)
     patch.setattr(
       catch.Catch, '__init__', lambda env, *args, **kwargs: made.make_catch(env, *args, **kwargs)
@@ -156,10 +157,9 @@ def compare(init, alone, together, batch_of):
 
 
 def test_seeds_are_updated_together_as_alone(one_by_one, programs):
-  functions = programs.functions
   compare(
-    functions['init'],
-    functions['train_step'],
+    programs.compiled.init,
+    programs.compiled.train_step,
     programs.joint,
     lambda seed: small.batch({'image': (64, 64, 3)}, size=2, length=8, seed=seed),
   )
@@ -303,7 +303,7 @@ def test_seeds_write_what_their_single_runs_write(one_by_one, programs, tmp_path
   folder, scores = one_by_one
   for seed in SEEDS:
     with run_folder.prepare(tmp_path / f'seed{seed}', tiny(seed), {}) as opened:
-      score = loop.Trainer(tiny(seed), opened, compiler=programs.compile_agent).run()
+      score = loop.Trainer(tiny(seed), opened, compiler=programs.compile_method).run()
     assert score == scores[seed]
     for name in ('metrics.jsonl', 'scores.jsonl'):
       assert lines(folder / f'seed{seed}', name) == lines(tmp_path / f'seed{seed}', name)
@@ -319,9 +319,8 @@ def test_updates_together_end_as_alone(one_by_one, programs, tmp_path, monkeypat
   """With the joint program, as on accelerators: sums are rounded differently, everything else is
   the same.
   """
-  monkeypatch.setattr(parallel, 'seeds_together', lambda: True)
   programs.met.clear()
-  assert set(train(tmp_path)) == set(SEEDS)
+  assert set(train(tmp_path, together=True)) == set(SEEDS)
   for seed in SEEDS:
     ours, alone = (
       lines(root / f'seed{seed}', 'metrics.jsonl') for root in (tmp_path, one_by_one[0])
@@ -343,7 +342,6 @@ def test_seeds_go_on_from_different_checkpoints(
   it would have.
   """
   folder, scores = one_by_one
-  monkeypatch.setattr(parallel, 'seeds_together', lambda: together)
   programs.met.clear()
   last = 48 if together else 96  # one that has no more updates to do would leave the others alone
   for seed, step in ((3, last), (4, 48)):
@@ -351,7 +349,7 @@ def test_seeds_go_on_from_different_checkpoints(
     (tmp_path / f'seed{seed}' / '.complete').unlink()
     if step == 48:
       shutil.rmtree(tmp_path / f'seed{seed}' / 'checkpoints' / '96')
-  again = train(tmp_path)
+  again = train(tmp_path, together=together)
   written = capsys.readouterr().out.splitlines()
   assert all(line.startswith(('seed 3: ', 'seed 4: ', 'seed 5: ')) for line in written)
   for seed, step in ((3, last), (4, 48)):
@@ -374,71 +372,59 @@ def test_seeds_go_on_from_different_checkpoints(
 
 @pytest.fixture
 def endless(one_by_one, monkeypatch):
-  """Settings of runs that do not end by themselves, and a list of the seeds whose trainers were
-  closed.
-  """
-  closed, close_trainer = [], loop.Trainer._close
-  monkeypatch.setattr(
-    loop.Trainer, '_close', lambda self: closed.append(self.config.seed) or close_trainer(self)
-  )
+  """Settings of runs that do not end by themselves, and a list of environments that were closed."""
+  closed = []
+  monkeypatch.setattr(catch.Catch, 'close', closed.append)
   return {'steps': 10**6, 'eval_every': 10**6, 'checkpoint_every': 10**6}, closed
+
+
+def of_one(seed, do):
+  """Return what does something in the run of a seed only."""
+  return lambda trainer: do(trainer) if trainer.config.run.seed == seed else None
 
 
 @pytest.mark.parametrize('together', [False, True])
 @pytest.mark.parametrize(
   'error', [UserError('the simulator is gone'), RuntimeError('the simulator is gone')]
 )
-def test_the_first_error_names_its_seed(together, error, endless, tmp_path, monkeypatch):
-  """One seed fails while the others wait for it or train on: nothing stays locked, open or running."""
+def test_the_first_error_names_its_seed(together, error, endless, tmp_path):
+  """One seed fails while the others wait for it or train on: nothing stays locked or open."""
   settings, closed = endless
-  choose = loop.Trainer._choose
-  monkeypatch.setattr(parallel, 'seeds_together', lambda: together)
 
-  def failing(self, random):
-    if self.config.seed == 4 and self.step >= 40:
-      raise error
-    return choose(self, random)
+  def fail(trainer):
+    raise error
 
-  monkeypatch.setattr(loop.Trainer, '_choose', failing)
   with pytest.raises(type(error), match='the simulator is gone') as caught:
-    train(tmp_path, **settings)
+    train(tmp_path, together=together, more=[From(40, of_one(4, fail))], **settings)
   if isinstance(error, UserError):
     assert str(caught.value) == 'seed 4: the simulator is gone'
   else:
     assert caught.value is error and 'In the run of seed 4.' in error.__notes__
-  assert sorted(closed) == list(SEEDS)
+  assert len(closed) == len(SEEDS)
   run_folder.prepare(tmp_path / 'seed3', tiny(3, **settings), {}).close()
 
 
 @pytest.mark.parametrize('together', [False, True])
-def test_ctrl_c_ends_all(together, endless, tmp_path, monkeypatch):
+def test_ctrl_c_ends_all(together, endless, tmp_path):
   """KeyboardInterrupt leaves `train` when every seed is closed."""
   settings, closed = endless
-  monkeypatch.setattr(parallel, 'seeds_together', lambda: together)
   timer = threading.Timer(2, signal.raise_signal, (signal.SIGINT,))
   timer.start()
   try:
     with pytest.raises(KeyboardInterrupt):
-      train(tmp_path, **settings)
+      train(tmp_path, together=together, **settings)
   finally:
     timer.cancel()
-  assert sorted(closed) == list(SEEDS)
+  assert len(closed) == len(SEEDS)
 
 
-def test_asked_to_end_each_seed_is_saved_and_goes_on(one_by_one, tmp_path, monkeypatch):
+def test_asked_to_end_each_seed_is_saved_and_goes_on(one_by_one, tmp_path):
   folder, scores = one_by_one
-  interruption, choose = Interruption(), loop.Trainer._choose
-
-  def asking(self, random):
-    if self.config.seed == 4 and self.step >= 60:
-      interruption.requested = 'SIGTERM'
-    return choose(self, random)
-
-  monkeypatch.setattr(loop.Trainer, '_choose', asking)
+  interruption = Interruption()
+  asking = From(60, of_one(4, lambda trainer: setattr(interruption, 'requested', 'SIGTERM')))
   with pytest.raises(Interrupted) as caught:
-    train(tmp_path, interruption=interruption)
+    train(tmp_path, interruption=interruption, more=[asking])
   assert all(f'seed {seed}: SIGTERM: saved at step' in str(caught.value) for seed in SEEDS)
-  monkeypatch.setattr(loop.Trainer, '_choose', choose)
   assert train(tmp_path) == scores
   for seed in SEEDS:
     assert lines(tmp_path / f'seed{seed}', 'metrics.jsonl') == lines(
@@ -463,8 +449,8 @@ def opened(configs, given):
 def test_folders_are_those_of_the_single_runs(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   configs = launcher.seed_configs(tiny(7), 2)
-  assert [config.seed for config in configs] == [7, 8]
-  assert configs[0].to_dict() == tiny(7).to_dict() and configs[1].to_dict() == tiny(8).to_dict()
+  assert [config.run.seed for config in configs] == [7, 8]
+  assert configs == [tiny(7), tiny(8)]
   root = 'runs/catch/catch/dreamerv3-harmony-tiny'
   assert opened(configs, options()) == [f'{root}/seed7', f'{root}/seed8']
   assert opened(configs[1:], options()) == [f'{root}/seed8']  # a single run

@@ -1,4 +1,13 @@
-"""Small methods, configurations and batches for tests."""
+"""Small methods, configurations, batches and states for tests.
+
+Compiling is what such tests cost. Where values do not matter, a state is drawn by NumPy
+(`state_of`); whatever needs whole updates shares those of a few agents (`trained`).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,3 +108,89 @@ def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0) -> d
   data['is_last'][0, 2] = data['is_terminal'][0, 2] = data['is_first'][0, 3] = True
   narrow = lambda x: x.astype(np.float32) if x.dtype == np.float64 else x
   return jax.tree.map(lambda x: jnp.asarray(narrow(x)), data)
+
+
+# ----------------------------------------------------------------------------------------------
+# States and updates
+
+FAST = {'xla_backend_optimization_level': 0}  # programs that run for milliseconds
+jit = functools.partial(jax.jit, compiler_options=FAST)
+
+
+def state_of(agent: method.Method, seed: int = 0) -> Any:
+  """Return a state of random parameters, slow copies and statistics, as if nothing were trained.
+
+  Kernels have the variance 1/inputs, and no two leaves are equal, not even copies of each other.
+  """
+  shapes = jax.eval_shape(agent.init, jax.random.key(0)).replace(rng=None)
+  rng = np.random.default_rng(seed)
+
+  def draw(path, x):
+    names = [str(getattr(key, 'key', key)) for key in path]
+    if 'harmony' in names:
+      return np.zeros(x.shape, x.dtype)
+    inputs = math.prod(x.shape[:-1]) if len(x.shape) > 1 else 100
+    value = rng.normal(size=x.shape) / math.sqrt(inputs) + (names[-1] in ('scale', 'var'))
+    return value.astype(x.dtype)
+
+  fields = {k: getattr(shapes, k) for k in ('params', 'targets', 'statistics')}
+  zeros = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
+  drawn = jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, fields))
+  return zeros.replace(**drawn, rng=jax.random.key(seed))
+
+
+def params_of(agent: method.Method, seed: int = 0) -> dict:
+  """Return random parameters by subtree; see `state_of`."""
+  return state_of(agent, seed).params
+
+
+# Agents whose update is compiled once. Those of the goldens begin as their method does.
+GOLDEN = {
+  'discrete': dict(),
+  'continuous': dict(discrete=False, weighting__rule='none'),
+  'vector': dict(shapes=VECTOR, weighting__rule='reciprocal'),
+  'both': dict(
+    shapes={**IMAGE, **VECTOR},
+    weighting__harmonize_vector=True,
+    weighting__rate=3.0,
+    weighting__beta2=0.99,
+  ),
+}
+PRO = dict(
+  name='dreamerpro',
+  discrete=False,
+  prototypes__count=12,
+  prototypes__size=8,
+  actor__samples=5,
+  losses__free_nats=0.0,  # so that the prior has a gradient
+)
+CASES = {
+  **GOLDEN,
+  'pro': dict(
+    **PRO, prototypes__freeze=1, decoder__probe=True, probe_opt__lr=3e-3, skip_nonfinite=1
+  ),
+}
+
+
+class Trained(NamedTuple):
+  """An agent, its compiled update, and what two updates on one batch made: states 0, 1, 2."""
+
+  agent: method.Method
+  batch: dict
+  step: Callable
+  states: list
+  metrics: list
+
+
+@functools.cache
+def trained(name: str) -> Trained:
+  """Return two updates of one of `CASES`."""
+  chosen = agent(**CASES[name])
+  data = batch(chosen.shapes, discrete=chosen.spec.discrete)
+  start = jit(chosen.init)(jax.random.key(0)) if name in GOLDEN else state_of(chosen)
+  step, states, metrics = jit(chosen.train_step), [start], []
+  for _ in range(2):
+    state, found = step(states[-1], data)
+    states.append(state)
+    metrics.append({k: float(v) for k, v in found.items()})
+  return Trained(chosen, data, step, states, metrics)

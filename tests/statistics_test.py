@@ -5,7 +5,6 @@ against known answers.
 import math
 import os
 import pathlib
-import time
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harmony_jax.reporting import published, statistics
-from harmony_jax.reporting.atari_scores import human_normalized
+from harmony_jax.reporting import published, statistics, tables
 from harmony_jax.reporting.statistics import Interval
 from tests.damage import cases
 
@@ -50,10 +48,9 @@ def assert_percentiles(low, high, draws, reps):
   """Whether `low` and `high`, from `reps` resamples of our own, are the 2.5 % and 97.5 %
   percentiles of other draws.
 
-  Of R draws the share below the true p-percentile has standard deviation √(p (1−p) / R), whatever
-  the distribution. So what we call the p-percentile is, among draws of the same distribution, off
-  from p by √(p (1−p) (1/R + 1/reps)); four of them are allowed. Statistics that have few values,
-  such as profiles, may lie on either side of it.
+  Of R draws the share below the true p-percentile has standard deviation √(p (1−p) / R). So what we
+  call the p-percentile is, among draws of the same distribution, off from p by √(p (1−p) (1/R +
+  1/reps)); four of them are allowed. Statistics of few values may lie on either side of it.
   """
   p = 0.025
   off = 4 * math.sqrt(p * (1 - p) * (1 / len(draws) + 1 / reps))
@@ -69,14 +66,8 @@ def test_aggregates_are_rliable_s(rliable, seed):
   scores, reps = matrix(seed), 20_000
 
   def every(scores):
-    return np.array(
-      [
-        metrics.aggregate_mean(scores),
-        metrics.aggregate_median(scores),
-        metrics.aggregate_iqm(scores),
-        metrics.aggregate_optimality_gap(scores),
-      ]
-    )
+    names = ('mean', 'median', 'iqm', 'optimality_gap')
+    return np.array([getattr(metrics, f'aggregate_{name}')(scores) for name in names])
 
   ours = statistics.aggregates(by_task(scores), reps=reps)
   assert tuple(ours) == statistics.AGGREGATES
@@ -86,16 +77,6 @@ def test_aggregates_are_rliable_s(rliable, seed):
   draws = library.StratifiedBootstrap(scores).apply(every, reps=2000)  # [2000, 4]
   for interval, drawn in zip(ours.values(), draws.T):
     assert_percentiles(interval.low, interval.high, drawn, reps)
-
-
-def test_rliable_s_intervals_are_percentiles_of_its_draws(rliable):
-  """What `assert_percentiles` takes for granted."""
-  library, metrics = rliable
-  mean, scores = lambda scores: np.array([metrics.aggregate_mean(scores)]), matrix(3)
-  _, intervals = library.get_interval_estimates({'x': scores}, mean, reps=200)
-  np.random.seed(0)
-  draws = library.StratifiedBootstrap(scores).apply(mean, reps=200)
-  np.testing.assert_allclose(intervals['x'][:, 0], np.percentile(draws, [2.5, 97.5]))
 
 
 def test_profiles_are_rliable_s(rliable):
@@ -126,25 +107,24 @@ def test_probability_of_improvement_is_rliable_s(rliable):
 def test_the_authors_scores_give_the_published_aggregates():
   if not SCORES.is_dir():
     pytest.skip(f"the authors' scores are not in {SCORES}")
-  methods = {}
-  for record in published.read_scores(SCORES):
-    last = record['evaluations'][-1]
-    assert last['frame'] == 400_000
-    scores = methods.setdefault(record['method'], {}).setdefault(record['task'], [])
-    scores.append(human_normalized(record['task'], last['mean']))
-  harmony, base = (methods[name] for name, _ in published.FILES.values())
-  assert len(harmony) == len(base) == 26 and {
-    len(each) for each in [*harmony.values(), *base.values()]
-  } == {5}
-  points = [round(interval.point, 3) for interval in statistics.aggregates(harmony).values()]
-  assert points == [1.364, 0.671, 0.607, 0.462]
-  assert [round(point, 3) for point in statistics.points(base).values()] == [
-    1.074,
-    0.416,
-    0.472,
-    0.508,
-  ]
+  found = published.read_scores(SCORES)
+  assert {record.evaluations['frame'][-1] for record in found} == {400_000}
+  scores = {name: published.normalized(each) for name, each in tables.finals(found).items()}
+  harmony, base = (scores[name] for name in published.AUTHORS)
+  assert len(harmony) == len(base) == 26
+  assert {len(each) for each in [*harmony.values(), *base.values()]} == {5}
+  rounded = lambda points: [round(point, 3) for point in points]
+  intervals = statistics.aggregates(harmony).values()
+  assert rounded(each.point for each in intervals) == [1.364, 0.671, 0.607, 0.462]
+  assert rounded(statistics.points(base).values()) == [1.074, 0.416, 0.472, 0.508]
   assert statistics.probability_of_improvement(harmony, base).point == pytest.approx(0.64, abs=5e-3)
+  # bounds that an earlier version has given, to the last digit
+  assert [each.low for each in intervals] == [
+    1.1906999885584744,
+    0.41544554995353133,
+    0.5500025265019297,
+    0.44533333929347757,
+  ]
 
 
 def test_known_answers():
@@ -209,15 +189,6 @@ def test_an_interval_holds_the_truth_as_often_as_it_says_for_many_runs():
   assert 0.90 <= inside <= 0.98
 
 
-def test_it_is_fast():
-  scores = by_task(matrix(0, 5, 26))
-  started = time.process_time()
-  statistics.aggregates(scores, seed=1)
-  statistics.performance_profile(scores, np.linspace(0, 8, 161), seed=2)
-  statistics.probability_of_improvement(scores, scores, seed=3)
-  assert time.process_time() - started < 2  # 0.1 s
-
-
 def test_draws_follow_the_seed():
   scores = by_task(matrix(1))
   assert statistics.aggregates(scores) == statistics.aggregates(scores)
@@ -228,7 +199,7 @@ def test_draws_follow_the_seed():
 # Properties
 
 numbers = st.floats(-1e6, 1e6) | st.integers(-3, 3).map(float)
-tables = st.dictionaries(
+score_tables = st.dictionaries(
   st.text(max_size=3), st.lists(numbers, min_size=1, max_size=6), min_size=1, max_size=6
 )
 
@@ -236,14 +207,12 @@ tables = st.dictionaries(
 @cases(100)
 @given(values=st.lists(numbers, min_size=1, max_size=40))
 def test_the_interquartile_mean_is_a_trimmed_mean(values):
-  iqm = statistics.interquartile_mean(values)
+  iqm = statistics.points({'a': values})['iqm']
   assert iqm == pytest.approx(scipy.stats.trim_mean(values, 0.25), abs=1e-6)
-  assert min(values) - 1e-6 <= iqm <= max(values) + 1e-6
-  assert statistics.points({'a': values})['iqm'] == pytest.approx(iqm, abs=1e-6)
 
 
 @cases(60)
-@given(scores=tables, rng=st.randoms(use_true_random=False))
+@given(scores=score_tables, rng=st.randoms(use_true_random=False))
 def test_the_order_of_tasks_and_runs_changes_nothing(scores, rng):
   shuffled = {
     task: rng.sample(scores[task], len(scores[task]))
@@ -260,7 +229,7 @@ def test_the_order_of_tasks_and_runs_changes_nothing(scores, rng):
 
 
 @cases(60)
-@given(scores=tables)
+@given(scores=score_tables)
 def test_intervals_lie_in_the_range_of_the_scores(scores):
   values = sum(scores.values(), [])
   for name, interval in statistics.aggregates(scores, 50).items():
@@ -273,7 +242,7 @@ def test_intervals_lie_in_the_range_of_the_scores(scores):
 
 
 @cases(60)
-@given(x=tables, y=tables)
+@given(x=score_tables, y=score_tables)
 def test_one_of_two_is_better(x, y):
   there, back = (
     statistics.probability_of_improvement(x, y, 50),

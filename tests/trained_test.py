@@ -9,23 +9,61 @@ import jax
 import numpy as np
 import pytest
 
-from harmony_jax import envs, trained, viewing
+from harmony_jax import config as configuration
+from harmony_jax import envs, method, trained
 from harmony_jax.errors import UserError
-from harmony_jax.training import panels, recording
+from harmony_jax.training import loop, panels, recording, run_folder
+from harmony_jax.training.checkpoint import Checkpoints
 from tests import small
 from tests.launcher_test import command
-from tests.loop_test import config_of, run
+
+STEPS = (80, 160)
+SHORT = {
+  'steps': 160,
+  'num_envs': 4,
+  'eval_envs': 4,
+  'eval_every': 80,
+  'checkpoint_every': 80,
+  'video_every': 0,
+  'eval_episodes': 4,
+  'final_eval_episodes': 4,
+  'log_every': 16,
+  'batch_length': 8,
+}
+
+
+def save(folder, config):
+  """Write a run folder with checkpoints of untrained states, and return these by step."""
+  spec = envs.make('catch', 'catch', 1).spec
+  one = method.entry(config.run.method).make(config.agent, spec)
+  text = {'format': configuration.FORMAT, 'config': config.to_json(), 'identity': {}}
+  (folder / 'config.json').write_text(json.dumps(text))
+  states = {step: jax.jit(one.init)(jax.random.key(step)) for step in STEPS}
+  with Checkpoints(folder / 'checkpoints') as checkpoints:
+    for step, state in states.items():
+      player = one.initial_carry(one.variables(state), 4)
+      checkpoints.save(step, {'train': state, 'player': player}, {'spec': spec.to_json()})
+  return states
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('saved')
+  return folder, save(folder, small.run_config(**SHORT))
+
+
+@pytest.fixture(scope='module')
+def agent(saved):
+  return trained.Agent.load(saved[0])
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('run')
-  return folder, run(folder, config_of())
-
-
-@pytest.fixture(scope='module')
-def agent(whole):
-  return trained.Agent.load(whole[0])
+  """The folder of a whole run."""
+  config, path = small.run_config(**SHORT), tmp_path_factory.mktemp('run')
+  with run_folder.prepare(path, config, {}) as folder:
+    loop.Trainer(config, folder).run()
+  return path
 
 
 @pytest.fixture(scope='module')
@@ -39,37 +77,39 @@ def observe(count=1, seed=0):
   return envs.Episodes(env, seed, 'eval').step(None).observation['image']
 
 
-def test_it_is_what_was_learned(whole, agent):
-  _, trainer = whole
-  assert (agent.step, agent.config.task, agent.spec) == (160, 'catch', trainer.env.spec)
-  jax.tree.map(np.testing.assert_array_equal, agent.weights, trainer.state.weights)
-  earlier = trained.Agent.load(whole[0], step=80)
-  assert earlier.step == 80
-  assert any(
-    (a != b).any() for a, b in zip(*map(jax.tree.leaves, (earlier.weights, agent.weights)))
+def test_it_is_what_was_learned(saved, agent):
+  folder, states = saved
+  assert (agent.step, agent.config, agent.title) == (
+    160,
+    small.run_config(**SHORT),
+    'catch catch, dreamerv3, harmony',
   )
+  assert agent.spec == envs.make('catch', 'catch', 1).spec
+  for one in (agent, trained.Agent.load(folder, step=80)):
+    learned = one.method.variables(states[one.step])
+    jax.tree.map(np.testing.assert_array_equal, one.variables, learned)
 
 
 def test_three_lines(agent):
-  """One observation, or many; with its name, or without; the same arguments give the same result."""
+  """One observation, or many; with its name, or without; the same twice."""
   image = observe(3)
   action, state = agent.policy(image[0])
   again, _ = agent.policy({'image': image[0]}, None)
   assert isinstance(action, int) and action == again and action in range(3)
   assert isinstance(agent.policy(image[0], state)[0], int)
   actions, state = agent.policy(image)
-  assert actions.shape == (3,) and actions.dtype == np.int32 and state.carry.action.shape == (3, 3)
+  assert actions.shape == (3,) and actions.dtype == np.int32 and state.action.shape == (3, 3)
   _, state = agent.policy(image, state)
   assert state.calls == 2
 
 
 def test_an_episode_begins_where_it_is_said(agent):
-  image = observe(2)
+  image, row = observe(2), lambda state, n: [leaf[n] for leaf in jax.tree.leaves(state.carry)]
   _, state = agent.policy(image[::-1])
   _, first = agent.policy(image, None)
   _, mixed = agent.policy(image, state._replace(calls=0), is_first=[True, False])
-  np.testing.assert_array_equal(first.carry.latent.deter[0], mixed.carry.latent.deter[0])
-  assert np.abs(first.carry.latent.deter[1] - mixed.carry.latent.deter[1]).max() > 1e-4
+  jax.tree.map(np.testing.assert_array_equal, row(first, 0), row(mixed, 0))
+  assert max(np.abs(a - b).max() for a, b in zip(row(first, 1), row(mixed, 1))) > 1e-4
 
 
 def test_wrong_observations_are_named(agent):
@@ -86,70 +126,70 @@ def test_wrong_observations_are_named(agent):
       agent.policy(wrong, state)
 
 
-def test_what_cannot_be_loaded(whole, tmp_path):
+def test_what_cannot_be_loaded(saved, tmp_path):
   with pytest.raises(UserError, match='holds no run'):
     trained.Agent.load(tmp_path)
-  shutil.copy(whole[0] / 'config.json', tmp_path)
+  shutil.copy(saved[0] / 'config.json', tmp_path)
   with pytest.raises(UserError, match='holds no checkpoint yet'):
     trained.Agent.load(tmp_path)
   with pytest.raises(UserError, match='no checkpoint of step 81: there are 80, 160'):
-    trained.Agent.load(whole[0], step=81)
-  saved = json.loads((whole[0] / 'config.json').read_text())
-  saved['config']['eval_envs'] = 'many'
-  for text in (
-    '{}',
-    '[]',
-    '{"config": {"method": "dreamerv9"}}',
-    'null',
-    '{"config": 3}',
-    '[',
-    json.dumps(saved),
+    trained.Agent.load(saved[0], step=81)
+  text = json.loads((saved[0] / 'config.json').read_text())
+  text['config']['eval_envs'] = 'many'
+  for content, words in (
+    ('{}', 'holds no run that can be read'),
+    ('[]', 'holds no run that can be read'),
+    ('null', 'holds no run that can be read'),
+    ('{"config": 3}', 'holds no run that can be read'),
+    ('[', 'holds no run that can be read'),
+    ('{"config": {"method": "dreamerv9"}}', "unknown method 'dreamerv9'"),
+    (json.dumps(text), "config.eval_envs is 'many': it must be a whole number"),
   ):
-    (tmp_path / 'config.json').write_text(text)
-    with pytest.raises(UserError, match='holds no run that can be read'):
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(UserError, match=words):
       trained.Agent.load(tmp_path)
 
 
-def test_a_damaged_checkpoint_and_a_configuration_of_another_version(whole, tmp_path, caplog):
-  """The checkpoint before it; today's defaults for fields that were not there, with a word about
-  it.
-  """
-  shutil.copytree(whole[0], tmp_path / 'run')
+def test_a_damaged_checkpoint_and_a_configuration_of_another_version(saved, tmp_path, caplog):
+  """The checkpoint before it; today's defaults for what was not there, with a word about it."""
+  shutil.copytree(saved[0], tmp_path / 'run')
   for path in (tmp_path / 'run/checkpoints/160').rglob('*'):
     if path.is_file() and path.name.startswith('manifest'):
       path.write_bytes(b'')
-  saved = json.loads((tmp_path / 'run/config.json').read_text())
-  del saved['config']['behavior']['lam']
-  saved['config']['behavior']['lambda'] = 0.95
-  (tmp_path / 'run/config.json').write_text(json.dumps(saved))
+  text = json.loads((tmp_path / 'run/config.json').read_text())
+  text['config']['behavior']['lambda'] = text['config']['behavior'].pop('lam')
+  (tmp_path / 'run/config.json').write_text(json.dumps(text))
   found = trained.Agent.load(tmp_path / 'run')
-  assert (found.step, found.config.behavior.lam) == (80, 0.95)
+  assert (found.step, found.config.agent.behavior.lam) == (80, 0.95)
   assert "takes today's behavior.lam=0.95; leaves out behavior.lambda" in caplog.text
 
 
 def test_only_the_environment_can_be_changed(agent):
-  config = agent.config.copy_and_resolve_references()
-  trained.change_environment(config, ['env.distractors=2'])
-  assert config.env.distractors == 2
+  changed = trained.change_environment(agent.config, ['env.distractors=2'])
+  assert changed.env['distractors'] == 2 and agent.config.env['distractors'] == 4
   for text, words in (
     ('rssm.deter=3', 'only its environment can be changed'),
     ('env.colour=red', 'unknown key'),
   ):
     with pytest.raises(UserError, match=words):
-      trained.change_environment(config, [text])
+      trained.change_environment(agent.config, [text])
 
 
 def test_an_environment_that_does_not_fit(agent):
   """Another picture than the agent has learned with."""
-  spec = envs.Spec({'image': envs.ArraySpec((32, 32, 3), np.uint8)}, True, 3, 1)
   other = copy.copy(agent)
-  other.spec = spec
-  with pytest.raises(
-    UserError, match=r'learned with image \[32, 32, 3\] and 3 choices, here are image \[64, 64, 3\]'
-  ):
+  other.spec = envs.Spec({'image': envs.ArraySpec((32, 32, 3), np.uint8)}, True, 3, 1)
+  text = r'learned with image \[32, 32, 3\] and 3 choices, here are image \[64, 64, 3\]'
+  with pytest.raises(UserError, match=text):
     other.make_env()
   with pytest.raises(ValueError, match='action_repeat is 0'):
     envs.Spec({}, True, 3, 0)
+
+
+def test_what_a_method_cannot_show(agent):
+  assert agent.can('dream') and not agent.can('assign')
+  with pytest.raises(UserError, match="dreamerv3 cannot show 'assign': it can show .*open_loop"):
+    agent.assign({})
 
 
 # Commands
@@ -157,46 +197,27 @@ def test_an_environment_that_does_not_fit(agent):
 
 
 def test_evaluating_again_gives_the_runs_own_scores(whole):
-  folder, _ = whole
-  last = json.loads((folder / 'scores.jsonl').read_text().splitlines()[-1])
-  done = command('evaluate', f'--logdir={folder}', '--episodes=4', '--video')
+  last = json.loads((whole / 'scores.jsonl').read_text().splitlines()[-1])
+  done = command('evaluate', f'--logdir={whole}', '--episodes=4', '--video')
   assert done.returncode == 0, done.stderr
-  (path,) = (folder / 'evaluation').glob('*.json')
+  (path,) = (whole / 'evaluation').glob('*.json')
   found = json.loads(path.read_text())
-  assert (found['scores'], found['lengths'], found['mean']) == (
-    last['eval_scores'],
-    last['eval_lengths'],
-    last['eval_mean'],
-  )
-  assert (
-    found['step'] == 160
-    and found['policy'] == 'sample'
-    and found['machine']['commit']
-    and found['protocol']
-  )
+  for name in ('scores', 'lengths', 'mean'):
+    assert found[name] == last[f'eval_{name}']
+  assert found['step'] == 160 and found['policy'] == 'sample' and found['machine']['commit']
   assert path.with_suffix('.mp4').exists() and f'{found["mean"]:,.2f} ±' in done.stdout
 
 
-def test_an_evaluation_says_how_it_was_made(whole, tmp_path):
-  folder, _ = whole
-  done = command(
-    'evaluate',
-    f'--logdir={folder}',
-    '--episodes=3',
-    '--policy=mode',
-    '--checkpoint=80',
-    f'--output={tmp_path}',
-  )
+def test_an_evaluation_says_how_it_was_made(saved, tmp_path):
+  options = '--episodes=3 --policy=mode --checkpoint=80 --output=~/out'.split()
+  done = command('evaluate', f'--logdir={saved[0]}', *options, HOME=str(tmp_path))
   assert done.returncode == 0, done.stderr
-  found = json.loads(next(tmp_path.glob('*.json')).read_text())
-  assert (
-    found['protocol'].startswith(
-      'mean return of 3 complete episodes at the end, of 80 steps (80 frames) in all; the '
-      "policy's mode"
-    )
-    and 'training' not in found['protocol']
+  found = json.loads(next((tmp_path / 'out').glob('*.json')).read_text())
+  assert found['protocol'].startswith(
+    'mean return of 3 complete episodes at the end, of 80 steps (80 frames) in all; the '
+    "policy's mode"
   )
-  assert found['protocol'] in done.stdout
+  assert 'training' not in found['protocol'] and found['protocol'] in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -212,63 +233,67 @@ def test_bad_commands_get_one_line(program, words, text):
   assert done.returncode == 2 and text in done.stderr and done.stderr.count('\n') == 1
 
 
+def test_a_played_episode_and_a_dream(saved, tmp_path):
+  for words, files in (
+    (['--context=5', '--horizon=3'], {'play_00000160.mp4', 'play_00000160.png'}),
+    (['--dream', '--steps=40'], {'dream_00000160.mp4'}),
+  ):
+    folder = tmp_path / words[0]
+    done = command('play', f'--logdir={saved[0]}', f'--output={folder}', *words)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == files and 'rewards' in done.stdout
+
+
 # To look at
 # --------------------------------------------------------------------------------------------------
 
 
 def test_an_episode_is_recorded_whole(episode):
   assert episode.complete and len(episode.reward) == 8 and abs(episode.reward[-1]) == 1
-  assert episode.picture.shape == (8, 64, 64, 3) and episode.latent.deter.shape[0] == 8
+  assert episode.picture.shape == (8, 64, 64, 3)
+  assert {len(leaf) for leaf in jax.tree.leaves(episode.carry)} == {8}
   np.testing.assert_array_equal(episode.action.sum(1), np.ones(8))
 
 
 def test_windows_of_what_is_seen_and_imagined(agent, episode):
-  """5 steps of a window of 6 are seen; the imagined ones follow from the last seen by the actions
-  taken.
-  """
-  found = agent.open_loop(episode.latent, episode.action, 5, 1)
-  np.testing.assert_array_equal(found['seen'], [True] * 5 + [False] + [True] * 2)
-  assert found['observation']['image'].shape == episode.picture.shape
-  model, params = agent.method.world_model, agent.weights['world_model']
-  known = model.predict(params, episode.latent.feature())
-  seen = found['seen']
-  np.testing.assert_allclose(found['reward'][seen], known['reward'][seen], atol=1e-5)
-  np.testing.assert_allclose(
-    found['observation']['image'][seen], known['observation']['image'][seen], atol=1e-5
-  )
-  found = agent.open_loop(episode.latent, episode.action, 5, 3)  # one window
-  draws = jax.random.uniform(agent._key, (1, 3, agent.config.rssm.stoch))
-  state = jax.tree.map(lambda x: x[4:5], episode.latent)
-  for t in range(5, 8):
-    state = model.rssm.imagine(params['rssm'], state, episode.action[t - 1 : t], draws[:, t - 5])
-    np.testing.assert_allclose(
-      found['reward'][t], model.predict(params, state.feature())['reward'][0], atol=1e-5
-    )
+  """5 steps of 6 are seen, each by itself; one follows from the last seen and its action."""
+  seen = np.array([True] * 5 + [False] + [True] * 2)
+
+  def pictures(carry=episode.carry, action=episode.action, context=5):
+    found = agent.open_loop(carry, action, context, 1)
+    if context == 5:
+      np.testing.assert_array_equal(found['seen'], seen)
+    return found['observation']['image']
+
+  same = lambda other: np.isclose(pictures(), other, atol=1e-6).all((1, 2, 3)).tolist()
+  assert pictures().shape == episode.picture.shape
+  assert same(pictures(context=7)) == [True] * 5 + [False, True, False]  # it imagines step 7
+  for step in (4, 5, 6):
+    here = lambda x, step=step: np.where(np.arange(8) == step, 0, x.T).T
+    differ = {4: {4, 5}, 5: set(), 6: {6}}[step]  # step 5 follows from step 4
+    other = pictures(jax.tree.map(here, episode.carry))
+    assert same(other) == [t not in differ for t in range(8)]
+  assert same(pictures(action=np.roll(episode.action, 1, 1))) == seen.tolist()
 
 
-@pytest.mark.parametrize('method, discrete', [('dreamerv3', True), ('dreamerv2', False)])
-def test_dreams(method, discrete):
-  one = small.agent(method=method, discrete=discrete)
-  weights = one.init(jax.random.key(0)).weights
-  dream = jax.jit(functools.partial(viewing.dream, one, count=2, length=5))
-  found = dream(weights, jax.random.key(1))
-  assert found['observation']['image'].shape == (2, 5, 16, 16, 3) and found['action'].shape == (
-    2,
-    5,
-    3,
-  )
+@pytest.mark.parametrize('name, discrete', [('dreamerv3', True), ('dreamerv2', False)])
+def test_dreams(name, discrete):
+  one = small.agent(name=name, discrete=discrete)
+  variables = one.variables(one.init(jax.random.key(0)))
+  dream = jax.jit(functools.partial(one.capabilities['dream'], count=2, length=5))
+  found = dream(variables, jax.random.key(1))
+  assert found['observation']['image'].shape == (2, 5, 16, 16, 3)
+  assert found['action'].shape == (2, 5, 3)
   assert found['reward'].shape == found['continue'].shape == (2, 5)
-  for name, other in (
-    ('same', dream(weights, jax.random.key(1))),
-    ('other', dream(weights, jax.random.key(2))),
-  ):
-    assert np.array_equal(found['action'], other['action']) == (name == 'same')
-  if method == 'dreamerv2':  # it has no head for the end of episodes
+  for seed in (1, 2):
+    other = dream(variables, jax.random.key(seed))
+    assert np.array_equal(found['action'], other['action']) == (seed == 1)
+  if name == 'dreamerv2':  # it has no head for the end of episodes
     np.testing.assert_array_equal(found['continue'], 1)
 
 
 def test_frames(agent, episode):
-  """All of one size with even sides; a reward that is off is marked; a dream that is over is dark."""
+  """All of one size with even sides; a wrong reward is marked; a dream that is over is dark."""
   prediction = {
     'picture': episode.picture / 255,
     'reward': np.where(np.arange(8) == 3, 0.5, episode.reward),
@@ -278,6 +303,12 @@ def test_frames(agent, episode):
   assert len(frames) == 8 and frames.shape[1] % 2 == frames.shape[2] % 2 == 0
   wrong = [(frame == panels.WRONG).all(-1).sum() for frame in frames]
   assert wrong[3] > 20 and not wrong[2]
+  # Without pictures, or without any prediction, there is less beside the episode.
+  for less in ({**prediction, 'picture': None}, None):
+    narrow = np.stack(list(panels.episode_frames(episode, less, 0.1, 'title')))
+    assert len(narrow) == 8 and narrow.shape[2] < frames.shape[2] and narrow.shape[2] % 2 == 0
+    given = (narrow == panels.GIVEN).all(-1).any((1, 2))  # a line or a dot for what was seen
+    assert given.all() if less else not given.any()
   picture = panels.strip(episode, prediction, 0.1, 8)  # all 8 steps, of which one is wrong
   assert picture.shape[1] > 8 * panels.SIZE // 2 and (picture == panels.WRONG).all(-1).sum() > 20
   dreams = {

@@ -1,3 +1,1 @@
-"""Measurements of the parts of a run, a module per part; `experiments.benchmark` calls them and
-writes the results.
-"""
+"""What `experiments.benchmark` measures, for any method that follows the protocol."""

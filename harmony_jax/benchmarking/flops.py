@@ -1,169 +1,96 @@
-"""Multiplications and additions (2 per pair) that one training step cannot do without, counted from
-layer shapes.
+"""The multiplications and additions that a function cannot do without, counted from its jaxpr.
 
-Nothing is asked of XLA: what a program does beside, or twice, does not make its floor higher.
-Norms, activations, losses and optimisers are left out: they are far below a hundredth. Conventions,
-per frame or imagined state:
-
-    world model         3 × forward (forward, gradient of inputs, gradient of weights), but the
-    layers that see the
-                        observation itself need no gradient of their inputs; every view of
-                        DreamerPro counts, and its slow encoder's forward pass
-    imagination         forward: H transitions, and the actor in H + 1 states
-    imagined heads      forward: reward, continue and critic in H + 1 states
-    imagined gradient   only where the actor learns through the dynamics: the gradient of inputs (1
-    × forward) of H
-                        transitions, and of reward, critic (and continue, where its mean counts) in
-                        the H states that depend on an action; the actor's share is in its own 3 ×
-    actor               3 × forward in H + 1 states
-    critic              3 × forward in H + 1 states, and the slow critic's forward where it
-    regularises
+Only products and convolutions count (2 per pair of numbers); norms, activations, losses and
+optimisers are far below a hundredth of an update's work.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
 import jax
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.interpreters.partial_eval import dce_jaxpr
 
-# Layers of the RSSM that run in imagination, too.
-TRANSITION = ('img_in', 'gru', 'img_out', 'img_stats')
-STAGES = 3  # of a residual image network
+from harmony_jax import replicas
+
+_EXCHANGES = ('psum', 'psum_invariant', 'pmax', 'pmin', 'all_gather', 'all_gather_invariant')
+_UNKNOWN = ('while', 'pallas_call')  # how often their bodies run is not in the jaxpr
 
 
-def forward(agent) -> dict:
-  """FLOP of each network's forward pass over one frame or state.
+class Uncountable(ValueError):
+  """A function whose work depends on its data."""
 
-  `observed` is the share of the encoder's layers that see the observation itself; `transition` that
-  of the RSSM that imagines.
+
+def count(function: Callable, *arguments: Any) -> int:
+  """Return the FLOPs of a call; arrays may be `jax.ShapeDtypeStruct`s.
+
+  It is counted as an accelerator runs it: convolutions as such, whole batches at a time. On a CPU
+  the same sums are chunked, and in part done twice (convolution.py), which must not raise a floor.
+
+  Raises:
+    Uncountable: there are products in a loop of unknown length.
   """
-  params = jax.eval_shape(agent.init, jax.random.key(0)).params
-  model = params['world_model']
-  encoder = _encoder(agent.world_model.encoder, model['encoder'])
-  decoder = model.get('decoder') or params.get('probe')
-  decoder = _decoder(agent.world_model.decoder, decoder) if decoder else {}
-  rssm = {name: _kernels(layer) for name, layer in model['rssm'].items() if name != 'initial'}
-  first = ('stem', 'h_0', 'residual/Conv_0') + (() if 'stem' in encoder else ('down_0',))
-  return {
-    'encoder': sum(encoder.values()),
-    'observed': sum(encoder.get(name, 0) for name in first),
-    'decoder': sum(decoder.values()),
-    'rssm': sum(rssm.values()),
-    'transition': sum(rssm[name] for name in TRANSITION),
-    **_prototypes(model.get('prototypes'), sum(encoder.values())),
-    'reward': _kernels(model['reward']),
-    'continue': _kernels(model.get('continue', {})),
-    'actor': _kernels(params['actor']),
-    'critic': _kernels(params['critic']),
-  }
+  with mock.patch.object(jax, 'default_backend', lambda: 'accelerator'):
+    # A function of its own: JAX would remember what it has traced for this backend.
+    traced = jax.make_jaxpr(lambda *inputs: function(*inputs))(*arguments)
+  # Without what nobody uses, such as gradients of parameters that another optimiser has.
+  used, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+  return total(used, _products)
 
 
-def train_step(agent, batch_size: int, batch_length: int) -> tuple[int, dict]:
-  """(FLOP of one training step, {part: its share}) for batches of `batch_size` × `batch_length`
-  frames.
-  """
-  cost, behavior = forward(agent), agent.behavior
-  frames = batch_size * batch_length * agent.world_model.views
-  steps, states = frames * behavior.horizon, frames * (behavior.horizon + 1)
-  probing = agent.world_model.probing
-  networks = (
-    'encoder',
-    'prototypes',
-    'rssm',
-    'reward',
-    'continue',
-    *(() if probing else ('decoder',)),
-  )
-  model = sum(cost[name] for name in networks)
-  parts = {
-    'world_model': frames * (3 * model - cost['observed'] + cost['slow']),
-    'imagination': steps * cost['transition'] + states * cost['actor'],
-    'imagined_heads': states * (cost['reward'] + cost['continue'] + cost['critic']),
-    'imagined_gradient': 0,
-    'actor': 3 * states * cost['actor'],
-    'critic': states * cost['critic'] * (4 if behavior.slow_regularizer else 3),
-  }
-  if probing:
-    parts['probe'] = 3 * batch_size * batch_length * cost['decoder']
-  if not agent.discrete:
-    through_continue = cost['continue'] if behavior.keep == 'mean' else 0
-    parts['imagined_gradient'] = steps * (
-      cost['transition'] + cost['reward'] + cost['critic'] + through_continue
-    )
-  return sum(parts.values()), parts
+def exchanged_bytes(function: Callable, *arguments: Any) -> int:
+  """Return the bytes that each replica gives to sums and gatherings over all of them in a call."""
+  given = lambda equation: sum(x.aval.size * x.aval.dtype.itemsize for x in equation.invars)
+  cost = lambda equation: given(equation) if equation.primitive.name in _EXCHANGES else 0
+  with replicas.mapped('replicas'):
+    traced = jax.make_jaxpr(lambda *inputs: function(*inputs), axis_env=[('replicas', 2)])
+    return total(traced(*arguments).jaxpr, cost)
 
 
-def _prototypes(params, encoder) -> dict:
-  """FLOP of the projections and scores of a frame that learn, and of its slow embedding with
-  projection and scores.
-  """
-  if not params:
-    return {'prototypes': 0, 'slow': 0}
-  scores = 2 * params['vectors'].size
-  return {
-    'prototypes': _kernels(params) + 2 * scores,
-    'slow': encoder + _kernels(params['embed']) + scores,
-  }
-
-
-def _kernels(tree, positions: int = 1) -> int:
-  """FLOP of all products and convolutions of a subtree, each applied at so many positions."""
-  paths = jax.tree_util.tree_leaves_with_path(tree)
-  return sum(2 * leaf.size * positions for path, leaf in paths if path[-1].key == 'kernel')
-
-
-def _encoder(encoder, params) -> dict:
-  """{layer: FLOP} for one frame. A convolution is applied once per output position."""
-  side, found = _side(encoder) // encoder.patch, {}
-  for name in _in_order(params):
-    if name.startswith('down'):
-      side = side // 2 if encoder.padding == 'same' else (side - 4) // 2 + 1
-    if name == 'residual':
-      found |= _residual(params[name], lambda stage, side=side: side // 2 >> stage)
+def total(jaxpr: Jaxpr, cost: Callable[[JaxprEqn], int]) -> int:
+  """Return the sum of `cost(equation)` over all that runs: of branches the most expensive one."""
+  found = 0
+  for equation in jaxpr.eqns:
+    name = equation.primitive.name
+    inner = [
+      total(getattr(each, 'jaxpr', each), cost) for each in jaxprs_in_params(equation.params)
+    ]
+    if name in _UNKNOWN and any(inner):
+      raise Uncountable(f'there are products in a {name!r}, which runs nobody knows how often')
+    if name == 'scan':
+      found += equation.params['length'] * sum(inner)
+    elif name == 'cond':
+      found += max(inner)
     else:
-      found[name] = _kernels(params[name], 1 if name.startswith('h_') else side**2)
+      found += cost(equation) + sum(inner)
   return found
 
 
-def _decoder(decoder, params) -> dict:
-  """{layer: FLOP} for one state. A transposed convolution is applied once per input position."""
-  side, found = _start(decoder, params), {}
-  for name in _in_order(params):
-    if name == 'residual':
-      found |= _residual(params[name], lambda stage, side=side: side << stage + 1)
-      continue
-    spatial = name.startswith('up') or name == 'last'
-    found[name] = _kernels(params[name], side**2 if spatial else 1)
-    if spatial:
-      size = params[name]['kernel'].shape[0]
-      side = 2 * side if decoder.padding == 'same' else 2 * (side - 1) + size
-  return found
+def _products(equation):
+  if equation.primitive.name == 'dot_general':
+    (contracted, _), _ = equation.params['dimension_numbers']
+    left = equation.invars[0].aval.shape
+    return 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+  if equation.primitive.name == 'conv_general_dilated':
+    return _convolution(equation)
+  return 0
 
 
-def _residual(params, side_of) -> dict:
-  """{layer: FLOP} of a residual image network; `side_of(stage)` is the side of the pictures in a
-  stage.
+def _convolution(equation):
+  """Pairs of a picture's and a kernel's numbers; 2 for each.
+
+  Along an axis a place of the output meets each tap, but for the holes of a dilated picture; a
+  place of the picture meets each tap, but for those that a stride leaves out; and a place of the
+  output meets one of the picture by one tap at most. The least of the three counts padding as
+  usual, where a kernel is laid over it, and a gradient like the convolution that it belongs to.
   """
-  blocks, found = sum(name.startswith('Block') for name in params) // STAGES, {}
-  for name in params:
-    if name.startswith('Block'):
-      side = side_of(int(name.split('_')[1]) // blocks)
-    else:  # the strided layer before the first stage or after the last one, both at that stage's side
-      side = side_of(0 if name.startswith('Conv_') else STAGES - 1)
-    found[f'residual/{name}'] = _kernels(params[name], side**2)
-  return found
-
-
-def _in_order(params):
-  """Names of an encoder's or decoder's layers in the order in which pictures pass them."""
-  return sorted(params, key=lambda name: (name != 'stem', name == 'last', name))
-
-
-def _side(network) -> int:
-  """Height and width of the images; 0 where there are none."""
-  return next((shape[0] for shape in network.shapes.values() if len(shape) == 3), 0)
-
-
-def _start(decoder, params) -> int:
-  """Side of the picture that a decoder starts from."""
-  if 'start' not in params:
-    return 0
-  if decoder.kind == 'residual':
-    return _side(decoder) // 16
-  return 1 if decoder.padding == 'valid' else decoder.minres
+  p, (x, kernel), y = equation.params, equation.invars, equation.outvars[0].aval.shape
+  of_x, of_kernel, of_y = p['dimension_numbers']
+  pairs = y[of_y[0]] * y[of_y[1]] * kernel.aval.shape[of_kernel[1]]
+  for axis, stride in enumerate(p['window_strides']):
+    taps, seen = kernel.aval.shape[of_kernel[2 + axis]], x.aval.shape[of_x[2 + axis]]
+    made, holes, apart = y[of_y[2 + axis]], p['lhs_dilation'][axis], p['rhs_dilation'][axis]
+    pairs *= min(made * taps // holes, seen * taps // stride, made * seen // apart)
+  return 2 * pairs

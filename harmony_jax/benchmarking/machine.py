@@ -1,81 +1,113 @@
-"""What a measurement depends on beside the code: machine, versions, commit; and processes of its
-own for measuring.
-"""
+"""What a measurement depends on beside the code: the machine, its limits; and how time is taken."""
 
 import concurrent.futures
-import concurrent.futures.process
+import functools
 import importlib.metadata
 import multiprocessing
 import os
 import pathlib
 import platform
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from harmony_jax import parallel
 from harmony_jax.errors import UserError
 from harmony_jax.training.run_folder import git_commit
 
-PACKAGES = (
-  'ale-py',
-  'dm_control',
-  'flax',
-  'gymnasium',
-  'jax',
-  'jaxlib',
-  'metaworld',
-  'mujoco',
-  'numpy',
-  'optax',
-)
+PACKAGES = {'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'mujoco', 'dm_control', 'ale-py'}
+PACKAGES |= {'gymnasium', 'metaworld'}
 
 
-def describe_machine():
-  """Processor, cores, load, devices, XLA's flags, commit (' (dirty)' where files differ from it)
-  and versions.
-  """
+def describe_machine() -> dict[str, Any]:
+  """Return processor, cores, load, devices, XLA's flags, versions and commit."""
   cpuinfo = pathlib.Path('/proc/cpuinfo')
-  models = (
-    [
-      line.partition(':')[2].strip()
-      for line in cpuinfo.read_text().splitlines()
-      if 'model name' in line
-    ]
-    if cpuinfo.exists()
-    else []
-  )
-  versions = {}
-  for name in PACKAGES:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      pass
-  devices = jax.devices()
+  lines = cpuinfo.read_text(encoding='utf-8').splitlines() if cpuinfo.exists() else []
+  models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+  installed = {each.metadata['Name']: each.version for each in importlib.metadata.distributions()}
   return {
     'processor': models[0] if models else platform.processor(),
     'cores': len(os.sched_getaffinity(0)),
     'load': os.getloadavg()[0],
-    'device_kind': devices[0].device_kind,
+    'device_kind': jax.devices()[0].device_kind,
     'platform': jax.default_backend(),
-    'devices': len(devices),
+    'devices': jax.device_count(),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'python': platform.python_version(),
     'commit': git_commit(),
-    'versions': versions,
+    'versions': {name: installed[name] for name in sorted(PACKAGES & installed.keys())},
     'opengl': os.environ.get('MUJOCO_GL', ''),
   }
 
 
-def in_fresh_process(function, *arguments):
-  """`function(*arguments)` in a new Python process: its memory and its compiled programs are its
-  own.
+def ceilings(size: int) -> dict[str, float]:
+  """Return what the default device can do at most, by its best call of ten.
 
-  Function, arguments and result must be picklable; exceptions come through.
+  `matmul_gflops` of float32 products [size, size] × [size, size] at the highest precision (on
+  accelerators of bfloat16, too); `memory_gbytes_per_second`, read and written.
+  """
+  found = {'matmul_gflops': _product_rate(size, jnp.float32)}
+  if parallel.has_accelerator():
+    found['matmul_gflops_bfloat16'] = _product_rate(size, jnp.bfloat16)
+  # Donated: a new result would be mapped page by page, which costs a CPU more than the addition.
+  add, kept = jax.jit(lambda x: x + 1, donate_argnums=0), [jnp.zeros(2**26, jnp.float32)]
+  seconds = min(repeat(lambda: kept.append(add(kept.pop())) or kept[0], 10))
+  return found | {'memory_gbytes_per_second': 2e-9 * 2**28 / seconds}
+
+
+def _product_rate(size, dtype):
+  # An accelerator multiplies faster than it is asked to: there a call is a chain of products,
+  # scaled so that it neither grows nor vanishes.
+  chain = 16 if parallel.has_accelerator() else 1
+  x = (jax.random.normal(jax.random.key(0), (size, size)) * size**-0.5).astype(dtype)
+  product = functools.partial(jnp.matmul, precision='highest')
+  multiply = jax.jit(lambda x: functools.reduce(product, [x] * (chain + 1)))
+  return 2e-9 * chain * size**3 / min(repeat(lambda: multiply(x), 10))
+
+
+def peak_memory() -> dict[str, Any]:
+  """Return the most bytes in use since this process began, of the device or of the process."""
+  if parallel.has_accelerator() and (stats := jax.devices()[0].memory_stats()):
+    return {'peak_memory_bytes': stats['peak_bytes_in_use'], 'peak_memory_by': 'device'}
+  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return {'peak_memory_bytes': peak, 'peak_memory_by': 'ru_maxrss'}
+
+
+def in_fresh_process(function: Callable, *arguments: Any) -> Any:
+  """Return `function(*arguments)` of a new process, whose memory and programs are its own.
 
   Raises:
-    UserError: the process died.
+    UserError: the process died. What the function raises comes through.
   """
   with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
     try:
       return pool.submit(function, *arguments).result()
-    except concurrent.futures.process.BrokenProcessPool:
+    except concurrent.futures.BrokenExecutor:
       raise UserError('the measuring process died (out of memory?)') from None
+
+
+def repeat(call: Callable[[], Any], repeats: int = 0, warm_up: int = 2) -> list[float]:
+  """Return seconds of each call, until what it returns is there, after some that do not count.
+
+  Args:
+    repeats: how many; 0 takes 10 seconds' worth, but 5 at least and 200 at most.
+  """
+  for _ in range(warm_up):
+    jax.block_until_ready(call())
+  times: list[float] = []
+  while len(times) < (repeats or 5) or not (repeats or len(times) == 200 or sum(times) > 10):
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    times.append(time.perf_counter() - start)
+  return times
+
+
+def spread(seconds: list[float], unit: str = 'seconds', scale: float = 1.0) -> dict[str, float]:
+  """Return {'<unit>_min', '<unit>_median', '<unit>_max', 'repeats'} of seconds times `scale`."""
+  marks = zip(('min', 'median', 'max'), np.quantile(seconds, (0, 0.5, 1)).tolist(), strict=True)
+  return {f'{unit}_{name}': scale * value for name, value in marks} | {'repeats': len(seconds)}

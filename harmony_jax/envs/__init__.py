@@ -8,8 +8,9 @@ timestep = episodes.step(actions)         # ended ones begin again by themselves
 
 import functools
 import importlib
+import pkgutil
 
-from harmony_jax.envs.base import ArraySpec, Options, Spec, TimeStep, unknown
+from harmony_jax.envs.base import ArraySpec, Options, Spec, Suite, TimeStep, unknown
 from harmony_jax.envs.episodes import (
   EpisodeResult,
   Episodes,
@@ -26,35 +27,27 @@ __all__ = [
   'Episodes',
   'Options',
   'Spec',
-  'SUITES',
+  'Suite',
   'TimeStep',
   'canonical',
   'episode_seed',
   'make',
   'options',
+  'names',
   'play',
   'random_policy',
   'require',
   'run_episodes',
+  'tasks',
+  'suite',
 ]
-
-# Suite -> class, named rather than imported: no suite needs another's simulator.
-SUITES = {
-  'atari': 'harmony_jax.envs.atari:Atari',
-  'catch': 'harmony_jax.envs.catch:Catch',
-  'dmc': 'harmony_jax.envs.dmc:DMC',
-  'dmcr': 'harmony_jax.envs.dmcr:DMCR',
-  'metaworld': 'harmony_jax.envs.metaworld:MetaWorld',
-  'rlbench': 'harmony_jax.envs.rlbench:RLBench',
-  'gym': 'harmony_jax.envs.gym:Gym',
-}
 
 
 def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
   """Makes N environments of one task.
 
   Args:
-    suite: a key of `SUITES`.
+    suite: one of `names()`.
     task: e.g. 'Pong' for 'atari'.
     num_envs: N.
     processes: run each environment in a process of its own, side by side: for simulators that are
@@ -70,35 +63,59 @@ def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
   """
   if processes:
     return Processes(functools.partial(make, suite, task, 1, **options), num_envs, timeout)
-  return _suite(suite)(task, num_envs, **options)
+  return _class(suite)(task, num_envs, **options)
 
 
 def canonical(suite, task):
   """The task's one true name ('ms_pacman' -> 'MsPacman'), without making an environment. Raises as
   `make` does.
   """
-  return _suite(suite).canonical(task)
+  return _class(suite).canonical(task)
 
 
 def options(suite: str) -> type[Options]:
   """Return the class of a suite's options, without making an environment. Raises as `make` does."""
-  module, _ = _place(suite)
+  module = importlib.import_module(_class(suite).__module__)
   return getattr(module, 'Options', Options)
+
+
+def tasks(suite):
+  """Names of all tasks of a suite; [] where they cannot be counted."""
+  return list(getattr(_class(suite), 'tasks', list)())
 
 
 def require(suite):
   """Raises RuntimeError, saying what to install, where the suite's simulator is missing; before
   anything is written.
   """
-  getattr(_suite(suite), 'require', lambda: None)()
+  getattr(_class(suite), 'require', lambda: None)()
 
 
-def _suite(suite):
-  return getattr(*_place(suite))
+def suite(name: str) -> Suite:
+  """Return the suite that is the module of this package with that name.
+
+  Raises:
+    ValueError: there is none; the text names the nearest.
+  """
+  if name in _modules():
+    # imported only here: no suite needs another's simulator
+    module = importlib.import_module(f'{__name__}.{name}')
+    if hasattr(module, 'SUITE'):
+      return module.SUITE
+  raise unknown('suite', name, names())
 
 
-def _place(suite):
-  if suite not in SUITES:
-    raise unknown('suite', suite, list(SUITES))
-  module, name = SUITES[suite].split(':')
-  return importlib.import_module(module), name
+@functools.cache
+def names() -> tuple[str, ...]:
+  """Return the names of all suites: the modules of this package that hold a `SUITE`."""
+  modules = ((name, importlib.import_module(f'{__name__}.{name}')) for name in _modules())
+  return tuple(name for name, module in modules if hasattr(module, 'SUITE'))
+
+
+@functools.cache
+def _modules():
+  return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
+def _class(name):
+  return suite(name).environment

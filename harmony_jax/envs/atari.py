@@ -135,6 +135,11 @@ class Atari:
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return list(ATARI_100K)
+
+  @staticmethod
   def canonical(task):
     """'ms_pacman' -> 'MsPacman'."""
     return game_name(task)[0]
@@ -203,3 +208,28 @@ def _make_slot(rom, options):
       f"the ROM '{rom}.bin' cannot be read ({error}): ale-py brings all ROMs along, so unset "
       'ALE_ROMS_DIR or reinstall ale-py'
     ) from error
+
+
+def _protocol(config):
+  options = base.evaluation_options(config)
+  cap = options.get('frame_cap') or FRAME_CAPS.get(config['task'], FRAME_CAP)
+  sticky, noops = options.get('sticky', 0.0), max(options.get('noop_max', 30) - 1, 0)
+  facts = {
+    'action_repeat': 4,
+    'sticky_actions': sticky,
+    'action_set': 'minimal',
+    'no_op_frames': [0, noops],
+    'life_loss_ends_episode': False,
+    'frame_cap': cap,
+    'rewards_clipped': False,
+    'observation': '64 x 64 RGB, maximum of the last two of 4 frames',
+  }
+  return facts, [
+    f'sticky actions ({sticky:g})' if sticky else 'no sticky actions',
+    f'minimal action set, 0 to {noops} no-op frames at the start',
+    f'whole games (a lost life ends nothing) of at most {cap:,} frames',
+    'unclipped rewards, action repeat 4, 64 × 64 RGB',
+  ]
+
+
+SUITE = base.Suite(environment=Atari, title='Atari 100K', protocol=_protocol)

@@ -29,7 +29,7 @@ An environment may have two more attributes, refreshed by every step:
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -174,3 +174,33 @@ def unknown(kind, name, choices, listing=None):
   nearest = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.0)[0]
   listing = listing or 'known: ' + ', '.join(choices)
   return ValueError(f'unknown {kind} {name!r}: did you mean {folded[nearest]!r}? ({listing})')
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """What the rest of the program knows of a suite: `SUITE`, at the end of its module.
+
+  Attributes:
+    environment: the class.
+    title: how reports call it.
+    protocol: tells from a run's configuration ('task', 'env', 'eval_env') how its scores are made:
+      facts for JSON, 'action_repeat' among them, and phrases for a reader. An option that an older
+      configuration lacks is what runs did before there was a choice.
+  """
+
+  environment: type
+  title: str
+  protocol: Callable[[Mapping], tuple[dict, list[str]]]
+
+
+def evaluation_options(config: Mapping) -> dict:
+  """Return the options of the environment in which a run's configuration evaluates."""
+  return {**config.get('env', {}), **config.get('eval_env', {})}
+
+
+def seen(options: Mapping) -> str:
+  """Return what an agent observes, in words, by the options 'observe' and 'render'."""
+  drawn = {'stock': '', 'fast': ', drawn without shadows and multisampling'}
+  return {'image': '64 × 64 images', 'state': 'states', 'both': 'states and 64 × 64 images'}[
+    options.get('observe', 'image')
+  ] + drawn[options.get('render', 'stock')]

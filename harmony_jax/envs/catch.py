@@ -161,6 +161,11 @@ class Catch:
     self._last = (zeros.observation['image'], zeros.reward, zeros.is_first, zeros.is_last)
 
   @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return ['catch']
+
+  @staticmethod
   def canonical(task):
     """'catch', the only task."""
     if task != 'catch':
@@ -205,3 +210,16 @@ def reference_scores(num_episodes=1000, size=8, seed=0):
     name: float(np.mean([result.score for result in episodes.run_episodes(env, seeds, player)]))
     for name, player in players.items()
   }
+
+
+def _protocol(config):
+  options = base.evaluation_options(config)
+  size, blobs = options.get('size', 8), options.get('distractors', 4)
+  facts = {'cells': size, 'distractors': blobs, 'steps_per_game': size - 1, 'rewards': [-1, 1]}
+  return {'action_repeat': 1, **facts}, [
+    f'+1 for a ball caught and -1 for one missed, at the end of {size - 1} steps',
+    f'{size} × {size} cells, {blobs} distractors, 64 × 64 RGB',
+  ]
+
+
+SUITE = base.Suite(environment=Catch, title='Catch', protocol=_protocol)

@@ -216,3 +216,35 @@ def _action_map(spec):
   # dm_control writes "unbounded" (in LQR) as +-1e10: there an action is taken as it is
   bounded = high - low < 1e9
   return np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)
+
+
+def control(config):
+  """Return the facts and phrases that a run's protocol shares with DMC Remastered's."""
+  options = base.evaluation_options(config)
+  repeat, limit = options.get('action_repeat', 2), options.get('time_limit', 0)
+  frames = min(limit or 1000, 1000)
+  facts = {
+    'action_repeat': repeat,
+    'episode_frames': frames,
+    'rendering': options.get('render', 'stock'),
+    'observation': base.seen(options),
+  }
+  return facts, [
+    f'sum of rewards over {frames:,} simulator steps{" (cut short)" if frames < 1000 else ""}',
+    f'action repeat {repeat}',
+    base.seen(options),
+  ]
+
+
+def _protocol(config):
+  facts, phrases = control(config)
+  options = base.evaluation_options(config)
+  camera = options.get('camera') or CAMERAS.get(config['task'].split('_')[0], 0)
+  background = options.get('background', 'none')
+  if background == 'video':
+    origin = f'from {files}' if (files := options.get('background_files')) else 'generated'
+    phrases.append(f'moving pictures behind the robot ({origin})')
+  return {**facts, 'camera': camera, 'background': background}, [*phrases, f'camera {camera}']
+
+
+SUITE = base.Suite(environment=DMC, title='DeepMind Control', protocol=_protocol)

@@ -221,3 +221,38 @@ def _choose(episode_seed, purpose, seed_range):
     return 0
   word = np.random.SeedSequence((episode_seed, purpose)).generate_state(1, np.uint64)[0]
   return first + int(word) % number
+
+
+def _protocol(config):
+  facts, phrases = dmc.control(config)
+  options = base.evaluation_options(config)
+  vary = options.get('vary', 'all')
+  looks = {
+    'training': _looks(config.get('env', {}).get('visual_seeds', 'train')),
+    'evaluation': _looks(options.get('visual_seeds', 'train')),
+  }
+  pictures = 'photographs' if options.get('assets') else 'painted (not the original photographs)'
+  facts |= {
+    'camera': 'varies' if vary == 'all' or 'camera' in str(vary) else 0,
+    'vary': vary,
+    'looks': looks,
+    'pictures': pictures,
+  }
+  return facts, [
+    *phrases,
+    f'a new look in every episode (varied: {vary})',
+    f'floors and skies: {pictures}',
+    f'looks of training: {looks["training"]}',
+    f'looks of evaluation: {looks["evaluation"]}',
+  ]
+
+
+def _looks(seeds):
+  return {
+    'train': 'seeds 1 to 1,000,000',
+    'test': 'seeds from 1,000,001, none of those of training',
+    '0': 'the plain one',
+  }.get(str(seeds), f'seeds 1 to {seeds}')
+
+
+SUITE = base.Suite(environment=DMCR, title='DMC Remastered', protocol=_protocol)

@@ -343,3 +343,30 @@ def _close_all(simulators):
 
 def _one_line(error):
   return ' '.join(str(error).split())
+
+
+def _protocol(config):
+  options = base.evaluation_options(config)
+  repeat, limit = options.get('action_repeat', 1), options.get('time_limit', 0)
+  observed = {
+    'auto': "the environment's own observations",
+    'render': '64 × 64 drawn pictures',
+    'both': 'its observations and 64 × 64 drawn pictures',
+  }[options.get('observe', 'auto')]
+  facts = {
+    'action_repeat': repeat,
+    'episode_steps': limit or "the environment's own limit",
+    'observation': observed,
+  }
+  phrases = [
+    config['task'],
+    f'episodes of at most {limit:,} steps' if limit else "the environment's own limit of steps",
+    f'action repeat {repeat}',
+    observed,
+  ]
+  if options.get('success'):
+    phrases.append(f"success as its info's {options['success']!r} at any step")
+  return facts, phrases
+
+
+SUITE = base.Suite(environment=Gym, title='Gymnasium', protocol=_protocol)

@@ -162,6 +162,11 @@ class MetaWorld:
       raise RuntimeError(f'Meta-World is not installed. To install it: {INSTALL}')
 
   @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return list(TASKS)
+
+  @staticmethod
   def canonical(task):
     """'lever-pull-v3' -> 'lever_pull'."""
     folded = str(task).lower().replace('-', '_').replace(' ', '_').removesuffix('_v3')
@@ -263,3 +268,28 @@ def _make_renderer(model, size):
 def _close_all(renderers):
   while renderers:
     renderers.pop().close()
+
+
+def _protocol(config):
+  options = base.evaluation_options(config)
+  repeat, limit = options.get('action_repeat', 1), options.get('time_limit', 500)
+  camera = options.get('camera', 'corner')
+  facts = {
+    'action_repeat': repeat,
+    'episode_steps': limit,
+    'camera': camera,
+    'rendering': options.get('render', 'stock'),
+    'observation': base.seen(options),
+    'success': 'at any step of an episode',
+    'tasks': 'V3',
+  }
+  return facts, [
+    'V3 tasks (the paper ran V2: not directly comparable)',
+    f'success at any step of an episode of {limit} steps, which goes on after it',
+    f'action repeat {repeat}',
+    base.seen(options),
+    f'camera {camera}',
+  ]
+
+
+SUITE = base.Suite(environment=MetaWorld, title='Meta-World', protocol=_protocol)

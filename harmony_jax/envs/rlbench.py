@@ -91,6 +91,11 @@ class RLBench:
     diagnose()
 
   @staticmethod
+  def tasks():
+    """Names of all tasks."""
+    return list(TASKS)
+
+  @staticmethod
   def canonical(task):
     """'ReachTarget' -> 'reach_target'."""
     folded = ''.join(character for character in str(task).lower() if character.isalnum())
@@ -275,3 +280,18 @@ CHECKS = (
   ('PyRep', _check_pyrep),
   ('a display', _check_display),
 )
+
+
+def _protocol(config):
+  options = base.evaluation_options(config)
+  repeat, limit = options.get('action_repeat', 2), options.get('time_limit', 200)
+  camera = options.get('camera', 'front')
+  facts = {'action_repeat': repeat, 'episode_steps': limit, 'camera': camera}
+  return {**facts, 'success': 'ends an episode'}, [
+    f'episodes of at most {limit} steps',
+    'ended by a success, and by an action that the simulator refuses',
+    f'action repeat {repeat}, 64 × 64 images, camera {camera}',
+  ]
+
+
+SUITE = base.Suite(environment=RLBench, title='RLBench', protocol=_protocol)

@@ -116,7 +116,7 @@ class Dreamer(DreamerParts):
 
   def model_loss(
     self, params: Params, state: TrainState, batch: method.Batch, carry: Carry, draws: Draws
-  ) -> tuple[jax.Array, tuple[State, dict]]:
+  ) -> tuple[jax.Array, tuple[State, dict[str, Any], method.Metrics]]:
     """Return Σᵢ Lᵢ/σᵢ + log(1 + σᵢ) (eq. 5), or what another rule makes of the losses; and more."""
     losses, post, statistics = self.losses(params, state, batch, carry, draws)
     total, weighting, weights = self.rule.weigh(losses, params['harmony'], state.weighting)
@@ -149,7 +149,7 @@ class Dreamer(DreamerParts):
     first = act(start, None if action is None else action[0])  # [N, A]
 
     def step(carry, noise):
-      state = self.rssm.imagine(params['rssm'], *carry, noise[0])
+      state = self.rssm.imagine(params['rssm'], carry[0], carry[1], noise[0])
       chosen = act(state, noise[1])
       return (state, chosen), (state, chosen)
 

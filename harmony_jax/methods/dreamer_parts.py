@@ -7,7 +7,6 @@ Shapes as on that page.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -33,7 +32,6 @@ class Carry(NamedTuple):
   action: jax.Array
 
 
-@flax.struct.dataclass
 class TrainState(method.TrainState):
   """Params and optimisers by `world_model`, `actor`, `critic`; `carry` is a `Carry`."""
 
@@ -71,13 +69,15 @@ class Trajectory(NamedTuple):
 class DreamerParts(method.Method):
   """The parts, their initial parameters, and their random numbers."""
 
+  settings: DreamerSettings
   acting = ('params', 'statistics')
 
   def __init__(self, settings: DreamerSettings, spec: Spec, deterministic: bool = False):
     s = settings
     self.settings, self.spec, self.deterministic = settings, spec, deterministic
     self.shapes = {name: array.shape for name, array in spec.observation.items()}
-    self.layers = layers = {'style': s.network, 'dtype': jnp.dtype(s.compute_dtype)}
+    self.layers: dict[str, Any] = {'style': s.network, 'dtype': jnp.dtype(s.compute_dtype)}
+    layers = self.layers
     if s.replay.first_action and s.rssm.learned_initial:
       # It would not learn where sequences begin inside an episode.
       raise ValueError('with replay.first_action rssm.learned_initial must be False')
@@ -113,7 +113,8 @@ class DreamerParts(method.Method):
 
   def continue_logit(self, params: Params, feature: jax.Array) -> jax.Array:
     """[..., F] -> [...]."""
-    return self.continue_head.apply({'params': params['continue']}, feature)[..., 0]
+    logit: Any = self.continue_head.apply({'params': params['continue']}, feature)
+    return logit[..., 0]
 
   def start_steps(self, length: int) -> int:
     """Return in how many steps of a sequence imagination starts: in all of them."""

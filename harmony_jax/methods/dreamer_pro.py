@@ -91,12 +91,14 @@ class DreamerPro(dreamer_v2.DreamerV2):
     if settings.decoder.probe:
       self.optimizers['probe'] = make_optimizer(settings.probe_opt)
 
+  settings: DreamerProSettings
+
   def make_objective(self) -> Prototypes:
     """Return the prototypes, and make the probing decoder if it is asked for."""
     s, size = self.settings, self.rssm.feature_size
     if s.encoder.kind != 'plain' or not self.encoder.images:
       raise ValueError('DreamerPro is for pictures and plain encoders')
-    self.probe = None
+    self.probe: Decoder | None = None
     if s.decoder.probe:
       if s.decoder.kind != 'plain':
         raise ValueError(f"with decoder.probe decoder.kind must be 'plain', not {s.decoder.kind!r}")
@@ -143,7 +145,8 @@ class DreamerPro(dreamer_v2.DreamerV2):
   ) -> tuple[TrainState, method.Metrics, dict[str, Any], tuple[State, Draws]]:
     """Do the update, and the probe's on the first view's states."""
     after, metrics, gradients, (post, draws) = super().update(state, batch)
-    if not self.probe:
+    decoder = self.probe
+    if not decoder:
       return after, metrics, gradients, (post, draws)
     size = len(batch['is_first'])
     feature = sg(post.feature()[:size])  # [B, T, F]
@@ -151,7 +154,7 @@ class DreamerPro(dreamer_v2.DreamerV2):
     target = self.objective.view({k: batch[k] for k in self.shapes}, shifts)
 
     def loss(probe):
-      total = sum(self.probe.losses(probe, None, feature, target)[0].values(), jnp.float32(0))
+      total = sum(decoder.losses(probe, None, feature, target)[0].values(), jnp.float32(0))
       return total, {'loss/probe': total}
 
     params, opt, gradient, more = descend(
@@ -172,7 +175,7 @@ class DreamerPro(dreamer_v2.DreamerV2):
   def predict(self, variables: Mapping[str, Params], feature: jax.Array) -> dict[str, Any]:
     """Return what the model makes of features, with the probe's observations if there are any."""
     found = super().predict(variables, feature)
-    if 'probe' in variables:
+    if self.probe:
       found['observation'] = self.probe.predict(variables['probe'], None, feature)
     return found
 

@@ -1,309 +1,219 @@
-"""Figures over time: learning curves, harmonizer weights, loss scales. Small multiples, a panel per
-task.
-"""
+"""Figures over time: learning curves, and metrics of training. A panel per task."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 
-import numpy as np
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from harmony_jax.reporting import form, grouping, statistics
-from harmony_jax.reporting import references as references_given
-from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
-from harmony_jax.reporting.charts import INK, TASKS, Figure, Panel, percent, tick
+from harmony_jax.reporting import figures, statistics
+from harmony_jax.reporting.figures import INK, PALETTE, STYLES, Figure, Panel, percent, tick
+from harmony_jax.reporting.schema import Record
 
-STYLES = ('-', (0, (1.2, 1.2)), (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 4)))
-STYLE_NAMES = dict(zip(STYLES, ('line', 'dotted', 'dashed', 'dash-dotted', 'sparse')))
-WINDOW = 5  # points that a point of a loss averages
-THINNED = f'at most {form.MOST} of the logged values, evenly spaced'
-AXES = {'frame': 'environment frames', 'step': 'agent steps', 'hours': 'hours'}
+# The same everywhere; losses have colours that mean no method in the same report (harmony and none
+# take the first two).
+METHODS = dict(zip(('harmony', 'none', 'harmony_unrectified', 'fixed', 'reciprocal'), PALETTE))
+LOSSES = dict(zip(('observation', 'reward', 'dynamics', 'swav', 'temporal'), PALETTE[2:]))
+METRICS = {  # by prefix, on logarithmic axes: (name of the file, title)
+  'harmony/': ('weights', 'Harmonizer weights 1/σ, learned'),
+  'loss/': ('losses', 'Losses before they are weighted'),
+}
+AXES = {'frame': 'environment frames', 'hours': 'hours'}
+References = Mapping[str, Mapping[str, float]]  # {task: {name: score}}, dashed lines
+DASHED = {'color': INK, 'linestyle': (0, (4, 3)), 'linewidth': 0.8}
+_CURVES = (
+  'Thick line: mean over seeds at the evaluations that all have, of the complete runs where there '
+  'are any; shade: 95 % bootstrap interval of that mean, rough and too narrow for fewer than '
+  'five seeds, none for one; thin lines: the seeds, those still running, too. No smoothing.'
+)
 
 
-def references_of(task, suite, references=None) -> dict:
-  """{name: score} of a task's dashed lines: a random player and people for Atari, what the user
-  gave for the others.
-  """
-  given = references_given.of(task, references)
-  if suite == 'atari' and task in RANDOM_AND_HUMAN:
-    random, human = RANDOM_AND_HUMAN[task]
-    return {'random': random, 'human': human, **given}
-  return given
+def method_colors(records: Sequence[Record]) -> dict[str, str]:
+  """Return {method: colour}: that of its weighting, unless another method has it."""
+  rules = {record.method: METHODS.get(record.weighting) for record in records}
+  return figures.colors_of(sorted(rules), rules)
 
 
-def learning(suite, records, colors, references=None, x='frame') -> Figure | None:
-  """Learning curves: per method the mean over seeds, its 95 % bootstrap interval, and a thin line
-  per seed.
+def learning(
+  records: Sequence[Record], colors: Mapping[str, str], references: References, x: str = 'frame'
+) -> Figure | None:
+  """Return learning curves: per method the mean over seeds, its 95 % interval, a line per seed.
 
   Where a method has complete runs of a task its mean is over these, so that a run that has just
-  begun does not end it.
-
-  Args:
-    suite, records: of `grouping.by_suite`, told apart by `grouping.told_apart`. colors: {method:
-      colour}.
-    references: of `references.parse`. x: 'frame', 'step' or 'hours'.
-
-  Returns:
-    The figure, or None where no run has an evaluation with this x.
+  begun does not end it. None is returned where no evaluation has `x`: 'frame' or 'hours'.
   """
-  panels, binned, single, few, several, going = [], set(), set(), False, False, False
-  counts = {}  # {method: {how many seeds a mean is over}}
-  for task, methods in grouping.by_task(records).items():
-    runs = {method: grouping.averaged(group, x) for method, group in methods.items()}
-    runs = {method: pair for method, pair in runs.items() if pair[0]}
-    if not runs:
-      continue
-    grids = {method: grouping.common_grid(group) for method, (group, _) in runs.items()}
-    for method, (group, _) in runs.items():
-      counts.setdefault(method, set()).add(len(group))
-    binned |= {width for _, width in grids.values() if width}
-    single |= {f'{method} on {task}' for method, (group, _) in runs.items() if len(group) == 1}
-    several |= any(len(group) > 1 for group, _ in runs.values())
-    few |= any(1 < len(group) < 5 for group, _ in runs.values())
-    going |= any(others for _, others in runs.values())
-    success = all(record['score'] == 'success' for group in methods.values() for record in group)
-    panels.append(
-      Panel(
-        task, _learning_panel(runs, grids, colors, references_of(task, suite, references), success)
-      )
-    )
+  panels, widths, seeds = [], set(), {}
+  for task in sorted({record.task for record in records}):
+    own, curves = [record for record in records if record.task == task], {}
+    points = _points(own, x)
+    for method, runs in points.groupby('method', sort=False):
+      averaged = runs[runs['complete']] if runs['complete'].any() else runs
+      curves[method], width = mean_curve(averaged)
+      widths |= {f'{width:,}'} if width else set()
+      seeds.setdefault(method, set()).add(averaged['run'].nunique())
+    if curves:
+      success = all(record.judged_by == 'success' for record in own)
+      draw = _curves_panel(points, curves, colors, references.get(task, {}), success)
+      panels.append(Panel(task, AXES[x], draw))
   if not panels:
     return None
-  methods = list(grouping.by_method(records))
-  legend = [
-    (f'{method}{_seeds(counts.get(method, ()))}', colors[method], 'line') for method in methods
-  ]
-  if several:
-    legend.append(('95 % interval of the mean', INK, 'band'))
-  judged = grouping.judged_by(records)
+  counts = lambda method: ' or '.join(map(str, sorted(seeds[method])))
+  methods = [method for method in dict.fromkeys(r.method for r in records) if method in seeds]
+  legend = [(f'{each}, seeds: {counts(each)}', colors[each], 'solid') for each in methods]
+  binned = f' Evaluated at different frames: means over bins of {", ".join(sorted(widths))} frames.'
   return Figure(
-    f'{suite}-curves-{x}s'.replace('hourss', 'hours'),
-    f'{judged} over {AXES[x]}',
+    f'{records[0].suite}-curves-{x.rstrip("s")}s',
+    f'{title_of_scores(records)} over {AXES[x]}',
+    _CURVES + (binned if widths else ''),
     panels,
-    alt=f'{judged} over {AXES[x]} for {", ".join(methods)}, a thin line per seed.',
-    caption=_caption(x, binned, single, few, going),
-    legend=legend,
-    xlabel=AXES[x],
+    [*legend, ('95 % interval of the mean', INK, 'band')],
   )
 
 
-def _caption(x, binned, single, few, going):
-  text = [
-    'Thick line: mean over seeds at the evaluations that all of them have; shade: 95 % bootstrap interval of '
-    'that mean; thin lines: the seeds. No smoothing.'
+def title_of_scores(records: Sequence[Record]) -> str:
+  """Return what the scores of records are; 'Score' where they are of several kinds."""
+  kinds = {record.judged_by for record in records}
+  titles = {'return': 'Evaluation return', 'success': 'Success rate'}
+  return 'Score' if len(kinds) > 1 else titles.get(kind := kinds.pop(), f'Evaluation’s {kind}')
+
+
+def mean_curve(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, int | None]:
+  """Return the mean over runs ('point', 'low', 'high', 'x') at the frames that all of them have,
+  and None; where they share fewer than two, in bins that all have points in, and their width."""
+
+  def shared(frames):
+    wide = runs.assign(at=frames).pivot_table(index='at', columns='run', values=['x', 'score'])
+    return wide.dropna()
+
+  table, width = shared(runs['frame']), None
+  if len(table) < 2 and runs.groupby('run').size().min() > 1:
+    steps = runs.sort_values('frame').groupby('run')['frame'].diff()
+    width = int(steps.groupby(runs['run']).median().max()) or 1
+    table = shared(runs['frame'] // width)
+  intervals = [statistics.mean_interval(row) for row in table['score'].to_numpy()]
+  curve = pandas.DataFrame(intervals, columns=['point', 'low', 'high'], dtype=float)
+  return curve.assign(x=table['x'].mean(axis=1).to_numpy()), width
+
+
+def metric(records: Sequence[Record], prefix: str) -> Figure | None:
+  """Return metrics over agent steps, a panel per task and a line per run; None without any.
+
+  Of names that begin with 'harmony/' these are the learned weights, with 'loss/' the losses that
+  they weigh (all of a method that weighs none), with any other prefix all.
+  """
+  file, title = METRICS.get(prefix, (prefix, prefix.strip('/')))
+  drawn = {}  # {task: [(part, method, points)]}
+  for record in sorted(records, key=lambda record: record.task):
+    for part, points in _series(record, prefix).items():
+      drawn.setdefault(record.task, []).append((part, record.method, points))
+  lines = list(itertools.chain(*drawn.values()))
+  if not lines:
+    return None
+  methods = list(dict.fromkeys(method for _, method, _ in lines))
+  styles = dict(zip(methods, itertools.cycle(STYLES)))
+  parts = {part for part, _, _ in lines}
+  colors = figures.colors_of(
+    [*(p for p in LOSSES if p in parts), *sorted(parts - {*LOSSES})], LOSSES
+  )
+  legend = [(part, color, 'solid') for part, color in colors.items()]
+  legend += [(method, INK, styles[method]) for method in methods] if len(methods) > 1 else []
+  draw = lambda task: _lines_panel(drawn[task], colors, styles, prefix in METRICS)
+  return Figure(
+    f'{records[0].suite}-{file}',
+    f'{title}, over agent steps',
+    'A line per seed: at most 200 of the logged values, evenly spaced, unsmoothed.',
+    [Panel(task, 'agent steps', draw(task)) for task in drawn],
+    legend,
+  )
+
+
+def _points(records, x):
+  """A row per evaluation that has a score and a place on the axis."""
+  rows = [
+    (record.method, run, record.complete, frame, at, score)
+    for run, record in enumerate(records)
+    for frame, at, score in zip(record.evaluations['frame'], record.evaluations[x], record.scores)
+    if at is not None and score is not None
   ]
-  if going:
-    text.append(
-      'Runs that are not complete are thin lines only, in no mean, where the method has complete ones.'
-    )
-  if binned:
-    widths = ', '.join(f'{width:,}' for width in sorted(binned))
-    text.append(
-      f'Seeds that were evaluated at different frames are averaged in bins of {widths} frames.'
-    )
-  if x == 'hours':
-    text.append(
-      'The mean stands at the mean of the hours at which its seeds had come to the evaluation.'
-    )
-  if few:
-    text.append('An interval of fewer than five seeds is rough, and too narrow.')
-  if single:
-    text.append(f'One seed only, so no interval: {some(sorted(single))}.')
-  return ' '.join(text)
+  return pandas.DataFrame(rows, columns=['method', 'run', 'complete', 'frame', 'x', 'score'])
 
 
-def _seeds(counts):
-  """', 3 seeds', where the means over all of the method's tasks are over the same number."""
-  return f', {(count := min(counts))} seed{"" if count == 1 else "s"}' if len(counts) == 1 else ''
-
-
-def some(names, most=4) -> str:
-  """Names with commas; of many, the first ones and how many more."""
-  return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
-
-
-def _learning_panel(runs, grids, colors, lines, success):
+def _curves_panel(points, curves, colors, lines, success):
   def draw(axis):
-    for method, (group, others) in runs.items():
-      color, (rows, _) = colors[method], grids[method]
-      for run in [*(group if len(group) > 1 else []), *others]:
-        axis.plot(
-          [x for _, x, _ in run],
-          [score for _, _, score in run],
-          color=color,
-          alpha=0.4,
-          linewidth=0.7,
-          marker='o' if len(run) == 1 else None,
-          markersize=2.5,
-        )
-      if len(group) == 1:
-        _thick(axis, [x for _, x, _ in group[0]], [score for _, _, score in group[0]], color)
-      elif rows:
-        rows_x, intervals = (
-          [x for x, _ in rows],
-          [statistics.mean_interval(scores) for _, scores in rows],
-        )
-        lows, highs = [each.low for each in intervals], [each.high for each in intervals]
-        if len(rows) == 1:  # an area needs two
-          axis.vlines(rows_x, lows, highs, color=color, alpha=0.2, linewidth=6)
-        axis.fill_between(rows_x, lows, highs, color=color, alpha=0.2, linewidth=0)
-        _thick(axis, rows_x, [each.point for each in intervals], color)
-    axis.margins(x=0.02)
+    for method, curve in curves.items():
+      color, own = colors[method], points[points['method'] == method]
+      for _, run in own.groupby('run'):
+        dot = {'marker': 'o', 'markersize': 2.5} if len(run) == 1 else {}
+        axis.plot(run['x'], run['score'], color=color, alpha=0.4, linewidth=0.7, **dot)
+      if curve['low'].notna().any():
+        shade = {'color': color, 'alpha': 0.2}
+        axis.fill_between(curve['x'], curve['low'], curve['high'], linewidth=0, **shade)
+        if len(curve) == 1:  # an area needs two
+          axis.vlines(curve['x'], curve['low'], curve['high'], linewidth=6, **shade)
+      dot = {'marker': 'o', 'markersize': 3.5} if len(curve) < 4 else {}
+      axis.plot(curve['x'], curve['point'], color=color, linewidth=1.8, **dot)
+    _format(axis, percent if success else tick)
     axis.set_xlim(left=min(0, axis.get_xlim()[0]))
-    _format(axis, success)
-    _reference_lines(axis, lines)
+    reference_lines(axis, lines)
 
   return draw
 
 
-def _thick(axis, x, y, color):
-  axis.plot(x, y, color=color, linewidth=1.8, marker='o' if len(x) < 4 else None, markersize=3.5)
-
-
-def _format(axis, success=False):
-  from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-  axis.yaxis.set_major_formatter(FuncFormatter(percent if success else tick))
-  axis.xaxis.set_major_formatter(FuncFormatter(tick))
+def _format(axis, y=tick):
+  axis.margins(x=0.02)
+  axis.xaxis.set_major_formatter(tick)
+  axis.yaxis.set_major_formatter(y)
   axis.xaxis.set_major_locator(MaxNLocator(5))
-  axis.yaxis.set_major_locator(MaxNLocator(5))
+  if axis.get_yscale() == 'linear':
+    axis.yaxis.set_major_locator(MaxNLocator(5))
 
 
-def _reference_lines(axis, lines):
-  """Dashed lines; one that would flatten the curves is named at the border instead."""
+def reference_lines(axis: Axes, lines: Mapping[str, float]) -> None:
+  """Draw dashed lines; one that would flatten the curves is named at the border instead."""
   low, high = axis.get_ylim()
   room = high - low
   inside = [score for score in lines.values() if low - room <= score <= high + room]
-  axis.set_ylim(
-    min([low, *(score - 0.03 * room for score in inside)]),
-    max([high, *(score + 0.14 * max(room, score - low) for score in inside)]),
-  )
+  least = min([low, *(score - 0.03 * room for score in inside)])
+  axis.set_ylim(least, max([high, *(score + 0.14 * max(room, score - low) for score in inside)]))
   for name, score in lines.items():
     if score in inside:
-      axis.axhline(score, color=INK, linestyle=(0, (4, 3)), linewidth=0.8, alpha=0.75)
+      axis.axhline(score, **DASHED)
       left = name == 'human'  # a random player's line may be close to people's
-      axis.annotate(
-        name,
-        (0.01 if left else 1, score),
-        xycoords=('axes fraction', 'data'),
-        va='bottom',
-        fontsize=9,
-        ha='left' if left else 'right',
-        xytext=(0, 1),
-        textcoords='offset points',
-        color=INK,
-      )
+      at, across = (0.01 if left else 1, score), ('axes fraction', 'data')
+      options = {'ha': 'left' if left else 'right', 'va': 'bottom', 'xytext': (0, 1)}
+      axis.annotate(name, at, xycoords=across, textcoords='offset points', fontsize=9, **options)
     else:
-      above = score > high
-      axis.annotate(
-        f'{name} {tick(score)} {"↑" if above else "↓"}',
-        (1, 1 if above else 0),
-        xycoords='axes fraction',
-        ha='right',
-        va='top' if above else 'bottom',
-        fontsize=9,
-        color=INK,
-      )
+      arrow, at, va = ('↑', 1, 'top') if score > high else ('↓', 0, 'bottom')
+      options = {'xycoords': 'axes fraction', 'ha': 'right', 'va': va, 'fontsize': 9}
+      axis.annotate(f'{name} {tick(score)} {arrow}', (1, at), **options)
 
 
-def harmonizers(suite, records) -> Figure | None:
-  """The learned weights 1/σ over time (the paper's Fig. 23), a panel per task."""
-  return _over_time(
-    suite,
-    [record for record in records if str(record.get('weighting')).startswith('harmony')],
-    'weights',
-    'Harmonizer weights 1/σ',
-    'harmony/{}/weight',
-    1,
-    f'Learned weight 1/σ of each of the world model’s tasks, logarithmic; a line per seed, unsmoothed: {THINNED}.',
-  )
+def _series(record, prefix):
+  """{part: points by step} of a record's metrics, of their values those that the axis can show."""
+  metrics, found = record.metrics, {}
+  weighed = {name.split('/')[1] for name in metrics if name.startswith('harmony/')}
+  for name in [name for name in metrics if name.startswith(prefix) and name != 'step']:
+    points = pandas.Series(metrics[name], metrics['step'], dtype=float).dropna()
+    part = name.removeprefix(prefix).removesuffix('/weight') if prefix in METRICS else name
+    if prefix in METRICS:
+      points = points[points > 0]
+    learned = name.endswith('/weight') and points.nunique() > 1
+    shown = {'harmony/': learned, 'loss/': not weighed or part in weighed}.get(prefix, True)
+    found |= {part: points} if shown and len(points) else {}
+  return found
 
 
-def losses(suite, records) -> Figure | None:
-  """The unweighted losses over time (the paper's Fig. 2b): their scales, and what harmony changes
-  in them.
-  """
-  return _over_time(
-    suite,
-    records,
-    'losses',
-    'Loss scales',
-    'loss/{}',
-    WINDOW,
-    f'Losses of the world model’s tasks, before they are weighted, logarithmic; a line per seed: {THINNED}, each '
-    f'then the mean of up to {WINDOW} of these around it.',
-  )
-
-
-def _over_time(suite, records, name, title, metric, window, caption):
-  methods = [
-    method
-    for method, group in grouping.by_method(records).items()
-    if any(_positive(record, metric.format(part)) for record in group for part in TASKS)
-  ]
-  styles = dict(zip(methods, itertools.cycle(STYLES)))
-  panels, seen = [], set()
-  for task, groups in grouping.by_task(records).items():
-    lines = [
-      (part, styles[method], record['metrics'][metric.format(part)])
-      for method, group in groups.items()
-      for record in group
-      for part in TASKS
-      if _positive(record, metric.format(part))
-    ]
-    if lines:
-      panels.append(Panel(task, _lines_panel(lines, window)))
-      seen |= {part for part, _, _ in lines}
-  if not panels:
-    return None
-  legend = [(part, TASKS[part], 'line') for part in TASKS if part in seen]
-  if len(methods) > 1:
-    legend += [(method, INK, STYLE_NAMES[styles[method]]) for method in methods]
-  smoothed = f', means of {window} points' if window > 1 else ''
-  return Figure(
-    f'{suite}-{name}',
-    f'{title} over agent steps{smoothed}',
-    panels,
-    alt=f'{title} of {", ".join(part for part in TASKS if part in seen)} over agent steps, logarithmic.',
-    caption=caption,
-    legend=legend,
-    xlabel=AXES['step'],
-  )
-
-
-def _positive(record, name):
-  """Whether a run has anything of a metric that a logarithmic scale can show."""
-  series = record.get('metrics', {}).get(name)
-  return bool(series and series[0]) and any(
-    (grouping.number_or_none(each) or 0) > 0 for each in series[1]
-  )
-
-
-def _lines_panel(lines, window):
+def _lines_panel(lines, colors, styles, logarithmic):
   def draw(axis):
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-    for part, style, (steps, values) in lines:
-      kept = [
-        (step, each)
-        for step, each in zip(steps, values)
-        if (grouping.number_or_none(each) or 0) > 0
-      ]
-      steps, values = zip(*kept)
-      axis.plot(
-        steps, _averaged(values, window), color=TASKS[part], linestyle=style, linewidth=1, alpha=0.9
-      )
-    axis.set_yscale('log')
-    axis.margins(x=0.02)
-    axis.set_xlim(left=0)
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.xaxis.set_major_formatter(FuncFormatter(tick))
-    axis.yaxis.set_major_locator(LogLocator(numticks=6))
-    axis.yaxis.set_major_formatter(FuncFormatter(tick))
+    for part, method, points in lines:
+      look = {'color': colors[part], 'linestyle': STYLES[styles[method]]}
+      axis.plot(points.index, points, linewidth=1, alpha=0.9, **look)
+    if logarithmic:
+      axis.set_yscale('log')
+      axis.yaxis.set_major_locator(LogLocator(numticks=6))
+    _format(axis)
     axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlim(left=0)
 
   return draw
-
-
-def _averaged(values, window):
-  """The mean of up to `window` values around each; fewer at the ends."""
-  kernel = np.ones(min(window, len(values)))
-  return np.convolve(values, kernel, 'same') / np.convolve(np.ones(len(values)), kernel, 'same')

@@ -3,108 +3,265 @@ on, results files.
 
     found, problems = collect(['runs', 'results/atari100k'])
     for record in found:
-      print(record['task'], record['seed'], final(record))
-
-`form` says what a record is.
+      print(record.task, record.seed, record.final)
 """
 
-from harmony_jax.configuration import ABSENT, difference
+import difflib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
 from harmony_jax.errors import UserError, one_line
-from harmony_jax.reporting import finding, results_files, runs
-from harmony_jax.reporting.form import final, from_run, place, rank, same_run, value
+from harmony_jax.reporting import protocol, results_files
+from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record, is_number
 from harmony_jax.training.run_folder import FREE
 
-__all__ = ['collect', 'final', 'read', 'value']
-
-# Settings of the harmonizers, which another rule has not.
-_HARMONIZERS = (
-  'weighting.rate',
-  'weighting.beta2',
-  'weighting.calibrate',
-  'weighting.dynamics_regularizer',
-)
+MOST = 200  # points of each metric
+METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every record has
+_FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
+_VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
+# Settings that may differ between seeds; the last are of harmonizers, idle in other rules.
+_FREE = {'seed', *(key.removeprefix('config.') for key in FREE)}
+_HARMONIZERS = {'rate', 'beta2', 'calibrate', 'dynamics_regularizer'}
 
 
-def read(folder) -> dict:
-  """The record of one run folder. Raises UserError where it holds no run, or one that is damaged."""
-  return from_run(runs.read(folder))
-
-
-def collect(paths) -> tuple:
-  """The records of all runs below some paths, each run once.
+def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
+  """Return the record of one run folder; an unfinished last line of its files is dropped.
 
   Args:
-    paths: run folders, folders with run folders at any depth, results files, folders with such; or
-      one of them.
+    metrics: names or prefixes of metrics to keep beside `METRICS`.
+
+  Raises:
+    UserError: the folder holds no run, or one that is damaged; names it.
+  """
+  folder = pathlib.Path(folder)
+  name = f'{folder} holds no run: its config.json'
+  config = results_files.read_json(folder / 'config.json', name)
+  try:
+    return _record(folder, without_paths(config['config']), tuple(metrics))
+  except (OSError, *DAMAGES) as error:
+    raise results_files.damaged(folder, error) from None
+
+
+def collect(
+  paths: str | os.PathLike | Iterable[str | os.PathLike],
+  metrics: Sequence[str] = (),
+  skip: Sequence[str | os.PathLike] = (),
+) -> tuple[list[Record], list[str]]:
+  """Return the records of all runs below some paths, each run once, and lines of what is wrong.
+
+  Args:
+    paths: run folders, results files, folders that hold such at any depth; or one of them.
+    metrics: as for `read`. skip: folders that are not looked into.
 
   Returns:
-    ([record], [problem]): a problem is one line, of what was left out and why: a path that is not
-    there, a run that is damaged or half written, a second, different run in the place of another;
-    or of seeds whose settings differ.
+    ([record], [problem]): what was left out and why (no such path, a run that is damaged, a second,
+    different run in the place of another), and seeds of a method whose settings differ.
   """
-  found, problems = [], []
-  for kind, path in finding.find(paths):
-    try:
-      if kind == 'run':
-        found.append(read(path))
-      elif kind in ('file', 'json'):
-        found += results_files.read(path)
-      elif kind == 'problem':
-        problems.append(one_line(path))
-    except results_files.NoResults as error:
-      problems += [str(error)] if kind == 'file' else []  # other JSON files may lie in folders
-    except UserError as error:
-      problems.append(str(error))
+  found, problems, seen = [], [], set(map(os.path.realpath, skip))
+  for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+    given = pathlib.Path(os.path.expanduser(given))
+    for path in _find(given, seen, problems):
+      try:
+        found += [read(path, metrics)] if path.is_dir() else results_files.read(path)
+      except results_files.NoResults as error:
+        problems += [str(error)] if path == given else []  # other JSON files may lie in folders
+      except UserError as error:
+        problems.append(str(error))
   found, doubled = _one_per_place(found)
-  return found, problems + doubled + _unlike_seeds(found)
+  return found, [one_line(text) for text in problems + doubled + _unlike_seeds(found)]
+
+
+def without_paths(entry: object) -> object:
+  """Return a configuration's entry with but the last part of every absolute path: '…/pictures'."""
+  if isinstance(entry, dict):
+    return {key: without_paths(inner) for key, inner in entry.items()}
+  if isinstance(entry, list):
+    return [without_paths(inner) for inner in entry]
+  if isinstance(entry, str) and entry.startswith(('/', '~')):
+    return f'…/{entry.rstrip("/").rpartition("/")[2]}'
+  return entry
+
+
+def _record(folder, config, asked):
+  lines = {line['step']: line for line in _lines(folder / 'scores.jsonl')}
+  lines = [lines[step] for step in sorted(lines)]
+  logged = _lines(folder / 'metrics.jsonl')
+  timed = {line['step']: line['time/hours'] for line in logged + lines if 'time/hours' in line}
+  last = max(timed, default=None)
+  frames = [
+    line['frame'] // line['step'] for line in logged + lines if line['step'] and 'frame' in line
+  ]
+  return Record(
+    config=config,
+    complete=(folder / '.complete').exists(),
+    source=str(folder),
+    environment=_environment(_bytes(folder / 'environment.txt').decode(errors='replace')),
+    evaluations=_evaluations(lines),
+    final_scores=lines[-1]['eval_scores'] if lines else None,
+    metrics=_metrics(logged, asked),
+    hours=timed.get(last),
+    steps_per_second=last / timed[last] / 3600 if timed.get(last) else None,
+    frames_per_step=max(1, frames[-1]) if frames else protocol.facts(config)['frames_per_step'],
+  )
+
+
+def _bytes(path):
+  return path.read_bytes() if path.exists() else b''
+
+
+def _lines(path):
+  """The lines of JSON of a file; the last one may be unfinished."""
+  *whole, unfinished = _bytes(path).split(b'\n')
+  found = []
+  for number, text in enumerate([*whole, unfinished], 1):
+    try:
+      line = json.loads(text.decode(), parse_constant=results_files.refuse)
+      if type(line['step']) is not int:
+        raise ValueError('no step')
+      found.append(line)
+    except DAMAGES:
+      if number <= len(whole):
+        raise ValueError(f'line {number} of {path.name} cannot be read') from None
+  return found
+
+
+def _evaluations(lines):
+  """The lines of scores.jsonl as columns."""
+  column = lambda name: [line.get(name) for line in lines]
+  scores, stds, training = map(column, ('eval_scores', 'eval_std', 'train_scores'))
+  names = {name for line in lines for name in line if name.startswith('eval_')}
+  names -= {'eval_mean', 'eval_std', 'eval_scores', 'eval_lengths'}
+  return {
+    **{name: column(name) for name in COUNTS + NUMBERS},
+    'hours': column('time/hours'),
+    'eval_std': [
+      std if std is not None or not each else float(np.std(each)) for each, std in zip(scores, stds)
+    ],
+    'eval_episodes': [len(each) or 'none' for each in scores],
+    'train_episodes': [None if each is None else len(each) for each in training],
+    'measures': {name.removeprefix('eval_'): column(name) for name in sorted(names)},
+  }
+
+
+def _metrics(lines, asked):
+  """The metrics at `MOST` steps, evenly spaced, the first and last among them; 6 digits each, None
+  where a value was not finite."""
+  steps = {}
+  for line in lines:
+    names = [name for name in line if METRICS.fullmatch(name) or name.startswith(asked)]
+    if own := {name: line[name] for name in names if name != 'step'}:
+      steps.setdefault(line['step'], {}).update(own)
+  kept = sorted(steps)
+  if len(kept) > MOST:
+    kept = [kept[index] for index in np.linspace(0, len(kept) - 1, MOST).round().astype(int)]
+  short = lambda value: float(f'{value:.6g}') if is_number(value) else value
+  names = sorted({name for step in kept for name in steps[step]})
+  metrics = {name: [short(steps[step].get(name)) for step in kept] for name in names}
+  return {'step': kept} | {name: each for name, each in metrics.items() if set(each) != {None}}
+
+
+def _environment(text):
+  """What a run's environment.txt says of its first start, as far as it belongs beside a score."""
+  first, versions = {}, {}
+  for line in text.splitlines():
+    key, colon, fact = line.partition(':')
+    name, equals, version = line.partition('==')
+    if line.startswith('# '):
+      first.setdefault('date', line[2:].strip())
+    elif equals and name in _VERSIONS:
+      versions.setdefault(name, version.strip())
+    elif colon and key in FACTS:
+      first.setdefault(key, fact.strip())
+  if 'command' in first:  # without the paths of its machine
+    pairs = [word.split('=', 1) for word in first['command'].split()]
+    words = ['='.join(map(without_paths, pair)) for pair in pairs]
+    first['command'] = ' '.join(['python', *words[1:]])
+  return {**dict.fromkeys(FACTS), **first, 'versions': versions}
+
+
+def _find(given, seen, problems):
+  """Run folders and JSON files below a path, by name.
+
+  Nothing inside of a run folder is looked at, nor hidden folders; a folder that links lead to twice
+  is given once.
+  """
+  fail = lambda error: problems.append(f'{error.filename} cannot be read: {error.strerror}')
+  if not os.path.isdir(given):
+    is_file = os.path.isfile(given)
+    if is_file and not _is_run(given.parent):
+      return [given]
+    of_run = f'{given} is a file of a run: name its folder {given.parent}'
+    problems.append(of_run if is_file else _missing(given))
+    return []
+  found, again = [], False
+  for name, folders, files in os.walk(given, followlinks=True, onerror=fail):
+    folder, real = pathlib.Path(name), os.path.realpath(name)
+    if real in seen:
+      again = True
+      folders.clear()
+      continue
+    seen.add(real)
+    if _is_run(folder):
+      found.append(folder)
+      folders.clear()
+    else:
+      found += [folder / each for each in sorted(files) if each.endswith('.json')]
+      folders[:] = sorted(each for each in folders if not each.startswith('.'))
+  if not found and not again:
+    problems.append(f'{given} holds no run folder and no results file')
+  return found
+
+
+def _is_run(folder):
+  return any((folder / name).exists() for name in _FILES)
+
+
+def _missing(path):
+  """'runs/atary does not exist; the nearest there is: runs/atari'."""
+  parent = next((each for each in path.parents if os.path.isdir(each)), path)
+  name = path.parts[len(parent.parts)] if len(parent.parts) < len(path.parts) else ''
+  near = difflib.get_close_matches(
+    name, sorted(os.listdir(parent)) if name else [], n=1, cutoff=0.5
+  )
+  nearest = f'; the nearest there is: {parent / near[0]}' if near else ''
+  return f'{path} does not exist{nearest}'
 
 
 def _one_per_place(found):
   """([record], [a line for each place that different runs claim]); of one run that was found twice,
-  the longer.
-  """
+  the longer record."""
   kept, problems = {}, []
   for record in found:
-    other = kept.setdefault(place(record), record)
-    if other is record:
-      continue
-    if same_run(record, other):
-      best = max(other, record, key=rank)
-    else:
-      best = max(other, record, key=lambda each: each['complete'])
-      left = other if best is record else record
-      problems.append(
-        one_line(
-          f'{left["source"]} is left out: {best["source"]} is another run of {record["task"]}, '
-          f'{record["method"]}, seed {record["seed"]}'
-        )
-      )
-    kept[place(record)] = best
+    other = kept.setdefault(record.place, record)
+    same = record.is_same_run(other)
+    best = max(other, record, key=lambda each: each.rank if same else each.complete)
+    kept[record.place] = best
+    if not same:
+      left, (_, method, task, seed) = other if best is record else record, record.place
+      another = f'{best.source} is another run of {task}, {method}, seed {seed}'
+      problems.append(f'{left.source} is left out: {another}')
   return list(kept.values()), problems
 
 
 def _unlike_seeds(found):
-  """A line for each record whose settings are not those of the first one of its suite, method and
-  task.
-  """
+  """A line for each record whose settings are not those of the first one of its place but for the
+  seed."""
   first, problems = {}, []
   for record in found:
-    other = first.setdefault(place(record)[:3], record)
-    idle = ('seed',) if record['weighting'].startswith('harmony') else ('seed', *_HARMONIZERS)
-    differing = {
-      key: values
-      for key, values in difference(other['config'], record['config']).items()
-      if key not in idle and f'config.{key}' not in FREE and ABSENT not in values
-    }
+    other = first.setdefault(record.place[:3], record)
+    old, new = (results_files.flat(each.config) for each in (other, record))
+    idle = _FREE if record.weighting.startswith('harmony') else _FREE | _HARMONIZERS
+    differing = [
+      f'{".".join(key)} ({new[key]} for {old[key]})'
+      for key in sorted(old.keys() & new.keys())
+      if old[key] != new[key] and key[-1] not in idle
+    ]
     if differing:
-      told = ', '.join(
-        f'{key} ({new} for {old})' for key, (old, new) in list(differing.items())[:3]
-      )
-      more = f' and {len(differing) - 3} more' if len(differing) > 3 else ''
-      problems.append(
-        one_line(
-          f'{record["source"]}: its settings are not those of {other["source"]}, a seed of the '
-          f'same method: {told}{more}'
-        )
-      )
+      unlike = f'its settings are not those of {other.source}, a seed of the same method'
+      problems.append(f'{record.source}: {unlike}: {protocol.some(differing, 3)}')
   return problems

@@ -1,387 +1,270 @@
-"""What a report says about records of runs: its sections, figures and tables, each only where there
-is data for it.
+"""What a report says about records of runs: its figures and tables, each only where there is data
+for it; the page, and the folder that it goes to.
 """
 
-import collections
+import copy
 import dataclasses
-import re
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
 
-from harmony_jax.reporting import (
-  charts,
-  comparisons,
-  curves,
-  definitions,
-  grouping,
-  page,
-  protocol,
-  statistics,
-  tables,
-)
-from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
-from harmony_jax.reporting.page import Section
+import jinja2
+import pandas
 
-SUITES = {
-  'atari': 'Atari 100K',
-  'dmc': 'DeepMind Control',
-  'dmcr': 'DMC Remastered',
-  'metaworld': 'Meta-World',
-  'rlbench': 'RLBench',
-  'catch': 'Catch',
-  'gym': 'Gymnasium',
-}
+from harmony_jax.errors import UserError
+from harmony_jax.reporting import comparisons, curves, figures, protocol, published, tables
+from harmony_jax.reporting.curves import References
+from harmony_jax.reporting.figures import Figure
+from harmony_jax.reporting.schema import Record, is_number
+from harmony_jax.reporting.statistics import AGGREGATES, aggregates
+
+_EVERY = '*'  # the task of references that hold for all
+_MANIFEST = 'report.json'  # names the files of a report, whose place a later one may take
+
+
+@dataclasses.dataclass
+class Part:
+  """Figures and a table under a heading; `kind` names the notes that the template sets below."""
+
+  kind: str
+  title: str
+  figures: Sequence[Figure | None] = ()
+  table: pandas.DataFrame | None = None
+
+  def __post_init__(self):
+    self.figures = [figure for figure in self.figures if figure]
 
 
 @dataclasses.dataclass
 class Report:
-  """A report before it is written: the page's sections, figures to save, tables for the terminal."""
+  """A report before it is written."""
 
   title: str
-  records: list
-  problems: list
-  sections: list
-  figures: list
-  tables: list
-  few: bool = False  # whether an interval is of fewer than five runs
+  records: list[Record]
+  problems: Sequence[str]
+  suites: dict[str, tuple[list[tuple[str, str]], list[Part]]]  # (`protocol.lines`, parts) of each
+
+  def figures(self) -> list[Figure]:
+    """Return the figures of all parts."""
+    return [each for _, parts in self.suites.values() for part in parts for each in part.figures]
 
 
-def make(records, problems=(), references=None, title='') -> Report:
-  """Puts a report together.
+def make(
+  records: Sequence[Record],
+  problems: Sequence[str] = (),
+  references: References | None = None,
+  title: str = '',
+  metrics: Sequence[str] = tuple(curves.METRICS),
+) -> Report:
+  """Put a report together.
 
   Args:
-    records, problems: of `records.collect` and `published.read_scores`. references: of
-    `references.parse`, for dashed lines. title: of the page; the suites and their methods without
-    one.
+    records, problems: of `records.collect` and `published.read_scores`.
+    references: of `parse_references`. metrics: names or prefixes of those to draw.
   """
-  records = grouping.told_apart(records)
-  report = Report(title or _title(records), records, list(problems), [], [], [])
-  colors = charts.method_colors(records)
-  for suite, group in grouping.by_suite(records).items():
-    report.sections.append(_suite(report, suite, group, colors, references))
-  return report
+  records, suites = sorted(told_apart(records), key=_order), {}
+  colors = curves.method_colors(records)
+  for suite in dict.fromkeys(record.suite for record in records):
+    own = [record for record in records if record.suite == suite]
+    parts = _parts(suite, own, colors, references_of(own, references or {}), metrics)
+    parts = [part for part in parts if part.figures or part.table is not None]
+    suites[suite] = protocol.lines(own), parts
+  return Report(title or ', '.join(map(protocol.title, suites)), records, problems, suites)
 
 
-def render(report, lead, command) -> str:
-  """The page. lead: when and of which commit; command: that made it."""
-  nothing = page.paragraph('There are no runs to report on.')
-  opening = [_facts(report.records, report.problems) if report.records else nothing]
-  if report.problems:
-    opening.append(page.warning('Left out, or not as it should be', report.problems))
-  still = [
-    f'{record["task"]}, {record["method"]}, seed {record["seed"]}: {tables.progress(record)}'
-    for record in report.records
-    if not record['complete']
-  ]
-  if still:
-    opening.append(
-      page.warning(f'{len(still)} not complete: in the curves, but in no mean of a table', still)
-    )
-  overview = Section(
-    'What was run',
-    [
-      page.table(tables.runs(report.records)),
-      _origins(report.records),
-      page.folded(
-        f'Every run ({len(report.records)})', page.table(tables.each_run(report.records))
-      ),
-    ],
+def render(report: Report, lead: str, command: str) -> str:
+  """Return the page; `lead` tells when and of which commit, `command` that made it."""
+  templates = jinja2.Environment(
+    loader=jinja2.PackageLoader('harmony_jax.reporting'),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
   )
-  return page.document(
-    report.title,
-    lead,
-    opening,
-    [*([overview] if report.records else []), *report.sections, _how(report, command)],
+  running = [r for r in report.records if not r.complete]
+  return templates.get_template('report.html').render(
+    report=report,
+    lead=lead,
+    command=command,
+    running=[f'{r.task}, {r.method}, seed {r.seed}: {tables.progress(r)}' for r in running],
+    runs=tables.runs(report.records),
+    hours=sum(r.hours or 0 for r in report.records),
+    authors=any(r.method in published.AUTHORS for r in report.records),
+    inline=figures.inline,
+    title_of=protocol.title,
+    INK=figures.INK,
+    MISSING=tables.MISSING,
   )
 
 
-def protocol_lines(records) -> list:
-  """[(bold words, line)]: the protocol of some records, and the weights that a person chose. Where
-  tasks have their own protocol, what is theirs; where runs of one task have different ones, that
-  they differ, and each method's."""
-  chosen = {}  # {words: {method}}
-  for record in records:
-    if told := protocol.weights(record['config']):
-      chosen.setdefault(told, set()).add(record['method'])
-  return _protocols(records) + [
-    (f'{curves.some(sorted(methods))}:', f'{told}.') for told, methods in chosen.items()
-  ]
-
-
-def _protocols(records):
-  """`protocol_lines` of the protocols alone."""
-  told = {}  # {task: {line}}
-  for record in records:
-    told.setdefault(record['task'], set()).add(protocol.describe(record['config']))
-  if all(len(lines) == 1 for lines in told.values()):
-    return _protocol_of(records, 'Protocol')
-  groups = {}
-  for method, group in grouping.by_method(records).items():
-    groups.setdefault(tuple(_protocol_of(group, '')), []).append(method)
-  lines = [('Protocols differ', 'between runs of the same task: compare with care.')]
-  for group, methods in groups.items():
-    lines += [(f'{curves.some(methods)}:' if bold == ':' else bold, line) for bold, line in group]
+def text(report: Report) -> list[str]:
+  """Return the report's tables as lines of text, protocols before them."""
+  complete = sum(record.complete for record in report.records)
+  lines = [f'{complete} of {len(report.records)} runs are complete; the others are in no mean']
+  for suite, (told, parts) in report.suites.items():
+    lines += ['', protocol.title(suite), *(' '.join(pair) for pair in told)]
+    for part in parts:
+      lines += ['', *tables.lines(part.table)] if part.table is not None else []
   return lines
 
 
-def _protocol_of(records, name):
-  """[(bold words, line)]: the most frequent protocol, and what of it is different in which tasks."""
+def parse_references(text: str) -> dict[str, dict[str, float]]:
+  """Return {task: {name: score}} of the JSON of --references; {name: score} alone is for all tasks.
+
+  Raises:
+    UserError: it is something else.
+  """
+  try:
+    found = {}
+    for key, entry in json.loads(text).items():
+      task, scores = (key, entry) if isinstance(entry, dict) else (_EVERY, {key: entry})
+      if not all(map(is_number, scores.values())):
+        raise ValueError(task)
+      found.setdefault(task, {}).update(scores)
+    return found
+  except (ValueError, AttributeError, RecursionError):
+    raise UserError(
+      '--references must be JSON of names and finite scores, {"random": -20.7}, or of such for '
+      'each task, {"walker_stand": {"random": 144.2}}'
+    ) from None
+
+
+def references_of(records: Sequence[Record], given: References) -> dict[str, dict[str, float]]:
+  """Return {task: {name: score}}: for Atari a random player and people, and what the user gave."""
   found = {}
   for record in records:
-    found.setdefault(protocol.describe(record['config']), []).append(record['task'])
-  base = max(found, key=lambda line: len(found[line]))
-  return [(f'{name}:', f'{base}.')] + [
-    (f'{curves.some(sorted(set(tasks)))}:', _difference(line, base))
-    for line, tasks in found.items()
-    if line != base
-  ]
+    known = published.RANDOM_AND_HUMAN if record.suite == 'atari' else {}
+    both = dict(zip(('random', 'human'), known.get(record.task, ())))
+    found[record.task] = both | given.get(_EVERY, {}) | given.get(record.task, {})
+  return found
 
 
-def _difference(line, base):
-  """What a protocol has that another has not, and the other way round; all of it where that tells
-  nothing.
-  """
-  parts, known = (collections.Counter(re.split('[;,] ', text)) for text in (line, base))
-  new, gone = (', '.join(each.elements()) for each in (parts - known, known - parts))
-  if not new and not gone:
-    return f'{line}.'
-  return f'{new}{" " if new and gone else ""}{f"(not: {gone})" if gone else ""}; else as above.'
+def told_apart(records: Sequence[Record]) -> list[Record]:
+  """Return the records; where runs of one task are judged by different things, those not by the
+  return have a task of their own, 'lever_pull (by success)', as no mean can be over both."""
+  kinds = {(record.suite, record.task, record.judged_by) for record in records}
+  found = [copy.copy(record) for record in records]
+  for record in found:
+    same = [kind for *task, kind in kinds if task == [record.suite, record.task]]
+    if len(same) > 1 and record.judged_by != 'return':
+      record.task = f'{record.task} (by {record.judged_by})'
+  return found
 
 
-def terminal(report) -> list:
-  """The report's tables as lines of text, after how many runs there are and how their numbers are
-  made.
-  """
-  complete = sum(bool(record['complete']) for record in report.records)
-  text = [f'{complete} of {len(report.records)} runs are complete; the others are in no mean']
-  for suite, records in grouping.by_suite(report.records).items():
-    text += [
-      '',
-      SUITES.get(suite, suite),
-      *(f'{bold} {line}' for bold, line in protocol_lines(records)),
-    ]
-  for table in report.tables:
-    text += ['', *tables.lines(table)]
-  return text + (['', ' '.join(definitions.FEW)] if report.few else [])
+def combined(records: Sequence[Record], references: References, title: str) -> Figure:
+  """Return learning curves, harmonizer weights and loss scales of one task side by side."""
+  drawn = [curves.learning(records, curves.method_colors(records), references)]
+  drawn += [curves.metric(records, prefix) for prefix in curves.METRICS]
+  drawn = [each for each in drawn if each]
+  panels = [dataclasses.replace(each.panels[0], title=each.title, width=360) for each in drawn]
+  legend = dict.fromkeys(entry for each in drawn for entry in each.legend)
+  return Figure(records[0].task, title or records[0].task, '', panels, list(legend))
 
 
-def _title(records):
-  suites = [SUITES.get(suite, suite) for suite in grouping.by_suite(records)]
-  return ', '.join(suites) if suites else 'No runs'
+def _order(record):
+  """Atari first; ours before the authors', harmony first, as the paper's claim is about it."""
+  rule = record.weighting
+  kind = record.method in published.AUTHORS, rule != 'harmony', rule != 'none', record.method
+  return record.suite != 'atari', record.suite, *kind, record.task, record.seed
 
 
-def _suite(report, suite, records, colors, references):
-  section = Section(SUITES.get(suite, suite), [])
-  protocols = page.note(protocol_lines(records))
-
-  def add(title, found=(), blocks=(), scores=True):
-    """A part with its tables and figures; below those of scores (not of training's losses) the
-    protocol.
-    """
-    found = [each for each in found if each is not None]
-    report.figures += found
-    if found or blocks:
-      section.parts.append(
-        Section(title, [*blocks, page.figures(found), *([protocols] if scores else [])])
-      )
-
-  add(
-    'Learning curves',
-    [curves.learning(suite, records, colors, references, x) for x in ('frame', 'hours')],
-  )
+def _parts(suite, records, colors, references, metrics):
+  found = tables.finals(records)
+  returns = tables.finals([record for record in records if record.judged_by == 'return'])
+  learning = [curves.learning(records, colors, references, x) for x in ('frame', 'hours')]
+  yield Part('curves', 'Learning curves', learning)
+  yield Part('scores', 'Scores', table=tables.scores(records, references))
   if suite == 'atari':
-    _atari(report, add, suite, records, colors)
-  else:
-    _others(report, add, suite, records, colors, references)
-  add(
-    'Harmonizers and losses',
-    [curves.harmonizers(suite, records), curves.losses(suite, records)],
-    scores=False,
-  )
-  return section
-
-
-def _table(report, found, notes=()):
-  report.tables.append(found)
-  return page.table(found, notes)
-
-
-def _atari(report, add, suite, records, colors):
-  finals = _finals(records)
-  scores = {
-    method: found for method, each in finals.items() if (found := grouping.normalized(each))
-  }
-  add('Scores per game', blocks=[_table(report, tables.atari(records), definitions.TABLE_2)])
-  sets = tables.game_sets(scores)
-  if not sets:
-    return
-  total = len(RANDOM_AND_HUMAN)
-  lacking = [
-    f'{method}: {len(each)} of {total} games have a complete run. Aggregates are over these games only, next '
-    'to the published columns over the same games.'
-    for method, each in scores.items()
-    if len(each) < total
-  ]
-  blocks = [page.warning(f'Not the benchmark’s {total} games', lacking)] if lacking else []
-  blocks.append(
-    _table(
-      report, tables.aggregates(sets, scores), [*definitions.AGGREGATES, *_few(report, scores)]
+    yield from _atari(
+      {method: published.normalized(each) for method, each in returns.items()}, colors
     )
-  )
-  # One game needs no picture; of several sets of games that in which most methods can be compared
-  # gets one.
-  games, methods = max(sets, key=lambda each: (len(each[0]) > 1, len(each[1]), len(each[0])))
-  if len(games) < 2:
-    add('Human-normalised aggregates', blocks=blocks)
-  else:
-    drawn = {method: {game: scores[method][game] for game in games} for method in methods}
-    found = {method: statistics.aggregates(each) for method, each in drawn.items()}
-    over = f'{len(games)} games'
-    add(
-      'Human-normalised aggregates',
-      [
-        comparisons.aggregates(
-          suite,
-          found,
-          colors,
-          comparisons.published_aggregates(games),
-          f'Human-normalised aggregates, {over}',
-        )
-      ],
-      blocks,
-    )
-    add(
-      'Performance profiles',
-      [comparisons.profiles(suite, drawn, colors, f'Performance profiles, {over}')],
-    )
-  _improvement(report, add, suite, finals, colors)
-  means = {
-    method: {game: statistics.mean_interval(values).point for game, values in each.items()}
-    for method, each in scores.items()
-    if len(each) > 1
-  }
-  if means:
-    add('Games, sorted', [comparisons.bars(suite, means, colors)])
-
-
-def _others(report, add, suite, records, colors, references):
-  add(
-    'Scores per task',
-    blocks=[_table(report, tables.tasks(suite, records, references), definitions.TASKS)],
-  )
-  finals = _finals(records)
-  if suite == 'dmc':
+  elif suite == 'dmc' and max(map(len, returns.values()), default=0) > 1:
     scaled = {
-      method: {task: [value / 1000 for value in values] for task, values in each.items()}
-      for method, each in _finals([each for each in records if each['score'] == 'return']).items()
+      method: {task: [score / 1000 for score in scores] for task, scores in each.items()}
+      for method, each in returns.items()
     }
-    found = tables.returns(scaled)
-    if found:
-      add('Aggregate', blocks=[_table(report, found, [*definitions.DMC, *_few(report, finals)])])
-  _improvement(report, add, suite, finals, colors)
+    table = tables.aggregates(scaled, 'Return / 1000 over tasks', ('mean', 'iqm'))
+    yield Part('dmc', 'Aggregates', table=table)
+  if pairs := tables.improvements(found):
+    drawn, table = comparisons.improvement(suite, pairs, colors), tables.improvement(pairs)
+    yield Part('improvement', 'Probability of improvement', [drawn], table)
+  drawn = [curves.metric(records, prefix) for prefix in metrics]
+  yield Part('metrics', 'Metrics of training', drawn)
 
 
-def _improvement(report, add, suite, finals, colors):
-  pairs = comparisons.improvements(finals)
-  if pairs:
-    add(
-      'Probability of improvement',
-      [comparisons.improvement(suite, pairs, colors)],
-      [_table(report, tables.improvement(pairs), _few(report, finals))],
-    )
+def _atari(scores, colors):
+  """Human-normalised aggregates and profiles; of several sets of games that in which most methods
+  can be compared gets pictures."""
+  title, sets = 'Human-normalised aggregates', tables.task_sets(scores)
+  games, methods = max(sets, key=lambda each: (len(each[0]) > 1, len(each[1])), default=((), ()))
+  table = tables.aggregates(scores, title, AGGREGATES, published.RANDOM_AND_HUMAN)
+  if len(games) < 2:
+    yield Part('aggregates', title, table=table if len(table) else None)
+    return
+  drawn = {method: {game: scores[method][game] for game in games} for method in methods}
+  found = {method: aggregates(each) for method, each in drawn.items()}
+  over, points = f'{len(games)} games', tables.published_points(games)
+  yield Part('aggregates', title, [comparisons.aggregates(found, points, colors, over)], table)
+  yield Part('profiles', 'Performance profiles', [comparisons.profiles(drawn, colors, over)])
 
 
-def _few(report, scores):
-  """A caution where there are intervals of fewer than five runs. scores: {method: {task: [...]}}."""
-  runs = [len(values) for each in scores.values() for values in each.values()]
-  few = min(runs, default=5) < 5 and max(runs) > 1
-  report.few |= few
-  return [definitions.FEW] if few else []
+# --------------------------------------------------------------------------------------------------
 
 
-def _finals(records):
-  """{method: {task: [score of each complete run]}}, of methods that have any."""
-  return {
-    method: scores
-    for method, group in grouping.by_method(records).items()
-    if (scores := grouping.finals(group))
-  }
+def check(folder: str | os.PathLike) -> pathlib.Path:
+  """Return the folder; raise UserError where it holds something that no report wrote."""
+  folder, there, own = pathlib.Path(os.path.expanduser(folder)), set(), []
+  wish = 'name a new or empty folder, or an earlier report'
+  try:
+    if folder.exists():
+      os.listdir(folder)  # raises for a file
+      paths = [path for path in folder.rglob('*') if path.is_symlink() or not path.is_dir()]
+      there = {path.relative_to(folder).as_posix() for path in paths}
+    if _MANIFEST in there:
+      own = json.loads((folder / _MANIFEST).read_text())
+    others = sorted(there - {_MANIFEST, *own})
+  except (OSError, ValueError, TypeError) as error:
+    told = getattr(error, 'strerror', None) or error
+    raise UserError(f'--output={folder} cannot be read ({told}): {wish}') from None
+  if others:
+    raise UserError(f'--output={folder} holds {others[0]!r}, which is no part of a report: {wish}')
+  return folder
 
 
-def _facts(records, problems):
-  complete = sum(bool(record['complete']) for record in records)
-  hours = [
-    value
-    for record in records
-    if (value := grouping.number_or_none(tables.hours_of(record))) is not None
-  ]
-  seeds = {(record['suite'], record['task'], record['method']): 0 for record in records}
-  for record in records:
-    seeds[record['suite'], record['task'], record['method']] += 1
-  least, most = min(seeds.values()), max(seeds.values())
-  return page.facts(
-    [
-      ('Runs complete', f'{complete} of {len(records)}', True),
-      *([('Problems', str(len(problems)), True)] if problems else []),
-      ('Seeds per task and method', f'{least}' if least == most else f'{least} to {most}', True),
-      (
-        'Hours in all',
-        f'{charts.number(sum(hours))}{f" ({len(hours)} runs)" if len(hours) < len(records) else ""}'
-        if hours
-        else 'not recorded',
-        True,
-      ),
-      (
-        'Suites',
-        ', '.join(SUITES.get(suite, suite) for suite in grouping.by_suite(records)),
-        False,
-      ),
-      ('Methods', ', '.join(grouping.by_method(records)), False),
-    ]
-  )
+def write(
+  report: Report, html: str, output: str | os.PathLike, results: Callable[[pathlib.Path], None]
+) -> None:
+  """Write index.html, figures/ and results/ whole, in place of an earlier report.
 
+  Args:
+    html: of `render`. results: called with the folder results/, writes it.
 
-def _origins(records):
-  """Commits, machines and versions, each with how many runs it made."""
-  rows = []
-  for name, label in (('commit', 'Commit'), ('devices', 'Devices'), ('python', 'Python')):
-    rows.append(
-      (f'{label}:', _counted(record.get('environment', {}).get(name) for record in records))
-    )
-  versions = (record.get('environment', {}).get('versions') or {} for record in records)
-  rows.append(
-    (
-      'Versions:',
-      _counted(
-        ', '.join(f'{name} {version}' for name, version in sorted(each.items()))
-        for each in versions
-      ),
-    )
-  )
-  return page.note(rows)
-
-
-def _counted(values):
-  counts = {}
-  for value in values:
-    # commits
-    value = re.sub(r'\b([0-9a-f]{10})[0-9a-f]{30}\b', r'\1', str(value or 'not recorded'))
-    counts[value] = counts.get(value, 0) + 1
-  if len(counts) == 1:
-    return next(iter(counts))
-  return '; '.join(
-    f'{value} ({count} run{"" if count == 1 else "s"})' for value, count in counts.items()
-  )
-
-
-def _how(report, command):
-  authors = any(record['method'] in grouping.AUTHORS for record in report.records)
-  atari = any(record['suite'] == 'atari' for record in report.records)
-  entries = [
-    *definitions.HOW,
-    *(definitions.ATARI if atari else []),
-    *(definitions.AUTHORS if authors else []),
-  ]
-  items = ''.join(
-    f'<dt>{page.text(term)}</dt><dd>{page.text(words)}</dd>' for term, words in entries
-  )
-  made = f'<p>This page was made by</p><p><code>{page.text(command)}</code></p>'
-  return Section('How each number is made', [f'<dl class="how">{items}</dl>', made])
+  Raises:
+    UserError: the folder cannot be written; the earlier report is still there.
+  """
+  folder = check(output)
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as place:
+      new, old = pathlib.Path(place, 'new'), pathlib.Path(place, 'old')
+      (new / 'figures').mkdir(parents=True)
+      for figure in report.figures():
+        figures.save(figure, new / 'figures')
+      results(new / 'results')
+      (new / 'index.html').write_text(html, encoding='utf-8')
+      names = [path.relative_to(new).as_posix() for path in new.rglob('*') if path.is_file()]
+      (new / _MANIFEST).write_text(json.dumps(sorted(names), indent=1))
+      check(folder)  # drawing takes a while
+      if folder.exists():
+        folder.rename(old)
+      try:
+        new.rename(folder)
+      except OSError:
+        if old.exists():
+          old.rename(folder)
+        raise
+  except OSError as error:
+    told = f'the report cannot be written to {folder}: {error.strerror or error}'
+    raise UserError(told) from None

@@ -1,28 +1,27 @@
-"""Honest statistics over few runs: aggregates with stratified bootstrap intervals, as Agarwal et
-al. define them.
+"""Statistics over few runs: aggregates with stratified bootstrap intervals (Agarwal et al. 2021,
+"Deep Reinforcement Learning at the Edge of the Statistical Precipice", arXiv 2108.13264).
 
-    scores = {'Pong': [1.1, 1.2, 0.9], 'Boxing': [6.2, 7.1, 6.6]}   # one number per run,
-    human-normalised aggregates(scores)['iqm']                                       #
-    Interval(point=…, low=…, high=…)
+    scores = {'Pong': [1.1, 1.2, 0.9], 'Boxing': [6.2, 7.1, 6.6]}   # one number per run
+    aggregates(scores)['iqm']                                       # Interval(point=…, low=…, …)
 
-The definitions are those of rliable (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge
-of the Statistical Precipice", arXiv 2108.13264), which asks for the same number of runs in every
-task; here tasks may have different numbers of them (a run then counts for one in what is taken over
-all runs), and those without any are left out. Intervals are percentile intervals, 95 %, over
-resamples of the runs within each task: what would change if the same tasks were run again with
-other seeds. Where no task has more than one run nothing is known of that, and an interval's bounds
-are None.
+The definitions are those of rliable, but tasks may have different numbers of runs (a run then
+counts for one in what is taken over all runs), and those without any are left out. Intervals are
+percentile intervals, 95 %, over resamples of the runs within each task: what would change if the
+same tasks were run again with other seeds. Where no task has two runs the bounds are None.
 
-A resample is a row of counts, how often each run was drawn; every statistic below is a function of
-counts and scores. The order of tasks and of runs changes nothing, not even the random draws.
+A resample is a row of counts, how often each run was drawn; every statistic is a function of counts
+and scores. The order of tasks and of runs changes nothing, not even the random draws. Everywhere
+`reps` is the number of resamples, and `seed` where their random draws begin.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 PERCENTILES = (2.5, 97.5)
+Scores = Mapping[str, Sequence[float]]  # {task: [score of each run]}
 AGGREGATES = ('mean', 'median', 'iqm', 'optimality_gap')
 
 
@@ -34,50 +33,32 @@ class Interval(NamedTuple):
   high: float | None = None
 
 
-def mean_interval(values, reps=2000, seed=0) -> Interval:
-  """The mean over runs, such as seeds at one point of a curve.
-
-  Args:
-    values: one number per run; None is a missing one.
-    reps, seed: number of resamples, and where their random draws begin.
-  """
+def mean_interval(values: Sequence[float | None], reps: int = 2000, seed: int = 0) -> Interval:
+  """Return the mean over runs, such as seeds at one point of a curve; None is a missing one."""
   values = np.sort(np.array([value for value in values if value is not None], float))
   if not len(values):
     return Interval(None)
-  return _interval(
-    values.mean(), _counts((len(values),), reps, seed) @ values / len(values), (len(values),)
-  )
+  draws = _counts((len(values),), reps, seed) @ values / len(values)
+  return _interval(values.mean(), draws, (len(values),))
 
 
-def aggregates(scores, reps=2000, seed=0) -> dict:
-  """The four aggregates of normalised scores, with their intervals.
+def aggregates(scores: Scores, reps: int = 2000, seed: int = 0) -> dict[str, Interval]:
+  """Return the four aggregates of normalised scores, with their intervals.
 
-  - `mean`, `median`: over tasks, of the tasks' means over runs;
-  - `iqm`: the interquartile mean of all runs of all tasks (`interquartile_mean`);
-  - `optimality_gap`: 1 − mean(min(score, 1)) over all runs of all tasks: how far from people's
-    scores, γ = 1.
-
-  Args:
-    scores: {task: [score of each run]}.
-    reps, seed: number of resamples, and where their random draws begin.
-
-  Returns:
-    {'mean', 'median', 'iqm', 'optimality_gap': Interval}; points are None without any run.
+  Mean and median are over tasks, of the tasks' means over runs; the IQM is the mean of all runs of
+  all tasks without the lowest and the highest quarter (each rounded down); the optimality gap is
+  1 − mean(min(score, 1)) over all of them. Points are None without any run.
   """
   values, sizes = _flat(scores)
   if not sizes:
     return dict.fromkeys(AGGREGATES, Interval(None))
   draws = _all_aggregates(values, sizes, _counts(sizes, reps, seed))
-  return {
-    name: _interval(point, drawn, sizes)
-    for (name, point), drawn in zip(points(scores).items(), draws)
-  }
+  known = zip(points(scores).items(), draws)
+  return {name: _interval(point, drawn, sizes) for (name, point), drawn in known}
 
 
-def points(scores) -> dict:
-  """The four aggregates alone, without intervals: {'mean', 'median', 'iqm', 'optimality_gap':
-  number or None}.
-  """
+def points(scores: Scores) -> dict[str, float | None]:
+  """Return the four aggregates alone, without intervals."""
   values, sizes = _flat(scores)
   if not sizes:
     return dict.fromkeys(AGGREGATES)
@@ -85,27 +66,11 @@ def points(scores) -> dict:
   return {name: float(point[0]) for name, point in zip(AGGREGATES, once)}
 
 
-def interquartile_mean(values) -> float:
-  """The mean without the lowest and the highest quarter of the values (each rounded down), however
-  they are nested.
-  """
-  values = np.sort(np.asarray(values, float), axis=None)
-  cut = len(values) // 4
-  return float(np.mean(values[cut : len(values) - cut]))
-
-
-def performance_profile(scores, taus, reps=2000, seed=0) -> tuple:
-  """The fraction of all runs whose score is above τ, for each τ.
-
-  Args:
-    scores: {task: [score of each run]}.
-    taus: the thresholds, [K].
-    reps, seed: number of resamples, and where their random draws begin.
-
-  Returns:
-    (fractions, lows, highs), arrays [K]; the bounds are pointwise 95 % intervals, and NaN where
-    nothing is known of them, as all three are without any run.
-  """
+def performance_profile(
+  scores: Scores, taus: Sequence[float], reps: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Return the fraction of all runs whose score is above τ, for each of K τ, and the bounds of its
+  pointwise 95 % interval; NaN where nothing is known."""
   values, sizes = _flat(scores)
   unknown = np.full(len(taus), np.nan)
   if not sizes:
@@ -117,14 +82,9 @@ def performance_profile(scores, taus, reps=2000, seed=0) -> tuple:
   return above.mean(0), lows, highs
 
 
-def probability_of_improvement(x, y, reps=2000, seed=0) -> Interval:
-  """P(X > Y) + ½ P(X = Y) of a run of X and a run of Y of the same task, averaged over tasks.
-
-  Args:
-    x, y: {task: [score of each run]}; only tasks that both have runs of count.
-    reps, seed: number of resamples (of X and of Y independently), and where their random draws
-      begin.
-  """
+def probability_of_improvement(x: Scores, y: Scores, reps: int = 2000, seed: int = 0) -> Interval:
+  """Return P(X > Y) + ½ P(X = Y) of a run of X and a run of Y of the same task, averaged over tasks
+  that both have runs of; X and Y are resampled independently."""
   both = {task for task in x if len(x[task])} & {task for task in y if len(y[task])}
   if not both:
     return Interval(None)
@@ -143,12 +103,9 @@ def probability_of_improvement(x, y, reps=2000, seed=0) -> Interval:
 
 
 def _flat(scores):
-  """(all scores in one array, number of runs of each task): tasks by name, runs by score, without
-  empty tasks.
-  """
-  groups = [
-    np.sort(np.asarray(scores[task], float)) for task in sorted(scores) if len(scores[task])
-  ]
+  """(all scores, number of runs of each task): tasks by name, runs by score, no empty tasks."""
+  tasks = [task for task in sorted(scores) if len(scores[task])]
+  groups = [np.sort(np.asarray(scores[task], float)) for task in tasks]
   return (np.concatenate(groups) if groups else np.zeros(0)), tuple(len(group) for group in groups)
 
 
@@ -159,32 +116,24 @@ def _slices(sizes):
 
 @functools.lru_cache(maxsize=32)
 def _counts(sizes, reps, seed):
-  """[reps, runs] how often each run is drawn, where each task's runs are drawn with replacement
-  from that task.
-  """
+  """[reps, runs] how often each run is drawn: with replacement from the runs of its task."""
   rng = np.random.default_rng(seed)
-  counts = np.concatenate(
-    [rng.multinomial(size, [1 / size] * size, reps) for size in sizes], axis=1
-  ).astype(float)
+  draws = [rng.multinomial(size, [1 / size] * size, reps) for size in sizes]
+  counts = np.concatenate(draws, axis=1).astype(float)
   counts.setflags(write=False)  # shared by all callers
   return counts
 
 
 def _all_aggregates(values, sizes, counts):
-  """Mean, median, interquartile mean and optimality gap, [reps] each, of runs that are there
-  `counts` times.
-  """
-  means = np.stack(
-    [counts[:, i] @ values[i] / size for i, size in zip(_slices(sizes), sizes)], axis=1
-  )
+  """`AGGREGATES`, [reps] each, of runs that are there `counts` times."""
+  parts = zip(_slices(sizes), sizes)
+  means = np.stack([counts[:, i] @ values[i] / size for i, size in parts], axis=1)
   gap = 1 - counts @ np.minimum(values, 1) / len(values)
   return means.mean(1), np.median(means, axis=1), _trimmed(values, counts), gap
 
 
 def _trimmed(values, counts):
-  """Interquartile means [reps]: of each value stay as many copies as lie between the quarters that
-  are cut off.
-  """
+  """Interquartile means [reps]: the copies of values that lie between the quarters cut off."""
   order, total = np.argsort(values), len(values)
   cut = total // 4
   ends = np.clip(np.cumsum(counts[:, order], axis=1), cut, total - cut)

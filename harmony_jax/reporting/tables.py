@@ -1,423 +1,205 @@
-"""Tables of a report, as data first: the same table is HTML in the page and text on a terminal."""
+"""Tables of a report: data frames of texts, HTML in the page and aligned on a terminal.
 
-import dataclasses
+A cell's first line is its number, further lines say what belongs to it. `attrs` holds 'caption',
+'bold': {(row, column)}, and 'note', a line below the table.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas
 
-from harmony_jax.reporting import comparisons, grouping, published, statistics
-from harmony_jax.reporting.atari_scores import RANDOM_AND_HUMAN
-from harmony_jax.reporting.charts import decimals, number, percent, reference
-from harmony_jax.reporting.curves import references_of
+from harmony_jax.reporting import published, statistics
+from harmony_jax.reporting.comparisons import AGGREGATES
+from harmony_jax.reporting.curves import References, title_of_scores
+from harmony_jax.reporting.figures import decimals, number, percent
+from harmony_jax.reporting.schema import Record
+from harmony_jax.reporting.statistics import Interval, Scores
 
 MISSING = 'missing'
 
 
-@dataclasses.dataclass
-class Cell:
-  """`text` with smaller `notes` under it; `strong` is bold, `faint` is what is not there."""
-
-  text: str
-  notes: tuple = ()
-  strong: bool = False
-  faint: bool = False
+def lines(table: pandas.DataFrame) -> list[str]:
+  """Return a table as text, without the published columns, which are too wide for a terminal."""
+  shown = table.drop(columns=list(published.TABLE_2), errors='ignore')
+  text = shown.map(lambda cell: cell.replace('\n', ' ')).to_string(index=False)
+  return [table.attrs['caption'], *text.splitlines(), *filter(None, [table.attrs['note']])]
 
 
-@dataclasses.dataclass
-class Table:
-  """A caption, the headers, and rows of cells; a row of one cell is a heading within the table."""
-
-  caption: str
-  header: list
-  rows: list
-  left: int = 1  # columns at the left that are text
-  beside: tuple = ()  # columns that are context, too wide for a terminal
-  own: int = 1  # the first column of ours
-
-
-def score(value, success=False) -> str:
-  """A mean return, or a success rate in percent."""
-  return percent(round(value, 4)) if success and value is not None else number(value)
-
-
-def within_5_percent(scores) -> set:
-  """Keys of {key: score} that the paper's Table 2 prints in bold: not more than 5 % of the best
-  below it.
-  """
-  known = {key: each for key, each in scores.items() if each is not None}
-  if not known:
-    return set()
-  best = max(known.values())
-  return {key for key, each in known.items() if each >= best - 0.05 * abs(best)}
-
-
-def summary_of(runs, seeds=()) -> Cell:
-  """'mean ± std' over the complete runs of a task, min – max and number of seeds below; how far the
-  others are.
-
-  seeds: those that there might be; which of them there are no runs of is named.
-  """
-  success = any(record['score'] == 'success' for record in runs)
-  values = [last['value'] for last in map(grouping.final, runs) if last]
-  open_runs = [record for record in runs if not record['complete']]
-  without = sum(record['complete'] and grouping.final(record) is None for record in runs)
-  notes = []
-  if without:
-    notes.append(f'{without} complete without a finite score')
-  if open_runs:
-    notes += [
-      f'seed {each["seed"]} {"not complete: " if values else "at "}{progress(each, short=True)}'
-      for each in open_runs
-    ]
-  absent = [seed for seed in seeds if runs and seed not in {str(record['seed']) for record in runs}]
-  if absent:
-    notes.append(f'missing: seed{"s" if len(absent) > 1 else ""} {", ".join(absent)}')
-  if not values:
-    return Cell('not complete' if open_runs else MISSING, tuple(notes), faint=True)
-  mean = statistics.mean_interval(values).point
-  if len(values) == 1:
-    return Cell(score(mean, success), ('1 seed', *notes))
-  spread = f'{score(min(values), success)} to {score(max(values), success)}, {len(values)} seeds'
-  std = float(np.std(values, ddof=1))
-  shown = score(std, success) if success else number(std, decimals(mean) if mean else None)
-  return Cell(f'{score(mean, success)} ± {shown}', (spread, *notes))
-
-
-def training_of(runs) -> Cell:
-  """Mean of the last training episodes' returns over the complete runs."""
-  values = [
-    last['train'] for last in map(grouping.final, runs) if last and last['train'] is not None
-  ]
-  return (
-    Cell(number(statistics.mean_interval(values).point)) if values else Cell(MISSING, faint=True)
-  )
-
-
-def progress(record, short=False) -> str:
-  """'step 14,000 of 100,000 (14 %)', or only '14 %', by what was written last."""
-  steps = [each['step'] for each in record['evaluations']]
-  steps += [series[0][-1] for series in record.get('metrics', {}).values() if series[0]]
-  done, planned = max(steps, default=None), record.get('planned_steps')
-  if done is None:
-    return 'nothing written yet'
-  if short and planned:
-    return f'{100 * done / planned:.0f} %'
-  return (
-    f'step {done:,} of {planned:,} ({100 * done / planned:.0f} %)' if planned else f'step {done:,}'
-  )
-
-
-def atari(records) -> Table:
-  """The layout of the paper's Table 2: random, human, the published columns, ours; aggregates are
-  `aggregates`.
-  """
-  methods = grouping.by_method(records)
-  trained = {
-    method: any(
-      each.get('train_mean') is not None for record in group for each in record['evaluations']
-    )
-    for method, group in methods.items()
-  }
-  seeds = grouping.seeds(records)
-  header = ['Game', 'Random', 'Human', *published.TABLE_2]
-  for method in methods:
-    header += [method, *([f'{method}, training'] if trained[method] else [])]
-  rows = []
-  for game in [
-    *RANDOM_AND_HUMAN,
-    *sorted({record['task'] for record in records} - set(RANDOM_AND_HUMAN)),
-  ]:
-    groups = {
-      method: [record for record in group if record['task'] == game]
-      for method, group in methods.items()
-    }
-    context = {column: scores.get(game) for column, scores in published.TABLE_2.items()}
-    ours = {
-      method: values[game] for method, group in groups.items() if (values := grouping.finals(group))
-    }
-    bold = within_5_percent(
-      {**context, **{method: statistics.mean_interval(each).point for method, each in ours.items()}}
-    )
-    known = RANDOM_AND_HUMAN.get(game, (None, None))
-    cells = [Cell(game)] + [Cell(reference(each), faint=each is None) for each in known]
-    cells += [
-      Cell(number(each), strong=column in bold, faint=each is None)
-      for column, each in context.items()
-    ]
-    for method, group in groups.items():
-      cell = summary_of(group, seeds[method in grouping.AUTHORS])
-      cell.strong = method in bold
-      cells += [cell, *([training_of(group)] if trained[method] else [])]
-    rows.append(cells)
-  return Table(
-    'Scores per game', header, rows, beside=tuple(published.TABLE_2), own=3 + len(published.TABLE_2)
-  )
-
-
-def tasks(suite, records, references=None) -> Table:
-  """A row per task and method of the suite: evaluation over seeds, training returns, references,
-  hours and speed.
-  """
-  returns_too = any(record['score'] != 'return' for record in records)
-  seeds, all_methods = grouping.seeds(records), grouping.by_method(records)
-  names = list(
-    dict.fromkeys(
-      name for record in records for name in references_of(record['task'], suite, references)
-    )
-  )
-  header = [
-    'Task',
-    'Method',
-    grouping.judged_by(records),
-    *(['Evaluation return'] if returns_too else []),
-    'Training return',
-    *names,
-    'Frames',
-    'Hours per run',
-    'Steps/s',
-  ]
-  rows = []
-  for task, methods in grouping.by_task(records).items():
-    lines = references_of(task, suite, references)
-    for method in all_methods:
-      group = methods.get(method, [])
-      done = [record for record in group if grouping.final(record)]
-      returns = [grouping.number_or_none(record['evaluations'][-1].get('mean')) for record in done]
-      rows.append(
-        [
-          Cell(task),
-          Cell(method),
-          summary_of(group, seeds[method in grouping.AUTHORS]),
-          *([_mean_cell(returns)] if returns_too else []),
-          training_of(group),
-          *(Cell(reference(lines.get(name)), faint=name not in lines) for name in names),
-          _mean_cell([record['evaluations'][-1].get('frame') for record in done]),
-          _mean_cell(
-            [record.get('hours') or record['evaluations'][-1].get('hours') for record in done]
-          ),
-          _mean_cell([record.get('steps_per_second') for record in done]),
-        ]
-      )
-  return Table('Scores per task', header, rows, left=2)
-
-
-def _mean_cell(values):
-  values = [value for value in map(grouping.number_or_none, values) if value is not None]
-  return (
-    Cell(number(statistics.mean_interval(values).point)) if values else Cell(MISSING, faint=True)
-  )
-
-
-def game_sets(scores) -> list:
-  """The sets of games over which methods can be compared: those that all have, then what single
-  methods have more.
-
-  scores: {method: {game: [...]}}. Returns [(games in order, [methods that have all of them])].
-  """
-  own = {method: [game for game in sorted(each)] for method, each in scores.items() if each}
-  if not own:
-    return []
-  shared = [
-    game
-    for game in sorted(set().union(*own.values()))
-    if all(game in games for games in own.values())
-  ]
-  sets = [shared] if shared else []
-  for games in sorted(own.values(), key=len, reverse=True):
-    if games not in sets:
-      sets.append(games)
-  return [(games, [method for method in own if set(games) <= set(own[method])]) for games in sets]
-
-
-def aggregates(sets, scores) -> Table:
-  """Human-normalised mean, median, IQM and optimality gap over each of `game_sets`; published
-  columns below ours.
-  """
-  names = list(comparisons.NAMES)
-  rows = []
-  for games, methods in sets:
-    count = f'{len(games)} of {len(RANDOM_AND_HUMAN)} games'
-    rows.append([Cell(count + (f': {", ".join(games)}' if len(games) <= 6 else ''))])
-    for method in methods:
-      found = statistics.aggregates({game: scores[method][game] for game in games})
-      runs = [len(scores[method][game]) for game in games]
-      seeds = f'{min(runs)}' if min(runs) == max(runs) else f'{min(runs)} to {max(runs)}'
-      rows.append(
-        [
-          Cell(method),
-          *(interval_cell(found[name]) for name in names),
-          Cell(f'{len(games)}'),
-          Cell(seeds),
-        ]
-      )
-    for column, found in comparisons.published_aggregates(games).items():
-      rows.append(
-        [
-          Cell(f'{column}, published'),
-          Cell(f'{found["mean"]:.3f}'),
-          Cell(f'{found["median"]:.3f}'),
-          Cell('–', faint=True),
-          Cell('–', faint=True),
-          Cell(f'{len(games)}'),
-          Cell('means only', faint=True),
-        ]
-      )
-  return Table(
-    'Human-normalised aggregates',
-    ['Method', *comparisons.NAMES.values(), 'Games', 'Seeds per game'],
-    rows,
-  )
-
-
-def interval_cell(interval) -> Cell:
-  """'1.364' with '[1.20, 1.57]' under it."""
-  if interval.point is None:
-    return Cell(MISSING, faint=True)
-  if interval.low is None:
-    return Cell(f'{interval.point:.3f}', ('no interval: 1 run',))
-  return Cell(f'{interval.point:.3f}', (f'[{interval.low:.3f}, {interval.high:.3f}]',))
-
-
-def improvement(pairs) -> Table:
-  """P(first > second) of `comparisons.improvements`."""
-  return Table(
-    'Probability of improvement',
-    ['First', 'Second', 'P(first > second)', 'Tasks'],
-    [
-      [Cell(x), Cell(y), interval_cell(interval), Cell(str(len(shared)))]
-      for x, y, interval, shared in pairs
-    ],
-    left=2,
-  )
-
-
-def runs(records) -> Table:
-  """What was run: a row per suite and method."""
-  rows = []
-  for suite, group in grouping.by_suite(records).items():
-    for method, each in grouping.by_method(group).items():
-      complete = sum(bool(record['complete']) for record in each)
-      hours = [
-        value for record in each if (value := grouping.number_or_none(hours_of(record))) is not None
-      ]
-      seeds = sorted({str(record['seed']) for record in each}, key=lambda text: (len(text), text))
-      rows.append(
-        [
-          Cell(suite),
-          Cell(method),
-          Cell(str(len({record['task'] for record in each}))),
-          Cell(', '.join(seeds)),
-          Cell(f'{complete} of {len(each)}'),
-          Cell(number(sum(hours))) if hours else Cell('not recorded', faint=True),
-        ]
-      )
-  return Table(
-    'What was run',
-    ['Suite', 'Method', 'Tasks', 'Seeds', 'Runs complete', 'Hours in all'],
-    rows,
-    left=2,
-  )
-
-
-def each_run(records) -> Table:
-  """A row per run: how far it is, its last evaluation, what it took, where it was read from."""
-  rows = []
+def finals(records: Sequence[Record]) -> dict[str, dict[str, list[float]]]:
+  """Return {method: {task: [score of each complete run]}}, of methods that have any."""
+  found = {}
   for record in records:
-    last = record['evaluations'][-1] if record['evaluations'] else None
-    success = record['score'] == 'success'
-    value = grouping.value(record, last) if last else None
-    hours, speed = (
-      grouping.number_or_none(hours_of(record)),
-      grouping.number_or_none(record.get('steps_per_second')),
-    )
-    train = grouping.number_or_none(last['train_mean']) if last else None
-    commit = str((record.get('environment') or {}).get('commit') or MISSING)
-    rows.append(
-      [
-        Cell(record['task']),
-        Cell(record['method']),
-        Cell(str(record['seed'])),
-        Cell('complete') if record['complete'] else Cell(progress(record), faint=True),
-        Cell(score(value, success)),
-        Cell(number(train)),
-        Cell(number(hours)),
-        Cell(number(speed)),
-        Cell(commit[:10] + (' (dirty)' if 'dirty' in commit else '')),
-        Cell(record['source']),
-      ]
-    )
-  return Table(
-    'Every run',
-    [
-      'Task',
-      'Method',
-      'Seed',
-      'State',
-      'Last evaluation',
-      'Training',
-      'Hours',
-      'Steps/s',
-      'Commit',
-      'Read from',
-    ],
-    rows,
-    left=2,
-  )
+    if record.complete and record.final is not None:
+      found.setdefault(record.method, {}).setdefault(record.task, []).append(record.final)
+  return found
 
 
-def hours_of(record):
-  """A run's hours, by what it recorded last."""
-  return record.get('hours') or next(
-    (each['hours'] for each in reversed(record['evaluations']) if each.get('hours') is not None),
-    None,
-  )
-
-
-def lines(table) -> list:
-  """The table as aligned text, without the columns `beside`, of the notes only intervals and what
-  is missing, and rows in which all of ours is missing in one line."""
-  kept = [at for at, name in enumerate(table.header) if name not in table.beside]
-  rows = [[table.header[at] for at in kept]]
-  absent = [
-    row[0].text
-    for row in table.rows
-    if len(row) > 1 and all(cell.text == MISSING for cell in row[table.own :])
-  ]
-  rows += [
-    [_flat(row[at]) for at in kept] if len(row) > 1 else [_flat(row[0])]
-    for row in table.rows
-    if row[0].text not in absent
-  ]
-  widths = [max(len(row[column]) for row in rows if len(row) > 1) for column in range(len(kept))]
-  text = [table.caption]
-  for row in rows:
-    text.append(
-      row[0]
-      if len(row) == 1
-      else '  '.join(
-        cell.ljust(width) if at < table.left else cell.rjust(width)
-        for at, (cell, width) in enumerate(zip(row, widths))
-      ).rstrip()
-    )
-  return text + ([f'missing: {", ".join(absent)}'] if absent else [])
-
-
-def _flat(cell):
-  shown = [
-    note if note.startswith('[') else f'({note})' for note in cell.notes if ' to ' not in note
-  ]
-  return ' '.join([cell.text, *shown])
-
-
-def returns(scaled) -> Table | None:
-  """Mean over tasks and interquartile mean of returns / 1000. scaled: {method: {task: [return /
-  1000]}}.
-  """
-  rows = []
-  for games, methods in game_sets(scaled):
-    if len(games) < 2:
-      continue
-    rows.append([Cell(f'{len(games)} tasks: {", ".join(games)}')])
+def scores(records: Sequence[Record], references: References) -> pandas.DataFrame:
+  """Return a row per task in the layout of the paper's Table 2: references, for Atari the published
+  columns, then of each method evaluation and training returns."""
+  columns = published.TABLE_2 if records[0].suite == 'atari' else {}
+  tasks, methods = sorted({r.task for r in records}), list(dict.fromkeys(r.method for r in records))
+  names = list(dict.fromkeys(name for task in tasks for name in references[task]))
+  extra = {'training': 'train_mean'}
+  if any(record.judged_by != 'return' for record in records):
+    extra = {'return': 'eval_mean', **extra}
+  found, rows, bold = finals(records), [], set()
+  for task in tasks:
+    row = {'Task': task, **{name: _printed(references[task].get(name)) for name in names}}
+    means = {column: scores.get(task) for column, scores in columns.items()}
+    row |= {column: number(mean) for column, mean in means.items()}
     for method in methods:
-      found = statistics.aggregates({game: scaled[method][game] for game in games})
-      rows.append([Cell(method), interval_cell(found['mean']), interval_cell(found['iqm'])])
-  return Table('Return / 1000 over tasks', ['Method', 'Mean', 'IQM'], rows) if rows else None
+      own = [record for record in records if (record.method, record.task) == (method, task)]
+      others = [
+        r for r in records if (r.method in published.AUTHORS) == (method in published.AUTHORS)
+      ]
+      row[method] = summary(own, sorted({record.seed for record in others}))
+      means[method] = _mean(found.get(method, {}).get(task, []))
+      done = [record for record in own if record.complete and record.final is not None]
+      for name, column in extra.items():
+        row[f'{method}, {name}'] = number(_mean([r.evaluations[column][-1] for r in done]))
+    bold |= {(len(rows), list(row).index(name)) for name in within_5_percent(means)}
+    rows.append(row)
+  absent = [game for game in published.RANDOM_AND_HUMAN if columns and game not in tasks]
+  note = f'No run of {", ".join(absent)}.' if absent else ''
+  table = _table(f'{title_of_scores(records)} per task', rows, bold, note)
+  empty = [name for name in table if name.endswith(', training') and set(table[name]) == {MISSING}]
+  return table.drop(columns=empty)
+
+
+def summary(runs: Sequence[Record], seeds: Sequence[int] = ()) -> str:
+  """Return 'mean ± std' over the complete runs of a task and method; further lines tell how far the
+  others are, and which of `seeds` there are no runs of."""
+  values = [record.final for record in runs if record.complete and record.final is not None]
+  shown = percent if any(record.judged_by == 'success' for record in runs) else number
+  text = shown(_mean(values)) if values else 'not complete' if runs else MISSING
+  if len(values) > 1:
+    mean, std = _mean(values), float(np.std(values, ddof=1))
+    digits = decimals(mean) if mean else None
+    text += f' ± {percent(std) if shown is percent else number(std, digits)}'
+  notes = [f'{len(values)} seed{"s" * (len(values) > 1)}'] if values else []
+  notes += [f'seed {r.seed} not complete: {progress(r)}' for r in runs if not r.complete]
+  without = sum(record.complete and record.final is None for record in runs)
+  notes += [f'{without} complete without a score'] if without else []
+  absent = [str(seed) for seed in seeds if runs and seed not in {r.seed for r in runs}]
+  notes += [f'missing: seed{"s" * (len(absent) > 1)} {", ".join(absent)}'] if absent else []
+  return '\n'.join([text, *(f'({note})' for note in notes)])
+
+
+def progress(record: Record) -> str:
+  """Return how far a run is by what it wrote last: 'step 14,000 of 100,000 (14 %)'."""
+  done = max([0, *record.evaluations['step'], *record.metrics['step']])
+  part = f'step {done:,} of {record.steps:,} ({100 * done / record.steps:.0f} %)'
+  return part if done else 'nothing written yet'
+
+
+def within_5_percent(scores: Mapping[str, float | None]) -> set[str]:
+  """Return what the paper's Table 2 prints in bold: not more than 5 % of the best below it."""
+  known = {key: score for key, score in scores.items() if score is not None}
+  best = max(known.values(), default=0)
+  bold = {key for key, score in known.items() if score >= best - 0.05 * abs(best)}
+  return bold if len(known) > 1 else set()
+
+
+def task_sets(found: Mapping[str, Scores]) -> list[tuple[list[str], list[str]]]:
+  """Return (tasks, methods that have all of them): the tasks that all methods share, then what
+  single methods have more."""
+  own = {method: sorted(each) for method, each in found.items() if each}
+  shared = sorted(set.intersection(*map(set, own.values()))) if own else []
+  sets = []
+  for tasks in [shared, *sorted(own.values(), key=len, reverse=True)]:
+    sets += [tasks] if tasks and tasks not in sets else []
+  return [(tasks, [m for m in own if set(tasks) <= set(own[m])]) for tasks in sets]
+
+
+def aggregates(
+  found: Mapping[str, Scores], caption: str, names: Sequence[str], games: Sequence[str] = ()
+) -> pandas.DataFrame:
+  """Return aggregates over each of `task_sets`; where the benchmark's games are given published
+  columns below ours, of which only mean and median can be told."""
+  rows = []
+  for tasks, methods in task_sets(found):
+    over = ', '.join(tasks) if len(tasks) < 4 else f'{len(tasks)}'
+    over = {'Tasks': f'{over} of {len(games)}' if games else over}
+    for method in methods:
+      each = statistics.aggregates({task: found[method][task] for task in tasks})
+      cells = {AGGREGATES[name]: interval(each[name]) for name in names}
+      seeds = sorted({len(found[method][task]) for task in tasks})
+      runs = {'Runs per task': ' or '.join(map(str, seeds))}
+      rows.append({'Method': method, **cells, **over, **runs})
+    for column, points in published_points(tasks).items() if games else ():
+      cells = {AGGREGATES[name]: f'{points[name]:.3f}' if name in points else '–' for name in names}
+      rows.append(
+        {'Method': f'{column}, published', **cells, **over, 'Runs per task': 'means only'}
+      )
+  return _table(caption, rows)
+
+
+def published_points(games: Sequence[str]) -> dict[str, dict[str, float]]:
+  """Return {column of Table 2: {'mean', 'median'}} over games: all that one mean each can tell."""
+  found = {}
+  for column, each in published.TABLE_2.items():
+    points = statistics.points(published.normalized({game: [each[game]] for game in games}))
+    found[column] = {name: points[name] for name in ('mean', 'median')}
+  return found
+
+
+def improvements(found: Mapping[str, Scores]) -> dict[tuple[str, str], Interval]:
+  """Return {(x, y): P(x > y)} of each pair of methods that share tasks."""
+  pairs = itertools.combinations(found, 2)
+  known = {(x, y): statistics.probability_of_improvement(found[x], found[y]) for x, y in pairs}
+  return {pair: each for pair, each in known.items() if each.point is not None}
+
+
+def improvement(pairs: Mapping[tuple[str, str], Interval]) -> pandas.DataFrame:
+  """Return the table of `improvements`."""
+  title = 'P(first > second)'
+  rows = [{'First': x, 'Second': y, title: interval(each)} for (x, y), each in pairs.items()]
+  return _table('Probability of improvement', rows)
+
+
+def interval(each: Interval) -> str:
+  """Return '1.364', and on a second line '[1.191, 1.577]'."""
+  bounds = '(no interval: 1 run)' if each.low is None else f'[{each.low:.3f}, {each.high:.3f}]'
+  return f'{each.point:.3f}\n{bounds}'
+
+
+def runs(records: Sequence[Record]) -> pandas.DataFrame:
+  """Return a row per run: how far it is, its last evaluation, what it took, where it came from."""
+  rows = [
+    {
+      **{
+        name.capitalize(): str(getattr(r, name)) for name in ('task', 'method', 'weighting', 'seed')
+      },
+      'State': 'complete' if r.complete else progress(r),
+      'Score': number(r.final),
+      'Training': number(r.evaluations['train_mean'][-1] if r.scores else None),
+      'Hours': number(r.hours),
+      'Steps/s': number(r.steps_per_second),
+      **{
+        name.capitalize(): r.environment[name] or MISSING
+        for name in ('commit', 'devices', 'python')
+      },
+      'Read from': r.source,
+    }
+    for r in records
+  ]
+  return _table('Every run', rows)
+
+
+def _table(caption, rows, bold=(), note=''):
+  table = pandas.DataFrame(rows)
+  table.attrs = {'caption': caption, 'bold': bold, 'note': note}
+  return table
+
+
+def _mean(values):
+  return statistics.mean_interval(values).point
+
+
+def _printed(value):
+  """A number that others printed, with its own digits: '−20.7', '0.1', '7,128'."""
+  short = value is not None and abs(value) < 1000
+  return f'{value:g}'.replace('-', '−') if short else number(value)

@@ -1,6 +1,4 @@
-"""Many runs: what a sweep runs (`plan`), where (`local`, `rays`, `slurm`), and how it is followed
-(`board`).
+"""Many jobs: each a command with run folders of its own, started where an executor can.
 
-Every run is a child process of the ordinary entry point, with its ordinary run folder; nothing here
-knows the agent or imports JAX. `job.Worker` looks after one child, whichever engine it runs under.
+Nothing here knows suites, configurations or experiments, or imports JAX.
 """

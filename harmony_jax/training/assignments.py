@@ -1,39 +1,59 @@
-"""What a model without reconstruction can show: to which prototypes it assigns what it sees, and
-what it expects.
+"""To which prototypes a model assigns what it sees, and what it expects.
 
-T steps, K prototypes; `assigned` [T, K] as of `WorldModel.assign`, `predicted` [T, K] as of
-`WorldModel.predict`. Both sum to 1 at every step.
+T steps, K prototypes; `assigned` [T, K] as of the capability 'assign', `predicted` [T, K] the
+'prototype' of 'open_loop'. Both sum to 1 at every step.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from harmony_jax.training.panels import BACKGROUND, FAINT, FONT, GAP, GIVEN, LINE, SIZE, TEXT
+from harmony_jax.training.panels import (
+  BACKGROUND,
+  FAINT,
+  FONT,
+  GAP,
+  GIVEN,
+  LINE,
+  SIZE,
+  TEXT,
+  Prediction,
+  facts,
+)
+from harmony_jax.training.recording import Episode
 from harmony_jax.training.video import IMAGINED
 
 # pixels: of all steps, of a prototype, left of the steps, of the chart
 WIDTH, ROW, LEFT, CHART = 720, 30, 44, 90
 
 
-def surprise(assigned, predicted):
-  """-Σₖ qₖ log pₖ [T], the loss `temporal` of every step; log K where nothing is known."""
+def surprise(assigned: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+  """Return -Σₖ qₖ log pₖ [T], the loss `temporal` of every step; log K where nothing is known."""
   return -(assigned * np.log(np.maximum(predicted, 1e-12))).sum(-1)
 
 
-def describe(assigned, predicted, seen) -> list:
-  """Lines that say how well assignments were predicted, of steps `seen` [T] bool and of the others."""
-  loss, same = surprise(assigned, predicted), assigned.argmax(-1) == predicted.argmax(-1)
+def describe(assigned: np.ndarray, predicted: np.ndarray, seen: np.ndarray) -> list[str]:
+  """Return lines that say how well assignments were predicted, of steps `seen` [T] and others."""
+  loss, right = surprise(assigned, predicted), assigned.argmax(-1) == predicted.argmax(-1)
   return [
     f'prototypes of steps {name}: cross entropy {loss[where].mean():.2f} (knowing nothing: '
-    f'{np.log(assigned.shape[-1]):.2f}), the most likely one is right in {same[where].sum()} of {where.sum()}'
+    f'{np.log(assigned.shape[-1]):.2f}), the most likely one is right in '
+    f'{right[where].sum()} of {where.sum()}'
     for name, where in (('seen', seen), ('imagined', ~seen))
     if where.any()
   ]
 
 
-def picture(pictures, assigned, predicted, seen, title, rows=10):
-  """Assignments over time: of what is seen, as the model predicts them, and the surprise of every
-  step.
+def picture(
+  pictures: np.ndarray,
+  assigned: np.ndarray,
+  predicted: np.ndarray,
+  seen: np.ndarray,
+  title: str,
+  rows: int = 10,
+) -> np.ndarray:
+  """Draw assignments over time: of what is seen, as predicted, and the surprise of every step.
 
   A row is a prototype, of those with the largest shares, in the order in which they come; before it
   the step of this sequence that is most its own. Brightness is the root of the probability.
@@ -80,44 +100,34 @@ def picture(pictures, assigned, predicted, seen, title, rows=10):
   )
 
 
-def frames(episode, assigned, prediction, title):
-  """Per step: what the agent sees, beside the `picture` of the episode with a line at this step.
+def frames(
+  episode: Episode, assigned: np.ndarray, prediction: Prediction, title: str
+) -> Iterator[np.ndarray]:
+  """Yield per step what the agent sees, beside the `picture` with a line at this step.
 
   Args:
-    episode: a `recording.Episode`. prediction: of `trained.Agent.open_loop`. title: a line above.
+    prediction: of `trained.Agent.open_loop`. title: a line above.
 
   Yields: [height, width, 3] uint8, even sides.
   """
   still = Image.fromarray(
     picture(episode.picture, assigned, prediction['prototype'], prediction['seen'], title)
   )
-  total, length = np.cumsum(episode.reward), len(episode.reward)
-  for t in range(length):
+  for t in range(len(episode.reward)):
     image = Image.new('RGB', (SIZE + GAP + still.width, still.height), BACKGROUND)
     draw = ImageDraw.Draw(image)
     image.paste(still, (SIZE + GAP, 0))
-    image.paste(
-      Image.fromarray(episode.picture[t]).resize((SIZE, SIZE), Image.Resampling.NEAREST),
-      (GAP, LINE),
-    )
-    knows, color = (
-      ('has seen this', GIVEN) if prediction['seen'][t] else ('imagines this', IMAGINED)
-    )
-    lines = (
-      (f'step {t}', TEXT),
-      (f'reward {episode.reward[t]:.2f}, in sum {total[t]:.2f}', TEXT),
-      (f'the model {knows}', color),
-      (f'and expects {prediction["reward"][t]:.2f}', color),
-    )
-    for row, (text, ink) in enumerate(lines):
-      draw.text((GAP, LINE + SIZE + GAP + row * LINE), text, ink, FONT)
-    x = SIZE + GAP + LEFT + (t + 0.5) * WIDTH / length
+    seen = Image.fromarray(episode.picture[t]).resize((SIZE, SIZE), Image.Resampling.NEAREST)
+    image.paste(seen, (GAP, LINE))
+    for row, (text, color) in enumerate(facts(episode, prediction, t)):
+      draw.text((GAP, LINE + SIZE + GAP + row * LINE), text, color, FONT)
+    x = SIZE + GAP + LEFT + (t + 0.5) * WIDTH / len(episode.reward)
     draw.line((x, LINE + ROW, x, still.height - GAP), TEXT)
     yield np.asarray(image)
 
 
 def _kinds(assigned, predicted, rows):
-  """The prototypes with the largest shares, by the mean step at which they are assigned."""
+  """Return the prototypes with the largest shares, by the mean step at which they are assigned."""
   kinds = np.argsort(-(assigned + predicted).sum(0), kind='stable')[:rows]
   # the latter for those that nothing is assigned to
   shares = assigned[:, kinds] + 1e-6 * predicted[:, kinds]
@@ -130,7 +140,7 @@ def _small(image):
 
 
 def _chart(draw, top, loss, unknown, colors):
-  """The surprise of every step, with a line at that of someone who knows nothing."""
+  """Draw the surprise of every step, with a line at that of someone who knows nothing."""
   bottom, high = top + CHART, max(unknown, loss.max()) * 1.05
   y = lambda value: bottom - value / high * CHART
   draw.text((LEFT, top - LINE + 3), 'cross entropy of the prediction', TEXT, FONT)

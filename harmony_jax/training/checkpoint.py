@@ -1,16 +1,17 @@
 """Checkpoints of a training state, with orbax underneath.
 
-Every checkpoint is a folder named by its step. It appears under that name when
-it is whole; orbax writes it in the background. Beside the arrays it holds a
-small JSON dict (`meta`), the name, shape and dtype of every array, so that a
-state of another configuration is told from a damaged file, and checksums of the
-arrays' contents and of all this, for orbax does not see a flipped bit in them.
+Every checkpoint is a folder named by its step. It appears under that name when it is whole; orbax
+writes it in the background. Beside the arrays it holds a small JSON dict (`meta`), the shape and
+dtype of every array, so that a state of another configuration is told from a damaged file, and
+checksums of the arrays and of all this, for orbax does not see a flipped bit in them.
 """
 
 import json
 import logging
 import pathlib
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from harmony_jax.errors import UserError, one_line
 
+Meta = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 
@@ -27,14 +29,14 @@ class Checkpoints:
   Args:
     folder: where they are; made where it does not exist.
     keep: how many to keep; None for all.
-    read_only: for those who look into a run that may be going on: nothing is
-      created, tidied up or saved.
+    read_only: for those who look into a run that may be going on: nothing is created, tidied up or
+      saved.
   """
 
-  def __init__(self, folder, keep=2, read_only=False):
-    _quieten()
+  def __init__(self, folder: str | pathlib.Path, keep: int | None = 2, read_only: bool = False):
+    logging.getLogger('absl').addFilter(_passes)  # a second time changes nothing
     self._folder = pathlib.Path(folder).expanduser().absolute()
-    self._damaged = []  # steps that could not be restored
+    self._damaged: list[int] = []  # steps that could not be restored
     if read_only and not self._folder.is_dir():
       raise UserError(f'no checkpoints: {self._folder} does not exist')
     if not read_only:
@@ -51,30 +53,25 @@ class Checkpoints:
     self._manager = self._open()
 
   def _open(self):
-    return ocp.CheckpointManager(
-      self._folder,
-      # Named here, for a manager that has not saved yet to read them.
-      item_handlers={
-        'state': ocp.StandardCheckpointHandler(multiprocessing_options=_alone()),
-        'meta': ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
-      },
-      options=self._options,
-    )
+    handlers = {  # named here, for a manager that has not saved yet to read them
+      'state': ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone()),
+      'meta': ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
+    }
+    return ocp.CheckpointManager(self._folder, item_handlers=handlers, options=self._options)
 
-  def __enter__(self):
+  def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *unused):
+  def __exit__(self, *unused) -> None:
     self.close()
 
-  def save(self, step, state, meta):
-    """Saves a state; returns as soon as its arrays are copied to the host.
+  def save(self, step: int, state: Any, meta: Meta) -> None:
+    """Save a state; return as soon as its arrays are copied to the host.
 
     Args:
       step: the name of the checkpoint, larger than those there.
-      state: a pytree of arrays, typed PRNG keys among them; the caller may
-        donate it right after.
-      meta: a dict that JSON can hold; the caller may change it right after.
+      state: a pytree of arrays, typed PRNG keys among them; may be donated right after.
+      meta: a dict that JSON can hold; may be changed right after.
 
     Raises:
       ValueError: `step` is not larger than the newest one.
@@ -83,156 +80,141 @@ class Checkpoints:
     newest = self._manager.latest_step()
     if newest is not None and step <= newest:
       raise ValueError(f'checkpoint {step} is not newer than {newest} in {self._folder}')
-    # A copy, for orbax writes it in the background, when the caller's lists may have grown.
-    saved = json.loads(
-      json.dumps({'meta': meta, 'structure': _structure(state), 'checksums': _checksums(state)})
-    )
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_portable(state)),
-        meta=ocp.args.JsonSave({'saved': saved, 'checksum': _checksum_of_json(saved)}),
-      ),
-    )
+    copy = jax.tree.map(lambda leaf: np.array(_numbers(leaf)), state)
+    saved = {'meta': meta, 'structure': _structure(state), 'checksums': _checksums(copy)}
+    text = json.dumps(saved)
+    file = {'saved': json.loads(text), 'checksum': zlib.crc32(text.encode())}
+    args = ocp.args.Composite(state=ocp.args.PyTreeSave(copy), meta=ocp.args.JsonSave(file))
+    self._manager.save(step, args=args)
 
-  def latest(self):
-    """The step of the newest checkpoint, or None. Leaves out those found damaged."""
-    return max(self._usable(), default=None)
+  def latest(self) -> int | None:
+    """Return the step of the newest checkpoint that was not found damaged."""
+    return max(self.steps(), default=None)
 
-  def steps(self):
-    """The steps of all checkpoints, in order. Leaves out those found damaged."""
-    return sorted(self._usable())
+  def steps(self) -> list[int]:
+    """Return the steps of all checkpoints that were not found damaged, in order."""
+    return sorted(set(self._manager.all_steps()) - set(self._damaged))
 
-  def restore(self, like_state, step=None, check=None, part=False):
-    """Reads a checkpoint.
+  def restore(
+    self,
+    like: Any,
+    step: int | None = None,
+    check: Callable[[Meta], None] | None = None,
+    part: bool = False,
+  ) -> tuple[Any, Meta]:
+    """Read a checkpoint.
 
-    Where `step` is None and the newest checkpoint is damaged, a warning names
-    it and the one before it is read. The damaged one is moved to the folder
-    `damaged` by the next `save`.
+    Where `step` is None and the newest checkpoint is damaged, a warning names it and the one before
+    it is read. The damaged one is moved to the folder `damaged` by the next `save`.
 
     Args:
-      like_state: a state of the same structure: arrays, or what
-        `jax.eval_shape` returns. Arrays say on which devices to restore.
+      like: a state of the same structure: arrays, or what `jax.eval_shape` returns.
       step: which checkpoint; None for the newest that is intact.
-      check: called with the `meta` of a checkpoint before its arrays are read,
-        for what is stored elsewhere (the replay); a ValueError from it means
-        that this is damaged.
-      part: `like_state` is nested dicts with some of the state's arrays, and
-        only those are read, whatever else there is.
+      check: called with the `meta` of a checkpoint before its arrays are read, for what is stored
+        elsewhere (the replay); a ValueError from it means that this is damaged.
+      part: `like` is nested dicts with some of the state's arrays, and only those are read.
 
-    Returns:
-      `(state, meta)`.
+    Returns: (state, meta).
 
     Raises:
-      UserError: there is none, none can be read, or it is of another structure
-        (names the first array that differs).
+      UserError: there is none, none can be read, or it is of another structure (names the first
+        array that differs).
     """
     self.wait()
-    steps = self._usable() if step is None else [step]
-    if not steps or (step is not None and step not in self._manager.all_steps()):
-      raise UserError(f'no checkpoint{"" if step is None else f" {step}"} in {self._folder}')
-    failures = {}
-    for candidate in sorted(steps, reverse=True):
+    if step is not None:
+      self._there(step)
+    candidates = self.steps() if step is None else [step]
+    failures: dict[int, str] = {}
+    for candidate in reversed(candidates):
       try:
-        restored = self._restore(like_state, candidate, check, part)
+        restored = self._restore(like, candidate, check, part)
       except UserError:  # whole, but of something else: an older one is no help
         raise
       except Exception as error:  # whatever orbax and the system have for damage
         failures[candidate] = _first_line(error)
         continue
       for damaged, reason in failures.items():
-        _log.warning(
-          'checkpoint %d in %s is damaged (%s): going on from checkpoint %d',
-          damaged,
-          self._folder,
-          reason,
-          candidate,
-        )
+        told = (damaged, self._folder, reason, candidate)
+        _log.warning('checkpoint %d in %s is damaged (%s): going on from checkpoint %d', *told)
       self._damaged += failures
       return restored
+    if not candidates:
+      raise UserError(f'no checkpoint in {self._folder}')
     reasons = '; '.join(f'{bad}: {reason}' for bad, reason in failures.items())
     raise UserError(f'no checkpoint in {self._folder} can be read ({reasons})')
 
-  def go_back(self, step):
-    """Has later checkpoints than `step` count as damaged: of several processes, one found them so."""
-    self._damaged += [later for later in self._usable() if later > step]
+  def go_back(self, step: int) -> None:
+    """Count later checkpoints as damaged: of several processes, one found them so."""
+    self._damaged += [later for later in self.steps() if later > step]
 
-  def meta(self, step):
-    """The `meta` of a checkpoint, to know of what structure it is.
+  def meta(self, step: int) -> Meta:
+    """Return the `meta` of a checkpoint, to know of what structure it is.
 
     Raises:
       UserError: there is none of this step, or it cannot be read.
     """
-    if step not in self._manager.all_steps():
-      raise UserError(f'no checkpoint {step} in {self._folder}')
-    try:
-      return self._read_meta(step)['meta']
-    except Exception as error:  # whatever orbax and the system have for damage
-      raise UserError(
-        f'checkpoint {step} in {self._folder} cannot be read: {_first_line(error)}'
-      ) from None
+    return self._described(step)['meta']
 
-  def checksums(self, step):
-    """`{name of an array: CRC-32 of its bytes}` of a checkpoint: what two runs that shall be equal
-    have in common.
+  def checksums(self, step: int) -> dict[str, int]:
+    """Return {name of an array: CRC-32 of its bytes}: what equal runs have in common.
+
+    Raises:
+      UserError: as of `meta`.
     """
-    return self._read_meta(step)['checksums']
+    return self._described(step)['checksums']
 
-  def wait(self):
-    """Waits until what was saved is on disk; raises what went wrong in it."""
+  def wait(self) -> None:
+    """Wait until what was saved is on disk; raise what went wrong in it."""
     self._manager.wait_until_finished()
 
-  def close(self):
-    """Waits, and frees orbax's threads."""
+  def close(self) -> None:
+    """Wait, and free orbax's threads."""
     self.wait()
     self._manager.close()
 
-  def _usable(self):
-    return [step for step in self._manager.all_steps() if step not in self._damaged]
+  def _there(self, step):
+    if step not in self._manager.all_steps():
+      raise UserError(f'no checkpoint {step} in {self._folder}')
 
-  def _restore(self, like_state, step, check, part):
+  def _described(self, step):
+    self._there(step)
+    try:
+      return self._read_meta(step)
+    except Exception as error:  # whatever orbax and the system have for damage
+      reason = _first_line(error)
+      raise UserError(f'checkpoint {step} in {self._folder} cannot be read: {reason}') from None
+
+  def _restore(self, like, step, check, part):
     """One checkpoint, or whatever exception its damage causes."""
-    saved, wanted = self._read_meta(step), _structure(like_state)
-    there = (
-      {name: saved['structure'].get(name, 'nothing') for name in wanted}
-      if part
-      else saved['structure']
-    )
-    difference = _difference(there, wanted)
-    if difference:
-      raise UserError(
-        f'checkpoint {step} in {self._folder} is of another configuration: {difference}'
-      )
+    saved, wanted = self._read_meta(step), _structure(like)
+    for name in [*wanted, *([] if part else saved['structure'])]:
+      there, here = (where.get(name, 'nothing') for where in (saved['structure'], wanted))
+      if there != here:
+        raise UserError(
+          f'checkpoint {step} in {self._folder} is of another configuration: '
+          f'{name} is {there} there, {here} here'
+        )
     if check:
       check(saved['meta'])
-    target = jax.tree.map(_target, like_state)
-    if part:
-      state = ocp.PyTreeCheckpointHandler().restore(
-        self._folder / str(step) / 'state',
-        args=ocp.args.PyTreeRestore(
-          target,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-          partial_restore=True,
-        ),
-      )
-    else:
-      state = self._manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-      ).state
-    state = jax.tree.map(_as_asked, like_state, state)
+    target = jax.tree.map(_empty, like)
+    how = ocp.args.PyTreeRestore(
+      target, ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
+    )
+    state = self._manager.restore(step, args=ocp.args.Composite(state=how)).state
     for name, checksum in _checksums(state).items():
       if checksum != saved['checksums'][name]:
         raise ValueError(f'{name} is not what was saved')
-    return state, saved['meta']
+    return jax.tree.map(_as_asked, like, state), saved['meta']
 
   def _read_meta(self, step):
     file = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    if file['checksum'] != _checksum_of_json(file['saved']):
+    # JSON keeps the order of keys, so that the text is the same before and after a file
+    if file['checksum'] != zlib.crc32(json.dumps(file['saved']).encode()):
       raise ValueError('its meta is not what was saved')
     return file['saved']
 
   def _set_damaged_aside(self):
-    """Moves damaged checkpoints away, for their steps are about to be saved again.
+    """Move damaged checkpoints away, for their steps are about to be saved again.
 
     Done by `save` and not by `restore`: a reader of the folder changes nothing.
     """
@@ -250,49 +232,29 @@ class Checkpoints:
     self._manager = self._open()
 
 
-def _named_leaves(state):
-  leaves, _ = jax.tree.flatten_with_path(state)
-  return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in leaves]
+def _by_name(state):
+  leaves = jax.tree.leaves_with_path(state)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
 def _structure(state):
-  """`{name of a leaf: 'float32[512,1024]'}`; works on arrays and their shapes."""
-  return {name: _describe(leaf) for name, leaf in _named_leaves(state)}
+  """{name of a leaf: 'float32[512,1024]'}, of arrays and of their shapes."""
+  return {
+    name: f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+    for name, leaf in _by_name(state).items()
+  }
 
 
 def _checksums(state):
-  """`{name of a leaf: CRC-32 of its bytes}`, for arrays."""
-  return {name: _checksum(leaf) for name, leaf in _named_leaves(state) if hasattr(leaf, 'dtype')}
-
-
-def _checksum(leaf):
-  return zlib.crc32(np.ascontiguousarray(_numbers(leaf)).reshape(-1).view(np.uint8))
-
-
-def _checksum_of_json(value):
-  """Of its text, which is the same before and after a file: JSON keeps the order of keys."""
-  return zlib.crc32(json.dumps(value).encode())
-
-
-def _describe(leaf):
-  if not hasattr(leaf, 'dtype'):
-    return type(leaf).__name__
-  return f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
-
-
-def _difference(saved, wanted):
-  """What the first leaf is that differs, in words; None where all are equal."""
-  for name in [*wanted, *saved]:
-    there, here = saved.get(name, 'nothing'), wanted.get(name, 'nothing')
-    if there != here:
-      return f'{name} is {there} there, {here} here'
-  return None
+  """{name of a leaf: CRC-32 of its bytes}, of NumPy arrays."""
+  return {
+    name: zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    for name, leaf in _by_name(state).items()
+  }
 
 
 def _alone():
-  """Every process reads by itself, and one saves: without this, orbax would have all of them take
-  part.
-  """
+  """Every process reads by itself, and one saves: orbax would have all of them take part."""
   if jax.process_count() == 1:
     return ocp.options.MultiprocessingOptions()
   index = jax.process_index()
@@ -301,62 +263,33 @@ def _alone():
   )
 
 
-def _portable(state):
-  """The state as orbax takes it: where there are several processes, it refuses arrays of one's own
-  devices.
-  """
-  if jax.process_count() == 1:
-    return state
-  return jax.tree.map(
-    lambda leaf: np.asarray(_numbers(leaf)) if hasattr(leaf, 'dtype') else leaf, state
-  )
+def _is_key(leaf):
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _numbers(leaf):
-  """A key's numbers; anything else as it is."""
-  return (
-    jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-  )
+  """A key's numbers; anything else as it is. Stored so, it fits whatever devices read it."""
+  return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _empty(leaf):
+  """Zeros in NumPy of what is stored of a leaf."""
+  numbers = jax.eval_shape(_numbers, leaf)
+  return np.zeros(numbers.shape, numbers.dtype)
 
 
 def _as_asked(like, leaf):
-  """A restored leaf as the caller's: what several processes save and restore is NumPy."""
-  if isinstance(like, np.ndarray) or not hasattr(like, 'dtype') or isinstance(leaf, jax.Array):
+  """A restored leaf on JAX's first device; in NumPy where it was asked for so."""
+  if isinstance(like, np.ndarray):
     return leaf
   array = jax.device_put(leaf)
-  return (
-    jax.random.wrap_key_data(array)
-    if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key)
-    else array
-  )
-
-
-def _target(leaf):
-  """What to restore a leaf as: its shape and dtype, on its device.
-
-  Without a device orbax would look for the one it was saved from, and a
-  checkpoint from an accelerator could not be opened on a CPU.
-  """
-  if isinstance(leaf, np.ndarray) or not hasattr(leaf, 'dtype'):
-    return leaf
-  if jax.process_count() > 1:
-    numbers = jax.eval_shape(_numbers, leaf)
-    return np.zeros(numbers.shape, numbers.dtype)
-  sharding = getattr(leaf, 'sharding', None)
-  sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+  return jax.random.wrap_key_data(array) if _is_key(like) else array
 
 
 def _first_line(error):
-  text = str(error).strip() or type(error).__name__
-  return one_line(text.splitlines()[0][:200])
+  return one_line((str(error).strip() or type(error).__name__).splitlines()[0][:200])
 
 
-def _from_orbax(record):
+def _passes(record):
   """Whether a log record may pass: orbax reports each of its steps through absl."""
   return record.levelno >= logging.ERROR or 'orbax' not in record.pathname
-
-
-def _quieten():
-  """Keeps orbax's reports out of the log; adding a filter twice changes nothing."""
-  logging.getLogger('absl').addFilter(_from_orbax)

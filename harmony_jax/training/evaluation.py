@@ -1,99 +1,128 @@
-"""Playing with a policy: complete episodes for evaluation, actions for training."""
+"""Playing with a policy: actions for training, complete episodes for evaluation."""
 
 import collections
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from harmony_jax.envs import EpisodeResult, episode_seed, play
+from harmony_jax.envs import EpisodeResult, TimeStep, episode_seed, play
+from harmony_jax.envs.base import Spec
+from harmony_jax.method import Method, Variables
+from harmony_jax.processes import ALONE, ProcessGroup
+from harmony_jax.training import setup
+
+if TYPE_CHECKING:
+  from harmony_jax.training.loop import Trainer
 
 
 class Player:
-  """Chooses actions for N environments with a compiled agent; `carry` is its latent state between
-  calls.
+  """Chooses actions for N environments; `carry` is what a method carries between calls.
 
   Args:
-    agent: an `Agent`.
-    act: its compiled `act`.
-    params: `TrainState.params`, for the first latent state.
-    num_envs: N.
+    method: a method. act: its compiled `act` (`parallel.Compiled`).
     key: randomness; call number t draws from fold_in(key, t).
     mode: take the policy's mode instead of a sample.
   """
 
-  def __init__(self, agent, act, params, num_envs, key, mode=False):
-    self._agent, self._act, self._key, self._mode = agent, act, key, mode
+  def __init__(
+    self,
+    method: Method,
+    act: Callable,
+    variables: Variables,
+    num_envs: int,
+    key: jax.Array,
+    mode: bool = False,
+  ):
+    self._discrete, self._act, self._key, self._mode = method.spec.discrete, act, key, mode
     # Bound to a device as what `act` returns may be: it would be compiled again for a carry that is
     # not.
-    self.carry = jax.device_put(agent.initial_carry(params, num_envs), jax.local_devices()[0])
+    self.carry = jax.device_put(method.initial_carry(variables, num_envs), jax.local_devices()[0])
 
-  def act(self, params, timestep, call):
-    """(actions for the environments, the same as vectors [N, A]) for a `TimeStep`; `call` numbers
-    the draws.
-    """
-    return self.finish(self.begin(params, timestep, call))
+  def act(
+    self, variables: Variables, timestep: TimeStep, call: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Return actions for the environments, and as vectors [N, A]; `call` numbers the draws."""
+    return self.finish(self.begin(variables, timestep, call))
 
-  def begin(self, params, timestep, call):
-    """Has the device choose; `finish` waits for what this returns."""
+  def begin(self, variables: Variables, timestep: TimeStep, call: int) -> jax.Array:
+    """Have the device choose; `finish` waits for what this returns."""
     seen = jax.device_put((timestep.observation, timestep.is_first, np.uint32(call)))
-    action, self.carry = self._act(params, self.carry, *seen, self._key, mode=self._mode)
+    action, self.carry = self._act(variables, self.carry, *seen, self._key, mode=self._mode)
     return action
 
-  def finish(self, action):
-    """What `act` returns, for an action that was begun."""
+  def finish(self, action: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `act` returns, for an action that was begun."""
     vector = jax.device_get(action)
-    return to_environment(vector, self._agent.discrete), vector
+    return to_environment(vector, self._discrete), vector
 
 
-def to_environment(vector, discrete):
-  """Action vectors [N, A] as an environment takes them: int32 [N] if discrete, else clipped to [-1,
-  1].
+def to_environment(vector: np.ndarray, discrete: bool) -> np.ndarray:
+  """Return action vectors [N, A] as an environment takes them: int32 [N], or clipped to [-1, 1]."""
+  if discrete:
+    return vector.argmax(-1).astype(np.int32)
+  return np.clip(vector, -1, 1).astype(np.float32)
+
+
+def random_actions(spec: Spec, num_envs: int, seed: int, step: int) -> np.ndarray:
+  """Return uniform action vectors [N, A] for a step of a run with this seed."""
+  rng = np.random.Generator(np.random.Philox(key=[seed, step]))
+  if spec.discrete:
+    chosen = rng.integers(spec.num_actions, size=num_envs)
+    return np.eye(spec.num_actions, dtype=np.float32)[chosen]
+  return rng.uniform(-1, 1, (num_envs, spec.num_actions)).astype(np.float32)
+
+
+def group_sizes(num_envs: int) -> list[int]:
+  """Return sizes of an evaluation's groups: halves, one of which steps while the device chooses.
+
+  They are equal, for one compiled program, where the number is even.
   """
-  return (
-    vector.argmax(-1).astype(np.int32) if discrete else np.clip(vector, -1, 1).astype(np.float32)
-  )
-
-
-def group_sizes(num_envs) -> list:
-  """How many environments the groups of an evaluation have: two halves, so that one can step while
-  the other's actions are chosen. Sizes are equal, for one compiled program, where the number is
-  even."""
   return [num_envs] if num_envs < 2 else [num_envs - num_envs // 2, num_envs // 2]
 
 
-def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False, part=(0, 1)):
-  """Plays exactly `episodes` complete episodes; their seeds belong to (run seed, step).
+def evaluate(
+  method: Method,
+  act: Callable,
+  variables: Variables,
+  groups: Sequence[Any],
+  run_seed: int,
+  step: int,
+  episodes: int,
+  mode: bool = False,
+  group: ProcessGroup = ALONE,
+) -> list[EpisodeResult]:
+  """Play exactly `episodes` complete episodes, whose seeds belong to (run seed, step).
 
-  Actions are sampled, or the policy's `mode`; the latent state is sampled either way.
+  Actions are sampled, or the policy's `mode`; a latent state is sampled either way.
 
   Args:
     groups: environments in one or more groups: while one group steps, the device chooses for the
       next.
-    part: (index, count): plays each count-th of the episodes, from this index on, where several
-      processes share them.
+    group: the processes that share the episodes: each plays every count-th.
 
-  Returns: a list of `EpisodeResult`, one per episode played.
+  Returns: one result per episode that this process played.
   """
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
-  seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)][
-    part[0] :: part[1]
-  ]
-  results = [None] * len(seeds)
+  seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)]
+  seeds = seeds[group.index :: group.count]
+  results: list[Any] = [None] * len(seeds)
   waiting = collections.deque()
 
   def go_on(index, game, player, calls, actions):
-    """Steps a group and begins its next choice; at the end of its last episode takes its results."""
+    """Step a group and begin its next choice; at the end of its last episode take its results."""
     try:
       timestep = game.send(actions)
     except StopIteration as end:
       results[index :: len(groups)] = end.value
     else:
-      waiting.append((index, game, player, calls + 1, player.begin(params, timestep, calls)))
+      waiting.append((index, game, player, calls + 1, player.begin(variables, timestep, calls)))
 
   for index, env in enumerate(groups):
-    player = Player(
-      agent, act, params, env.num_envs, jax.random.fold_in(key, part[0] * len(groups) + index), mode
-    )
+    draws = jax.random.fold_in(key, group.index * len(groups) + index)
+    player = Player(method, act, variables, env.num_envs, draws, mode)
     go_on(index, play(env, seeds[index :: len(groups)]), player, 0, None)
   while waiting:
     index, game, player, calls, action = waiting.popleft()
@@ -101,29 +130,120 @@ def evaluate(agent, act, params, groups, run_seed, step, episodes, mode=False, p
   return results
 
 
-def together(parts):
-  """All processes' [results, scores of training episodes] in one list each, results in the order of
-  episodes.
-  """
-  results = [None] * sum(len(played) for played, _ in parts)
-  for index, (played, _) in enumerate(parts):
+def together(parts: Sequence[list]) -> list[EpisodeResult]:
+  """Return the results of all processes in the order of episodes."""
+  results: list[Any] = [None] * sum(map(len, parts))
+  for index, played in enumerate(parts):
     results[index :: len(parts)] = [EpisodeResult(*row) for row in played]
-  return results, sum((recent for _, recent in parts), [])
+  return results
 
 
-def summary(results):
-  """{'mean', 'std', 'scores', 'lengths'} of a list of `EpisodeResult`, and the mean of each
-  measure, e.g. 'success'.
-  """
+def summary(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+  """Return {'mean', 'std', 'scores', 'lengths'}, and each measure's mean, e.g. of 'success'."""
   scores = [result.score for result in results]
-  measures = {
-    name: float(np.mean([result.measures[name] for result in results]))
-    for name in results[0].measures
-  }
   return {
     'mean': float(np.mean(scores)),
     'std': float(np.std(scores)),
     'scores': scores,
     'lengths': [result.length for result in results],
-    **measures,
+    **measures(results),
   }
+
+
+def measures(results: Sequence[EpisodeResult]) -> dict[str, float]:
+  """Return the mean of each measure."""
+  names = results[0].measures
+  return {name: float(np.mean([one.measures[name] for one in results])) for name in names}
+
+
+class Evaluation:
+  """A run's evaluations, whose environments are made for the first one."""
+
+  def __init__(self, every: int):
+    self.every = every
+    self.envs: list[Any] = []  # in groups
+
+  def begin(self, trainer: 'Trainer') -> None:
+    """Evaluate before the first step, where that is wanted, or again where it was interrupted."""
+    state = trainer.state
+    if state.step:
+      crossed = trainer.schedule.crossed(state.step, self.every)
+      wanted = crossed and state.evaluated != state.step
+    else:
+      wanted = trainer.config.agent.eval_at_start
+    if wanted:
+      self(trainer)
+
+  def __call__(self, trainer: 'Trainer') -> None:
+    """Play the episodes of this step, and write down how they went."""
+    trainer.settle()
+    run, state = trainer.config.run, trainer.state
+    last = state.step >= run.steps
+    episodes = run.final_eval_episodes if last else run.eval_episodes
+    if not episodes:
+      return
+    started = time.monotonic()
+    played = trainer.group.exchange(self._play(trainer, episodes))
+    state.recent = sum(trainer.group.exchange(state.recent), [])
+    self._tell(trainer, together(played), time.monotonic() - started)
+
+  def _play(self, trainer, episodes):
+    config, updates = trainer.config, trainer.updates
+    if not self.envs:
+      share = min(config.run.eval_envs, episodes) // trainer.group.count
+      for size in group_sizes(max(1, share)):
+        self.envs.append(setup.make_env(config, size, **config.eval_env))
+
+    def act(*args, **kwargs):
+      # One process leaves at once: the run that goes on begins this evaluation anew. Several do
+      # after it, for all must agree.
+      if trainer.interruption.requested and trainer.group.count == 1:
+        trainer.leave(trainer.interruption.requested)
+      return updates.compiled.act(*args, **kwargs)
+
+    return evaluate(
+      trainer.method,
+      act,
+      updates.variables,
+      self.envs,
+      config.run.seed,
+      trainer.state.step,
+      episodes,
+      config.agent.eval_policy == 'mode',
+      trainer.group,
+    )
+
+  def _tell(self, trainer, played, seconds):
+    state, repeat = trainer.state, trainer.env.spec.action_repeat
+    results, extra, recent = summary(played), measures(played), state.recent
+    frame, mean, std = state.step * repeat, results['mean'], results['std']
+    train_mean = float(np.mean(recent)) if recent else None
+    counts = {'step': state.step, 'frame': frame, 'update': state.update}
+    trainer.writer.write_score(
+      {
+        **counts,
+        **{f'eval_{name}': value for name, value in results.items()},
+        'train_mean': train_mean,
+        'train_scores': recent,
+        'time/hours': state.hours,
+        'time/eval_seconds': seconds,
+      }
+    )
+    trainer.writer.write(
+      *counts.values(),
+      {
+        'return/eval': mean,
+        'return/eval_std': std,
+        'time/eval_seconds': seconds,
+        **{f'eval/{name}': value for name, value in extra.items()},
+      },
+    )
+    state.recent, state.evaluated = [], state.step
+    state.last_score = extra.get(trainer.config.run.score, mean)
+    trainer.progress.update(state.step, {'return/eval': mean})
+    trainer.progress.line(
+      f'step {state.step:,} (frame {frame:,}): evaluation {mean:.2f} ± {std:.2f} over '
+      f'{len(played)} episodes in {seconds:.0f} s; '
+      + ''.join(f'{name} {value:.2f}; ' for name, value in extra.items())
+      + f'training episodes {"none finished" if train_mean is None else f"{train_mean:.2f}"}'
+    )

@@ -1,14 +1,15 @@
 """What goes wrong in a run: numbers that are not finite, and machines that have no more room."""
 
 import errno
-import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
+import numpy as np
 
-from harmony_jax.agent import FINITE, Agent
+from harmony_jax import config, finite, method
+from harmony_jax.envs.base import ArraySpec, Spec
 from harmony_jax.errors import UserError
 from harmony_jax.training.checkpoint import Checkpoints
 
@@ -17,51 +18,58 @@ FOLDER = 'nonfinite'  # in a run folder: the states and batches whose update wen
 _FLAGS = ('action', 'before', 'reward', 'is_first', 'is_last', 'is_terminal')
 
 
-def first_not_finite(agent: Agent, state, batch) -> list:
-  """['gradient of critic: h_0/kernel', …]: what is not finite in the first of the stages `FINITE`
-  of this update.
+def first_not_finite(of: method.Method, state: method.TrainState, batch: method.Batch) -> list[str]:
+  """Return what is not finite in the first such stage of an update: ['gradient of critic: h_0/…'].
+
+  The stages are those of `Method.examine`; [] where all is finite.
   """
-  for stage, arrays in zip(FINITE, jax.device_get(jax.jit(agent.finite)(state, batch))):
-    bad = [f'{stage}: {name}' for name, finite in arrays.items() if not finite]
+  stages: list[str] = []  # a dict that comes out of `jit` is sorted
+
+  def examine(state, batch):
+    found = finite.by_name(of.examine(state, batch))
+    stages[:] = found
+    return list(found.values())
+
+  finites = jax.device_get(jax.jit(examine)(state, batch))
+  for stage, arrays in zip(stages, finites, strict=True):
+    bad = [f'{stage}: {name}' for name, fine in arrays.items() if not fine]
     if bad:
       return bad
   return []
 
 
-def dump(agent: Agent, state, batch, folder, meta) -> tuple[list, pathlib.Path]:
-  """Writes down an update that went wrong, so that `reproduce` can repeat it.
+def dump(
+  of: method.Method,
+  state: method.TrainState,
+  batch: method.Batch,
+  folder: str | pathlib.Path,
+  step: int,
+) -> tuple[list[str], pathlib.Path]:
+  """Write down an update that went wrong, so that `reproduce` can repeat it.
 
   Args:
-    state: before the update. batch: [B, T, ...]. folder: of the run. meta: dict that JSON can hold.
+    state: before the update. batch: [B, T, ...]. folder: of the run. step: of the run.
 
   Returns: `first_not_finite`, and the folder that was written.
   """
   try:
-    names = first_not_finite(agent, state, batch)
-  except (
-    jax.errors.JaxRuntimeError
-  ):  # no room on one device for what several shared: `reproduce` can look elsewhere
-    names = []
-  batch = jax.tree.map(jnp.asarray, batch)
+    names = first_not_finite(of, state, batch)
+  except jax.errors.JaxRuntimeError:
+    names = []  # no room on one device for what several shared: `reproduce` can look elsewhere
+  batch = jax.tree.map(jnp.asarray, dict(batch))
   path, update = pathlib.Path(folder) / FOLDER, int(state.step)
+  arrays = {name: [list(array.shape), array.dtype.name] for name, array in batch.items()}
+  meta = {'step': step, 'first': names, 'discrete': of.spec.discrete, 'batch': arrays}
   with Checkpoints(path, keep=None) as dumps:
     # the same run, continued, fails in the same update
-    if dumps.latest() is None or dumps.latest() < update:
-      dumps.save(
-        update,
-        {'train': state, 'batch': batch},
-        meta
-        | {
-          'first': names,
-          'discrete': agent.discrete,
-          'batch': {name: [list(array.shape), array.dtype.name] for name, array in batch.items()},
-        },
-      )
+    newest = dumps.latest()
+    if newest is None or newest < update:
+      dumps.save(update, {'train': state, 'batch': batch}, meta)
   return names, path / str(update)
 
 
-def reproduce(folder, update=None) -> dict:
-  """Repeats an update that `dump` wrote down in the run folder; by default the last one.
+def reproduce(folder: str | pathlib.Path, update: int | None = None) -> dict[str, Any]:
+  """Repeat an update that `dump` wrote down in the run folder; by default the last one.
 
   Returns: {'update', 'step', 'recorded', 'found'}: its number, the environment step, and
     `first_not_finite` then and now.
@@ -70,58 +78,74 @@ def reproduce(folder, update=None) -> dict:
     UserError: no run, or no such dump.
   """
   folder = pathlib.Path(folder)
-  try:
-    config = ConfigDict(json.loads((folder / 'config.json').read_text(encoding='utf-8'))['config'])
-  except (OSError, ValueError, KeyError):
-    raise UserError(f'{folder} holds no run: its config.json cannot be read') from None
+  chosen = config.read(folder)
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder} holds no update that was not finite')
   with Checkpoints(folder / FOLDER, keep=None, read_only=True) as dumps:
     update = dumps.latest() if update is None else update
+    if update is None:
+      raise UserError(f'{folder / FOLDER} holds no update that was not finite')
     meta = dumps.meta(update)
-    batch = {
-      name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in meta['batch'].items()
+    arrays = {k: jax.ShapeDtypeStruct(*spec) for k, spec in meta['batch'].items()}
+    seen = {
+      name: ArraySpec(array.shape[2:], np.dtype(array.dtype).type)
+      for name, array in arrays.items()
+      if name not in _FLAGS
     }
-    shapes = {name: array.shape[2:] for name, array in batch.items() if name not in _FLAGS}
-    agent = Agent.from_config(config, shapes, batch['action'].shape[-1], meta['discrete'])
-    like = {'train': jax.eval_shape(agent.init, jax.random.key(0)), 'batch': batch}
+    spec = Spec(seen, meta['discrete'], arrays['action'].shape[-1], 1)
+    of = method.entry(chosen.run.method).make(chosen.agent, spec)
+    like = {'train': jax.eval_shape(of.init, jax.random.key(0)), 'batch': arrays}
     saved, _ = dumps.restore(like, update)
-  return {
-    'update': update,
-    'step': meta['step'],
-    'recorded': meta['first'],
-    'found': first_not_finite(agent, saved['train'], saved['batch']),
-  }
+  found = first_not_finite(of, saved['train'], saved['batch'])
+  return {'update': update, 'step': meta['step'], 'recorded': meta['first'], 'found': found}
 
 
-def explain(error) -> str | None:
-  """One line for an exception that says that a machine, and not the program, is at its limits or
-  gone; else None.
+# JAX's runtime has one type for all errors, and says in its message which one: absl's status codes.
+_STATUS = {
+  'RESOURCE_EXHAUSTED': 'memory',
+  'UNAVAILABLE': 'others',
+  'DEADLINE_EXCEEDED': 'others',
+  'ABORTED': 'others',
+}
+_TEXTS = {
+  'disk': 'the disk is full{place}; what was saved before is whole. Make room and run the same '
+  'command again',
+  'rights': 'cannot write{place} ({reason}); what was saved before is whole',
+  'memory': 'out of memory: take a smaller batch or model (--config.batch_size=…, --preset=cpu), '
+  'fewer seeds at a time, or --replay=host',
+  'others': 'another process of this run has ended, or cannot be reached: start all of them again, '
+  'and they continue from the last checkpoint',
+}
+
+
+def explain(error: BaseException | None) -> str | None:
+  """Return one line for an exception that says that a machine is at its limits or gone; else None.
+
+  The program is not at fault then.
   """
-  chain = []
-  while error is not None and error not in chain:
-    chain.append(error)
+  seen: list[BaseException] = []
+  while error is not None and error not in seen:
+    seen.append(error)
+    kind = _kind(error)
+    if kind:
+      name = getattr(error, 'filename', None)
+      reason = getattr(error, 'strerror', None)
+      return _TEXTS[kind].format(place=f': {name}' if name else '', reason=reason)
     error = error.__cause__ or error.__context__
-  for error in chain:
-    text = str(error)
-    number = error.errno if isinstance(error, OSError) else None
-    place = f': {error.filename}' if number and error.filename else ''
-    if (
-      number in (errno.ENOSPC, errno.EDQUOT)
-      or 'No space left on device' in text
-      or 'Disk quota exceeded' in text
-    ):
-      return f'the disk is full{place}; what was saved before is whole. Make room and run the same command again'
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-      return f'cannot write{place} ({error.strerror}); what was saved before is whole'
-    if 'Gloo' in text or 'heartbeat' in text or 'coordination service' in text.lower():
-      return (
-        'another process of this run has ended, or cannot be reached: start all of them again, and they continue '
-        'from the last checkpoint'
-      )
-    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text or 'Out of memory' in text:
-      return (
-        'out of memory: take a smaller batch or model (--config.batch_size=…, --preset=cpu), fewer seeds at a time, '
-        'or --replay=host'
-      )
   return None
+
+
+def _kind(error: BaseException) -> str | None:
+  if isinstance(error, MemoryError):
+    return 'memory'
+  if isinstance(error, OSError):
+    number = error.errno or 0
+    full, refused = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
+    return 'disk' if number in full else 'rights' if number in refused else None
+  text = str(error)
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    # Gloo reports a process that is gone as FAILED_PRECONDITION or INTERNAL with its name only.
+    return 'others' if 'Gloo' in text else next((_STATUS[k] for k in _STATUS if k in text), None)
+  # TensorStore, under orbax, passes the system's errors on as a ValueError with their number.
+  full = isinstance(error, ValueError) and f"os_error_code='{errno.ENOSPC}'" in text
+  return 'disk' if full else None

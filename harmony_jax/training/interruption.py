@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run is asked to save and to end, rather than cut off.
+"""SIGTERM, its like, and Ctrl-C: a run is asked to save and to end, rather than cut off.
 
     with Interruption() as interruption:
       ...                        # as usual: a signal raises KeyboardInterrupt
@@ -16,14 +16,13 @@ import socket
 import sys
 import threading
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What ends a job: a scheduler (also before its time is up), a terminal that closes, a person.
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 KILLED = 128 + signal.SIGINT  # exit code after the second Ctrl-C, as shells have it
 
 
 class Interrupted(Exception):
-  """Ends a run that was asked to end. It has been saved, where there was anything to save: the text
-  says so.
-  """
+  """Ends a run that was asked to end; the text says where it was saved, if it had begun."""
 
   exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -39,11 +38,11 @@ class Interruption:
     self.requested = ''
     self._armed = False
 
-  def arm(self):
-    """From now on, the first signal sets `requested`."""
+  def arm(self) -> None:
+    """Have the first signal from now on set `requested`."""
     self._armed = True
 
-  def __enter__(self):
+  def __enter__(self) -> 'Interruption':
     self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
     ours, self._theirs = socket.socketpair()
     self._theirs.setblocking(False)
@@ -51,7 +50,7 @@ class Interruption:
     threading.Thread(target=self._watch, args=(ours,), daemon=True).start()
     return self
 
-  def __exit__(self, *unused):
+  def __exit__(self, *unused) -> None:
     signal.set_wakeup_fd(self._wakeup)
     for number, handler in self._before.items():
       signal.signal(number, handler)

@@ -10,6 +10,8 @@ import math
 import os
 import pathlib
 import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +36,15 @@ class MetricsWriter:
     UserError: `wandb` is asked for and not installed.
   """
 
-  def __init__(self, folder, tensorboard=True, wandb=False, project='harmony-jax', config=None):
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    tensorboard: bool = True,
+    wandb: bool = False,
+    *,
+    project: str = 'harmony-jax',
+    config: Mapping[str, Any] | None = None,
+  ):
     self._folder = pathlib.Path(folder)
     self._metrics = self._folder / 'metrics.jsonl'
     self._scores = self._folder / 'scores.jsonl'
@@ -43,8 +53,8 @@ class MetricsWriter:
     self._purge_step = None
     self._wandb = _start_wandb(self._folder, project, config) if wandb else None
 
-  def write(self, step, frame, update, metrics):
-    """Writes one line of metrics.
+  def write(self, step: int, frame: int, update: int, metrics: Mapping[str, Any]) -> list[str]:
+    """Write one line of metrics.
 
     A number that is not finite is written as null, for JSON has no NaN, and its
     name is added to the line's list `nonfinite`.
@@ -70,8 +80,8 @@ class MetricsWriter:
     self._show(step, finite)
     return nonfinite
 
-  def write_score(self, score):
-    """Writes one line of scores: a dict with `step`; arrays become lists.
+  def write_score(self, score: Mapping[str, Any]) -> None:
+    """Write one line of scores: a dict with `step`; arrays become lists.
 
     Raises:
       ValueError: no `step` in it, without which a resumed run would double it.
@@ -80,8 +90,8 @@ class MetricsWriter:
       raise ValueError(f'a score needs its step; got {sorted(score)}')
     _append(self._scores, _plain(score))
 
-  def truncate_after(self, step, lines=None):
-    """Drops the lines of steps > `step`, and those after the first `lines` [of metrics, of scores],
+  def truncate_after(self, step: int, lines: Sequence[int] | None = None) -> None:
+    """Drop the lines of steps > `step`, and those after the first `lines` [of metrics, of scores],
     as of `flush`: those that a resumed run will write again.
 
     A line that cannot be read is dropped too, as the last one is that a crash
@@ -105,9 +115,11 @@ class MetricsWriter:
         file.writelines(line.decode() + '\n' for line in present if _step_of(line) <= step)
     self._purge_step = step + 1  # TensorBoard hides the older events itself
 
-  def flush(self):
-    """Waits until all lines are on disk, for a checkpoint must not be newer than they; returns how
-    many [of metrics, of scores] there are."""
+  def flush(self) -> list[int]:
+    """Wait until all lines are on disk; return how many [of metrics, of scores] there are.
+
+    A checkpoint must not be newer than they.
+    """
     lines = []
     for path in (self._metrics, self._scores):
       lines.append(0)
@@ -117,8 +129,8 @@ class MetricsWriter:
           lines[-1] = sum(1 for _ in file)
     return lines
 
-  def close(self):
-    """Ends the event file and the Weights & Biases run."""
+  def close(self) -> None:
+    """End the event file and the Weights & Biases run."""
     if self._events is not None:
       self._events.close()
     if self._wandb is not None:
@@ -147,20 +159,22 @@ class MetricsWriter:
 class NoWriter:
   """Stands where a `MetricsWriter` stands, in processes whose lines another process writes."""
 
-  def write(self, *args):
+  def write(self, step: int, frame: int, update: int, metrics: Mapping[str, Any]) -> list[str]:
+    """Write nothing."""
     return []
 
-  def write_score(self, score):
-    pass
+  def write_score(self, score: Mapping[str, Any]) -> None:
+    """Write nothing."""
 
-  def truncate_after(self, *args):
-    pass
+  def truncate_after(self, step: int, lines: Sequence[int] | None = None) -> None:
+    """Drop nothing."""
 
-  def flush(self):
+  def flush(self) -> list[int]:
+    """Return that there are no lines."""
     return [0, 0]
 
-  def close(self):
-    pass
+  def close(self) -> None:
+    """Do nothing."""
 
 
 def _start_wandb(folder, project, config):

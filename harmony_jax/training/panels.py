@@ -1,10 +1,12 @@
-"""Frames of videos that explain themselves: an episode beside the world model's view of it, and
-dreams.
-"""
+"""Frames of videos that explain themselves: an episode beside what a method expects, and dreams."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from harmony_jax.training.recording import Episode
 from harmony_jax.training.video import IMAGINED, to_uint8
 
 # pixels: side of a picture, between them, a line of text, the chart's height
@@ -14,47 +16,79 @@ RIGHT, WRONG = (86, 180, 233), (230, 130, 0)  # told apart by colour-blind eyes
 GIVEN = RIGHT  # brighter than elsewhere, on this ground
 _TOP = 2 * LINE + GAP // 2  # of the pictures
 FONT = ImageFont.load_default(15)
+Prediction = Mapping[str, Any]  # of `trained.Agent.open_loop` or `dream`, in NumPy
 
 
-def episode_frames(episode, prediction, tolerance, title):
-  """Per step: what the agent sees, what the world model expects, the error, and the rewards so far.
+def episode_frames(
+  episode: Episode, prediction: Prediction | None, tolerance: float, title: str
+) -> Iterator[np.ndarray]:
+  """Yield per step what the agent sees, what its method expects, and the rewards so far.
 
   Args:
-    episode: a `recording.Episode` of T steps. prediction: of `trained.Agent.open_loop`, with
-      'picture' [T, H, W, 3] in [0, 1].
+    episode: of T steps. prediction: of `trained.Agent.open_loop`, with 'picture' [T, H, W, 3] in
+      [0, 1] or None where no pictures are predicted; None where nothing is.
     tolerance: how far a predicted reward may be from the true one to count as correct.
     title: a line above.
 
   Yields: [height, width, 3] uint8, even sides.
   """
-  length, reward, expected, seen = (
-    len(episode.reward),
-    episode.reward,
-    prediction['reward'],
-    prediction['seen'],
+  told: dict[str, Any] = {'picture': None, 'reward': episode.reward, 'seen': None} | dict(
+    prediction or {}
   )
-  error = to_uint8((prediction['picture'] - episode.picture.astype(np.float32) / 255 + 1) / 2)
-  pictures = [episode.picture, to_uint8(prediction['picture']), error]
-  low, high = min(reward.min(), expected.min()), max(reward.max(), expected.max())
-  for t in range(length):
-    image, draw = _canvas(3, CHART + GAP)
+  drawn, expected = told['picture'], told['reward']
+  low, high = min(episode.reward.min(), expected.min()), max(episode.reward.max(), expected.max())
+  columns = 2 if drawn is None else 3
+  for t in range(len(episode.reward)):
+    image, draw = _canvas(columns, CHART + GAP)
     draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, FONT)
-    color, knows = (GIVEN, 'has seen this') if seen[t] else (IMAGINED, 'imagines this')
-    for place, (name, picture) in enumerate(
-      zip(('the agent sees', f'the model {knows}', 'error'), pictures)
-    ):
-      _paste(image, draw, place, picture[t], name, color if place == 1 else None)
-    correct = abs(expected[t] - reward[t]) <= tolerance
-    _label(draw, 0, f'reward {_number(reward[t])}', TEXT)
-    verdict, color = ('correct', RIGHT) if correct else ('incorrect', WRONG)
-    _label(draw, 1, f'reward {_number(expected[t])} {verdict}', color)
-    _chart(draw, t, reward, expected, seen, low, high)
+    _paste(image, draw, 0, episode.picture[t], 'the agent sees', None)
+    _label(draw, 0, f'reward {_number(episode.reward[t])}', TEXT)
+    if drawn is None:
+      for row, (text, color) in enumerate(facts(episode, prediction, t)):
+        draw.text((2 * GAP + SIZE, _TOP + row * LINE), text, color, FONT)
+    else:
+      color, knows = (GIVEN, 'has seen') if told['seen'][t] else (IMAGINED, 'imagines')
+      _paste(image, draw, 1, to_uint8(drawn[t]), f'the model {knows} this', color)
+      _paste(image, draw, 2, _error(episode.picture[t], drawn[t]), 'error', None)
+      right = abs(expected[t] - episode.reward[t]) <= tolerance
+      verdict, color = ('correct', RIGHT) if right else ('incorrect', WRONG)
+      _label(draw, 1, f'reward {_number(expected[t])} {verdict}', color)
+    _chart(draw, t, episode.reward, prediction, low, high, columns * (SIZE + GAP))
     yield np.asarray(image)
 
 
-def strip(episode, prediction, tolerance, window, columns=8):
-  """A picture of one window, as the paper's figure 3: the true steps, what the model expects of
-  them, and the error.
+def facts(
+  episode: Episode, prediction: Prediction | None, t: int
+) -> list[tuple[str, tuple[int, int, int]]]:
+  """Return lines about a step, with their colours."""
+  total = np.cumsum(episode.reward[: t + 1])[-1]
+  lines = [(f'step {t}', TEXT), (f'reward {episode.reward[t]:.2f}, in sum {total:.2f}', TEXT)]
+  if prediction is None:
+    return lines
+  knows, color = ('has seen', GIVEN) if prediction['seen'][t] else ('imagines', IMAGINED)
+  expects = f'and expects {prediction["reward"][t]:.2f}'
+  return [*lines, (f'the model {knows} this', color), (expects, color)]
+
+
+def describe(episode: Episode, prediction: Prediction, tolerance: float) -> list[str]:
+  """Return lines that say how well rewards were predicted, of steps seen and of the others."""
+  error, seen = np.abs(prediction['reward'] - episode.reward), prediction['seen']
+  lines = []
+  for name, where in (('seen', seen), ('imagined', ~seen)):
+    right, rewarded = error <= tolerance, where & (np.abs(episode.reward) > tolerance)
+    if where.any():
+      lines.append(
+        f'rewards of steps {name}: {right[where].sum()} of {where.sum()} correct (within '
+        f'{tolerance:.2g}), {right[rewarded].sum()} of {rewarded.sum()} where the true one is not '
+        f'near 0; mean error {error[where].mean():.3g}'
+      )
+  return lines
+
+
+def strip(
+  episode: Episode, prediction: Prediction, tolerance: float, window: int, columns: int = 8
+) -> np.ndarray:
+  """Return a picture of one window, as the paper's figure 3: true steps, predictions, errors.
 
   Args:
     episode, prediction, tolerance: as in `episode_frames`. window: steps of a window; of those that
@@ -78,10 +112,13 @@ def strip(episode, prediction, tolerance, window, columns=8):
     'RGB', (margin + len(steps) * (side + GAP), LINE + 3 * (side + GAP) + 2 * LINE), BACKGROUND
   )
   draw = ImageDraw.Draw(image)
-  error = to_uint8((prediction['picture'] - episode.picture.astype(np.float32) / 255 + 1) / 2)
-  for row, (name, pictures) in enumerate(
-    (('true', episode.picture), ('model', to_uint8(prediction['picture'])), ('error', error))
-  ):
+  drawn = prediction['picture']
+  rows = {
+    'true': episode.picture,
+    'model': to_uint8(drawn),
+    'error': _error(episode.picture, drawn),
+  }
+  for row, (name, pictures) in enumerate(rows.items()):
     y = LINE + row * (side + GAP + LINE)
     draw.text((GAP, y + side // 2), name, TEXT, FONT)
     for place, t in enumerate(steps):
@@ -109,8 +146,8 @@ def strip(episode, prediction, tolerance, window, columns=8):
   return np.asarray(image)
 
 
-def dream_frames(dreams, name, title):
-  """Per step: N dreams side by side, with the rewards that the model expects in them.
+def dream_frames(dreams: Prediction, name: str, title: str) -> Iterator[np.ndarray]:
+  """Yield per step N dreams side by side, with the rewards that the model expects in them.
 
   Args:
     dreams: of `trained.Agent.dream`. name: of the observation to show. title: a line above.
@@ -118,11 +155,8 @@ def dream_frames(dreams, name, title):
   Yields: [height, width, 3] uint8, even sides. A dream whose episode the model holds for ended is
   shown dark.
   """
-  pictures, reward, keep = (
-    to_uint8(dreams['observation'][name]),
-    dreams['reward'],
-    dreams['continue'],
-  )
+  pictures, reward = to_uint8(dreams['observation'][name]), dreams['reward']
+  keep = dreams['continue']
   over = np.cumsum(keep < 0.5, 1) - (keep < 0.5) > 0  # after the step that ends it
   total = np.cumsum(np.where(over, 0, reward), 1)
   for t in range(pictures.shape[1]):
@@ -134,6 +168,10 @@ def dream_frames(dreams, name, title):
       _paste(image, draw, place, picture, f'sum of rewards {_number(total[place, t])}', IMAGINED)
       _label(draw, place, text, TEXT)
     yield np.asarray(image)
+
+
+def _error(true, drawn):
+  return to_uint8((drawn - true.astype(np.float32) / 255 + 1) / 2)
 
 
 def _canvas(count, below):
@@ -157,20 +195,17 @@ def _label(draw, place, text, color):
   )
 
 
-def _chart(draw, now, reward, expected, seen, low, high, longest=300):
-  """True rewards as a line, expected ones as dots in their colours; a window of steps around now."""
+def _chart(draw, now, reward, prediction, low, high, right, longest=300):
+  """Draw true rewards as a line, expected ones as dots in their colours, of steps around now."""
   begin = max(0, min(now - longest // 2, len(reward) - longest))
   steps = np.arange(begin, min(len(reward), begin + longest))
-  left, right = GAP + 52, 3 * (SIZE + GAP)
-  top, bottom = _TOP + SIZE + 2 * LINE + GAP, _TOP + SIZE + LINE + CHART
+  left, top, bottom = GAP + 52, _TOP + SIZE + 2 * LINE + GAP, _TOP + SIZE + LINE + CHART
   scale = (right - left) / max(1, min(len(reward), longest) - 1)
   x = lambda t: left + (t - begin) * scale
   y = lambda value: bottom - (value - low) / max(high - low, 1e-6) * (bottom - top)
-  legend = (
-    (0, 'true reward', TEXT),
-    (96, 'predicted, seen', GIVEN),
-    (216, 'predicted, imagined', IMAGINED),
-  )
+  legend = [(0, 'true reward', TEXT)]
+  if prediction is not None:
+    legend += [(96, 'predicted, seen', GIVEN), (216, 'predicted, imagined', IMAGINED)]
   for at, text, color in legend:
     draw.text((GAP + at, top - LINE), text, color, FONT)
   for value in {low, high}:
@@ -179,14 +214,15 @@ def _chart(draw, now, reward, expected, seen, low, high, longest=300):
   past = steps[steps <= now]
   if len(past) > 1:
     draw.line([(x(t), y(reward[t])) for t in past], TEXT, 1)
+  if prediction is None:
+    return
   for t in past:
-    draw.ellipse(
-      (x(t) - 1.5, y(expected[t]) - 1.5, x(t) + 1.5, y(expected[t]) + 1.5),
-      GIVEN if seen[t] else IMAGINED,
-    )
+    at = x(t), y(prediction['reward'][t])
+    color = GIVEN if prediction['seen'][t] else IMAGINED
+    draw.ellipse((at[0] - 1.5, at[1] - 1.5, at[0] + 1.5, at[1] + 1.5), color)
 
 
 def _number(value):
-  return (
-    f'{value:.0f}' if abs(value) >= 100 else f'{value + 0.0 if abs(value) >= 0.005 else 0.0:.2f}'
-  )
+  if abs(value) >= 100:
+    return f'{value:.0f}'
+  return f'{value + 0.0 if abs(value) >= 0.005 else 0.0:.2f}'  # no -0.00

@@ -2,9 +2,10 @@
 
 import collections
 import datetime
-import re
 import sys
 import time
+from collections.abc import Mapping
+from typing import IO, Any
 
 
 class Progress:
@@ -19,7 +20,16 @@ class Progress:
     prefix: what every plain line begins with, for runs that share an output.
   """
 
-  def __init__(self, total, start=0, interval=30.0, live=None, file=None, prefix=''):
+  def __init__(
+    self,
+    total: int,
+    start: int = 0,
+    *,
+    interval: float = 30.0,
+    live: bool | None = None,
+    file: IO[str] | None = None,
+    prefix: str = '',
+  ):
     self._file = file or sys.stdout
     self._prefix = prefix
     self._total = total
@@ -33,14 +43,14 @@ class Progress:
     live = self._file.isatty() if live is None else live
     self._live = _start_live(self._file, self._render) if live else None
 
-  def __enter__(self):
+  def __enter__(self) -> 'Progress':
     return self
 
-  def __exit__(self, *unused):
+  def __exit__(self, *unused) -> None:
     self.close()
 
-  def update(self, step, info=None):
-    """Tells the step and, where there is news, the numbers to show.
+  def update(self, step: int, info: Mapping[str, Any] | None = None) -> None:
+    """Tell the step and, where there is news, the numbers to show.
 
     Args:
       step: steps done.
@@ -56,21 +66,21 @@ class Progress:
       self._printed = now
       self._print(self._text())
 
-  def line(self, text):
-    """Writes one line that stays, above the panel."""
+  def line(self, text: str) -> None:
+    """Write one line that stays, above the panel."""
     if self._live is not None:
       self._live.console.print(text, markup=False, highlight=False)
     else:
       self._print(text)
 
-  def close(self):
-    """Leaves the last state on the screen."""
+  def close(self) -> None:
+    """Leave the last state on the screen."""
     if self._live is not None:
       self._live.stop()
       self._live = None
 
-  def speed(self):
-    """Steps per second over about the last minute; 0 before the first second."""
+  def speed(self) -> float:
+    """Return steps per second over about the last minute; 0 before the first second."""
     then, step = self._marks[0]
     seconds = time.monotonic() - then
     return (self._step - step) / seconds if seconds > 0.1 else 0.0
@@ -123,31 +133,30 @@ class Progress:
 
 
 _SIGN = {'sigma': 'σ', 'weight': 'w'}
-_TASK = re.compile(r'harmony/(.+)/(sigma|weight)')
 
 
-def split_tasks(info):
-  """`({task: {'sigma': …, 'weight': …}}, the other entries)` of `info`."""
+def split_tasks(info: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+  """Return {task: {'sigma': …, 'weight': …}} and the other entries."""
   tasks, others = {}, {}
   for name, value in info.items():
-    match = _TASK.fullmatch(name)
-    if match:
-      tasks.setdefault(match[1], {})[match[2]] = value
-    else:
-      others[name] = value
+    match name.split('/'):
+      case ['harmony', *task, ('sigma' | 'weight') as kind] if task:
+        tasks.setdefault('/'.join(task), {})[kind] = value
+      case _:
+        others[name] = value
   return tasks, others
 
 
-def format_number(value):
-  """`12345.678` → `1.235e+04`; a whole number or a text stays as it is."""
+def format_number(value: float | str) -> str:
+  """Return `1.235e+04` for `12345.678`; a whole number or a text stays as it is."""
   if isinstance(value, str):
     return value
   value = float(value)
   return f'{value:,.0f}' if value.is_integer() else f'{value:.4g}'
 
 
-def format_seconds(seconds):
-  """`11531` → `3:12:11`."""
+def format_seconds(seconds: float) -> str:
+  """Return `3:12:11` for `11531`."""
   return str(datetime.timedelta(seconds=round(seconds)))
 
 

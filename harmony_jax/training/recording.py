@@ -2,34 +2,35 @@
 
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from harmony_jax import envs
 from harmony_jax.errors import UserError
-from harmony_jax.rssm import State
 
 
 class Episode(NamedTuple):
   """One episode, or the beginning of one, of T steps, the one that begins it included.
 
-  picture: [T, H, W, 3] uint8. observation: {name: [T, ...]}, all of it. reward: [T], of the step
-  that led there. action: [T, A], taken after each. latent: the policy's posterior states, leaves
-  [T, ...]. complete: whether the last step ends the episode.
+  Attributes:
+    picture: [T, H, W, 3] uint8. observation: {name: [T, ...]}, all of it.
+    reward: [T], of the step that led there. action: [T, A], taken after each.
+    carry: what the policy carried after each, leaves [T, ...].
+    complete: whether the last step ends the episode.
   """
 
   picture: np.ndarray
-  observation: dict
+  observation: dict[str, np.ndarray]
   reward: np.ndarray
   action: np.ndarray
-  latent: State
+  carry: Any
   complete: bool
 
 
-def record(agent, env, seed, steps, mode) -> Episode:
-  """Plays an episode with a `trained.Agent`, at most `steps` steps of it.
+def record(agent, env, seed: int, steps: int, mode: bool) -> Episode:
+  """Play an episode with a `trained.Agent`, at most `steps` steps of it.
 
   Args:
     env: of one environment. seed: of the episode. mode: take the most likely actions.
@@ -41,52 +42,47 @@ def record(agent, env, seed, steps, mode) -> Episode:
     if timestep.is_first[0]:
       rows.clear()  # a simulator that failed begins the episode again
     action, state = agent.policy(timestep.observation, state, timestep.is_first, mode)
-    carry = jax.device_get(state.carry)
-    observation = {key: value[0] for key, value in timestep.observation.items()}
-    rows.append(
-      (
-        observation,
-        timestep.reward[0],
-        carry.action[0],
-        jax.tree.map(lambda leaf: leaf[0], carry.latent),
-      )
-    )
-    complete = bool(timestep.is_last[0]) and not getattr(env, 'failed', np.zeros(1, bool))[0]
-    if complete or len(rows) == steps:
+    kept = (timestep.observation, timestep.reward, *jax.device_get((state.action, state.carry)))
+    rows.append(jax.tree.map(lambda leaf: leaf[0], kept))
+    if _ended(env, timestep) or len(rows) == steps:
       break
     timestep = game.send(action)
-  observation, *rest = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-  return Episode(observation[name], observation, *rest, complete)
+  observation, reward, action, carry = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+  return Episode(observation[name], observation, reward, action, carry, _ended(env, timestep))
+
+
+def _ended(env, timestep):
+  """Return whether the first environment's episode has ended, and not by a failure."""
+  return bool(timestep.is_last[0]) and not getattr(env, 'failed', np.zeros(1, bool))[0]
 
 
 class Recorder:
   """Environments that keep the pictures of the first one's first episode; else as those inside."""
 
-  def __init__(self, env):
-    self._env, self._name, self._pictures, self._done = env, picture_name(env.spec), [], False
+  def __init__(self, env: Any):
+    self._env, self._name, self._done = env, picture_name(env.spec), False
+    self._pictures: list[np.ndarray] = []
 
   def __getattr__(self, name):
     return getattr(self._env, name)
 
-  def step(self, actions, restart, seeds, idle=None):
-    """See `envs.base`."""
+  def step(self, actions, restart, seeds, idle=None) -> envs.TimeStep:
+    """Step the environments inside: see `envs.base`."""
     timestep = self._env.step(actions, restart, seeds, idle=idle)
     if not self._done:
       if timestep.is_first[0]:
         self._pictures.clear()
       self._pictures.append(timestep.observation[self._name][0].copy())
-      self._done = (
-        bool(timestep.is_last[0]) and not getattr(self._env, 'failed', np.zeros(1, bool))[0]
-      )
+      self._done = _ended(self._env, timestep)
     return timestep
 
-  def pictures(self):
-    """[T, H, W, 3] uint8."""
+  def pictures(self) -> np.ndarray:
+    """Return them, [T, H, W, 3] uint8."""
     return np.stack(self._pictures)
 
 
-def picture_name(spec) -> str:
-  """The name of the first observation that is a picture. Raises UserError where there is none."""
+def picture_name(spec: envs.Spec) -> str:
+  """Return the name of the first observation that is a picture; UserError where there is none."""
   for name, array in spec.observation.items():
     if len(array.shape) == 3:
       return name
@@ -95,8 +91,8 @@ def picture_name(spec) -> str:
   )
 
 
-def writable(folder) -> pathlib.Path:
-  """A folder, made where it is not there. Raises UserError where nothing can be written to it."""
+def writable(folder: str | pathlib.Path) -> pathlib.Path:
+  """Return a folder, made where it is not there; UserError where nothing can be written to it."""
   folder = pathlib.Path(folder).expanduser()
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,10 +103,8 @@ def writable(folder) -> pathlib.Path:
   return folder
 
 
-def unused(folder, name, suffix) -> pathlib.Path:
-  """folder/name.suffix, or with -2, -3, … after the name where there are files of this name with
-  any suffix.
-  """
+def unused(folder: pathlib.Path, name: str, suffix: str) -> pathlib.Path:
+  """Return folder/name.suffix, with -2, -3, … after a name that a file with any suffix has."""
   count, candidate = 1, name
   while any(path.stem == candidate for path in folder.iterdir()):
     count += 1

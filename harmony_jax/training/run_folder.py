@@ -21,9 +21,12 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
-from harmony_jax import configuration
-from harmony_jax.errors import UserError
+from harmony_jax import config as config_
+from harmony_jax import settings
+from harmony_jax.errors import InUse, UserError
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
 FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
@@ -32,16 +35,17 @@ FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
 _LATER = ('environment.txt', 'metrics.jsonl', 'scores.jsonl', 'checkpoints', '.complete')
 
 
-def prepare(logdir, config, identity):
-  """Creates or reopens the folder of a run, and locks it.
+def prepare(
+  logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[str, Any]
+) -> 'RunFolder':
+  """Create or reopen the folder of a run, and lock it.
 
   Args:
     logdir: the folder; made with its parents where it does not exist.
-    config: nested dict or ConfigDict, everything that decides the result.
-    identity: dict of what else tells one run from another (task, method, …).
+    config: everything that decides the result.
+    identity: what else tells one run from another, as JSON can hold it.
 
-  Returns:
-    A `RunFolder`. Close it, or use it in a `with` statement.
+  Returns: a folder to close, or to use in a `with` statement.
 
   Raises:
     UserError: the folder cannot be written, another process works in it, or it
@@ -56,13 +60,7 @@ def prepare(logdir, config, identity):
     raise UserError(f'cannot write to the run folder {path}: {error.strerror}') from None
   try:
     _lock(lock, path)
-    resumed = _settle_config(
-      path / 'config.json',
-      {
-        'config': configuration.to_json_dict(config),
-        'identity': configuration.to_json_dict(identity),
-      },
-    )
+    resumed = _settle_config(path / 'config.json', config, identity)
     with open(path / 'environment.txt', 'a', encoding='utf-8') as file:
       file.write(describe_environment())
   except OSError as error:
@@ -82,45 +80,45 @@ class RunFolder:
     resumed: whether the folder held this run already.
   """
 
-  def __init__(self, path, resumed=True, lock=None):
+  def __init__(self, path: str | pathlib.Path, resumed: bool = True, lock: IO | None = None):
     self.path = pathlib.Path(path)
     self.resumed = resumed
     self._lock = lock
 
-  def __enter__(self):
+  def __enter__(self) -> 'RunFolder':
     return self
 
-  def __exit__(self, *unused):
+  def __exit__(self, *unused) -> None:
     self.close()
 
-  def __truediv__(self, name):
-    """`folder / 'metrics.jsonl'`: a path in the folder."""
+  def __truediv__(self, name: str) -> pathlib.Path:
+    """Return a path in the folder: `folder / 'metrics.jsonl'`."""
     return self.path / name
 
-  def is_complete(self):
-    """Whether the run has reached its end."""
+  def is_complete(self) -> bool:
+    """Return whether the run has reached its end."""
     return is_complete(self.path)
 
-  def mark_complete(self, summary):
-    """Writes the `.complete` marker with `summary`, a dict that JSON can hold."""
-    text = json.dumps(configuration.to_json_dict(summary), indent=2)
+  def mark_complete(self, summary: Mapping[str, Any]) -> None:
+    """Write the `.complete` marker with a summary."""
+    text = json.dumps(settings.plain(summary), indent=2)
     with atomic_write(self.path / '.complete') as file:
       file.write(text + '\n')
 
-  def close(self):
-    """Unlocks the folder."""
+  def close(self) -> None:
+    """Unlock the folder."""
     if self._lock:
       self._lock.close()  # closing the file ends its flock
 
 
-def is_complete(logdir):
-  """Whether `logdir` holds a finished run. Takes no lock."""
+def is_complete(logdir: str | pathlib.Path) -> bool:
+  """Return whether `logdir` holds a finished run. Takes no lock."""
   return (pathlib.Path(logdir) / '.complete').exists()
 
 
 @contextlib.contextmanager
-def atomic_write(path):
-  """A text file that appears under its name whole, or not at all.
+def atomic_write(path: str | pathlib.Path) -> Iterator[IO[str]]:
+  """Open a text file that appears under its name whole, or not at all.
 
   On an exception in the block the file at `path` stays as it was.
   """
@@ -136,8 +134,8 @@ def atomic_write(path):
     temporary.unlink(missing_ok=True)
 
 
-def describe_environment():
-  """A section of text: date, command, commit, Python, devices, packages."""
+def describe_environment() -> str:
+  """Return a section of text: date, command, commit, Python, devices, packages."""
   import jax  # here, for the readers of run folders that need no devices
 
   packages = sorted(
@@ -158,8 +156,8 @@ def describe_environment():
   )
 
 
-def git_commit():
-  """The commit of the code that runs, with ` (dirty)` where files differ from it."""
+def git_commit() -> str:
+  """Return the commit of the code that runs, with ` (dirty)` where files differ from it."""
 
   def git(*words):
     return subprocess.run(
@@ -187,18 +185,15 @@ def _lock(file, path):
   except BlockingIOError:
     file.seek(0)
     holder = file.read(200).strip() or 'another process'
-    raise UserError(f'the run folder {path} is in use by {holder}') from None
+    raise InUse(f'the run folder {path} is in use by {holder}') from None
   file.truncate(0)
   file.write(f'process {os.getpid()} on {socket.gethostname()}')
   file.flush()
 
 
-def _settle_config(path, wanted):
-  """Writes config.json, or compares it with the one that is there.
-
-  Returns:
-    Whether it was there.
-  """
+def _settle_config(path, config, identity):
+  """Write config.json, or compare it with the one that is there; return whether it was there."""
+  wanted = {'format': config_.FORMAT, 'config': config.to_json(), 'identity': dict(identity)}
   if not path.exists():
     orphans = [name for name in _LATER if (path.parent / name).exists()]
     if orphans:
@@ -206,23 +201,27 @@ def _settle_config(path, wanted):
         f'{path.parent} holds {orphans[0]} of a run, but not its config.json; choose another folder'
       )
     with atomic_write(path) as file:
-      json.dump(wanted, file, indent=2, allow_nan=False)
+      json.dump(settings.plain(wanted), file, indent=2, allow_nan=False)
       file.write('\n')
     return False
+  differing = config_.difference(_present(path), settings.plain(wanted))
+  told = [
+    f'{key}: folder has {old!r}, command has {new!r}'
+    for key, (old, new) in differing.items()
+    if key not in FREE
+  ]
+  if told:
+    raise UserError(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
+  return True
+
+
+def _present(path):
+  """What config.json holds, in today's format."""
   try:
     present = json.loads(path.read_text(encoding='utf-8'))
-  except (ValueError, RecursionError):  # the latter: brackets without end
-    present = None
-  if not isinstance(present, dict):
-    raise UserError(f'{path} is not readable as JSON; nothing was overwritten')
-  differing = {
-    key: values
-    for key, values in configuration.difference(present, wanted).items()
-    if key not in FREE
-  }
-  if differing:
-    lines = '; '.join(
-      f'{key}: folder has {old!r}, command has {new!r}' for key, (old, new) in differing.items()
-    )
-    raise UserError(f'{path.parent} holds another run ({lines}); choose another folder')
-  return True
+    if present.get('format', 1) < config_.FORMAT:
+      upgraded = config_.from_json(present, str(path)).to_json()
+      present = {**present, 'format': config_.FORMAT, 'config': upgraded}
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    raise UserError(f'{path} is not readable as JSON; nothing was overwritten') from None
+  return present

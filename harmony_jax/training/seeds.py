@@ -1,5 +1,4 @@
-"""Several seeds of one configuration in one program: a thread each, with everything of its own but
-the compiled code.
+"""Several seeds of one configuration in one program: a thread each, which share the compiled code.
 
     with run_folder.prepare(...) as first, run_folder.prepare(...) as second:
       train([(config_of_seed_0, first), (config_of_seed_1, second)])
@@ -9,135 +8,138 @@ program (`parallel.train_together`), for which their threads meet in `Together`;
 runs the ordinary one.
 """
 
+import dataclasses
 import functools
 import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from harmony_jax import parallel
+from harmony_jax.config import Config
 from harmony_jax.errors import UserError
+from harmony_jax.method import Method
+from harmony_jax.training.hooks import Hook
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.loop import Trainer
+from harmony_jax.training.run_folder import RunFolder
 
 
-def train(runs, interruption=None):
-  """Trains one run per seed to their ends.
+def train(
+  runs: Sequence[tuple[Config, RunFolder]],
+  interruption: Interruption | None = None,
+  together: bool | None = None,
+  more: Sequence[Hook] = (),
+) -> dict[int, float]:
+  """Train one run per seed to its end; return {seed: last score}.
 
   When one of them fails, the others end at their next step and close everything, too.
 
   Args:
-    runs: pairs (configuration, its open `RunFolder`) that differ in their seed only; none is
-      complete.
-    interruption: an `Interruption`, by which all can be asked to save and to end.
-
-  Returns:
-    `{seed: last score}`.
+    runs: that differ in their seed only; none is complete.
+    interruption: by which all can be asked to save and to end.
+    together: whether updates are one program; by default on accelerators, which one seed's small
+      products leave half idle. A CPU runs products with a matrix of parameters per seed more slowly
+      than one seed after the other.
+    more: hooks, for each run.
 
   Raises:
     Interrupted: they were asked to end, and have been saved.
     Exception: the first one that a run raised; a `UserError`'s text begins with the seed, another
     names it in a note.
   """
-  compiled, scores = Compiled(), {}
-  together = Together(
-    [config.seed for config, _ in runs],
-    compiled.train_step,
-    compiled.train_together if parallel.seeds_together() else None,
-  )
+  programs, scores = Programs(), {}
+  together = parallel.has_accelerator() if together is None else together
+  joint = programs.train_together if together else None
+  meeting = Together([config.run.seed for config, _ in runs], programs.train_step, joint)
   interruption = interruption or Interruption()
   threads = [
-    threading.Thread(target=_run, args=(*run, interruption, compiled, together, scores))
+    threading.Thread(target=_run, args=(*run, interruption, programs, meeting, scores, more))
     for run in runs
   ]
   try:
     for thread in threads:
       thread.start()
-    together.wait()
+    meeting.wait()
   finally:
-    together.stop()  # changes nothing after the usual end
+    meeting.stop()  # changes nothing after the usual end
     for thread in threads:
       if thread.ident:
         thread.join()
-  if together.failure:
-    seed, error = together.failure
+  if meeting.failure:
+    seed, error = meeting.failure
     if isinstance(error, UserError):
       raise UserError(f'seed {seed}: {error}') from None
     error.add_note(f'In the run of seed {seed}.')
     raise error
-  if together.interrupted:
-    raise Interrupted(
-      '; '.join(f'seed {seed}: {text}' for seed, text in sorted(together.interrupted.items()))
-    )
+  if meeting.interrupted:
+    told = [f'seed {seed}: {text}' for seed, text in sorted(meeting.interrupted.items())]
+    raise Interrupted('; '.join(told))
   return scores
 
 
-def _run(config, folder, interruption, compiled, together, scores):
+def _run(config, folder, interruption, programs, meeting, scores, more):
   """The life of a seed's thread. The trainer is made here, as OpenGL draws only in the thread that
   made its context.
   """
-  seed = config.seed
+  seed = config.run.seed
+
+  def compiler(method):
+    """Updates are made together, and acting, as in evaluations, can stop."""
+    compiled = programs.of(method)
+
+    def act(*args, **kwargs):
+      meeting.check()
+      return compiled.act(*args, **kwargs)
+
+    step = functools.partial(meeting.train_step, seed)
+    return dataclasses.replace(compiled, act=act, train_step=step)
+
   try:
-    functions = functools.partial(_functions, compiled, together, seed)
     trainer = Trainer(
       config,
       folder,
       interruption=interruption,
-      compiler=functions,
+      compiler=compiler,
       name=f'seed {seed}',
-      sharing=together.count,
-      check=together.check,
+      sharing=meeting.count,
+      more=[meeting, *more],
     )
     scores[seed] = trainer.run()
   except Interrupted as interrupted:
-    together.interrupted[seed] = str(interrupted)
-    together.leave(seed)
+    meeting.interrupted[seed] = str(interrupted)
+    meeting.leave(seed)
   except Stopped:
-    together.leave(seed)
+    meeting.leave(seed)
   except BaseException as error:
-    together.leave(seed, error)
+    meeting.leave(seed, error)
   else:
-    together.leave(seed)
+    meeting.leave(seed)
 
 
-def _functions(compiled, together, seed, agent):
-  """What `compile_agent` returns, for one seed: updates are made together, and acting, as in
-  evaluations, can stop.
-  """
-  functions = compiled.of(agent)
-
-  def act(*args, **kwargs):
-    together.check()
-    return functions['act'](*args, **kwargs)
-
-  return {**functions, 'act': act, 'train_step': functools.partial(together.train_step, seed)}
-
-
-class Compiled:
-  """The functions of the agent that is made first, for all seeds: JAX would compile equal agents'
-  functions again.
+class Programs:
+  """The functions of the method that is made first, for all seeds: JAX would compile them again.
 
   While one thread compiles, JAX lets the others wait.
   """
 
   def __init__(self):
     self._lock = threading.Lock()
-    self._functions = self._together = None
+    self._made: tuple[parallel.Compiled, Callable] | None = None
 
-  def of(self, agent):
-    """What `compile_agent` returns, for the first agent asked for."""
+  def of(self, method: Method) -> parallel.Compiled:
+    """Return the functions of the first method asked for."""
     with self._lock:
-      if self._functions is None:
-        self._functions, self._together = (
-          parallel.compile_agent(agent),
-          parallel.train_together(agent),
-        )
-      return self._functions
+      if self._made is None:
+        self._made = parallel.compile_method(method), parallel.train_together(method)
+      return self._made[0]
 
-  def train_step(self, state, batch):
-    """One seed's update."""
-    return self._functions['train_step'](state, batch)
+  def train_step(self, state: Any, batch: Any) -> Any:
+    """Do one seed's update."""
+    return self._made[0].train_step(state, batch)
 
-  def train_together(self, states, batches):
-    """The update of all seeds."""
-    return self._together(states, batches)
+  def train_together(self, states: tuple, batches: tuple) -> tuple:
+    """Do the update of all seeds."""
+    return self._made[1](states, batches)
 
 
 class Stopped(Exception):
@@ -145,7 +147,7 @@ class Stopped(Exception):
 
 
 class Together:
-  """Where the threads of several seeds meet for their updates.
+  """Where the threads of several seeds meet for their updates; a hook by which they are stopped.
 
   As long as all seeds are there, an update waits for all of them, be it that one still fills its
   replay or evaluates. Every seed comes to its next update or else leaves, so that nobody waits for
@@ -164,19 +166,25 @@ class Together:
     interrupted: {seed: text} of those that were asked to end.
   """
 
-  def __init__(self, seeds, single, joint=None):
-    self.count = len(seeds)
-    self.failure = None
-    self.interrupted = {}
-    self._single, self._joint = single, joint
-    self._changed = threading.Condition()  # guards what follows
+  every = 1
+
+  def __init__(self, seeds: Iterable[int], single: Callable, joint: Callable | None = None):
     self._active = set(seeds)
-    self._handed_in = {}  # seed: (state, batch)
-    self._results = {}  # seed: what its update returned
+    self.count = len(self._active)
+    self.failure: tuple[int, BaseException] | None = None
+    self.interrupted: dict[int, str] = {}
+    self._single, self._joint = single, joint
+    self._changed = threading.Condition()  # guards what follows, and `_active`
+    self._handed_in: dict[int, tuple] = {}  # (state, batch) by seed
+    self._results: dict[int, Any] = {}  # what the update of a seed returned
     self._stopped = False
 
-  def train_step(self, seed, state, batch):
-    """The update of one seed, called in its thread. Raises `Stopped` where another one has failed."""
+  def train_step(self, seed: int, state: Any, batch: Any) -> Any:
+    """Do the update of one seed, in its thread.
+
+    Raises:
+      Stopped: another one has failed.
+    """
     with self._changed:
       self.check()
       if self._meeting():
@@ -192,15 +200,17 @@ class Together:
         self.check()
     return self._single(state, batch)  # outside the lock: the others need not wait for it
 
-  def check(self):
-    """Raises `Stopped` if this run shall end."""
+  def check(self) -> None:
+    """Raise `Stopped` if this run shall end."""
     if self._stopped:
       raise Stopped
 
-  def leave(self, seed, error=None):
-    """To be called once by each seed at its end, with the exception that it failed with. A failure
-    stops the others.
-    """
+  def __call__(self, trainer: Trainer) -> None:
+    """Raise `Stopped` if this run shall end."""
+    self.check()
+
+  def leave(self, seed: int, error: BaseException | None = None) -> None:
+    """Leave, once, at a seed's end; the exception that it failed with stops the others."""
     with self._changed:
       if error is not None:
         self.failure = self.failure or (seed, error)
@@ -208,14 +218,14 @@ class Together:
       self._active.discard(seed)
       self._changed.notify_all()
 
-  def stop(self):
-    """Ends all runs at their next step."""
+  def stop(self) -> None:
+    """End all runs at their next step."""
     with self._changed:
       self._stopped = True
       self._changed.notify_all()
 
-  def wait(self):
-    """Waits until all seeds have left. Called in the main thread, which Ctrl-C interrupts."""
+  def wait(self) -> None:
+    """Wait until all seeds have left. Called in the main thread, which Ctrl-C interrupts."""
     with self._changed:
       while self._active:
         # the system may hand a signal to any thread, and Python looks when this one wakes
@@ -225,11 +235,11 @@ class Together:
     return self._joint is not None and self.count > 1 and len(self._active) == self.count
 
   def _update_all(self):
-    """Runs the joint program in the thread that came last. The lock is held, but nobody else has
+    """Run the joint program in the thread that came last. The lock is held, but nobody else has
     anything to do.
     """
     seeds = sorted(self._handed_in)
-    states, batches = zip(*(self._handed_in[seed] for seed in seeds))
+    states, batches = zip(*(self._handed_in[seed] for seed in seeds), strict=True)
     self._handed_in.clear()
-    self._results.update(zip(seeds, zip(*self._joint(states, batches))))
+    self._results.update(zip(seeds, zip(*self._joint(states, batches), strict=True), strict=True))
     self._changed.notify_all()

@@ -11,8 +11,10 @@ GIVEN = (0, 114, 178)  # blue: the model has seen this frame
 IMAGINED = (230, 159, 0)  # orange: the model has not; told apart by colour-blind eyes
 
 
-def save_video(path, frames, fps=20, scale=1):
-  """Writes a video as mp4, or as gif where no ffmpeg is found.
+def save_video(
+  path: str | pathlib.Path, frames: np.ndarray, fps: int = 20, scale: int = 1
+) -> pathlib.Path:
+  """Write a video as mp4, or as gif where no ffmpeg is found.
 
   Args:
     path: file name without suffix.
@@ -43,8 +45,8 @@ def save_video(path, frames, fps=20, scale=1):
   return _save_gif(path.with_name(path.name + '.gif'), frames, fps, scale)
 
 
-def save_image(path, array):
-  """Writes one image; the suffix of `path` gives the format.
+def save_image(path: str | pathlib.Path, array: np.ndarray) -> pathlib.Path:
+  """Write one image; the suffix of `path` gives the format.
 
   Args:
     path: file name with suffix, such as `.png`.
@@ -61,8 +63,8 @@ def save_image(path, array):
   return path
 
 
-def open_loop_grid(truth, prediction, context):
-  """A video of what the model expects, beside what came.
+def open_loop_grid(truth: np.ndarray, prediction: np.ndarray, context: int) -> np.ndarray:
+  """Return a video of what the model expects, beside what came.
 
   Rows: truth, prediction, error. The prediction has a border that is blue in
   the `context` frames, which the model has seen, and orange after them, where
@@ -95,8 +97,8 @@ def open_loop_grid(truth, prediction, context):
   return np.ascontiguousarray(rows.reshape(time, 3 * height, batch * width, 3))
 
 
-def to_uint8(image):
-  """Float in [0, 1] → uint8 in 0 … 255, rounded; uint8 stays. Any shape."""
+def to_uint8(image: np.ndarray) -> np.ndarray:
+  """Return an image of any shape as uint8 in 0 … 255: floats in [0, 1] are rounded."""
   image = np.asarray(image)
   if image.dtype == np.uint8:
     return image
@@ -105,7 +107,7 @@ def to_uint8(image):
 
 
 def _draw_border(images, colour):
-  """Draws a border inside images [..., H, W, 3] uint8, in place."""
+  """Draw a border inside images [..., H, W, 3] uint8, in place."""
   thick = max(1, images.shape[-3] // 32)
   for edge in (slice(None, thick), slice(-thick, None)):
     images[..., edge, :, :] = colour
@@ -113,7 +115,7 @@ def _draw_border(images, colour):
 
 
 def _save_mp4(path, frames, fps, scale):
-  """H.264 in yuv420p, which every browser shows; that needs even sides.
+  """Write H.264 in yuv420p, which every browser shows; that needs even sides.
 
   ffmpeg is called here and not through imageio's writer, which runs Python code
   between fork and exec: JAX's threads can deadlock there.
@@ -124,32 +126,11 @@ def _save_mp4(path, frames, fps, scale):
   if np.any(sides):
     frames = np.pad(frames, sides, mode='edge')
   height, width = frames.shape[1:3]
+  source = f'-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i -'
+  target = f'-vf scale=iw*{scale}:ih*{scale}:flags=neighbor -c:v libx264 -crf 18 -pix_fmt yuv420p'
+  words = f'-y -loglevel error {source} {target}'.split()
   done = subprocess.run(
-    [
-      imageio_ffmpeg.get_ffmpeg_exe(),
-      '-y',
-      '-loglevel',
-      'error',
-      '-f',
-      'rawvideo',
-      '-pix_fmt',
-      'rgb24',
-      '-s',
-      f'{width}x{height}',
-      '-r',
-      str(fps),
-      '-i',
-      '-',
-      '-vf',
-      f'scale=iw*{scale}:ih*{scale}:flags=neighbor',
-      '-c:v',
-      'libx264',
-      '-crf',
-      '18',
-      '-pix_fmt',
-      'yuv420p',
-      str(path),
-    ],
+    [imageio_ffmpeg.get_ffmpeg_exe(), *words, str(path)],
     input=np.ascontiguousarray(frames).reshape(-1).data,
     capture_output=True,
     check=False,

@@ -1,0 +1,143 @@
+"""Where a run is, apart from what it has learned: counts, scores, and when it learns."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from harmony_jax.config import Config
+from harmony_jax.processes import ProcessGroup
+from harmony_jax.replay import Draw
+
+
+@dataclasses.dataclass
+class RunState:
+  """What one process knows of its run.
+
+  Attributes:
+    returns: of the running episodes, [N] of this process.
+    step: steps of all environments, those that begin an episode included. update: updates begun.
+    trained_at: step up to which updates have been paid for; None before the first.
+    recent: scores of this process's training episodes since the last evaluation.
+    last_score: of the last evaluation, which was at step `evaluated`.
+    hours_before: of the starts before this one.
+    saved: step of the last checkpoint.
+  """
+
+  returns: np.ndarray
+  step: int = 0
+  update: int = 0
+  trained_at: float | None = None
+  recent: list[float] = dataclasses.field(default_factory=list)
+  last_score: float | None = None
+  evaluated: int | None = None
+  hours_before: float = 0.0
+  saved: int | None = None
+  began: float = dataclasses.field(default_factory=time.monotonic)
+
+  @property
+  def hours(self) -> float:
+    """Hours of training, those of earlier starts included."""
+    return self.hours_before + (time.monotonic() - self.began) / 3600
+
+  def to_json(self, group: ProcessGroup, episodes: dict, draws: list[Draw]) -> dict[str, Any]:
+    """Return what a checkpoint says of all processes' environments; all of them call it together.
+
+    Args:
+      episodes: those that run, as of `Episodes.state`. draws: of batches that wait.
+    """
+    requested = [[np.asarray(part).tolist() for part in draw] for draw in draws]
+    parts = group.exchange([episodes, self.returns.tolist(), self.recent, requested])
+    running, returns, recent, requested = zip(*parts, strict=True)
+    return {
+      **{name: getattr(self, name) for name in _SHARED},
+      'hours': self.hours,
+      'processes': group.count,
+      'episodes': {name: _joined(one[name] for one in running) for name in running[0]},
+      'returns': _joined(returns),
+      'recent': list(recent),
+      'requested': _joined(requested),
+    }
+
+  @classmethod
+  def from_json(
+    cls, meta: dict[str, Any], group: ProcessGroup, envs: slice
+  ) -> tuple['RunState', dict, list[Draw]]:
+    """Return this process's part of what `to_json` gave: (state, running episodes, draws).
+
+    Of another number of processes the batches that waited are lost: they are of other environments.
+
+    Args:
+      envs: this process's among all.
+    """
+    # before processes were counted there was one
+    recent = meta['recent'] if 'processes' in meta else [meta['recent']]
+    requested: list = []
+    if len(recent) == group.count:
+      requested = meta['requested'][group.share(len(meta['requested']))]
+      mine = recent[group.index]
+    else:
+      mine = _joined(recent) if group.leads else []
+    state = cls(
+      np.array(meta['returns'][envs]),
+      recent=mine,
+      hours_before=meta['hours'],
+      saved=meta['step'],
+      **{name: meta[name] for name in _SHARED},
+    )
+    episodes = {name: values[envs] for name, values in meta['episodes'].items()}
+    draws = [
+      Draw(update, np.array(envs_of), np.array(starts), steps)
+      for update, envs_of, starts, steps in requested
+    ]
+    return state, episodes, draws
+
+
+_SHARED = ('step', 'update', 'trained_at', 'last_score', 'evaluated')
+
+
+def _joined(lists):
+  return [each for part in lists for each in part]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """When things are due in a run, by its configuration."""
+
+  config: Config
+
+  @property
+  def updates_per_step(self) -> float:
+    """Updates per step of one environment: `train_ratio` steps are replayed for each."""
+    agent = self.config.agent
+    return agent.train_ratio / (agent.batch_size * agent.batch_length)
+
+  @property
+  def updates(self) -> int:
+    """Updates of the whole run, nearly."""
+    return self.config.agent.pretrain - 1 + int(self.config.run.steps * self.updates_per_step)
+
+  def crossed(self, step: int, every: int) -> bool:
+    """Return whether the step of N environments to `step` passed a multiple of `every`, or the end.
+
+    Never where `every` is 0.
+    """
+    before, run = step - self.config.run.num_envs, self.config.run
+    return every > 0 and (step // every > before // every or step >= run.steps)
+
+  def due(self, state: RunState) -> int:
+    """Return the updates to do now, which are paid for by it; `pretrain` at first."""
+    if state.update == 0:
+      state.trained_at = float(state.step)
+      return self.config.agent.pretrain
+    due = int((state.step - state.trained_at) * self.updates_per_step)
+    state.trained_at += due / self.updates_per_step
+    return due
+
+  def runs_ahead(self, margin: int) -> bool:
+    """Return whether a next batch may be chosen before its steps are there.
+
+    A batch that waits longer than the replay's margin would be overwritten.
+    """
+    return 1 / (self.updates_per_step * self.config.run.num_envs) < margin / 2

@@ -1,0 +1,112 @@
+"""What a run is made of, by its configuration, and how it introduces itself."""
+
+import dataclasses
+import threading
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from harmony_jax import device_replay, envs, method
+from harmony_jax.config import Config
+from harmony_jax.envs.base import Spec
+from harmony_jax.errors import UserError
+from harmony_jax.processes import ProcessGroup
+from harmony_jax.training.progress import format_seconds
+
+if TYPE_CHECKING:
+  from harmony_jax.training.loop import Trainer
+
+# For trainers in threads: processes of environments are started with changed variables of this one.
+_one_at_a_time = threading.Lock()
+
+
+def make_env(config: Config, num_envs: int, **options: Any) -> Any:
+  """Return so many of a run's environments, with other options where given.
+
+  Raises:
+    UserError: a bad option, or a simulator that is not there.
+  """
+  run = config.run
+  try:
+    with _one_at_a_time:
+      chosen = {**config.env, **options}
+      return envs.make(run.suite, run.task, num_envs, run.env_processes, **chosen)
+  except (ValueError, RuntimeError) as error:  # the text says which
+    raise UserError(str(error)) from None
+
+
+def make_method(config: Config, spec: Spec) -> method.Method:
+  """Return a run's method.
+
+  Raises:
+    UserError: its settings do not fit the environment.
+  """
+  try:
+    return method.entry(config.run.method).make(config.agent, spec)
+  except ValueError as error:
+    raise UserError(str(error)) from None
+
+
+def make_replay(config: Config, of: method.Method, group: ProcessGroup, sharing: int) -> Any:
+  """Return this process's part of a run's replay.
+
+  Args:
+    sharing: how many runs put theirs on the device.
+
+  Raises:
+    UserError: a size that does not fit.
+  """
+  specs = {name: (array.shape, array.dtype) for name, array in of.spec.observation.items()}
+  specs |= {'action': ((of.spec.num_actions,), np.float32), 'reward': ((), np.float32)}
+  specs |= dict.fromkeys(('is_first', 'is_last', 'is_terminal'), ((), bool))
+  sizes = {
+    'num_envs': config.run.num_envs,
+    'replay_capacity': config.run.replay_capacity,
+    'batch_size': config.agent.batch_size,
+  }
+  shares = [group.share(size, f'config.{name}') for name, size in sizes.items()]
+  try:
+    replay = of.replay(
+      specs,
+      *(share.stop - share.start for share in shares),
+      config.agent.batch_length,
+      config.run.seed,
+      part=(group.index, group.count),
+      **dataclasses.asdict(config.agent.replay),
+    )
+    return device_replay.choose(_place(config, replay, sharing), replay)
+  except ValueError as error:
+    raise UserError(str(error)) from None
+
+
+def _place(config, replay, sharing):
+  """The configuration's; 'auto' is the host where several runs' do not fit on it together."""
+  memory = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)
+  room = device_replay.MEMORY_SHARE * memory
+  crowded = sharing > 1 and sharing * device_replay.device_nbytes(replay) > room
+  return 'host' if crowded and config.run.replay_on == 'auto' else config.run.replay_on
+
+
+def introduction(trainer: 'Trainer') -> list[str]:
+  """Return the lines with which a run begins, or goes on."""
+  config, state, devices = trainer.config, trainer.state, trainer.devices
+  run, rule = config.run, config.flat().get('weighting.rule')
+  kind, idle = jax.local_devices()[0].device_kind, jax.local_device_count() - devices
+  several = trainer.group.count > 1
+  machine = (
+    (f'{devices} × {kind}' if devices > 1 else kind)
+    + (f' ({idle} more are idle)' if idle else '')
+    + (f' in each of {trainer.group.count} processes' if several else '')
+  )
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.updates.state.params))
+  lines = [
+    f'{run.suite} {run.task}, {run.method}, {f"weighting {rule}, " if rule else ""}'
+    f'seed {run.seed}: {run.steps:,} steps, {trainer.schedule.updates:,} updates, '
+    f'{parameters:,} parameters, {config.agent.compute_dtype} on {machine}',
+    trainer.replay.describe() + (' in each of them' if several else ''),
+  ]
+  if state.step:
+    so_far = format_seconds(state.hours * 3600)
+    lines.append(f'continues from step {state.step:,} (update {state.update:,}, {so_far} so far)')
+  return lines

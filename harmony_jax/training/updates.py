@@ -1,0 +1,134 @@
+"""The updates of a run: begun, waited for, looked at.
+
+An update is only begun, not waited for: the device works on it while the environments step and the
+next batch is put together. What is to be done with its result waits for `settle`, which is called
+when the next action has waited for it.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from harmony_jax import parallel
+from harmony_jax.errors import UserError
+from harmony_jax.method import Metrics, TrainState
+from harmony_jax.prefetch import Prefetcher
+from harmony_jax.processes import ProcessGroup
+from harmony_jax.replay import Draw
+from harmony_jax.training import faults
+from harmony_jax.training.checkpoint import Checkpoints
+
+
+class Updates:
+  """What a run learns with.
+
+  Attributes:
+    method, compiled: the method, and its compiled functions. replay: where batches come from.
+    prefetcher: of batches that were chosen. state: as `train_step` has it, perhaps still running.
+    metrics: of the last update, likewise; None before the first. left_out: updates so far that were
+      not finite.
+  """
+
+  def __init__(
+    self, method: Any, compiled: parallel.Compiled, replay: Any, group: ProcessGroup, seed: int
+  ):
+    self.method, self.compiled, self.replay, self._group = method, compiled, replay, group
+    self.prefetcher = Prefetcher(replay, compiled.put)
+    self.state: TrainState = compiled.init(jax.random.fold_in(jax.random.key(seed), 0))
+    self.metrics: Metrics | None = None
+    self._begun: list[tuple[Draw, Any]] = []  # draws and feedback of updates not yet settled
+    self.left_out = 0  # updates that were not finite
+    self._feedback = getattr(replay, 'feedback', None)
+
+  @property
+  def variables(self) -> Any:
+    """What acting and looking take."""
+    return self.compiled.variables(self.state)
+
+  def take_up(self, state: TrainState, draws: list[Draw]) -> None:
+    """Go on from a state on one device, with the batches that were chosen then."""
+    self.state, self.left_out = self.compiled.spread(state), int(state.nonfinite)
+    for draw in draws:
+      self.prefetcher.take_up(draw)
+
+  def begin(self, number: int, count: int, ahead: bool) -> None:
+    """Begin `count` updates, the first of which has this number.
+
+    The next batch is chosen and copied while the device works on the present one.
+
+    Args:
+      ahead: whether the batch of the update after the last may be chosen, too.
+    """
+    if number == 0 and count and self.method.calibration:
+      self._calibrate()
+    for update in range(number, number + count):
+      if not len(self.prefetcher):
+        self.prefetcher.request(update)
+      draw = self.prefetcher.draws[0]
+      batch = self.prefetcher.get()
+      if update < number + count - 1 or ahead:
+        self.prefetcher.request(update + 1)
+      with jax.transfer_guard('disallow'):
+        self.state, self.metrics = self.compiled.train_step(self.state, batch)
+        # before the next update takes the state
+        rows = self.compiled.feedback(self.state) if self._feedback else None
+      self._begun.append((draw, rows))
+
+  def _calibrate(self):
+    """Start from what the method measures on the first batches of all processes."""
+    calibration, state = self.method.calibration, self.compiled.local(self.state)
+    measure = parallel.jit(calibration.measure)
+    batches = [self.replay.sample(2**31 + index) for index in range(calibration.batches)]
+    found = [jax.device_get(measure(state, batch)) for batch in batches]
+    means = self._group.exchange({k: float(np.mean([x[k] for x in found])) for k in found[0]})
+    means = {k: np.mean([x[k] for x in means]) for k in means[0]}
+    self.state = self.compiled.spread(calibration.apply(self.compiled.gather(self.state), means))
+
+  def settle(self, folder: Any, checkpoints: Checkpoints, step: int) -> int:
+    """Look at the updates since the last call; give the replay what they say of their windows.
+
+    Args:
+      folder: of the run, where an update that was not finite is written down. step: of the run.
+
+    Returns: how many of them were left out.
+
+    Raises:
+      UserError: more were not finite than may be left out.
+    """
+    if not self._begun:
+      return 0
+    found = int(jax.device_get(self.state.nonfinite))
+    if found > self.method.settings.skip_nonfinite:
+      self._stop(folder, checkpoints, step)
+    for draw, rows in self._begun:
+      if rows is not None:
+        self._feedback(draw, jax.device_get(rows))
+    more, self.left_out, self._begun = found - self.left_out, found, []
+    return more
+
+  def _stop(self, folder, checkpoints, step):
+    """The state has stayed as it was before the update that went wrong, whose draw is among those
+    begun.
+    """
+    update = int(self.state.step)
+    batch = self.replay.gather(next(draw for draw, _ in self._begun if draw.update == update))
+    batch = self._group.concatenate(jax.device_get(batch))
+    state = self.compiled.gather(self.state)
+    if not self._group.leads:
+      self._group.exchange()  # the end of one is the end of all: not before process 0 is done
+      raise UserError(f'update {update:,} is not finite: process 0 says more')
+    names, path = faults.dump(self.method, state, batch, folder, step)
+    checkpoints.wait()
+    self._group.exchange()
+    last = checkpoints.latest()
+    raise UserError(
+      f'update {update:,} at step {step:,} is not finite, first in '
+      f'{names[0] if names else "a sum"}; the last checkpoint is '
+      f'{"none" if last is None else f"of step {last:,}"}, state and batch of the update are in '
+      f'{path}: python -m experiments.reproduce --logdir={folder}'
+    )
+
+  def close(self) -> None:
+    """End the thread that prepares batches."""
+    self.prefetcher.close()

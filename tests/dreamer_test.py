@@ -1,0 +1,362 @@
+"""A Dreamer: sizes, the world model's losses by hand, and whole updates as they were recorded."""
+
+import json
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmony_jax import method
+from harmony_jax.optimizers import parameter_count
+from harmony_jax.returns import Percentiles
+from tests import small
+
+GOLDENS = pathlib.Path(__file__).parent / 'goldens' / 'agent.json'
+
+# By method and number of actions: parameters of the authors' models by entry of the world model,
+# then of actor and critic.
+COUNTS = {
+  ('dreamerv3', 6): (
+    dict(
+      encoder=690_624,
+      rssm=5_778_944,
+      decoder=6_985_667,
+      reward=1_181_439,
+      **{'continue': 1_051_137, 'harmony': 3},
+    ),
+    (1_053_702, 1_181_439),
+  ),
+  ('dreamerv2', 4): (
+    dict(encoder=1_551_312, rssm=13_125_632, decoder=11_152_275, reward=1_301_201, harmony=3),
+    (1_304_008, 1_301_201),
+  ),
+  ('dreamerv2', 6): (
+    dict(encoder=1_551_312, rssm=13_127_680, decoder=11_152_275, reward=1_301_201, harmony=3),
+    (1_305_612, 1_301_201),
+  ),
+  # 719,568 is the RSSM with the two projections; 80,000 are the prototypes.
+  ('dreamerpro', 6): (
+    dict(
+      encoder=1_551_312,
+      rssm=719_568 - 51_296,
+      prototypes=80_000 + 51_296,
+      reward=574_801,
+      harmony=4,
+    ),
+    (579_212, 574_801),
+  ),
+}
+
+
+@pytest.mark.parametrize('name, actions', COUNTS)
+def test_parameter_counts(name, actions):
+  entry = method.entry(name)
+  spec = small.spec({'image': (64, 64, 3)}, actions, discrete=name == 'dreamerv3')
+  params = jax.eval_shape(entry.make(entry.settings, spec).init, jax.random.key(0)).params
+  model, (actor, critic) = COUNTS[name, actions]
+  assert {k: parameter_count(v) for k, v in params['world_model'].items()} == model
+  assert (parameter_count(params['actor']), parameter_count(params['critic'])) == (actor, critic)
+  if name == 'dreamerpro':
+    assert parameter_count(params['world_model']['prototypes']['vectors']) == 80_000
+    assert sum(model.values()) == 2_925_681 + 4
+  assert name != 'dreamerv3' or parameter_count(params) == 17_922_955
+
+
+# ----------------------------------------------------------------------------------------------
+# Whole updates
+
+
+def moved(trained):
+  """{leaf: the size of two updates}."""
+  change = jax.tree.map(
+    lambda a, b: float(np.linalg.norm(a - b)), trained.states[2].params, trained.states[0].params
+  )
+  return {jax.tree_util.keystr(path): v for path, v in jax.tree_util.tree_leaves_with_path(change)}
+
+
+@pytest.mark.parametrize(
+  'name', [pytest.param(k, marks=[pytest.mark.slow] * (k == 'both')) for k in small.GOLDEN]
+)
+def test_goldens(name):
+  """Metrics, and the size of two updates, equal those recorded when this code agreed with the
+  authors'.
+  """
+  trained, recorded = small.trained(name), json.loads(GOLDENS.read_text())[name]
+  for now, group, limit in ((trained.metrics[1], 'metrics', 1e-3), (moved(trained), 'moved', 2e-2)):
+    assert set(now) == set(recorded[group])
+    for key, value in recorded[group].items():
+      np.testing.assert_allclose(now[key], value, rtol=limit, atol=1e-6, err_msg=f'{name} {key}')
+
+
+def record_goldens():
+  """Write the goldens: python -c 'from tests import dreamer_test as t; t.record_goldens()'."""
+  record = {}
+  for name in small.GOLDEN:
+    trained = small.trained(name)
+    record[name] = {'metrics': trained.metrics[1], 'moved': moved(trained)}
+  GOLDENS.write_text(json.dumps(record, indent=1) + '\n')
+
+
+def test_an_update_is_compiled_once_and_repeats():
+  """Other batches and later states are no other program; the same ones have the same result."""
+  _, batch, step, states, _ = small.trained('discrete')
+  again, _ = step(states[1], batch)
+  chex.assert_trees_all_equal(jax.tree.leaves(again.params), jax.tree.leaves(states[2].params))
+  after, _ = step(states[2], small.batch(seed=1))
+  assert int(after.step) == 3 and step._cache_size() == 1
+
+
+def test_harmonizers_are_leaves_of_the_world_model():
+  """Adam moves each of them by the model's learning rate in its first update, towards its loss."""
+  _, _, _, states, metrics = small.trained('discrete')
+  harmony = states[1].params['world_model']['harmony']
+  assert set(harmony) == {'observation', 'reward', 'dynamics'}
+  for task, s in harmony.items():
+    # -d/ds of loss exp(-s) + c log(1 + exp(s)) at 0
+    slope = metrics[0][f'loss/{task}'] - 0.5 * (5 / 6 if task == 'dynamics' else 1)
+    np.testing.assert_allclose(s, np.sign(slope) * 1e-3, rtol=1e-3)
+  adam = states[1].opt_state['world_model'][1][0]  # one vector for all leaves, these too
+  assert adam.mu.shape == (parameter_count(states[1].params['world_model']),)
+
+
+def test_the_slow_critic_copies_then_follows():
+  _, one, two = small.trained('discrete').states
+  chex.assert_trees_all_close(one.targets['critic'], one.params['critic'], rtol=1e-6)
+  wanted = jax.tree.map(
+    lambda slow, fast: 0.98 * slow + 0.02 * fast, one.targets['critic'], two.params['critic']
+  )
+  chex.assert_trees_all_close(two.targets['critic'], wanted, atol=1e-6)
+
+
+def test_bfloat16_computes_close_to_float32():
+  """Parameters, losses and optimisers stay float32; the losses agree to bfloat16's precision."""
+  exact, rough = (
+    small.agent(small.VECTOR, deterministic=True, compute_dtype=k) for k in ('float32', 'bfloat16')
+  )
+  state, batch = small.state_of(exact), small.batch(small.VECTOR)
+  one, other = (
+    small.jit(lambda s, b, agent=agent: agent.task_losses(s, b))(state, batch)
+    for agent in (exact, rough)
+  )
+  for name, loss in other.items():
+    assert loss.dtype == jnp.float32 and loss != one[name]
+    np.testing.assert_allclose(loss, one[name], rtol=0.05, err_msg=name)
+  after, metrics = jax.eval_shape(rough.train_step, state, batch)
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+  assert all(v.dtype in (jnp.float32, jnp.int32) for v in metrics.values())
+
+
+def test_draws_belong_to_rows():
+  """The noise of a batch's first rows does not depend on how many follow; rows and steps differ."""
+  agent, key = small.agent(), jax.random.key(3)
+  whole, part = agent.draws(key, 4, 5), agent.draws(key, 2, 5)
+  chex.assert_trees_all_equal(whole.posterior[:2], part.posterior)
+  chex.assert_trees_all_equal(whole.latent[:, :10], part.latent)
+  chex.assert_trees_all_equal(whole.action[:, :10], part.action)
+  for drawn in (whole.posterior.reshape(20, -1), whole.latent.reshape(80, -1)):
+    assert len(np.unique(drawn, axis=0)) == len(drawn)
+
+
+# ----------------------------------------------------------------------------------------------
+# The world model's losses, by hand in float64
+
+
+def two_hot_loss(logits, value):
+  """Cross entropy to the two bins around symlog(value), [...]."""
+  bins, x = np.linspace(-20, 20, 255), np.sign(value) * np.log1p(np.abs(value))
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  weight = np.maximum(0, 1 - np.abs(x[..., None] - bins) / (bins[1] - bins[0]))
+  return -(weight * log_p).sum(-1)
+
+
+LOSSES = {
+  'free nats of every step': dict(losses__free_nats=4.0, continue_head__scale=2.5),
+  'of the mean, all vectors': dict(
+    shapes=small.VECTOR,
+    losses__free_average=True,
+    losses__free_nats=1.5,
+    losses__dyn=0.3,
+    losses__rep=0.7,
+    weighting__harmonize_vector=True,
+  ),
+  'DreamerV2': dict(
+    name='dreamerv2', shapes=small.VECTOR, losses__free_nats=0.0, continue_head__enabled=True
+  ),
+}
+
+
+@pytest.mark.parametrize('case', LOSSES)
+def test_losses_by_hand(case):
+  changes = {'shapes': small.IMAGE | small.VECTOR, **LOSSES[case]}
+  agent = small.agent(deterministic=True, **changes)
+  state, batch = small.state_of(agent), small.batch(agent.shapes)
+  before = jnp.concatenate([jnp.zeros((3, 1, 3)), batch['action'][:, :-1]], 1)
+
+  @small.jit
+  def run(params):
+    losses, post, _ = agent.losses(params, state, batch, state.carry, agent.draws(state.rng, 3, 5))
+    embed = agent.encode({'world_model': params}, batch)
+    first = batch['is_first']
+    again, prior = agent.rssm.observe(
+      params['rssm'], state.carry.latent, embed, before, first, None
+    )
+    feature = post.feature()
+    decoded = agent.objective.decoder.decode(params['decoder'], None, feature)
+    heads = agent.reward(params['reward'], feature), agent.continue_logit(params, feature)
+    return losses, post.stats, again.stats, prior, decoded, heads
+
+  found = jax.tree.map(np.float64, run(state.params['world_model']))
+  losses, post, again, prior, decoded, (reward, logit) = found
+  np.testing.assert_allclose(post, again, atol=1e-5)
+  v2, free = agent.settings.losses.likelihood == 'gaussian', agent.settings.losses
+  kl = (np.exp(post) * (post - prior)).sum((-1, -2))
+  if not free.free_average:
+    kl = np.maximum(kl, free.free_nats)
+    assert case == 'DreamerV2' or 0 < (kl == free.free_nats).mean() < 1
+  kl = max(kl.mean(), free.free_nats) if free.free_average else kl.mean()
+  # Both halves have one value; their gradients differ.
+  np.testing.assert_allclose(losses['dynamics'], kl, rtol=1e-4)
+  symlog = lambda x: x if v2 else np.sign(x) * np.log1p(np.abs(x))
+  errors = dict.fromkeys(('image', 'vector'), 0.0)
+  for name, out in decoded.items():
+    wanted = np.asarray(batch[name], np.float64)
+    wanted = wanted / 255 if name == 'image' else symlog(wanted)
+    squares = ((out.reshape(wanted.shape) - wanted) ** 2).sum() / 15
+    errors['image' if name == 'image' else 'vector'] += squares * (0.5 if v2 else 1)
+  if agent.settings.weighting.harmonize_vector:
+    np.testing.assert_allclose(losses['observation'], sum(errors.values()), rtol=1e-4)
+    assert 'vector' not in losses
+  else:
+    np.testing.assert_allclose(losses['vector'], errors['vector'], rtol=1e-4)
+    assert ('observation' in losses) == ('image' in agent.shapes)
+    np.testing.assert_allclose(losses.get('observation', 0), errors['image'], rtol=1e-4)
+  of_reward = np.asarray(batch['reward'], np.float64)
+  wanted = (reward[..., 0] - of_reward) ** 2 / 2 if v2 else two_hot_loss(reward, of_reward)
+  np.testing.assert_allclose(losses['reward'], wanted.mean(), rtol=1e-4)
+  goes_on = (0.99 if v2 else 1.0) * (1 - np.asarray(batch['is_terminal'], np.float64))
+  wanted = (np.logaddexp(0, logit) - goes_on * logit).mean() * agent.settings.continue_head.scale
+  np.testing.assert_allclose(losses['continue'], wanted, rtol=1e-4)
+
+
+def test_the_halves_of_the_dynamics_train_their_own_side():
+  """With one step in a batch: `dyn` moves the prior only, `rep` the posterior only; neither below
+  the free nats.
+  """
+  case = dict(shapes=small.VECTOR, deterministic=True, rssm__learned_initial=False)
+  halves = [dict(losses__rep=0.0), dict(losses__dyn=0.0), dict(losses__free_nats=1e3)]
+  agents = [small.agent(**{**case, 'losses__free_nats': 0.0, **half}) for half in halves]
+  state = small.state_of(agents[0])
+  batch = jax.tree.map(lambda x: x[:, :1], small.batch(small.VECTOR))
+
+  @small.jit
+  def gradients(params):
+    loss = lambda params, agent: agent.losses(
+      params, state, batch, state.carry, agent.draws(state.rng, 3, 1)
+    )[0]['dynamics']
+    return [jax.grad(loss)(params, agent)['rssm'] for agent in agents]
+
+  found = gradients(state.params['world_model'])
+  moves = [[bool(g[k]['kernel'].any()) for k in ('img_stats', 'obs_stats')] for g in found]
+  assert moves == [[True, False], [False, True], [False, False]]
+
+
+# ----------------------------------------------------------------------------------------------
+# Weighting
+
+
+PAPER, LOG2 = {'weighting__dynamics_regularizer': 'paper'}, np.log(2)
+FIXED = dict(weighting__rule='fixed', weighting__w_o=0.0, weighting__w_r=100.0, weighting__w_d=3.0)
+WEIGHTINGS = {
+  'harmony': (dict(), {}, 3 * LOG2 - LOG2 / 6),
+  'paper_bracket': (PAPER, {}, 3 * LOG2),
+  'unrectified': (dict(weighting__rule='harmony_unrectified'), {}, 0.0),
+  'none': (dict(weighting__rule='none'), {'dynamics': 0.6}, 0.0),
+  'fixed': (FIXED, {'reward': 100.0, 'observation': 0.0, 'dynamics': 3.0}, 0.0),
+  'no_dynamics': (dict(weighting__tasks=('observation', 'reward')), {'dynamics': 0.6}, 2 * LOG2),
+  'dynamics_only': (dict(weighting__tasks=('dynamics',)), {}, 5 / 6 * LOG2),
+  'nothing': (dict(weighting__tasks=()), {'dynamics': 0.6}, 0.0),
+  'pro': (small.PRO, {}, 4 * LOG2),
+  'pro_fixed': (
+    {**small.PRO, **FIXED},
+    {'reward': 100.0, 'swav': 0.0, 'temporal': 0.0, 'dynamics': 3.0},
+    0.0,
+  ),
+  'pro_observation': ({**small.PRO, 'weighting__tasks': ('observation',)}, {}, 2 * LOG2),
+}
+
+
+@pytest.mark.parametrize('name', WEIGHTINGS)
+def test_weighting_rules_of_the_settings(name):
+  """The total that each makes of the same losses, at σ = 1; the continue and norm losses have
+  weight 1 in all.
+  """
+  changes, weights, constant = WEIGHTINGS[name]
+  agent = small.agent(**changes)
+  params, state = agent.rule.init(agent.tasks)
+  observing = dict(swav=40.0, temporal=10.0, norm=0.3) if 'pro' in name else {'observation': 50.0}
+  losses = {**observing, 'reward': 2.0, 'dynamics': 3.0, 'continue': 0.5}
+  total, _, _ = agent.rule.weigh({k: jnp.float32(v) for k, v in losses.items()}, params, state)
+  wanted = sum(weights.get(k, 1.0) * v for k, v in losses.items()) + constant
+  np.testing.assert_allclose(total, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize('rule', ['none', 'fixed', 'reciprocal'])
+def test_a_rate_for_harmonizers_that_are_not_there(rule):
+  """The presets for CPUs give the harmonizers a rate of their own, whatever rule is chosen."""
+  rates = dict(weighting__rate=3.0, weighting__beta2=0.99)
+  agent = small.agent(small.VECTOR, weighting__rule=rule, **rates)
+  state = jax.eval_shape(agent.init, jax.random.key(0))
+  assert state.params['world_model']['harmony'] == {}
+  model, optimizer = state.params['world_model'], agent.optimizers['world_model']
+  updates, after = jax.eval_shape(optimizer.update, model, state.opt_state['world_model'], model)
+  chex.assert_trees_all_equal_shapes_and_dtypes(updates, model)
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state.opt_state['world_model'])
+
+
+def test_harmonizers_start_from_losses():
+  agent = small.agent(weighting__calibrate=3)
+  assert agent.calibration.batches == 3
+  losses = {'observation': 130.0, 'reward': 0.2, 'dynamics': 2.0, 'continue': 0.7}
+  state = agent.calibration.apply(small.state_of(agent), losses)
+  for task, s in state.params['world_model']['harmony'].items():
+    loss = losses[task] * (6 / 5 if task == 'dynamics' else 1)  # its regulariser's weight is 5/6
+    np.testing.assert_allclose(np.exp(s), (loss + np.sqrt(loss**2 + 4 * loss)) / 2, rtol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------
+# Acting and looking
+
+
+@pytest.mark.parametrize('latent', ['categorical', 'gaussian'])
+def test_acting_filters_as_training_does(latent):
+  """One step of `RSSM.filter` is one of `observe`: draws, a first step, a large action included."""
+  agent = small.agent(discrete=False, rssm__latent=latent)
+  params, rng = small.params_of(agent)['world_model']['rssm'], np.random.default_rng(0)
+  normal = lambda *shape: jnp.float32(rng.normal(size=shape))
+  state = jax.tree.map(lambda x: x + 0.1, agent.rssm.initial(params, 4))
+  embed, action = normal(4, agent.encoder.size), 3 * normal(4, 3)
+  noise = jnp.float32(rng.uniform(size=(4, 4)))
+  first = jnp.array([True, False, False, True])
+  one = agent.rssm.filter(params, state, embed, action, first, noise)
+  many, _ = agent.rssm.observe(
+    params, state, embed[:, None], action[:, None], first[:, None], noise[:, None]
+  )
+  chex.assert_trees_all_close(one, jax.tree.map(lambda x: x[:, 0], many), atol=1e-5)
+
+
+def test_shapes_of_a_report():
+  agent, batch, _, states, _ = small.trained('discrete')
+  report = lambda s, b, key: agent.capabilities['report'](agent.variables(s), b, 2, key)
+  found = jax.eval_shape(report, states[1], batch, jax.random.key(0))
+  chex.assert_shape(found['observation']['image'], (3, 5, 16, 16, 3))
+  chex.assert_shape((found['reward'], found['continue']), (3, 5))
+
+
+def test_percentiles_of_returns_are_kept_by_an_update():
+  """Early returns are near 0: the range hardly leaves 0, and nothing is divided by less than 1."""
+  _, _, _, states, metrics = small.trained('discrete')
+  assert isinstance(states[2].normalizer, Percentiles) and metrics[1]['return/scale'] == 1
+  assert 0 < float(states[2].normalizer.high - states[2].normalizer.low) < 0.1

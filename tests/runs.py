@@ -1,0 +1,71 @@
+"""Tiny runs of the catch game, for tests of what is around a method."""
+
+import dataclasses
+import json
+
+from harmony_jax.training import loop, run_folder
+from tests import small
+
+TINY = {
+  'steps': 160,
+  'num_envs': 4,
+  'eval_envs': 4,
+  'eval_every': 80,
+  'checkpoint_every': 80,
+  'video_every': 0,
+  'eval_episodes': 4,
+  'final_eval_episodes': 4,
+  'log_every': 16,
+  'batch_length': 8,
+  'replay_capacity': 1000,
+}
+
+
+def config_of(name='dreamerv3', **changes):
+  """Return the configuration of a run of 160 steps, with changes as `rssm__deter=8`."""
+  return small.run_config(name, **{**TINY, **changes})
+
+
+@dataclasses.dataclass
+class From:
+  """A hook that does something from a step on."""
+
+  step: int
+  do: object
+  every: int = 1
+
+  def __call__(self, trainer):
+    if trainer.state.step >= self.step:
+      self.do(trainer)
+
+
+def train(folder, config, *more, prepare=None, **how):
+  """Do a whole run with more hooks; `prepare(trainer)` may change it first. Return the trainer."""
+  with run_folder.prepare(folder, config, {}) as opened:
+    trainer = loop.Trainer(config, opened, more=more, **how)
+    if prepare:
+      prepare(trainer)
+    trainer.run()
+  return trainer
+
+
+class Killed(Exception):
+  """Ends a run as a crash would."""
+
+
+def die(trainer):
+  """End a run without saving it."""
+  raise Killed
+
+
+def ask(trainer):
+  """Ask a run to save and end."""
+  trainer.interruption.requested = 'SIGTERM'
+
+
+def lines(folder, name):
+  """Return the lines of a file, without what depends on the clock."""
+  return [
+    {k: v for k, v in json.loads(line).items() if not k.startswith(('time/', 'speed/'))}
+    for line in (folder / name).read_text().splitlines()
+  ]
