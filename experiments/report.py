@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from experiments import launcher
+from . import launcher
 from harmony_jax.errors import UserError
 
 flags.DEFINE_string('output', 'report', 'A new or empty folder, or an earlier report.')

@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from experiments import launcher
+from . import launcher
 from harmony_jax.errors import UserError
 
 flags.DEFINE_string('output', 'results', 'Where the files go; of several suites, in a folder each.')

@@ -1,0 +1,130 @@
+"""The library as others install it: out of the way of their names, and light where it can be."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(*words, folder, **variables):
+  result = subprocess.run(
+    [*map(str, words)],
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    timeout=500,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': '', **variables},
+  )
+  assert result.returncode == 0, (words, result.stdout[-3000:], result.stderr[-3000:])
+  return result.stdout
+
+
+def test_the_rules_need_jax_and_nothing_else(tmp_path):
+  code = """
+import sys
+import jax, jax.numpy
+before = {name.partition('.')[0] for name in sys.modules}
+import harmony_jax.harmony
+new = {name.partition('.')[0] for name in sys.modules} - before
+assert new == {'harmony_jax'}, new
+assert [name for name in sys.modules if name.startswith('harmony_jax')] == [
+    'harmony_jax', 'harmony_jax.harmony']
+"""
+  run(sys.executable, '-c', code, folder=tmp_path, PYTHONPATH=str(ROOT))
+
+
+def test_the_library_knows_no_command():
+  """No file of it imports experiments/ or configs/, and loading a method takes no simulator."""
+  code = """
+import importlib, pkgutil, sys
+sys.modules['configs'] = sys.modules['experiments'] = None  # an import of them fails
+import harmony_jax
+for each in pkgutil.walk_packages(harmony_jax.__path__, 'harmony_jax.'):
+  importlib.import_module(each.name)
+assert not {'ale_py', 'dm_control', 'mujoco', 'gymnasium', 'metaworld', 'ray'} & sys.modules.keys()
+"""
+  run(sys.executable, '-c', code, folder=ROOT)
+
+
+LOAD = """
+import sys
+import numpy as np
+import configs, experiments
+assert configs.MINE and experiments.MINE
+from harmony_jax.trained import Agent
+agent = Agent.load('run')
+action, state = agent.policy(np.zeros((64, 64, 3), np.uint8))
+assert action in range(3)
+action, state = agent.policy(np.zeros((64, 64, 3), np.uint8), state)
+print('loaded', agent.title)
+assert 'harmony_jax._commands.configs' not in sys.modules
+"""
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+  """Return the wheel, built from a copy of the sources."""
+  source = tmp_path_factory.mktemp('source')
+  for name in ('harmony_jax', 'configs', 'experiments'):
+    ignore = shutil.ignore_patterns('__pycache__', '*.egg-info')
+    shutil.copytree(ROOT / name, source / name, ignore=ignore)
+  for name in ('setup.py', 'pyproject.toml', 'LICENSE'):
+    shutil.copy(ROOT / name, source)
+  words = ('wheel', '--no-deps', '--no-build-isolation', '-w', source / 'dist', source)
+  run(sys.executable, '-m', 'pip', *words, folder=source)
+  [path] = (source / 'dist').glob('*.whl')
+  return path
+
+
+@pytest.mark.slow
+def test_what_a_wheel_holds(wheel):
+  names = zipfile.ZipFile(wheel).namelist()
+  assert {name.partition('/')[0] for name in names} == {
+    'harmony_jax',
+    f'{wheel.name.rpartition("-py3")[0]}.dist-info',
+  }
+  wanted = [
+    f'harmony_jax/{path.relative_to(ROOT / "harmony_jax")}' for path in _files('harmony_jax')
+  ]
+  wanted += [
+    f'harmony_jax/_commands/{path.relative_to(ROOT)}'
+    for folder in ('configs', 'experiments')
+    for path in _files(folder)
+  ]
+  assert sorted(name for name in names if '.dist-info/' not in name) == sorted(wanted)
+
+
+def _files(folder):
+  return [
+    path
+    for path in (ROOT / folder).rglob('*')
+    if path.is_file() and '__pycache__' not in path.parts
+  ]
+
+
+@pytest.mark.slow
+def test_an_installed_library_in_a_folder_with_other_configs(wheel, tmp_path):
+  environment, folder = tmp_path / 'venv', tmp_path / 'mine'
+  venv.create(environment, with_pip=False)
+  python = environment / 'bin' / 'python'
+  words = ('--python', python, 'install', '--no-deps', '--no-index', wheel)
+  run(sys.executable, '-m', 'pip', *words, folder=tmp_path)
+  [site] = environment.glob('lib/python*/site-packages')
+  (site / 'dependencies.pth').write_text(sysconfig.get_paths()['purelib'])  # not its .pth files
+  (folder / 'experiments').mkdir(parents=True)
+  for name in ('configs.py', 'experiments/__init__.py'):
+    (folder / name).write_text('MINE = True\n')
+  harmony = environment / 'bin' / 'harmony'
+  assert '  atari100k ' in run(harmony, '--help', folder=folder)
+  short = ('--config.steps=240', '--config.video_every=0', '--logdir=run')
+  assert 'complete: ' in run(harmony, 'catch', '--preset=tiny', *short, folder=folder)
+  assert 'loaded' in run(python, '-c', LOAD, folder=folder)
+  assert run(harmony, 'evaluate', '--logdir=run', '--episodes=2', folder=folder)
