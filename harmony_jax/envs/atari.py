@@ -127,7 +127,7 @@ class Atari:
     self.spec = base.Spec(
       observation={'image': base.ArraySpec((64, 64, 3), np.uint8)},
       discrete=True,
-      num_actions=int(self._slots[0].single_action_space.n),
+      num_actions=int(getattr(self._slots[0].single_action_space, 'n')),
       action_repeat=4,
     )
     self.lives = np.zeros(num_envs, int)
