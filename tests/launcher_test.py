@@ -27,7 +27,7 @@ BAD = {
   'game': (['--game=Pogn'], 'Pong'),
   'key': (['--config.batch_sise=8'], 'batch_size'),
   'nested_key': (['--config.rssm.detr=8'], 'rssm.deter'),
-  'type': (['--config.batch_size=many'], 'int'),
+  'type': (['--config.batch_size=many'], 'a whole number'),
   'preset': (['--preset=large'], 'paper'),
   'weighting': (['--weighting=harmonie'], 'harmony'),
   'flag': (['--gmae=Pong'], 'game'),
@@ -38,7 +38,9 @@ BAD = {
   'folder': (['--logdir=/proc/nowhere'], '/proc/nowhere'),
   'value': (['--config.train_ratio=0'], 'above 0'),
   'rule': (['--config.weighting.rule=harmoni'], 'reciprocal'),
-  'name': (['--config.behavior.reward_of=future'], 'present'),
+  'name': (['--config.losses.likelihood=symlogs'], 'did you mean symlog?'),
+  'option': (['--config.env.sticky=2'], 'config.env.sticky is 2.0: it must be at most 1'),
+  'method': (['--method=dreamerv4'], 'dreamerv3'),
   'sizes': (['--config.encoder.patch=7'], 'power of two'),
   'missing_value': (['--config.batch_size'], 'needs a value'),
 }
@@ -55,6 +57,7 @@ def test_bad_input_is_one_line(case, tmp_path):
   lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
   assert len(lines) == 1 and expected in lines[0], result.stderr
   assert 'Traceback' not in result.stderr
+  assert not (tmp_path / 'run').exists()  # the folder belongs to nobody
 
 
 def test_missing_rom_is_one_line(tmp_path):
@@ -116,12 +119,12 @@ def test_another_configuration_is_refused(atari_run):
   assert json.loads((folder / 'config.json').read_text())['config']['seed'] == 0
 
 
-def test_results_are_drawn(atari_run, tmp_path):
+def test_a_suite_by_its_name(atari_run, tmp_path):
   folder, _ = atari_run
-  result = command('results', str(folder), f'--output={tmp_path}')
-  assert result.returncode == 0, result.stderr
-  run = json.loads((tmp_path / 'dreamerv3-harmony-tiny.json').read_text())['runs'][0]
-  assert run['evaluations']['step'] == [100, 200] and len(run['final_scores']) == 2
-  assert (tmp_path / 'curves.png').stat().st_size > 10_000
-  assert (tmp_path / 'scores.csv').read_text().splitlines()[0] == 'method,task,seed,step,return'
-  assert command('results', str(tmp_path / 'nowhere'), f'--output={tmp_path}').returncode == 2
+  again = command('train', 'atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  assert again.returncode == 0 and 'complete' in again.stdout
+  for words in (('train', 'atari100'), ('__main__', 'atari100')):
+    result = command(*words)
+    assert result.returncode == 2 and "did you mean 'atari100k'?" in result.stderr
+  listed = command('__main__', '--help').stdout
+  assert all(f'  {name}' in listed for name in ('atari100k', 'evaluate', 'sweep', 'doctor'))

@@ -2,89 +2,55 @@
 that users type.
 """
 
-import importlib
 import json
 
 import pytest
 
 from configs import common
-from experiments import launcher
 from tests.launcher_test import command
 
-SUITES = ('atari100k', 'catch', 'dmc', 'dmcr', 'metaworld', 'rlbench', 'gym')
 
-
-def config_of(suite, method, preset, task=''):
-  return launcher.config_for(importlib.import_module(f'configs.{suite}'), method, preset, task)
-
-
-@pytest.mark.parametrize('method', common.METHODS)
-@pytest.mark.parametrize('suite', SUITES)
-def test_every_preset_of_every_method(suite, method):
-  for preset in common.PRESETS[1:]:
-    config = config_of(suite, method, preset)
-    common.check(config)
-    assert (config.method, config.preset) == (method, preset)
-    benchmark = importlib.import_module(f'configs.{suite}')
-    for field, _ in getattr(benchmark, 'ENV_FLAGS', {}).values():
-      section, name = field.split('.')
-      assert name in config[section], field
+def paper(suite, name, task=''):
+  return common.make(common.suite(suite), name, 'paper', task)
 
 
 def test_the_papers_table():
   """Table 1 and appendix C, HarmonyDream on DreamerV2."""
-  metaworld, dmcr, rlbench = (
-    config_of(suite, 'dreamerv2', 'paper') for suite in ('metaworld', 'dmcr', 'rlbench')
-  )
-  for config in (metaworld, dmcr, rlbench):
-    assert (config.batch_length, config.behavior.horizon, config.behavior.discount) == (
-      50,
-      15,
-      0.99,
-    )
-    assert (config.behavior.lam, config.behavior.entropy, config.rssm.units) == (0.95, 1e-4, 1024)
-    assert (config.model_opt.lr, config.actor_opt.lr, config.critic_opt.lr) == (3e-4, 8e-5, 8e-5)
+  of = [paper(suite, 'dreamerv2') for suite in ('metaworld', 'dmcr', 'rlbench')]
+  for agent in (each.agent for each in of):
+    behavior, optimizers = agent.behavior, (agent.model_opt, agent.actor_opt, agent.critic_opt)
+    assert (agent.batch_length, behavior.horizon, behavior.discount) == (50, 15, 0.99)
+    assert (behavior.lam, behavior.entropy, agent.rssm.units) == (0.95, 1e-4, 1024)
+    assert [each.lr for each in optimizers] == [3e-4, 8e-5, 8e-5]
     # One update every five steps.
-    assert config.train_ratio / (config.batch_size * config.batch_length) == pytest.approx(1 / 5)
-    assert (
-      config.pretrain == 100
-      and config.eval_policy == 'mode'
-      and config.replay.sampling == 'episodes'
-    )
-  assert [c.batch_size for c in (metaworld, dmcr, rlbench)] == [50, 16, 50]
-  assert [c.prefill for c in (metaworld, dmcr, rlbench)] == [5000, 1000, 5000]
-  assert [c.env.action_repeat for c in (metaworld, dmcr, rlbench)] == [1, 2, 2]
-  assert [c.losses.free_nats for c in (metaworld, dmcr, rlbench)] == [0, 1, 1]
-  assert metaworld.replay.prioritize_ends and not dmcr.replay.prioritize_ends
-  assert (metaworld.env.time_limit, rlbench.env.time_limit) == (500, 200)
-  assert (
-    rlbench.continue_head.enabled and rlbench.encoder.kind == rlbench.decoder.kind == 'residual'
-  )
+    assert agent.train_ratio / (agent.batch_size * agent.batch_length) == pytest.approx(1 / 5)
+    assert (agent.pretrain, agent.eval_policy, agent.replay.sampling) == (100, 'mode', 'episodes')
+  assert [each.agent.batch_size for each in of] == [50, 16, 50]
+  assert [each.agent.prefill for each in of] == [5000, 1000, 5000]
+  assert [each.env['action_repeat'] for each in of] == [1, 2, 2]
+  assert [each.agent.losses.free_nats for each in of] == [0, 1, 1]
+  assert [each.agent.replay.prioritize_ends for each in of] == [True, False, False]
+  assert [each.env['time_limit'] for each in of] == [500, 0, 200]
+  rlbench = of[2].agent
+  assert rlbench.continue_head.enabled
+  assert rlbench.encoder.kind == rlbench.decoder.kind == 'residual'
 
 
 @pytest.mark.parametrize(
   'task,steps', [('lever_pull', 255_000), ('sweep_into', 505_000), ('push', 1_005_000)]
 )
 def test_steps_of_meta_worlds_tasks(task, steps):
-  assert config_of('metaworld', 'dreamerv2', 'paper', task).steps == steps
-  assert config_of('metaworld', 'dreamerv2', 'debug', task).steps == 600
+  assert paper('metaworld', 'dreamerv2', task).run.steps == steps
+  assert common.make(common.suite('metaworld'), 'dreamerv2', 'debug', task).run.steps == 600
 
 
 def test_dreamerv3_on_meta_world():
-  config = config_of('metaworld', 'dreamerv3', 'paper')
-  assert (config.rssm.deter, config.encoder.depth, config.actor.units, config.critic.layers) == (
-    1024,
-    48,
-    640,
-    3,
-  )
-  assert (config.batch_size, config.batch_length, config.train_ratio, config.num_envs) == (
-    50,
-    50,
-    500,
-    5,
-  )
-  assert not config.continue_head.gradient
+  config = paper('metaworld', 'dreamerv3')
+  agent = config.agent
+  assert (agent.rssm.deter, agent.encoder.depth) == (1024, 48)
+  assert (agent.actor.units, agent.critic.layers) == (640, 3)
+  assert (agent.batch_size, agent.batch_length, agent.train_ratio) == (50, 50, 500)
+  assert config.run.num_envs == 5 and not agent.continue_head.gradient
 
 
 def test_rlbench_without_the_simulator(tmp_path):
