@@ -73,7 +73,7 @@ def parse_seeds(text: str) -> list[int]:
   for part in text.removesuffix(',').split(','):
     bounds = re.fullmatch('([0-9]{1,9})(?:-([0-9]{1,9}))?', part.strip())
     found = bounds and range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
-    if not found or len(found) > 10_000:
+    if not found or len(found) > 10_000 or text.isdigit():
       raise UserError(f"--seeds is {text!r}: it takes a number (5 is 0 to 4), '3,7', '7,' or '5-9'")
     seeds += found
   return list(dict.fromkeys(seeds))
