@@ -30,16 +30,20 @@ def open_runs(
   return runs
 
 
+def identity(config: Config) -> dict[str, str]:
+  """Return what tells one run from another, beside its settings."""
+  return {name: getattr(config.run, name) for name in ('suite', 'task', 'method')}
+
+
 def _open_folder(logdir, config, group):
   """Return `run_folder.prepare`. Of several processes, process 0 does it, and all learn of it."""
-  identity = {name: getattr(config.run, name) for name in ('suite', 'task', 'method')}
   if group.count == 1:
-    return run_folder.prepare(logdir, config, identity)
+    return run_folder.prepare(logdir, config, identity(config))
   _check_equal(group.exchange(config.to_json()))
   folder = told = None
   if group.leads:
     try:
-      folder = run_folder.prepare(logdir, config, identity)
+      folder = run_folder.prepare(logdir, config, identity(config))
       told = {'path': str(folder.path.absolute()), 'complete': folder.is_complete()}
     except UserError as error:
       told = {'refused': str(error)}

@@ -150,6 +150,20 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     sys.exit(_fail(UserError(str(error))))
 
 
+def canonical(suite: ModuleType, task: str) -> str:
+  """Return a task's one true name.
+
+  Raises:
+    UserError: an unknown task, or a simulator that is not there.
+  """
+  try:
+    name = envs.canonical(suite.SUITE, task)
+    envs.require(suite.SUITE)
+  except (ValueError, RuntimeError) as error:
+    raise UserError(str(error)) from None
+  return name
+
+
 def make_config(
   suite: ModuleType, options: flags.FlagValues, texts: Sequence[str], accelerator: bool
 ) -> tuple[Config, str]:
@@ -162,11 +176,7 @@ def make_config(
   if preset == configs().AUTO:
     preset = 'paper' if accelerator else 'cpu'
     reason = f' (auto: there is {"an" if accelerator else "no"} accelerator)'
-  try:
-    task = envs.canonical(suite.SUITE, options[suite.TASK_FLAG].value)
-    envs.require(suite.SUITE)
-  except (ValueError, RuntimeError) as error:  # an unknown task, or a simulator that is not there
-    raise UserError(str(error)) from None
+  task = canonical(suite, options[suite.TASK_FLAG].value)
   changes = {'seed': options.seed, 'replay_on': options.replay, 'devices': options.devices}
   for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
     if options[name].value is not None:

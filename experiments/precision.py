@@ -19,16 +19,11 @@ from harmony_jax.benchmarking import machine
 from harmony_jax.benchmarking.subject import Subject, row
 from harmony_jax.training import evaluation, setup
 
-from . import configs, launcher
+from . import benchmark, launcher
 
-flags.DEFINE_integer('updates', 300, 'Updates in each precision.', lower_bound=1)
-flags.DEFINE_integer('played', 2_000, 'Steps of random play in the replay.', lower_bound=100)
-flags.DEFINE_integer('window', 20, 'Updates whose mean is compared.', lower_bound=1)
-flags.DEFINE_string('suite', 'atari100k', 'A suite of configs/.')
-flags.DEFINE_string('method', None, "As for training; by default the suite's.")
-flags.DEFINE_string('preset', 'cpu', 'Sizes of the model.')
-flags.DEFINE_string('output', 'precision', 'Where the files go, without an ending.')
-
+WINDOW = 20  # updates whose mean is compared
+PLAYED = 2_000  # steps of random play in the replay
+flags.DEFINE_integer('updates', 300, 'In each precision, in twenties.', lower_bound=2 * WINDOW)
 PRECISIONS = {'float32': '#0072B2', 'bfloat16': '#D55E00'}
 
 
@@ -54,17 +49,14 @@ def train(subject: Subject, replay: Any, updates: int) -> dict[str, np.ndarray]:
   return jax.tree.map(lambda *values: np.array(values, np.float64), *jax.device_get(history))
 
 
-def compare(plain: np.ndarray, short: np.ndarray, window: int) -> dict[str, float]:
-  """Return means over the last `window` updates, and how far those over any window are apart.
+def compare(plain: np.ndarray, short: np.ndarray) -> dict[str, float]:
+  """Return the last of means over `WINDOW` updates, and how far the later ones are apart at most.
 
-  The difference is relative to the mean loss; of several windows the first is left out.
+  The difference is relative to the mean loss.
   """
-  if len(plain) >= window:
-    plain, short = (x[: len(x) // window * window].reshape(-1, window) for x in (plain, short))
-  a, b = (np.atleast_1d(x.mean(-1)) for x in (plain, short))
-  apart = np.abs(a - b)[len(a) > 1 :].max() / np.abs(a).mean()
-  found = {'final_float32': a[-1], 'final_bfloat16': b[-1], 'largest_difference': apart}
-  return {name: float(value) for name, value in found.items()}
+  a, b = (losses.reshape(-1, WINDOW).mean(1) for losses in (plain, short))
+  apart = np.abs(a - b)[1:].max() / np.abs(a).mean()
+  return {'final_float32': a[-1], 'final_bfloat16': b[-1], 'largest_difference': apart}
 
 
 def draw(curves: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> None:
@@ -86,23 +78,20 @@ def main(words: list[str], texts: list[str]) -> int:
   """Record, train twice, compare."""
   options = flags.FLAGS
   launcher.no_words(words, '--updates=…')
-  suite = configs().suite(options.suite)
-  method = options.method or configs().default_method(suite)
-  config = configs().make(suite, method, options.preset, suite.DEFAULT_TASK).override(texts)
-  config = config.replace({'num_envs': 1})
-  configs().check(config)
+  config = benchmark.make_config('cpu', texts).replace({'num_envs': 1})
+  updates = options.updates // WINDOW * WINDOW
   parallel.use_compilation_cache()
   subjects = {each: Subject(config.replace({'compute_dtype': each})) for each in PRECISIONS}
-  replay = record(subjects['float32'], options.played)
-  curves = {each: train(subjects[each], replay, options.updates) for each in PRECISIONS}
-  pairs = zip(*(curves[each].values() for each in PRECISIONS), strict=True)
-  losses = [compare(*pair, options.window) for pair in pairs]
-  asked = {name: getattr(options, name) for name in ('updates', 'window', 'played')}
-  about = {'task': config.run.task, 'method': method, 'preset': options.preset, **asked}
-  found = dict(zip(curves['float32'], losses, strict=True))
-  text = json.dumps({**about, **machine.describe_machine(), 'losses': found}, indent=1)
+  replay = record(subjects['float32'], PLAYED)
+  curves = {each: train(subjects[each], replay, updates) for each in PRECISIONS}
+  losses = {
+    name: compare(*(curves[each][name] for each in PRECISIONS)) for name in curves['float32']
+  }
+  about = {'task': config.run.task, 'method': config.run.method, 'preset': config.run.preset}
+  sizes = {'updates': updates, 'window': WINDOW, 'played': PLAYED}
+  text = json.dumps({**about, **sizes, **machine.describe_machine(), 'losses': losses}, indent=1)
   print(text)
-  output = pathlib.Path(options.output)
+  output = pathlib.Path(options.output or 'precision')
   output.with_suffix('.json').write_text(text + '\n', encoding='utf-8')
   draw(curves, output.with_suffix('.png'))
   return 0

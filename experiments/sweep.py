@@ -12,10 +12,8 @@ saved.
 """
 
 import contextlib
-import importlib
 import itertools
 import json
-import pkgutil
 import re
 import shlex
 import statistics
@@ -24,17 +22,18 @@ from pathlib import Path
 from types import ModuleType
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from harmony_jax import configuration, envs
+from harmony_jax import envs
+from harmony_jax.config import Config
 from harmony_jax.errors import UserError
+from harmony_jax.reporting import schema
 from harmony_jax.sweeping import devices, executors
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.job import SAVED, Job
 from harmony_jax.sweeping.sweep import FINISHED, Sweep
 from harmony_jax.training import run_folder
 
-from . import launcher
+from . import configs, folders, launcher
 
 flags.DEFINE_string('suite', 'atari100k', 'Which benchmark: the name of its command.')
 flags.DEFINE_list('games', 'all', "Tasks with commas, or 'all' that the suite has.")
@@ -66,14 +65,6 @@ FLAGS = flags.FLAGS
 OWN = ('suite', 'task', 'seed', 'method', 'weighting.rule', 'preset')  # settings with such a flag
 
 
-def suites() -> dict[str, ModuleType]:
-  """Return the modules of configs/ that are benchmarks, by the names of their commands."""
-  package = importlib.import_module(__package__.removesuffix('experiments') + 'configs')
-  names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-  modules = {name: importlib.import_module(f'{package.__name__}.{name}') for name in names}
-  return {name: module for name, module in modules.items() if hasattr(module, 'SUITE')}
-
-
 def parse_seeds(text: str) -> list[int]:
   """Return the seeds of '5' (0 to 4), '3,7', '7,' (one alone) or '5-9', or raise UserError."""
   if re.fullmatch('[1-9][0-9]{0,3}', text):
@@ -82,13 +73,13 @@ def parse_seeds(text: str) -> list[int]:
   for part in text.removesuffix(',').split(','):
     bounds = re.fullmatch('([0-9]{1,9})(?:-([0-9]{1,9}))?', part.strip())
     found = bounds and range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
-    if not found or len(found) > 10_000:
+    if not found or len(found) > 10_000 or text.isdigit():
       raise UserError(f"--seeds is {text!r}: it takes a number (5 is 0 to 4), '3,7', '7,' or '5-9'")
     seeds += found
   return list(dict.fromkeys(seeds))
 
 
-def plan(module: ModuleType, overrides: list[str]) -> list[ConfigDict]:
+def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   """Return the configurations of all runs, seed by seed: a stopped sweep has some of every task.
 
   Raises:
@@ -99,75 +90,75 @@ def plan(module: ModuleType, overrides: list[str]) -> list[ConfigDict]:
   tasks = envs.tasks(module.SUITE) if FLAGS.games == ['all'] else FLAGS.games
   if not tasks:
     raise UserError(f"--games is empty, or 'all' of {module.SUITE!r}, which has no list: name some")
-  configs = []
+  found = []
   for choice in itertools.product(parse_seeds(FLAGS.seeds), tasks, FLAGS.method, FLAGS.weighting):
-    values = flags.FlagValues()
-    launcher.define_flags(module, values)
-    names = 'seed', module.TASK_FLAG, 'method', 'weighting'
-    try:
-      values(['', f'--preset={FLAGS.preset}', *map('--{}={}'.format, names, choice)])
-    except flags.Error as error:
-      raise UserError(str(error)) from None
-    config, _ = launcher.make_config(module, values, overrides, False)
-    configs += [config] if config not in configs else []
-  return configs
+    seed, task, method, rule = choice
+    task = launcher.canonical(module, task)
+    config = configs().make(module, method, FLAGS.preset, task).replace({'seed': seed})
+    if 'weighting.rule' in config.flat():
+      config = config.replace({'weighting.rule': rule})
+    config = config.override(overrides)
+    configs().check(config)
+    found += [config] if config not in found else []
+  return found
 
 
-def folder_of(config: ConfigDict) -> Path:
+def folder_of(config: Config) -> Path:
   """Return a run's folder. Raises UserError where it holds another run."""
   relative = Path(launcher.default_logdir(config)).relative_to('runs')
   folder = Path(FLAGS.root, relative).expanduser().absolute()
-  if (folder / 'config.json').exists():
-    identity = {'suite': config.suite, 'task': config.task, 'method': config.method}
-    wanted = {'config': configuration.to_json_dict(config), 'identity': identity}
-    run_folder.check_config(folder / 'config.json', wanted)
+  run_folder.check(folder, config, folders.identity(config))
   return folder
 
 
-def make_jobs(module: ModuleType, configs: list[ConfigDict], overrides: list[str]) -> list[Job]:
+def make_jobs(module: ModuleType, runs: list[Config], overrides: list[str]) -> list[Job]:
   """Return a job per run; with --seeds_together one per task, method and weighting."""
-  groups: dict[tuple, list[ConfigDict]] = {}
-  for config in configs:
-    key = (config.task, label(config), FLAGS.seeds_together or config.seed)
+  groups: dict[tuple, list[Config]] = {}
+  for config in runs:
+    key = (config.run.task, label(config), FLAGS.seeds_together or config.run.seed)
     groups.setdefault(key, []).append(config)
   return [_job(module, group, overrides) for group in groups.values()]
 
 
-def _job(module, configs, overrides):
-  config, number = configs[0], len(configs)
-  seeds, folders = [each.seed for each in configs], tuple(map(folder_of, configs))
+def _job(module, runs, overrides):
+  config, number = runs[0], len(runs)
+  seeds, places = [each.run.seed for each in runs], tuple(map(folder_of, runs))
   if seeds != list(range(seeds[0], seeds[0] + number)):
     raise UserError('--seeds_together takes seeds without gaps, such as --seeds=5 or --seeds=5-9')
   words = {
-    module.TASK_FLAG: config.task,
-    'seed': config.seed,
-    'method': config.method,
-    'weighting': config.weighting.rule,
-    'preset': config.preset,
-    'logdir': folders[0] if number == 1 else folders[0].parent,
+    module.TASK_FLAG: config.run.task,
+    'seed': config.run.seed,
+    'method': config.run.method,
+    **({'weighting': rule} if (rule := config.flat().get('weighting.rule')) else {}),
+    'preset': config.run.preset,
+    'logdir': places[0] if number == 1 else places[0].parent,
     **({'num_seeds': number} if number > 1 else {}),
     **dict(f'config.{text}'.split('=', 1) for text in overrides),
   }
   command = [sys.executable, '-m', f'{__package__}.{FLAGS.suite}']
   command += [f'--{name}={value}' for name, value in words.items()]
-  name = f'{config.task} {label(config)} seed {", ".join(map(str, seeds))}'
-  hours = finished_hours(folders[0], config) or (None if overrides else module.HOURS[config.preset])
-  return Job(name, tuple(command), folders, config.steps * number, hours and hours * number)
+  name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
+  hours = finished_hours(places[0], config) or (
+    None if overrides else module.HOURS[config.run.preset]
+  )
+  return Job(name, tuple(command), places, config.run.steps * number, hours and hours * number)
 
 
-def label(config: ConfigDict) -> str:
-  """Return the name of a method in reports."""
-  return f'{config.method}-{config.weighting.rule}'
+def label(config: Config) -> str:
+  """Return what reports call a run's method."""
+  return schema.label(config.to_json())
 
 
-def finished_hours(folder: Path, config: ConfigDict) -> float | None:
+def finished_hours(folder: Path, config: Config) -> float | None:
   """Return the hours of a run by those of its kind that are finished; None where there is none."""
   rates = []
-  for marker in folder.parents[2].glob(f'*/{config.method}-*-{config.preset}/seed*/.complete'):
+  for marker in folder.parents[2].glob(
+    f'*/{config.run.method}-*-{config.run.preset}/seed*/.complete'
+  ):
     with contextlib.suppress(ValueError, KeyError, TypeError):  # of an older version
       end = json.loads(marker.read_text())
       rates.append(end['hours'] / end['step'])
-  return statistics.median(rates) * config.steps if rates else None
+  return statistics.median(rates) * config.run.steps if rates else None
 
 
 def show_plan(sweep: Sweep, workers: int):
@@ -185,18 +176,33 @@ def show_plan(sweep: Sweep, workers: int):
     print(f'{sweep.counts()}, {sum(left):.2f} h, {clock:.2f} h with {workers} at a time')
 
 
-def report(configs: list[ConfigDict], output: Path):
+def report(runs: list[Config], output: Path):
   """Write aggregate.json and the scores of what there is, and print the table."""
   from harmony_jax.reporting import aggregate, records, results_files
 
-  folders = [folder for folder in map(folder_of, configs) if (folder / 'config.json').exists()]
-  found, problems = records.collect(folders)
+  there = [folder for folder in map(folder_of, runs) if (folder / 'config.json').exists()]
+  found, problems = records.collect(there)
   results_files.write(found, output, replace=True)
-  wanted = [(config.task, label(config), config.seed) for config in configs]
-  result = aggregate.aggregate(aggregate.finished(found), wanted, configs[0].suite == 'atari')
+  wanted = [(config.run.task, label(config), config.run.seed) for config in runs]
+  result = aggregate.aggregate(found, wanted)
   with run_folder.atomic_write(output / 'aggregate.json') as file:
     json.dump(result, file, indent=1)
-  print('\n'.join([*problems, *aggregate.lines(result), f'report: {output}']))
+  print('\n'.join([*problems, *table(result), f'report: {output}']))
+
+
+def table(result: dict) -> list[str]:
+  """Return the lines that show what a sweep has come to."""
+  missing = result['missing']
+  lines = [f'{result["wanted"] - len(missing)} of {result["wanted"]} runs complete']
+  lines += [f'missing: {method} on {task}, seed {seed}' for task, method, seed in missing[:20]]
+  for method, found in result['methods'].items():
+    for task, of in found['tasks'].items():
+      lines.append(f'{method} {task}: {of["mean"]:.2f} over {len(of["scores"])} seeds')
+    if points := found['human_normalized']:
+      lines.append(
+        f'{method} human-normalized: ' + ', '.join(f'{k} {v:.3f}' for k, v in points.items())
+      )
+  return lines
 
 
 def make_executor(places: list[devices.Place], folder: Path) -> executors.Executor:
@@ -219,9 +225,7 @@ def make_executor(places: list[devices.Place], folder: Path) -> executors.Execut
 def main(words: list[str], overrides: list[str]) -> int:
   """Run the sweep that the flags describe; return the exit code."""
   launcher.no_words(words, '--games=…')
-  module = suites().get(FLAGS.suite)
-  if not module:
-    raise UserError(f'--suite={FLAGS.suite} is none of {", ".join(suites())}')
+  module = configs().suite(FLAGS.suite)
   if FLAGS.detach and FLAGS.executor != 'slurm':
     raise UserError('--detach goes with --executor=slurm: other executors end with the sweep')
   places, accelerated = [], FLAGS.run_gpus
@@ -230,16 +234,16 @@ def main(words: list[str], overrides: list[str]) -> int:
     places, accelerated = devices.share(backend, number, FLAGS.workers), backend != 'cpu'
   if FLAGS.preset == 'auto':
     FLAGS.preset = 'paper' if accelerated else 'cpu'
-  configs = plan(module, overrides)
-  sweep = Sweep(make_jobs(module, configs, overrides))
+  runs = plan(module, overrides)
+  sweep = Sweep(make_jobs(module, runs, overrides))
   if FLAGS.dry_run:
     show_plan(sweep, len(places) or FLAGS.workers or len(sweep.rows))
     return 0
   name = '-'.join([FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset])
-  return run(sweep, configs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
+  return run(sweep, runs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
 
 
-def run(sweep: Sweep, configs: list[ConfigDict], places: list[devices.Place], output: Path) -> int:
+def run(sweep: Sweep, runs: list[Config], places: list[devices.Place], output: Path) -> int:
   """Run what is not finished, and report; return the exit code."""
   stopped = ''
   try:
@@ -253,7 +257,7 @@ def run(sweep: Sweep, configs: list[ConfigDict], places: list[devices.Place], ou
         print(f'{sweep.counts()}, submitted; the same command without --detach follows them')
         return 0
       stopped = sweep.run(executor, FLAGS.retries, display.tell)
-  report(configs, output)
+  report(runs, output)
   for row in sweep.unfinished():
     print(f'{row} (output: {row.job.output})', file=sys.stderr)
   if stopped and sweep.unfinished():

@@ -265,8 +265,9 @@ def choose(kind: str, replay: Replay, device: Any = None) -> Replay | DeviceRepl
   limit = _memory(target)
   if accelerator and limit is not None and not roomy:
     raise ValueError(
-      f'replay does not fit on {target}: it needs {device_nbytes(replay) / 1e9:.2f} GB, and it may take '
-      f'{MEMORY_SHARE * limit / 1e9:.2f} GB of {limit / 1e9:.2f} GB; use a smaller replay_capacity, or '
+      f'replay does not fit on {target}: it needs {device_nbytes(replay) / 1e9:.2f} GB, and it may '
+      f'take {MEMORY_SHARE * limit / 1e9:.2f} GB of {limit / 1e9:.2f} GB; use a smaller '
+      'replay_capacity, or '
       '--replay=host'
     )
   return DeviceReplay(replay, device)

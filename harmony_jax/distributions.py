@@ -127,7 +127,7 @@ def draw_one_hot(logits, uniform: jax.Array | None):
 
 
 def straight_through(sample, logits):
-  """sample + probs - sg(probs): the sample's value with the probabilities' gradient. Both [..., K]."""
+  """Return sample + probs - sg(probs), [..., K]: a sample with the probabilities' gradient."""
   probs = jax.nn.softmax(logits.astype(jnp.float32))
   return sample + (probs - jax.lax.stop_gradient(probs))
 

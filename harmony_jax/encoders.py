@@ -183,7 +183,7 @@ class Decoder:
   def losses(
     self, params: Any, statistics: Any, feature: jax.Array, observation: Mapping[str, jax.Array]
   ) -> tuple[dict[str, jax.Array], Any]:
-    """Return (means over [B, T] of the loss of all images, 'image', and vectors, 'vector'; statistics).
+    """Return (means over [B, T] of the losses of images and vectors, by these names; statistics).
 
     The images of plain decoders are taken some frames at a time: nobody needs all of them at once.
     """

@@ -56,7 +56,7 @@ def optimal_sigma(loss: jax.Array | float) -> jax.Array:
 
 
 def optimal_weight(loss: jax.Array | float) -> jax.Array:
-  """1/σ* = 2 / (L + √(L² + 4L)), the weight that a harmonizer learns for a constant loss (eq. 13)."""
+  """Return 1/σ* = 2 / (L + √(L² + 4L)), what a harmonizer learns for a constant loss (eq. 13)."""
   return 1 / optimal_sigma(loss)
 
 

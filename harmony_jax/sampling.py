@@ -5,6 +5,7 @@ draw with replacement, and know of the stream only what `note` tells them.
 """
 
 import abc
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Sampling(abc.ABC):
     """Forget everything: steps are noted again, from the one with this number on."""
     del oldest
 
-  def note(self, step: int, is_first: np.ndarray, is_last: np.ndarray | None) -> None:
+  def note(self, step: int, is_first: np.ndarray, is_last: Any) -> None:
     """Take notice of step number `step` of every environment; flags [N]."""
     del step, is_first, is_last
 

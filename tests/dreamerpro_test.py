@@ -1,8 +1,4 @@
-"""DreamerPro's parts by hand-made arrays, and properties of agents that the recorded runs do not
-cover.
-"""
-
-import dataclasses
+"""DreamerPro: Sinkhorn, shifts and prototypes by hand-made arrays, and two updates of it."""
 
 import chex
 import jax
@@ -11,107 +7,56 @@ import numpy as np
 import optax
 import pytest
 
-from configs import dreamerpro
-from harmony_jax.agent import Agent, optimizer, parameter_count, scale_by_tensorflow_adam
-from harmony_jax.prototypes import Prototypes, shift, sinkhorn, unit
+from harmony_jax import method, settings
+from harmony_jax.optimizers import OptimizerSettings, make_optimizer
+from harmony_jax.prototypes import shift, sinkhorn, unit
 from tests import small
 
 RNG = np.random.default_rng(0)
-SIZES = {
-  'method': 'dreamerpro',
-  'prototypes__count': 12,
-  'prototypes__size': 8,
-  'actor__samples': 5,
-  'losses__free_nats': 0.0,
-}  # so that the prior has a gradient
-
-
-# Sizes
-# --------------------------------------------------------------------------------------------------
-
-
-def test_parameter_counts():
-  """The exact counts of the authors' model for DMC; no decoder among them."""
-  agent = Agent.from_config(dreamerpro.get_config(), {'image': (64, 64, 3)}, 6, False)
-  params = jax.eval_shape(agent.init, jax.random.key(0)).params
-  model = {k: parameter_count(v) for k, v in params['world_model'].items()}
-  prototypes = {k: parameter_count(v) for k, v in params['world_model']['prototypes'].items()}
-  assert (
-    set(model) == {'encoder', 'rssm', 'prototypes', 'reward', 'harmony'}
-    and agent.world_model.decoder is None
-  )
-  projections = prototypes['embed'] + prototypes['feature']
-  assert (
-    model['encoder'],
-    model['rssm'] + projections,
-    prototypes['vectors'],
-    model['reward'],
-    model['harmony'],
-  ) == (1_551_312, 719_568, 80_000, 574_801, 4)
-  assert {k: parameter_count(v) for k, v in params.items()} == {
-    'world_model': 2_925_681 + 4,
-    'actor': 579_212,
-    'critic': 574_801,
-  }
 
 
 def test_published_settings():
   """Those of the authors' `defaults dmc norm_off`; where no head predicts ends, imagination starts
   from every state.
   """
-  config = dreamerpro.get_config()
-  found = config.to_dict()
+  entry = method.entry('dreamerpro')
+  found = settings.flatten(entry.settings)
+  optimizer = dict(kind='tensorflow', eps=1e-5, clip=100.0, weight_decay=1e-6)
   wanted = {
-    'batch_size': 50,
-    'batch_length': 51,
-    'prefill': 2500,
-    'pretrain': 100,
-    'eval_policy': 'mode',
+    '': dict(batch_size=50, batch_length=51, prefill=2500, pretrain=100, eval_policy='mode'),
     'rssm': dict(
       deter=200, units=200, stoch=32, latent='gaussian', min_std=0.1, learned_initial=False
     ),
     'encoder': dict(depth=48, padding='valid'),
-    'prototypes': dict(
-      count=2500,
-      size=32,
-      temperature=0.1,
-      sinkhorn_epsilon=0.0125,
-      sinkhorn_iterations=3,
-      warm_up=1,
-      norm=0.0,
-      freeze=10_000,
-      slow_fraction=0.05,
-      slow_every=1,
-      max_shift=3.0,
-    ),
+    'prototypes': dict(count=2500, size=32, temperature=0.1, warm_up=1, norm=0.0, freeze=10_000),
+    'prototypes.': dict(slow_fraction=0.05, slow_every=1, max_shift=3.0),
+    'prototypes..': dict(sinkhorn_epsilon=0.0125, sinkhorn_iterations=3),
     'continue_head': dict(enabled=False),
     'losses': dict(free_nats=1.0, free_average=True, dyn=0.8, rep=0.2),
     'actor': dict(layers=4, units=400, distribution='tanh_normal', samples=100, min_std=0.1),
     'critic': dict(layers=4, units=400, slow_every=100, slow_fraction=1.0),
-    'behavior': dict(
-      discount=0.99, lam=0.95, entropy=1e-4, value='slow', baseline=False, normalize=False
-    ),
-    **{
-      name: dict(kind='tensorflow', lr=lr, eps=1e-5, clip=100.0, weight_decay=1e-6)
-      for name, lr in (('model_opt', 3e-4), ('actor_opt', 8e-5), ('critic_opt', 8e-5))
-    },
+    'behavior': dict(discount=0.99, lam=0.95, entropy=1e-4, horizon=14),
+    'model_opt': dict(lr=3e-4, **optimizer),
+    'actor_opt': dict(lr=8e-5, **optimizer),
+    'critic_opt': dict(lr=8e-5, **optimizer),
   }
-  for name, value in wanted.items():
-    if isinstance(value, dict):
-      assert {k: found[name][k] for k in value} == value, name
-    else:
-      assert found[name] == value, name
-  # an update every five steps
-  assert config.train_ratio * 5 == config.batch_size * config.batch_length
-  agent = Agent.from_config(config, {'image': (64, 64, 3)}, 6, False)
-  posterior = jnp.zeros((100, 51, 2))
-  batch = {'is_terminal': jnp.zeros((50, 51), bool)}
-  start, alive = jax.eval_shape(agent._starts, posterior, batch)
+  for group, values in wanted.items():
+    prefix = group.rstrip('.') + '.' if group else ''
+    assert {k: found[prefix + k] for k in values} == values, group
+  assert found['train_ratio'] * 5 == 50 * 51  # an update every five steps
+  spec = small.spec({'image': (64, 64, 3)}, 6, discrete=False)
+  batch = dict.fromkeys(('is_first', 'is_terminal'), jnp.zeros((50, 51), bool))
+  start, alive = jax.eval_shape(
+    entry.make(entry.settings, spec).starts, jnp.zeros((100, 51, 2)), batch
+  )
   assert start.shape == (5100, 2) and alive.shape == (5100,)
+  ending = small.agent(**small.PRO, continue_head__enabled=True)
+  start, alive = jax.eval_shape(ending.starts, jnp.zeros((100, 51, 2)), batch)
+  assert start.shape == (5000, 2) and alive.shape == (5000,)
 
 
-# Sinkhorn
-# --------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
+# Sinkhorn, shifts, unit vectors
 
 
 def assigned(scores, epsilon, iterations):
@@ -127,14 +72,13 @@ def assigned(scores, epsilon, iterations):
   return (q * samples).T
 
 
-@pytest.mark.parametrize('samples,prototypes', [(20, 6), (6, 20), (9, 9)])
+@pytest.mark.parametrize('samples, prototypes', [(20, 6), (6, 20)])
 def test_sinkhorn_in_float64(samples, prototypes):
   scores = RNG.uniform(-1, 1, (samples, prototypes))
   for epsilon, iterations in ((0.0125, 3), (0.05, 3), (0.3, 1)):
     found = sinkhorn(jnp.float32(scores), epsilon, iterations)
-    np.testing.assert_allclose(
-      found, assigned(np.float32(scores), epsilon, iterations), rtol=2e-4, atol=2e-5
-    )
+    wanted = assigned(np.float32(scores), epsilon, iterations)
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
 
 
@@ -145,17 +89,11 @@ def test_sinkhorn_by_hand():
 
 
 def test_sinkhorn_comes_to_equal_shares():
-  """Shares of the prototypes are N/K in the end, and nearer to it with every iteration; ties stay
-  ties.
-  """
+  """N/K of each prototype in the end, and nearer with every iteration; ties stay ties."""
   scores = jnp.float32(RNG.uniform(-1, 1, (30, 5)) + np.array([0.8, 0, 0, 0, 0]))
   off = [float(jnp.abs(sinkhorn(scores, 0.1, n).sum(0) - 6).max()) for n in (1, 3, 10, 300)]
   assert off == sorted(off, reverse=True) and off[0] > 0.3 and off[-1] < 1e-3
   np.testing.assert_allclose(sinkhorn(jnp.ones((4, 8)), 0.0125, 3), 1 / 8, rtol=1e-5)
-
-
-# Shifts
-# --------------------------------------------------------------------------------------------------
 
 
 def moved(image, dx, dy):
@@ -172,414 +110,266 @@ def moved(image, dx, dy):
   return out
 
 
-def test_shift_in_float64():
-  images, by = RNG.uniform(size=(4, 2, 7, 9, 3)), RNG.uniform(-3, 3, (4, 2))
-  found = shift(jnp.float32(images), jnp.float32(by))
-  wanted = [
-    [moved(image, *each) for image in sequence] for sequence, each in zip(images, by, strict=True)
-  ]
+def test_shift():
+  """In float64; whole pixels are a roll with the edge continued, half a pixel is a mean."""
+  images = RNG.uniform(size=(4, 2, 7, 9, 3))
+  by = np.array([[2.0, 0.0], [0.0, -1.0], [0.5, 0.0], [-2.7, 1.3]])
+  found = np.asarray(shift(jnp.float32(images), jnp.float32(by)))
+  wanted = [[moved(image, *each) for image in one] for one, each in zip(images, by, strict=True)]
   np.testing.assert_allclose(found, wanted, atol=1e-5)
-
-
-def test_whole_pixels_are_a_roll_with_the_edge_continued():
-  images = RNG.uniform(size=(3, 1, 6, 5, 2)).astype(np.float32)
-  found = np.asarray(shift(images, jnp.array([[2.0, 0.0], [0.0, -1.0], [0.0, 0.0]])))
-  right = np.roll(images[0], 2, 2)  # dx > 0 moves to the right
-  right[:, :, :2] = images[0, :, :, :1]
-  up = np.roll(images[1], -1, 1)  # dy < 0 moves up
-  up[:, -1:] = images[1, :, -1:]
-  np.testing.assert_allclose(found, [right, up, images[2]], atol=1e-6)
-
-
-def test_half_a_pixel_is_the_mean_of_neighbours():
-  images = RNG.uniform(size=(2, 1, 6, 5, 2)).astype(np.float32)
-  right, down = np.asarray(shift(images, jnp.array([[0.5, 0.0], [0.0, 0.5]])))
-  np.testing.assert_allclose(
-    right[0, :, 1:], (images[0, 0, :, 1:] + images[0, 0, :, :-1]) / 2, atol=1e-6
-  )
-  np.testing.assert_allclose(right[0, :, 0], images[0, 0, :, 0], atol=1e-6)
-  np.testing.assert_allclose(down[0, 1:], (images[1, 0, 1:] + images[1, 0, :-1]) / 2, atol=1e-6)
-  np.testing.assert_allclose(down[0, 0], images[1, 0, 0], atol=1e-6)
-
-
-# The head
-# --------------------------------------------------------------------------------------------------
+  right = images[0, :, :, [0, 0, *range(7)]].transpose(1, 2, 0, 3)  # dx > 0 moves to the right
+  up = images[1][:, [*range(1, 7), 6]]  # dy < 0 moves up
+  half = (images[2, :, :, 1:] + images[2, :, :, :-1]) / 2
+  np.testing.assert_allclose(found[:2], [right, up], atol=1e-6)
+  np.testing.assert_allclose(found[2, :, :, 1:], half, atol=1e-6)
+  np.testing.assert_allclose(found[2, :, :, 0], images[2, :, :, 0], atol=1e-6)
 
 
 def test_unit_vectors():
   found = unit(jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]]))
   np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0], [1e-3, 0.0]], rtol=1e-5)
   assert np.isfinite(jax.jacobian(unit)(jnp.zeros(2))).all()
-  head = Prototypes(4, 3, 7, 5)
-  params = head.init(jax.random.key(0))
-  prepared = head.prepared(params)
-  np.testing.assert_allclose(np.linalg.norm(prepared['vectors'], axis=-1), 1, rtol=1e-5)
-  assert np.abs(np.linalg.norm(params['vectors'], axis=-1) - 1).max() > 0.1
-  assert prepared['embed'] is params['embed'] and prepared['feature'] is params['feature']
 
 
-def test_prototypes_are_frozen_at_first():
-  head = Prototypes(4, 3, 7, 5, freeze=2)
-  gradient = jax.tree.map(jnp.ones_like, head.init(jax.random.key(0)))
-  for step, frozen in ((0, True), (1, True), (2, False), (3, False)):
-    left = head.frozen(gradient, jnp.int32(step))
-    assert left['vectors'].any() != frozen and all(
-      jnp.all(leaf == 1) for leaf in jax.tree.leaves(left['embed'])
-    )
+# ----------------------------------------------------------------------------------------------
+# The objective
 
 
-def test_the_slow_copy_follows():
-  head, slow, fast = (
-    Prototypes(4, 3, slow_every=2, slow_fraction=0.25),
-    {'w': jnp.zeros(2)},
-    {'w': jnp.ones(2)},
-  )
-  values = [float(head.slow_update(slow, fast, jnp.int32(step))['w'][0]) for step in range(5)]
-  assert values == [1.0, 0.0, 0.25, 0.0, 0.25]
-
-
-def example(rows=6, length=5, **fields):
-  """A head, prepared parameters, a slow projection, and embeddings, slow ones and features of two
-  views.
+def example(**changes):
+  """An objective with parameters as an update begins with them, slow copies, and for 6 rows (two
+  views of 3) of 5 steps pictures, embeddings and features.
   """
-  head = Prototypes(6, 4, 9, 5, **fields)
-  params = head.prepared(head.init(jax.random.key(0)))
-  slow = {'embed': head.init(jax.random.key(1))['embed']}
-  draw = lambda size: jnp.float32(RNG.normal(size=(rows, length, size)))
-  return head, params, slow, draw(6), draw(6), draw(4)
+  agent = small.agent(**{**small.PRO, **changes})
+  params = small.params_of(agent)['world_model']
+  slow = small.state_of(agent, 1).targets['world_model']
+  draw = lambda size: jnp.float32(RNG.normal(size=(6, 5, size)))
+  batch = {'image': jnp.float32(RNG.uniform(size=(6, 5, 16, 16, 3)))}
+  one = agent.objective
+  embed, feature = draw(agent.encoder.size), draw(agent.rssm.feature_size)
+  return one, one.project(params), slow, batch, embed, feature
+
+
+def losses_of(one):
+  return small.jit(lambda params, slow, *arrays: one.losses(params, slow, {}, *arrays)[0])
 
 
 def test_losses_by_hand():
   """Loops in float64 NumPy: the other view's assignments from embeddings, the own from features,
-  without warm-up.
+  without warm-up. Exchanging the views changes nothing.
   """
-  head, params, slow, embed, slow_embed, feature = example(
-    norm=0.5, sinkhorn_epsilon=0.1, warm_up=2
+  changes = dict(norm=0.5, sinkhorn_epsilon=0.1, warm_up=2, temperature=0.2)
+  changes = {f'prototypes__{k}': v for k, v in changes.items()}
+  one, params, slow, batch, embed, feature = example(**changes)
+  losses = losses_of(one)
+  found = losses(params, slow, batch, embed, feature)
+  exchanged = losses(
+    params, slow, *jax.tree.map(lambda x: jnp.roll(x, 3, 0), (batch, embed, feature))
   )
-  losses = jax.jit(head.losses)(params, slow, embed, slow_embed, feature)
-  wide = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
-  own, slow, embed, slow_embed, feature = map(wide, (params, slow, embed, slow_embed, feature))
-  project = lambda layer, x: x @ layer['kernel'] + layer['bias']
+  chex.assert_trees_all_close(found, exchanged, rtol=1e-5)
+  own, copy = jax.tree.map(np.float64, (params['prototypes'], slow['embed']))
+  project = lambda layer, x: np.float64(x) @ layer['kernel'] + layer['bias']
   scores = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True) @ own['vectors'].T
-  by_slow = scores(project(slow['embed'], slow_embed))
+  by_slow = scores(project(copy, one.encoder(slow['encoder'], None, batch)[0]))
   by_embed, by_feature = project(own['embed'], embed), project(own['feature'], feature)
   views = [
-    assigned(by_slow[rows, 2:].reshape(-1, 9), 0.1, 3).reshape(3, 3, 9)
-    for rows in (slice(3), slice(3, 6))
+    assigned(by_slow[k : k + 3, 2:].reshape(9, 12), 0.1, 3).reshape(3, 3, 12) for k in (0, 3)
   ]
-  swav = temporal = 0
+  sums = dict(swav=0.0, temporal=0.0)
   for row in range(6):
     for t in range(2, 5):
       view, index = divmod(row, 3)
-      for x, view, name in ((by_embed, 1 - view, 'swav'), (by_feature, view, 'temporal')):
-        logits = scores(x[row, t]) / 0.1
-        loss = -(views[view][index, t - 2] * (logits - np.log(np.exp(logits).sum()))).sum() / 18
-        swav, temporal = (swav + loss, temporal) if name == 'swav' else (swav, temporal + loss)
+      for x, which, name in ((by_embed, 1 - view, 'swav'), (by_feature, view, 'temporal')):
+        logits = scores(x[row, t]) / 0.2
+        log_p = logits - np.log(np.exp(logits).sum())
+        sums[name] -= (views[which][index, t - 2] * log_p).sum() / 18
   norm = sum(((np.linalg.norm(x, axis=-1) - 1) ** 2).mean() for x in (by_embed, by_feature))
-  assert set(losses) == {'swav', 'temporal', 'norm'}
-  np.testing.assert_allclose(
-    [losses['swav'], losses['temporal'], losses['norm']], [swav, temporal, 0.5 * norm], rtol=1e-4
-  )
-
-
-def test_views_are_exchangeable():
-  """Exchanging the views changes no loss; where they are the same, so are their assignments and
-  both halves of swav.
-  """
-  head, params, slow, *arrays = example()
-  losses_of = jax.jit(head.losses)
-  losses = losses_of(params, slow, *arrays)
-  exchanged = losses_of(params, slow, *(jnp.roll(x, 3, 0) for x in arrays))
-  for name, loss in losses.items():
-    np.testing.assert_allclose(loss, exchanged[name], rtol=1e-5)
-  slow_embed, feature = (jnp.concatenate([x[:3], x[:3]]) for x in arrays[1:])
-  targets = head.assignments(params, slow, slow_embed)
-  np.testing.assert_array_equal(targets[:3], targets[3:])
-  # With the features' projection in the place of the embeddings' the two losses ask the same.
-  both = dataclasses.replace(head, embed=4)
-  same = both.losses({**params, 'embed': params['feature']}, slow, feature, slow_embed, feature)
-  np.testing.assert_allclose(same['swav'], same['temporal'], rtol=1e-6)
+  for name, wanted in {**sums, 'norm': 0.5 * norm}.items():
+    np.testing.assert_allclose(found[name], wanted, rtol=1e-3, err_msg=name)
+  assert set(found) == {'swav', 'temporal', 'norm'}
 
 
 def test_a_perfect_prediction_costs_the_entropy():
   """Two prototypes ±e: the angle θ predicts sigmoid(2 cos θ / temperature), which is made the
   assignment.
   """
-  head = Prototypes(2, 2, 2, 2, temperature=1.0, sinkhorn_epsilon=2.0, warm_up=0)
-  identity = {'kernel': jnp.eye(2), 'bias': jnp.zeros(2)}
-  params = {'vectors': jnp.array([[1.0, 0.0], [-1.0, 0.0]]), 'embed': identity, 'feature': identity}
-  slow_embed = jnp.float32(RNG.normal(size=(6, 5, 2)))
-  targets = np.asarray(head.assignments(params, {'embed': identity}, slow_embed), np.float64)
+  changes = dict(count=2, size=2, temperature=1.0, sinkhorn_epsilon=2.0, warm_up=0)
+  one, params, slow, batch, embed, _ = example(
+    **{f'prototypes__{k}': v for k, v in changes.items()}
+  )
+  vectors = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+  pick = lambda size: {'kernel': jnp.eye(size, 2), 'bias': jnp.zeros(2)}
+  size = embed.shape[-1]
+  params['prototypes'] = {'vectors': vectors, 'embed': pick(size), 'feature': pick(20)}
+  targets = small.jit(
+    lambda: one.assignments(params, slow, one.encoder(slow['encoder'], None, batch)[0])
+  )()
+  targets = np.float64(targets)
   cosine = np.log(targets[..., 0] / targets[..., 1]) / 2
-  assert np.abs(cosine).max() < 1 and np.abs(cosine).max() > 0.2
-  looks = jnp.float32(np.stack([cosine, np.sqrt(1 - cosine**2)], -1)) * 3  # lengths do not matter
-  losses = head.losses(params, {'embed': identity}, jnp.roll(looks, 3, 0), slow_embed, looks)
+  assert 1e-3 < np.abs(cosine).max() < 1
+  looks = 3 * np.stack([cosine, np.sqrt(1 - cosine**2)], -1)  # lengths do not matter
+  wide = lambda size, x: jnp.float32(np.pad(x, ((0, 0), (0, 0), (0, size - 2))))
+  other = np.roll(looks, 3, 0)
+  losses = losses_of(one)
+  found = losses(params, slow, batch, wide(size, other), wide(20, looks))
   entropy = -(targets * np.log(targets)).sum(-1).mean()
-  np.testing.assert_allclose([losses['swav'], losses['temporal']], entropy, rtol=1e-5)
-  worse = head.losses(params, {'embed': identity}, looks, slow_embed, jnp.roll(looks, 3, 0))
-  assert worse['swav'] > entropy + 1e-4 and worse['temporal'] > entropy + 1e-4
+  np.testing.assert_allclose([found['swav'], found['temporal']], entropy, rtol=1e-5)
+  worse = losses(params, slow, batch, wide(size, -other), wide(20, -looks))
+  assert worse['swav'] > entropy + 1e-6 and worse['temporal'] > entropy + 1e-6
 
 
 def test_where_gradients_go():
   """To prototypes from both losses, to a projection from its own; targets send none."""
-  head, params, slow, *arrays = example()
-  losses = lambda params, slow, slow_embed: head.losses(
-    params, slow, arrays[0], slow_embed, arrays[2]
-  )
-  each = jax.jit(jax.jacobian(losses, argnums=(0, 1, 2)))(params, slow, arrays[1])
+  one, params, slow, *arrays = example()
+  losses = lambda params, slow: one.losses(params, slow, {}, *arrays)[0]
+  each = small.jit(jax.jacrev(losses, argnums=(0, 1)))(params, slow)
   for name, routes in (('swav', {'vectors', 'embed'}), ('temporal', {'vectors', 'feature'})):
-    of_params, of_slow, of_slow_embed = each[name]
-    assert {
-      k for k, v in of_params.items() if any(leaf.any() for leaf in jax.tree.leaves(v))
-    } == routes
-    assert not any(leaf.any() for leaf in jax.tree.leaves((of_slow, of_slow_embed)))
+    of_params, of_slow = each[name]
+    found = of_params['prototypes'].items()
+    assert {k for k, v in found if any(leaf.any() for leaf in jax.tree.leaves(v))} == routes
+    assert not any(leaf.any() for leaf in jax.tree.leaves(of_slow))
 
 
+# ----------------------------------------------------------------------------------------------
 # The optimiser
-# --------------------------------------------------------------------------------------------------
 
 
 def test_tensorflows_adam():
   """a = lr √(1-β₂ᵗ) / (1-β₁ᵗ), Δ = -a m / (√v + ε) after the decay (1 - share): float64, gradients
-  from 1e-6 to 1.
+  from 1e-6 to 1. optax's is the same with an ε of its own for every step.
   """
-  settings = small.config('dreamerpro', model_opt__weight_decay=1e-3, model_opt__lr=0.01).model_opt
-  settings.clip = 1e9
-  transform, x = optimizer(settings), RNG.normal(size=12)
+  shared = dict(kind='tensorflow', lr=0.01, eps=1e-5, clip=1e9)
+  transform = make_optimizer(OptimizerSettings(**shared, weight_decay=1e-3))
+  x = RNG.normal(size=12)
   params = {'x': jnp.float32(x)}
   state, m, v = transform.init(params), 0.0, 0.0
-  plain = scale_by_tensorflow_adam(0.999, 1e-5)
-  ours = theirs = plain.init(params)
-  for t in range(1, 7):
+  update = small.jit(transform.update)
+  for t in range(1, 6):
     gradient = RNG.normal(size=12) * np.logspace(-6, 0, 12)
     m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
-    step = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-    move = -step * m / (np.sqrt(v) + 1e-5)
-    updates, state = transform.update({'x': jnp.float32(gradient)}, state, params)
+    rate = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+    move = -rate * m / (np.sqrt(v) + 1e-5)
+    updates, state = update({'x': jnp.float32(gradient)}, state, params)
     np.testing.assert_allclose(updates['x'], move - 1e-3 * x, rtol=2e-3, atol=1e-7)
+    textbook = -0.01 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-5)
+    assert t > 1 or np.abs(textbook / move - 1).max() > 10
     x = (1 - 1e-3) * x + move
     params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params['x'], x, rtol=1e-5, atol=1e-6)
-    # optax's is the same with an ε of its own for every step.
-    ours_move, ours = plain.update({'x': jnp.float32(gradient)}, ours)
-    same = optax.scale_by_adam(eps=1e-5 / np.sqrt(1 - 0.999**t))
-    theirs_move, theirs = same.update({'x': jnp.float32(gradient)}, theirs)
-    np.testing.assert_allclose(ours_move['x'], theirs_move['x'], rtol=1e-3)
-    textbook = optax.scale_by_adam(eps=1e-5)
-    textbook, _ = textbook.update({'x': jnp.float32(gradient)}, textbook.init(params))
-    assert t > 1 or float(jnp.abs(textbook['x'] / ours_move['x'] - 1).max()) > 10
 
 
-@pytest.mark.parametrize('rate', (1e-3, 1.0))
-def test_the_decay_is_a_share_whatever_the_learning_rate(rate):
-  settings = small.config('dreamerpro', model_opt__weight_decay=0.1, model_opt__lr=rate).model_opt
-  transform, params = optimizer(settings), {'a': jnp.array([2.0, -1.0]), 'bias': jnp.array([4.0])}
-  state = transform.init(params)
-  for _ in range(2):
-    updates, state = transform.update(jax.tree.map(jnp.zeros_like, params), state, params)
-    params = optax.apply_updates(params, updates)
-  chex.assert_trees_all_close(
-    params, {'a': jnp.array([1.62, -0.81]), 'bias': jnp.array([3.24])}, rtol=1e-5
-  )
-
-
-# Agents
-# --------------------------------------------------------------------------------------------------
-
-CASES = {
-  'harmony': dict(discrete=False, prototypes__freeze=1),
-  # discrete
-  'none': dict(weighting__rule='none', continue_head__enabled=True, prototypes__norm=1.0),
-  'fixed': dict(
-    weighting__rule='fixed', weighting__w_r=1000.0, rssm__latent='categorical', discrete=False
-  ),
-}
-
-
-def trained(name):
-  """(agent, batch, states, metrics, gradients) of two updates. Kept, as compiling takes long."""
-  if name not in _trained:
-    case = CASES[name]
-    agent = small.agent(**SIZES, **case)
-    batch = small.batch(discrete=agent.discrete)
-    states, metrics, gradients = [jax.jit(agent.init)(jax.random.key(0))], [], []
-    step = jax.jit(agent._update)
-    for _ in range(2):
-      state, *found = step(states[-1], batch)
-      states.append(state)
-      metrics.append({k: float(v) for k, v in found[0].items()})
-      gradients.append(found[1])
-    _trained[name] = agent, batch, states, metrics, gradients
-  return _trained[name]
-
-
-_trained = {}
-
-
-@pytest.mark.parametrize(
-  'name', [pytest.param(name, marks=[pytest.mark.slow] * (name == 'fixed')) for name in CASES]
-)
-def test_two_updates(name):
-  agent, _, states, metrics, _ = trained(name)
-  assert all(np.isfinite(v) for each in metrics for v in each.values())
-  moved = jax.tree.map(lambda a, b: bool((a != b).any()), states[-1].params, states[0].params)
-  still = [k for k, v in jax.tree.leaves_with_path(moved) if not v]
-  assert not still, [jax.tree_util.keystr(k) for k in still]
-  losses = {'swav', 'temporal', 'reward', 'dynamics', 'world_model', 'actor', 'critic'}
-  more = {'continue', 'norm'} if name == 'none' else set()
-  assert {k.removeprefix('loss/') for k in metrics[0] if k.startswith('loss/')} == losses | more
-  harmonizers = states[0].params['world_model']['harmony']
-  assert set(harmonizers) == (
-    {'swav', 'temporal', 'reward', 'dynamics'} if name == 'harmony' else set()
-  )
-  assert ('continue' in states[0].params['world_model']) == (name == 'none')
-
-
-def test_totals_of_the_weightings():
-  """`none`: the sum; `fixed`: with the reward's weight; harmony at σ = 1: the sum and four terms of
-  log 2.
+@pytest.mark.parametrize('kind, rate', [('tensorflow', 1e-3), ('tensorflow', 1.0), ('adam', 1e-3)])
+def test_weight_decay(kind, rate):
+  """TensorFlow's is a share of every parameter, whatever the learning rate; L2 joins the gradient
+  before Adam: with a gradient of zero every parameter moves by the rate.
   """
-  cases = (('none', {}, 0.0), ('fixed', {'reward': 1000.0}, 0.0), ('harmony', {}, 4 * np.log(2)))
-  for name, weights, constant in cases:
-    metrics = trained(name)[3][0]
-    tasks = [
-      'swav',
-      'temporal',
-      'reward',
-      'dynamics',
-      *(('continue', 'norm') if name == 'none' else ()),
-    ]
-    total = sum(weights.get(task, 1.0) * metrics[f'loss/{task}'] for task in tasks)
-    np.testing.assert_allclose(metrics['loss/world_model'], total + constant, rtol=1e-5)
+  transform = make_optimizer(OptimizerSettings(kind, rate, 1e-8, 100.0, 0.1))
+  params = {'a': jnp.array([2.0, -1.0]), 'bias': jnp.array([4.0]), 'harmony': {'s': jnp.ones(())}}
+  zero = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = transform.update(zero, transform.init(params), params)
+  move = (lambda x: -0.1 * x) if kind == 'tensorflow' else (lambda x: -rate * jnp.sign(x))
+  chex.assert_trees_all_close(updates, jax.tree.map(move, params), rtol=1e-4)
 
 
-def test_harmonizers_move_towards_their_losses():
-  agent, _, states, metrics, _ = trained('harmony')
-  rate = small.config('dreamerpro').model_opt.lr
-  for task, s in states[1].params['world_model']['harmony'].items():
+# ----------------------------------------------------------------------------------------------
+# Two updates
+
+
+def test_two_updates():
+  """Everything moves, by finite numbers; prototypes from the second update on, from unit vectors;
+  harmonizers towards their losses; the slow encoder copies, then goes 0.05 of the way.
+  """
+  _, _, _, states, metrics = small.trained('pro')
+  for each in metrics:
+    assert all(np.isfinite(v) for k, v in each.items() if k != 'looked/nan')
+  still = jax.tree.map(lambda a, b: bool((a == b).all()), states[2].params, states[0].params)
+  still = [jax.tree_util.keystr(k) for k, v in jax.tree.leaves_with_path(still) if v]
+  assert not still
+  tasks = ('swav', 'temporal', 'reward', 'dynamics')
+  losses = {k.removeprefix('loss/') for k in metrics[0] if k.startswith('loss/')}
+  assert losses == {*tasks, 'world_model', 'actor', 'critic', 'probe'}
+  total = sum(metrics[0][f'loss/{task}'] for task in tasks) + 4 * np.log(2)
+  np.testing.assert_allclose(metrics[0]['loss/world_model'], total, rtol=1e-5)
+  model = [state.params['world_model'] for state in states]
+  for task in tasks:
     slope = metrics[0][f'loss/{task}'] - 0.5
-    np.testing.assert_allclose(s, np.sign(slope) * rate, rtol=2e-2, err_msg=task)
-
-
-def test_prototypes_learn_when_they_are_let():
-  """No gradient in update 0, one in update 1; what stands for them then are unit vectors."""
-  _, _, states, _, gradients = trained('harmony')
-  vectors = [state.params['world_model']['prototypes']['vectors'] for state in states]
-  of_vectors = [gradient['world_model']['prototypes']['vectors'] for gradient in gradients]
-  assert not of_vectors[0].any() and of_vectors[1].any()
+    np.testing.assert_allclose(model[1]['harmony'][task], np.sign(slope) * 1e-3, rtol=2e-2)
+  vectors = [each['prototypes']['vectors'] for each in model]
   np.testing.assert_allclose(vectors[1], unit(vectors[0]), rtol=3e-6, atol=1e-7)
   assert float(jnp.abs(vectors[2] - vectors[1]).max()) > 1e-4
-
-
-def test_slow_copies_of_the_encoder():
-  """A copy after the first update, 0.05 of the way after the second; they are in no optimiser's
-  hands.
-  """
-  _, _, states, _, _ = trained('harmony')
+  fast = [{'encoder': m['encoder'], 'embed': m['prototypes']['embed']} for m in model]
   copies = [state.targets['world_model'] for state in states]
-  fast = [
-    {
-      'encoder': state.params['world_model']['encoder'],
-      'embed': state.params['world_model']['prototypes']['embed'],
-    }
-    for state in states
-  ]
   chex.assert_trees_all_close(copies[1], fast[1], rtol=1e-6)
-  chex.assert_trees_all_close(
-    copies[2],
-    jax.tree.map(lambda a, b: 0.95 * a + 0.05 * b, fast[1], fast[2]),
-    rtol=1e-5,
-    atol=1e-7,
-  )
-  assert all(
-    (a != b).any()
-    for a, b in zip(jax.tree.leaves(copies[2]), jax.tree.leaves(fast[2]), strict=True)
-  )
-
-
-def test_the_first_update_has_the_losses_of_a_look_without_one():
-  """`task_losses`, from which harmonizers may start, are those that the first update finds."""
-  agent, batch, states, metrics, _ = trained('harmony')
-  found = jax.jit(agent.task_losses)(states[0], batch)
-  np.testing.assert_allclose(
-    [found[k] for k in found], [metrics[0][f'loss/{k}'] for k in found], rtol=1e-4
-  )
-
-
-@pytest.mark.parametrize('name', ('harmony', 'none'))
-def test_draws_belong_to_rows(name):
-  """The noise of a batch's first rows does not depend on how many rows follow; rows, steps and
-  views differ.
-  """
-  agent = trained(name)[0]
-  key = jax.random.key(3)
-  draw = jax.jit(agent._train_noise, static_argnums=(1, 2))
-  noise = [draw(key, rows, 5) for rows in (4, 2)]
-  for k in ('latent', 'shift'):
-    whole, part = (
-      each['posterior'][k].reshape(2, -1, *each['posterior'][k].shape[1:]) for each in noise
-    )
-    chex.assert_trees_all_equal(whole[:, :2], part)
-    flat = np.asarray(whole).reshape(8, -1)
-    assert len(np.unique(flat, axis=0)) == 8
-  shifts = np.asarray(draw(key, 300, 5)['posterior']['shift'])
-  assert shifts.shape == (600, 2) and np.abs(shifts).max() < 3 and np.abs(shifts).max() > 2.9
-  assert abs(shifts.mean()) < 0.2 and (shifts != np.round(shifts)).all()
-  imagined = [each['imagination'] for each in noise]
-  for before, draws in ((1, 'latent'), (1, 'action'), (2, 'entropy')):
-    whole, part = (getattr(each, draws) for each in imagined)
-    if whole is None:
-      assert draws == 'entropy' and agent.discrete and part is None
-      continue
-    split = lambda x, rows: np.asarray(x).reshape(
-      *x.shape[:before], 2, rows, -1, *x.shape[before + 1 :]
-    )
-    views = (slice(None),) * (before + 1)
-    np.testing.assert_array_equal(split(whole, 4)[*views, :2], split(part, 2))
+  wanted = jax.tree.map(lambda a, b: 0.95 * a + 0.05 * b, fast[1], fast[2])
+  chex.assert_trees_all_close(copies[2], wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_the_action_before_a_sequence():
   """Sequences with `before` begin with no memory and that action, whatever the last batch ended
-  with.
+  with; a look at the losses without an update is the same.
   """
-  agent, batch, states, _, _ = trained('harmony')
-  state, step = states[-1], jax.jit(agent.train_step)
-  before = jnp.asarray(RNG.uniform(-1, 1, batch['action'][:, 0].shape), jnp.float32)
+  agent, batch, step, states, metrics = small.trained('pro')
+  state = states[2]
+  before = jnp.float32(RNG.uniform(-1, 1, (3, 3)))
   inside = batch | {'is_first': batch['is_first'].at[:, 0].set(False)}
-  fresh = agent.initial_carry(state.params, len(before))
+  fresh = agent.initial_carry(state.params, 3)
   assert jnp.abs(state.carry.latent.deter).max() > 0
-  found, metrics = step(state, inside | {'before': before})
-  wanted, same = step(state.replace(carry=fresh._replace(action=before)), inside)
-  chex.assert_trees_all_close((found.params, metrics), (wanted.params, same), rtol=1e-5, atol=1e-7)
+  found, looked = small.jit(
+    lambda s, b: (agent.update(s, b)[1]['loss/dynamics'], agent.task_losses(s, b))
+  )(state, inside | {'before': before})
+  _, wanted = step(state.replace(carry=fresh._replace(action=before)), inside)
   _, without = step(state.replace(carry=fresh), inside)
-  assert abs(without['loss/dynamics'] - metrics['loss/dynamics']) > 1e-6
-  losses = agent.task_losses(state, inside | {'before': before})
-  np.testing.assert_allclose(losses['dynamics'], metrics['loss/dynamics'], rtol=1e-5)
+  np.testing.assert_allclose([found, looked['dynamics']], wanted['loss/dynamics'], rtol=1e-5)
+  for name, loss in looked.items():
+    np.testing.assert_allclose(loss, wanted[f'loss/{name}'], rtol=1e-4, err_msg=name)
+  assert abs(without['loss/dynamics'] - found) > 1e-6
+  with pytest.raises(ValueError, match='rssm.learned_initial must be False'):
+    small.agent(**small.PRO, rssm__learned_initial=True)
 
 
-@pytest.mark.parametrize('name', ('harmony', 'none'))
-def test_report_and_policy(name):
-  """An open-loop prediction has rewards and prototypes, and no pictures; acting draws by
-  environment, and has a mode.
+@pytest.mark.parametrize('discrete', (True, False))
+def test_draws_belong_to_rows(discrete):
+  """The noise of a batch's first rows does not depend on how many follow; rows, steps and views
+  differ; shifts are whole-valued by chance only.
   """
-  agent, batch, states, _, _ = trained(name)
-  found = jax.jit(lambda state, batch: agent.report(state, batch, 2))(states[-1], batch)
-  assert found['observation'] == {} and found['reward'].shape == batch['reward'].shape
-  assert np.isfinite(found['reward']).all()
-  for each in ('prototype', 'assigned'):
-    assert found[each].shape == (*batch['reward'].shape, 12)
-    np.testing.assert_allclose(found[each].sum(-1), 1, atol=1e-5)
-  carry, first = agent.initial_carry(states[-1].params, 2), jnp.ones(2, bool)
+  agent = small.agent(**{**small.PRO, 'discrete': discrete})
+  draw = small.jit(agent.draws, static_argnums=(1, 2))
+  whole, part = (draw(jax.random.key(3), rows, 5) for rows in (4, 2))
+  for name, lead in (('posterior', 0), ('view', 0), ('latent', 1), ('action', 1), ('entropy', 2)):
+    one, other = getattr(whole, name), getattr(part, name)
+    if one is None:
+      assert name == 'entropy' and discrete and other is None
+      continue
+    split = lambda x, rows, lead=lead: x.reshape(*x.shape[:lead], 2, rows, -1)
+    one, other = split(one, 4), split(other, 2)
+    np.testing.assert_array_equal(one[..., :2, :], other)
+    rows = np.moveaxis(np.asarray(one), (lead, lead + 1), (0, 1)).reshape(8, -1)
+    assert len(np.unique(rows, axis=0)) == 8
+  shifts = np.asarray(jax.vmap(agent.objective.noise)(jax.random.split(jax.random.key(0), 300)))
+  assert shifts.shape == (300, 2, 2) and 2.9 < np.abs(shifts).max() < 3
+  assert abs(shifts.mean()) < 0.2 and (shifts != np.round(shifts)).all()
+
+
+@pytest.mark.parametrize('discrete', (True, False))
+def test_report_and_acting(discrete):
+  """A report has rewards and prototypes, no pictures; acting draws by environment, or by mode."""
+  agent = small.agent(**{**small.PRO, 'discrete': discrete})
+  state, batch = small.state_of(agent), small.batch(discrete=discrete)
+  report = lambda s, b, key: agent.capabilities['report'](agent.variables(s), b, 2, key)
+  found = jax.eval_shape(report, state, batch, jax.random.key(0))
+  assert found['observation'] == {} and found['reward'].shape == (3, 5)
+  assert found['prototype'].shape == found['assigned'].shape == (3, 5, 12)
+  assert 'dream' not in agent.capabilities
+  carry, first = agent.initial_carry(state.params, 2), jnp.ones(2, bool)
   images = {'image': batch['image'][:2, 0]}
-  act = jax.jit(
-    lambda images, key, mode: agent.policy(states[-1].weights, carry, images, first, key, mode),
-    static_argnames='mode',
-  )
-  for mode in (False, True):
-    action, after = act(images, jax.random.key(0), mode=mode)
-    assert action.shape == (2, 3) and np.isfinite(action).all() and np.abs(action).max() <= 1
-    changed, _ = act({'image': images['image'].at[1].set(0)}, jax.random.key(0), mode=mode)
-    np.testing.assert_allclose(action[0], changed[0], atol=1e-6)
-    other, _ = act(images, jax.random.key(1), mode=mode)
-    assert agent.discrete or np.abs(other - action).max() > 1e-4
-    assert after.latent.stoch.shape == carry.latent.stoch.shape
+
+  @small.jit
+  def act(images, key):
+    acts = [agent.act(state.params, carry, images, first, key, mode) for mode in (False, True)]
+    return [action for action, _ in acts]
+
+  actions = np.asarray(act(images, jax.random.key(0)))
+  assert actions.shape == (2, 2, 3) and np.isfinite(actions).all() and np.abs(actions).max() <= 1
+  changed = act({'image': images['image'].at[1].set(0)}, jax.random.key(0))
+  np.testing.assert_allclose(actions[:, 0], [each[0] for each in changed], atol=1e-6)
+  other = np.asarray(act(images, jax.random.key(1)))
+  assert discrete or (np.abs(other - actions) > 1e-4).any((1, 2)).all()

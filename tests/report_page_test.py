@@ -21,7 +21,8 @@ FLAGS += ['disable-background-networking', 'disable-component-update']
 TEXTS = """
 const parse = text => (text.match(/[\\d.]+/g) || []).map(Number), found = [];
 for (const element of document.querySelectorAll('body *')) {
-  const own = [...element.childNodes].filter(node => node.nodeType === 3).map(node => node.nodeValue).join('').trim();
+  const nodes = [...element.childNodes].filter(node => node.nodeType === 3);
+  const own = nodes.map(node => node.nodeValue).join('').trim();
   if (!own || !element.getClientRects().length || element.tagName === 'CAPTION') continue;
   const style = getComputedStyle(element), svg = element.ownerSVGElement;
   let at = element, back = [0, 0, 0, 0];

@@ -1,7 +1,7 @@
-"""What the tests of sweeps share: children that only look like runs, and jobs of them.
+"""Children that only look like runs, and jobs of them.
 
-As a program (python tests/sweeps.py FOLDER BEHAVIOUR) it is such a child: it takes the folder's
-lock and writes a run's files, without JAX, in a few hundredths of a second.
+As a program (python tests/sweeps.py FOLDER BEHAVIOUR) it is such a child: it locks the folder and
+writes a run's files, without JAX, in a few hundredths of a second.
 """
 
 import fcntl
@@ -13,107 +13,79 @@ import sys
 import time
 
 STEPS = 100
-# Flags that make a real sweep of the built-in game shorter.
-SHORT = [
-  '--interval=5',
-  *(f'--config.{name}=8' for name in ('eval_envs', 'eval_episodes', 'final_eval_episodes')),
-]
 
 
-def main(folder, behaviour, score='1.5'):
+def main(folder, behaviour):
   """ok: to the end. fails-N: an exception in the first N attempts. mistake: exit code 2. hangs:
-  until it is asked to save. hangs-once: the first attempt does. deaf: asked to save, it takes for
-  ever."""
+  until it is asked to save. hangs-once: the first attempt does. deaf: cannot be asked."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   lock = open(folder / '.lock', 'a+')
-  fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  lock.truncate(0)
-  lock.write(f'process {os.getpid()} on here')
-  lock.flush()
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    print('error: in use')
+    sys.exit(73)
   with open(folder / 'attempts', 'a') as file:
-    file.write(f'{os.getpid()}\n')
-  attempts = len((folder / 'attempts').read_text().splitlines())
+    print(os.getpid(), file=file)
+  attempts = len(pids(folder))
   kind, _, number = behaviour.partition('-')
   if kind == 'mistake':
     print('error: no such thing; did you mean that?')
     sys.exit(2)
   if kind == 'fails' and attempts <= int(number):
     raise ValueError(f'attempt {attempts} went wrong')
-  write_run(folder, 40, score=None)
   if kind == 'deaf':
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(600)
-  if behaviour == 'hangs' or behaviour == 'hangs-once' and attempts == 1:
+  if behaviour in ('hangs', 'deaf') or behaviour == 'hangs-once' and attempts == 1:
     asked = []
-    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
-    (folder / 'ready').touch()
+    if kind == 'hangs':
+      signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    write_run(folder, 40, score=None)  # by which tests know that it hangs
     while not asked:
       time.sleep(0.02)
     time.sleep(0.3)  # saving
     (folder / 'saved').touch()
     sys.exit(75)
-  write_run(folder, STEPS, float(score))
-  (folder / '.complete').write_text(
-    json.dumps({'step': STEPS, 'update': 10, 'hours': 0.5, 'score': float(score)})
-  )
+  write_run(folder, STEPS, 1.5, complete=True)
 
 
 def write_run(folder, step, score, seed=None, task='Pong', complete=False):
   """The files of a run up to `step`, with a score unless it is None."""
   folder.mkdir(parents=True, exist_ok=True)
-  seed = int(folder.name.removeprefix('seed')) if seed is None else seed
   config = {
     'suite': 'atari',
     'task': task,
     'method': 'dreamerv3',
     'weighting': {'rule': 'harmony'},
     'preset': 'tiny',
-    'seed': seed,
+    'seed': int(folder.name.removeprefix('seed')) if seed is None else seed,
     'score': 'return',
     'steps': STEPS,
   }
   (folder / 'config.json').write_text(json.dumps({'config': config, 'identity': {}}))
-  (folder / 'metrics.jsonl').write_text(
-    json.dumps({'step': step, 'time/hours': step / 1000}) + '\n'
-  )
+  hours = {'step': step, 'time/hours': step / 1000}
+  (folder / 'metrics.jsonl').write_text(json.dumps(hours) + '\n')
+  scores = {'frame': 4 * step, 'update': 9, 'eval_mean': score, 'eval_scores': [score]}
   if score is not None:
-    line = {
-      'step': step,
-      'frame': 4 * step,
-      'update': 9,
-      'eval_mean': score,
-      'eval_scores': [score],
-      'train_mean': None,
-      'time/hours': step / 1000,
-    }
-    (folder / 'scores.jsonl').write_text(json.dumps(line) + '\n')
+    line = json.dumps({**hours, **scores, 'train_mean': None})
+    (folder / 'scores.jsonl').write_text(line + '\n')
   if complete:
-    (folder / '.complete').write_text(
-      json.dumps({'step': step, 'update': 9, 'hours': step / 1000, 'score': score})
-    )
+    end = {'step': step, 'update': 9, 'hours': step / 1000, 'score': score}
+    (folder / '.complete').write_text(json.dumps(end))
 
 
-def job(root, behaviour='ok', seed=0, score=1.5, task='Pong'):
+def job(root, behaviour='ok', seed=0):
   """A job whose child is this file."""
-  from harmony_jax.sweeping import plan
+  from harmony_jax.sweeping.job import Job
 
-  folder = root / 'atari' / task.lower() / 'dreamerv3-harmony-tiny' / f'seed{seed}'
-  run = plan.Run(
-    'atari100k', task, 'dreamerv3', 'harmony', 'tiny', seed, str(folder), STEPS, 'return'
-  )
-  return plan.Job(
-    f'{task.lower()}-seed{seed}',
-    (__file__, str(folder), behaviour, str(score)),
-    (run,),
-    str(folder / 'output.txt'),
-  )
+  folder = root / f'seed{seed}'
+  return Job(f'seed {seed}', (sys.executable, __file__, str(folder), behaviour), (folder,), STEPS)
 
 
-def records(root, jobs):
-  """Where the records of jobs go."""
-  (root / 'records').mkdir(parents=True, exist_ok=True)
-  return {each.name: root / 'records' / f'{each.name}.jsonl' for each in jobs}
+def pids(folder):
+  """The processes that have worked in a folder."""
+  return [int(line) for line in (folder / 'attempts').read_text().splitlines()]
 
 
 def wait_for(condition, seconds=120):
@@ -123,12 +95,6 @@ def wait_for(condition, seconds=120):
     assert time.monotonic() < end, 'waited too long'
     time.sleep(0.02)
   return value
-
-
-def logged(folder):
-  """Whether a run has written a line of metrics: it trains, and saves when it is asked to end."""
-  path = folder / 'metrics.jsonl'
-  return path.exists() and path.read_text()
 
 
 def gone(pid):

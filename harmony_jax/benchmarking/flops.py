@@ -26,8 +26,8 @@ class Uncountable(ValueError):
 def count(function: Callable, *arguments: Any) -> int:
   """Return the FLOPs of a call; arrays may be `jax.ShapeDtypeStruct`s.
 
-  It is counted as an accelerator runs it: convolutions as such, whole batches at a time. On a CPU
-  the same sums are chunked, and in part done twice (convolution.py), which must not raise a floor.
+  It is counted as an accelerator runs it: on a CPU convolutions are written otherwise, in chunks
+  that are in part computed twice (convolution.py).
 
   Raises:
     Uncountable: there are products in a loop of unknown length.

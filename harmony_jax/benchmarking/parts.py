@@ -5,9 +5,9 @@ import functools
 import io
 import itertools
 import os
-import pathlib
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,25 +23,18 @@ from harmony_jax.training import evaluation, run_folder, setup
 from harmony_jax.training.loop import Trainer
 
 
-def measure(part: str, config: Config, repeats: int, size: int, profile: str) -> dict[str, Any]:
-  """Return a part's record, each of its sides from a process of its own.
+def measure(part: str, config: Config, repeats: int, size: int) -> dict[str, Any]:
+  """Return a part's record; it and the ceilings around it come from processes of their own.
 
   Args:
     repeats: of what the part times; 0 for what suits it. size: of the products of the ceiling.
-    profile: folder for a profiler's trace of three more updates, or ''.
   """
+  fresh = machine.in_fresh_process
   if part in ('env', 'compile'):
-    return machine.in_fresh_process(_record, part, config, repeats, profile)
-  before, record, after = (
-    machine.in_fresh_process(*call)
-    for call in (
-      (machine.ceilings, size),
-      (_record, part, config, repeats, profile),
-      (machine.ceilings, size),
-    )
-  )
+    return fresh(_record, part, config, repeats)
+  before, record = fresh(machine.ceilings, size), fresh(_record, part, config, repeats)
+  after = fresh(machine.ceilings, size)
   record |= {name: max(value, after[name]) for name, value in before.items()}
-  record |= {'ceilings_before': before, 'ceilings_after': after, 'product_size': size}
   if 'flops' in record:
     short = config.agent.compute_dtype == 'bfloat16' and 'matmul_gflops_bfloat16' in record
     rate = record['matmul_gflops_bfloat16' if short else 'matmul_gflops']
@@ -51,65 +44,55 @@ def measure(part: str, config: Config, repeats: int, size: int, profile: str) ->
   return record
 
 
-def _record(part, config, repeats, profile):
-  """What a part finds out, with the machine; for a process that has done nothing else."""
-  if part in ('train_step', 'compile'):
-    jax.config.update('jax_enable_compilation_cache', False)
+def _record(part, config, repeats):
+  """Return what a part finds out, in a process that has done nothing else."""
+  if part == 'compile':  # which has processes of its own, and must not take their accelerator
+    found = compilation(config)
   else:
     parallel.use_compilation_cache()
-  if part != 'compile' and not parallel.has_accelerator():
-    parallel.keep_freed_memory()
-  run, agent = config.run, config.agent
-  more = {'profile': profile} if part == 'train_step' else {}
-  found = PARTS[part](Subject(config), repeats, **more)
-  described = {name: getattr(run, name) for name in ('suite', 'task', 'method', 'preset')}
-  sizes = {name: getattr(agent, name) for name in ('compute_dtype', 'batch_size', 'batch_length')}
-  return {'what': part, **machine.describe_machine(), **described, **sizes, **found}
+    if not parallel.has_accelerator():
+      parallel.keep_freed_memory()
+    found = PARTS[part](config if part == 'env' else Subject(config), repeats)
+  run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}
+  names = ('compute_dtype', 'batch_size', 'batch_length')
+  agent = {name: getattr(config.agent, name) for name in names}
+  return {'what': part, **machine.describe_machine(), **run, **agent, **found}
 
 
-class Updates:
-  """Updates one after the other on one batch; `begun`: seconds until their calls returned."""
+def updates(step: Any, state: Any, batch: Any) -> Callable[[], Any]:
+  """Return what does one update after the other on one batch, and returns all that it makes."""
+  made = [(state, None)]
 
-  def __init__(self, step: Any, state: Any, batch: Any):
-    self.state, self._step, self._batch = state, step, batch
-    self.begun: list[float] = []
+  def update():
+    made[0] = step(made[0][0], batch)
+    return made[0]
 
-  def __call__(self) -> Any:
-    """Begin one; return all that it makes."""
-    start = time.perf_counter()
-    self.state, metrics = self._step(self.state, self._batch)
-    self.begun.append(time.perf_counter() - start)
-    return self.state, metrics
+  return update
 
 
-def train_step(subject: Subject, repeats: int, profile: str = '') -> dict[str, Any]:
+def train_step(subject: Subject, repeats: int) -> dict[str, Any]:
   """Measure the update of a batch that lies on the device, and how it is compiled."""
+  jax.config.update('jax_enable_compilation_cache', False)
   state, batch = subject.state(), subject.compiled.put(subject.batch())
-  program, result = _compile(subject.compiled.train_step, state, batch)
-  if account := program.memory_analysis():  # not every backend gives one
-    result['xla_temporary_bytes'] = account.temp_size_in_bytes
-  run = Updates(program, state, batch)
-  repeat(run, 1)
+  program, found = _compile(subject.compiled.train_step, state, batch)
+  update = updates(program, state, batch)
+  repeat(update, 1)
   cpu = time.process_time()
-  times = repeat(run, repeats, warm_up=0)
-  result['cpu_seconds'] = (time.process_time() - cpu) / len(times)
-  result |= spread(times) | machine.peak_memory()
-  result['updates_per_second'] = 1 / result['seconds_median']
-  result['parameters'] = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
-  result['actions'] = subject.spec.num_actions
-  if profile:
-    with jax.profiler.trace(profile):
-      repeat(run, 3, warm_up=0)
-    result['profile'] = str(pathlib.Path(profile).absolute())
+  times = repeat(update, repeats, warm_up=0)
+  found['cpu_seconds'] = (time.process_time() - cpu) / len(times)
+  found |= spread(times) | machine.peak_memory()
+  state = jax.eval_shape(subject.method.init, jax.random.key(0))
+  found['parameters'] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  found['actions'] = subject.spec.num_actions
   try:
-    result['flops'] = flops.count(subject.method.train_step, run.state, batch)
+    found['flops'] = flops.count(subject.method.train_step, state, batch)
   except flops.Uncountable as error:
-    result['flops_unknown'] = str(error)
-  return result
+    found['flops_unknown'] = str(error)
+  return found
 
 
 def _compile(function, *arguments):
-  """Return (the program, its seconds): `compile_seconds` hold `trace_seconds`."""
+  """Return (the program, its seconds: `compile_seconds` hold `trace_seconds`)."""
   began = time.perf_counter()
   lowered = function.lower(*arguments)
   traced = time.perf_counter() - began
@@ -118,56 +101,40 @@ def _compile(function, *arguments):
 
 
 def scaling(subject: Subject, repeats: int) -> dict[str, Any]:
-  """Measure the update of the whole batch on 1, 2, 4, … devices of this process.
+  """Measure the update of the whole batch on 1, 2, 4, … devices, and as `mapped` on one.
 
-  `begin_ms`: until the call of an update returns; `speedup`, and per device `efficiency`, are over
-  one device, and `mapped` is that by the mapped program.
+  `begin_ms`: until the call of one update returned; `speedup`: over one device.
   """
   method, batch = subject.method, subject.batch()
-  most = parallel.choose_devices(0, len(batch['is_first']))
-  counts = [count for count in range(1, most + 1) if len(batch['is_first']) % count == 0]
+  rows, found = len(batch['is_first']), {}
+  counts = [n for n in range(1, parallel.choose_devices(0, rows) + 1) if rows % n == 0]
   ways: dict[str, Any] = {str(count): parallel.compile_method(method, count) for count in counts}
-  found = {}
   for name, way in (ways | {'mapped': parallel.Replicas(method, 1)}).items():
-    run = Updates(way.train_step, way.init(jax.random.key(0)), way.put(batch))
-    found[name] = spread(repeat(run, repeats, warm_up=3))
-    found[name]['begin_ms'] = 1e3 * float(np.median(run.begun))
+    update = updates(way.train_step, way.init(jax.random.key(0)), way.put(batch))
+    found[name] = spread(repeat(update, repeats, warm_up=3))
+    began = time.perf_counter()
+    update()
+    found[name]['begin_ms'] = 1e3 * (time.perf_counter() - began)
     found[name]['speedup'] = found['1']['seconds_median'] / found[name]['seconds_median']
-  for count in counts:
-    found[str(count)]['efficiency'] = found[str(count)]['speedup'] / count
   state = jax.eval_shape(method.init, jax.random.key(0))
   reduced = flops.exchanged_bytes(method.train_step, state, batch)
-  return {'devices': most, 'by_devices': found, 'reduced_bytes': reduced}
+  return {'by_devices': found, 'reduced_bytes': reduced}
 
 
-def compilation(subject: Subject, repeats: int) -> dict[str, Any]:
-  """Measure `first_calls` in two new processes with one cache, which is empty at first."""
-  del repeats
+def compilation(config: Config) -> dict[str, Any]:
+  """Measure the first update of two new processes with one cache, which is empty at first."""
   with tempfile.TemporaryDirectory() as folder:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = folder  # for them
-    calls = [machine.in_fresh_process(first_calls, subject.config) for _ in range(2)]
-  seconds = [found['train_step']['compile_seconds'] for found in calls]
-  names = ('compile_seconds', 'compile_seconds_cached', 'first', 'second')
-  return dict(zip(names, (*seconds, *calls), strict=True))
+    first, second = (machine.in_fresh_process(_first_update, config) for _ in range(2))
+  return {**first, 'compile_seconds_cached': second['compile_seconds'], 'second': second}
 
 
-def first_calls(config: Config) -> dict[str, Any]:
-  """Return what `policy` and `train_step` take to compile, and to run for the first time."""
+def _first_update(config):
   subject = Subject(config)
-  compiled, state, timestep = subject.compiled, subject.state(), subject.timestep(1)
-  variables = compiled.variables(state)
-  carry = subject.method.initial_carry(variables, 1)
-  acting = (timestep.observation, timestep.is_first, np.uint32(0), jax.random.key(1))
-  calls = {
-    'policy': (compiled.act, variables, carry, *acting),
-    'train_step': (compiled.train_step, state, compiled.put(subject.batch())),
-  }
-  found = {}
-  for name, (function, *arguments) in calls.items():
-    program, found[name] = _compile(function, *arguments)
-    call = functools.partial(program, *arguments)
-    found[name]['first_call_seconds'] = repeat(call, 1, warm_up=0)[0]
-  return found
+  arguments = subject.state(), subject.compiled.put(subject.batch())
+  program, found = _compile(subject.compiled.train_step, *arguments)
+  call = functools.partial(program, *arguments)
+  return {**found, 'first_call_seconds': repeat(call, 1, warm_up=0)[0]}
 
 
 def policy(subject: Subject, repeats: int) -> dict[str, Any]:
@@ -211,10 +178,9 @@ def replay(subject: Subject, repeats: int) -> dict[str, Any]:
   """
   host, steps = subject.replay(10_000), subject.steps(subject.config.run.num_envs)
   append = lambda: repeat(functools.partial(host.append, row(*next(steps))), 1, warm_up=0)
-  found: dict[str, Any] = {
-    'append': spread(sum((append() for _ in range(host.kept)), []), 'ms', 1e3)
-  }
+  appended = sum((append() for _ in range(host.kept)), [])
   device, size = DeviceReplay(host), sum(array.nbytes for array in host.sample(0).values())
+  found: dict[str, Any] = {'batch_bytes': size, 'append': spread(appended, 'ms', 1e3)}
   for name, way in {
     'host': lambda update: host.gather(host.draw(update)),
     'host_to_device': lambda update: jax.device_put(host.gather(host.draw(update))),
@@ -226,29 +192,29 @@ def replay(subject: Subject, repeats: int) -> dict[str, Any]:
       times += repeat(functools.partial(way, update), 1, warm_up=0)
     found[name] = spread(times[3:], 'ms', 1e3)
     found[name]['gbytes_per_second'] = 1e-6 * size / found[name]['ms_median']
-  return {'batch_bytes': size, **found}
+  return found
 
 
-def environment(subject: Subject, repeats: int) -> dict[str, Any]:
+def environment(config: Config, repeats: int) -> dict[str, Any]:
   """Measure steps of one environment in this process, by default 60, and a sixth as many resets.
 
   Medians of wall clock and, to compare on a shared machine, of CPU time.
   """
-  config, count, took = subject.config, repeats or 60, {True: [], False: []}
-  began = time.perf_counter()
-  env, last = setup.make_env(config.replace({'env_processes': False}), 1), True
+  count, last = repeats or 60, True
+  clocks = lambda: np.array([time.perf_counter(), time.process_time()])
+  env, took = setup.make_env(config.replace({'env_processes': False}), 1), {True: [], False: []}
   for number in range(1 + count + count // 6):
     vector = evaluation.random_actions(env.spec, 1, config.run.seed, number)
     action = evaluation.to_environment(vector, env.spec.discrete)
-    restart, clocks = last or number <= count // 6, (time.perf_counter(), time.process_time())
+    restart, before = last or number <= count // 6, clocks()
     last = env.step(action, np.full(1, restart), np.full(1, number)).is_last.item()
-    took[restart].append((time.perf_counter() - clocks[0], time.process_time() - clocks[1]))
-    if not number:
-      first = time.perf_counter() - began
+    if number:  # the first one loads the simulator
+      took[restart].append(1e3 * (clocks() - before))
   env.close()
-  found = {'first_ms': 1e3 * first}
-  for name, rows in (('reset', took[True][1:] or took[True]), ('step', took[False])):
-    found[f'{name}_ms'], found[f'{name}_cpu_ms'] = (1e3 * np.median(rows, 0)).tolist()
+  found = {}
+  for name, rows in (('reset', took[True]), ('step', took[False])):
+    if rows:
+      found[f'{name}_ms'], found[f'{name}_cpu_ms'] = np.median(rows, 0).tolist()
   return found
 
 
@@ -277,10 +243,7 @@ class Stretch:
 
 
 def loop(subject: Subject, repeats: int) -> dict[str, Any]:
-  """Measure a run at one update per step, by default 500, that does nothing else.
-
-  `step_ms`: of the same updates begun one after the other, `ratio`: over it.
-  """
+  """Measure a run at one update per step, by default 500, over `step_ms` of updates alone."""
   agent, count = subject.config.agent, repeats or 500
   never = dict.fromkeys(('steps', 'eval_every', 'checkpoint_every', 'video_every'), 10**9)
   often = {'train_ratio': float(agent.batch_size * agent.batch_length), 'pretrain': 1}
@@ -291,22 +254,14 @@ def loop(subject: Subject, repeats: int) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Enough):
       trainer.run()
   compiled = trainer.updates.compiled
-  run = Updates(compiled.train_step, trainer.updates.state, compiled.put(subject.batch()))
-  repeat(run, 1)
-  alone = repeat(lambda: [run() for _ in range(count)][-1], 1, warm_up=0)[0] / count
-  updates, steps, seconds, cpu = (stretch.marks[1] - stretch.marks[0]).tolist()
+  update = updates(compiled.train_step, trainer.updates.state, compiled.put(subject.batch()))
+  repeat(update, 1)
+  alone = repeat(lambda: [update() for _ in range(count)][-1], 1, warm_up=0)[0] / count
+  done, steps, seconds, cpu = (stretch.marks[1] - stretch.marks[0]).tolist()
   each = {'loop_ms_per_step': 1e3 * seconds / steps, 'loop_cpu_ms_per_step': 1e3 * cpu / steps}
-  counts = {'steps': int(steps), 'updates': int(updates)}
+  counts = {'steps': int(steps), 'updates': int(done)}
   return {**each, 'step_ms': 1e3 * alone, 'ratio': seconds / steps / alone, **counts}
 
 
-PARTS = {
-  'train_step': train_step,
-  'policy': policy,
-  'loop': loop,
-  'eval': evaluate,
-  'replay': replay,
-  'env': environment,
-  'scaling': scaling,
-  'compile': compilation,
-}
+PARTS = {'train_step': train_step, 'policy': policy, 'loop': loop, 'eval': evaluate}
+PARTS |= {'replay': replay, 'env': environment, 'scaling': scaling, 'compile': compilation}

@@ -1,6 +1,5 @@
 """What is measured: a configuration's method, on noise of the shapes that it sees."""
 
-import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -10,34 +9,21 @@ import numpy as np
 
 from harmony_jax import parallel
 from harmony_jax.config import Config
-from harmony_jax.envs.base import Spec, TimeStep
-from harmony_jax.method import Method, TrainState
+from harmony_jax.envs.base import TimeStep
+from harmony_jax.method import TrainState
 from harmony_jax.processes import ALONE
 from harmony_jax.training import evaluation, setup
 
 
 class Subject:
-  """A method, and noise for it; its parts are made when they are asked for."""
+  """A method of a configuration, for the environment that it names, and noise for it."""
 
   def __init__(self, config: Config):
-    self.config = config
-
-  @functools.cached_property
-  def spec(self) -> Spec:
-    """Of the configuration's environment."""
-    env = setup.make_env(self.config, 1)
+    env = setup.make_env(config, 1)
     env.close()
-    return env.spec
-
-  @functools.cached_property
-  def method(self) -> Method:
-    """The configuration's."""
-    return setup.make_method(self.config, self.spec)
-
-  @functools.cached_property
-  def compiled(self) -> parallel.Compiled:
-    """Its functions, compiled for one device."""
-    return parallel.compile_method(self.method)
+    self.config, self.spec = config, env.spec
+    self.method = setup.make_method(config, env.spec)
+    self.compiled = parallel.compile_method(self.method)
 
   def state(self) -> TrainState:
     """Return a fresh state."""
@@ -47,10 +33,10 @@ class Subject:
     """Yield time steps of noise, and actions [N, A], in episodes of two batch lengths."""
     rng, length = np.random.default_rng(0), 2 * self.config.agent.batch_length
     for number in itertools.count():
-      seen = {}
-      for name, array in self.spec.observation.items():
-        noise = rng.uniform(0, 256, (num_envs, *array.shape))
-        seen[name] = noise.astype(array.dtype)
+      seen = {
+        name: rng.uniform(0, 256, (num_envs, *array.shape)).astype(array.dtype)
+        for name, array in self.spec.observation.items()
+      }
       reward = rng.normal(size=num_envs).astype(np.float32)
       first, last = (np.full(num_envs, number % length == at) for at in (0, length - 1))
       action = evaluation.random_actions(self.spec, num_envs, 0, number)
@@ -77,6 +63,5 @@ class Subject:
 
 def row(timestep: TimeStep, action: np.ndarray) -> dict[str, np.ndarray]:
   """Return a time step and the actions [N, A] after it, as replay stores them."""
-  observation, *rest = timestep
-  names = TimeStep._fields[1:]
-  return {**observation, 'action': action, **dict(zip(names, rest, strict=True))}
+  rest = timestep._asdict()
+  return {**rest.pop('observation'), 'action': action, **rest}

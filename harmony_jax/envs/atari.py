@@ -10,6 +10,7 @@ about 0.5 ms. Both run on a thread per environment.
 
 import concurrent.futures
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -124,10 +125,11 @@ class Atari:
     )
     self._slots = [_make_slot(rom, settings) for _ in range(num_envs)]
     self._threads = concurrent.futures.ThreadPoolExecutor(num_envs)
+    actions: Any = self._slots[0].single_action_space
     self.spec = base.Spec(
       observation={'image': base.ArraySpec((64, 64, 3), np.uint8)},
       discrete=True,
-      num_actions=int(self._slots[0].single_action_space.n),
+      num_actions=int(actions.n),
       action_repeat=4,
     )
     self.lives = np.zeros(num_envs, int)

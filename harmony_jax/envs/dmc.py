@@ -192,7 +192,8 @@ def _suite():
     from dm_control import suite
   except ModuleNotFoundError as error:
     raise RuntimeError(
-      f"DeepMind Control is not installed ({error}): pip install 'dm_control>=1.0.49,<1.0.50' 'mujoco>=3.16,<3.17', "
+      f'DeepMind Control is not installed ({error}): pip install '
+      "'dm_control>=1.0.49,<1.0.50' 'mujoco>=3.16,<3.17', "
       'on Python 3.11 or 3.12'
     ) from error
   return suite

@@ -13,6 +13,9 @@ first N of it) and evaluating on 'test' measures generalisation to unseen looks:
 skies where they are painted, other combinations where they are photographs.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
+# (MuJoCo and Meta-World are not typed)
+
 import dataclasses
 from xml.etree import ElementTree
 

@@ -84,7 +84,8 @@ class Photos:
     ]
     if not self.floors or not self.skies:
       raise ValueError(
-        f'{folder} has {len(self.floors)} floors and {len(self.skies)} skies among {len(paths)} pictures: expected '
+        f'{folder} has {len(self.floors)} floors and {len(self.skies)} skies among '
+        f'{len(paths)} pictures: expected '
         'are PNG or JPEG files in folders named floors/ and skies/, as in dmc_remastered/assets of '
         'github.com/QData/dmc_remastered'
       )
@@ -172,7 +173,7 @@ def _pebbles(rng, size, count):
 
 
 def _colored(field, colors):
-  """[size, size, 3]: the colours [K, 3] from the lowest (-2) to the highest (2) values of a field."""
+  """Return [size, size, 3]: colours [K, 3] from the lowest (-2) to the highest (2) values."""
   at = np.linspace(-2, 2, len(colors))
   table = np.stack(
     [np.interp(np.linspace(-3, 3, 256), at, channel) for channel in np.transpose(colors)], -1

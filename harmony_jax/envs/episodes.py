@@ -6,6 +6,7 @@ evaluation plays the same starts whatever the number of environments.
 """
 
 import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -167,7 +168,7 @@ class EpisodeResult(NamedTuple):
   score: float
   length: int
   # read-only, as all results share the default
-  measures: dict[str, float] = types.MappingProxyType({})
+  measures: Mapping[str, float] = types.MappingProxyType({})
 
 
 def run_episodes(env, seeds, policy, on_step=None):

@@ -262,17 +262,19 @@ def _vector(space, what):
     space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
   ):
     raise ValueError(
-      f'{what} is a {type(space).__name__}: supported are Box, Discrete, MultiDiscrete, MultiBinary, '
+      f'{what} is a {type(space).__name__}: supported are Box, Discrete, '
+      'MultiDiscrete, MultiBinary, '
       'and Dict or Tuple of them'
     )
   length = spaces.flatdim(space)
   if length > LONGEST_VECTOR:
     raise ValueError(
-      f'{what} {space.shape} {space.dtype} would be a vector of {length} numbers; a picture must be '
+      f'{what} {space.shape} {space.dtype} would be a vector of {length} numbers; a picture '
+      'must be '
       'uint8 [H, W, 3], [H, W, 1] or [H, W]'
     )
-  return base.ArraySpec((length,), np.float32), lambda value: spaces.flatten(space, value).astype(
-    np.float32
+  return base.ArraySpec((length,), np.float32), lambda value: np.asarray(
+    spaces.flatten(space, value), np.float32
   )
 
 

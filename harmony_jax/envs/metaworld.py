@@ -11,6 +11,9 @@ mujoco-py, so its scores are not directly comparable.
 One simulator and one OpenGL context per environment, all in this thread.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
+# (MuJoCo and Meta-World are not typed)
+
 import dataclasses
 import importlib.util
 import sys

@@ -14,6 +14,9 @@ CoppeliaSim, PyRep and RLBench are not on PyPI: `diagnose` says what is missing.
 The adapter is tested on a stand-in of their interface, not on the simulator.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# (no registry has the simulator)
+
 import dataclasses
 import glob
 import importlib.util
@@ -220,7 +223,7 @@ def diagnose():
       )
 
 
-def _check_root():
+def _check_root() -> str | None:
   root = os.environ.get('COPPELIASIM_ROOT')
   mend = (
     'unpack CoppeliaSim Edu 4.1 (www.coppeliarobotics.com) and export COPPELIASIM_ROOT=<its folder>'
@@ -229,15 +232,20 @@ def _check_root():
     return f'COPPELIASIM_ROOT is not set; {mend}'
   if not os.path.isdir(root):
     return f'COPPELIASIM_ROOT is {root!r}, which is not a folder; {mend}'
+  return None
 
 
-def _check_library():
+def _check_library() -> str | None:
   root = os.environ['COPPELIASIM_ROOT']
   if not glob.glob(os.path.join(glob.escape(root), f'{LIBRARY}*')):
-    return f'there is no {LIBRARY} in {root!r}; COPPELIASIM_ROOT must be the folder of CoppeliaSim that holds it'
+    return (
+      f'there is no {LIBRARY} in {root!r}; COPPELIASIM_ROOT must be the folder of CoppeliaSim '
+      'that holds it'
+    )
+  return None
 
 
-def _check_path():
+def _check_path() -> str | None:
   folders = os.environ.get('LD_LIBRARY_PATH', '').split(os.pathsep)
   root = os.path.realpath(os.environ['COPPELIASIM_ROOT'])
   if root not in [os.path.realpath(folder) for folder in folders if folder]:
@@ -245,16 +253,18 @@ def _check_path():
       'the folder is not on LD_LIBRARY_PATH; before Python starts: '
       'export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$COPPELIASIM_ROOT'
     )
+  return None
 
 
-def _check_rlbench():
+def _check_rlbench() -> str | None:
   if importlib.util.find_spec('rlbench') is None:
     return (
       'it is not installed (PyPI has none); pip install git+https://github.com/stepjam/RLBench.git'
     )
+  return None
 
 
-def _check_pyrep():
+def _check_pyrep() -> str | None:
   mend = 'pip install git+https://github.com/stepjam/PyRep.git'
   spec = importlib.util.find_spec('pyrep')
   if spec is None:
@@ -262,14 +272,19 @@ def _check_pyrep():
   # Asking for 'pyrep.backend' would import pyrep, and with it the simulator.
   folders = spec.submodule_search_locations or []
   if not any(os.path.isdir(os.path.join(folder, 'backend')) for folder in folders):
-    return f'the installed pyrep is an unrelated package of that name from PyPI; pip uninstall pyrep, then {mend}'
+    return (
+      'the installed pyrep is an unrelated package of that name from PyPI; '
+      f'pip uninstall pyrep, then {mend}'
+    )
+  return None
 
 
-def _check_display():
+def _check_display() -> str | None:
   if not os.environ.get('DISPLAY'):
     return (
       f'DISPLAY is not set, and CoppeliaSim draws only on an X display; without a screen: {XVFB}'
     )
+  return None
 
 
 CHECKS = (

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -94,7 +94,9 @@ class Worker:
 
   def __init__(self, index, factory):
     self.index, self._factory = index, factory
-    self.process = self.pipe = self._stack = None
+    self.process: Any = None
+    self.pipe: Any = None
+    self._stack: Any = None
     self.furnished = False
 
   def start(self):

@@ -30,7 +30,7 @@ _CURVES = (
 
 
 def method_colors(records: Sequence[Record]) -> dict[str, str]:
-  """Return {method: colour}: that of its weighting, unless another method has it."""
+  """Return {method: colour} of one suite: that of its weighting, unless another method has it."""
   rules = {record.method: METHODS.get(record.weighting) for record in records}
   return figures.colors_of(sorted(rules), rules)
 
@@ -100,12 +100,13 @@ def metric(records: Sequence[Record], prefix: str) -> Figure | None:
   """Return metrics over agent steps, a panel per task and a line per run; None without any.
 
   Of names that begin with 'harmony/' these are the learned weights, with 'loss/' the losses that
-  they weigh (all of a method that weighs none), with any other prefix all.
+  they weigh (all where nothing is weighed), with any other prefix all.
   """
   file, title = METRICS.get(prefix, (prefix, prefix.strip('/')))
   drawn = {}  # {task: [(part, method, points)]}
+  weighed = {name.split('/')[1] for r in records for name in r.metrics if name[:8] == 'harmony/'}
   for record in sorted(records, key=lambda record: record.task):
-    for part, points in _series(record, prefix).items():
+    for part, points in _series(record.metrics, prefix, weighed).items():
       drawn.setdefault(record.task, []).append((part, record.method, points))
   lines = list(itertools.chain(*drawn.values()))
   if not lines:
@@ -189,10 +190,9 @@ def reference_lines(axis: Axes, lines: Mapping[str, float]) -> None:
       axis.annotate(f'{name} {tick(score)} {arrow}', (1, at), **options)
 
 
-def _series(record, prefix):
+def _series(metrics, prefix, weighed):
   """{part: points by step} of a record's metrics, of their values those that the axis can show."""
-  metrics, found = record.metrics, {}
-  weighed = {name.split('/')[1] for name in metrics if name.startswith('harmony/')}
+  found = {}
   for name in [name for name in metrics if name.startswith(prefix) and name != 'step']:
     points = pandas.Series(metrics[name], metrics['step'], dtype=float).dropna()
     part = name.removeprefix(prefix).removesuffix('/weight') if prefix in METRICS else name

@@ -65,10 +65,9 @@ def make(
     references: of `parse_references`. metrics: names or prefixes of those to draw.
   """
   records, suites = sorted(told_apart(records), key=_order), {}
-  colors = curves.method_colors(records)
   for suite in dict.fromkeys(record.suite for record in records):
     own = [record for record in records if record.suite == suite]
-    parts = _parts(suite, own, colors, references_of(own, references or {}), metrics)
+    parts = _parts(suite, own, references_of(own, references or {}), metrics)
     parts = [part for part in parts if part.figures or part.table is not None]
     suites[suite] = protocol.lines(own), parts
   return Report(title or ', '.join(map(protocol.title, suites)), records, problems, suites)
@@ -170,8 +169,8 @@ def _order(record):
   return record.suite != 'atari', record.suite, *kind, record.task, record.seed
 
 
-def _parts(suite, records, colors, references, metrics):
-  found = tables.finals(records)
+def _parts(suite, records, references, metrics):
+  colors, found = curves.method_colors(records), tables.finals(records)
   returns = tables.finals([record for record in records if record.judged_by == 'return'])
   learning = [curves.learning(records, colors, references, x) for x in ('frame', 'hours')]
   yield Part('curves', 'Learning curves', learning)

@@ -3,7 +3,7 @@
 import contextlib
 import time
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -19,7 +19,7 @@ class Display(contextlib.ExitStack):
   def __init__(self, sweep: Sweep, console: Console | None = None):
     super().__init__()
     self._sweep, self._console = sweep, console or Console()
-    self._told, self._time = [row.state for row in sweep.rows], float('-inf')
+    self._told, self._time = _states(sweep), float('-inf')
     if self._console.is_terminal:
       live = Live(console=console, get_renderable=lambda: table(sweep), refresh_per_second=2)
       self.enter_context(live)
@@ -28,8 +28,8 @@ class Display(contextlib.ExitStack):
     """Without a terminal, print each job whose state has changed, and now and then all counts."""
     if self._console.is_terminal:
       return
-    lines = [str(row) for row, told in zip(self._sweep.rows, self._told) if row.state != told]
-    self._told = [row.state for row in self._sweep.rows]
+    told, self._told = self._told, _states(self._sweep)
+    lines = [str(row) for row, a, b in zip(self._sweep.rows, told, self._told) if a != b]
     if time.monotonic() > self._time + INTERVAL:
       self._time = time.monotonic()
       lines.append(self._sweep.counts())
@@ -37,10 +37,14 @@ class Display(contextlib.ExitStack):
       self._console.print(time.strftime('%X'), line, markup=False, highlight=False, soft_wrap=True)
 
 
-def table(sweep: Sweep) -> Table:
+def table(sweep: Sweep) -> Group:
   """Return all jobs as a table, those first that tell most: a terminal shows what fits."""
-  shown = Table('run', 'state', 'step', '', box=None, title=sweep.counts(), title_justify='left')
+  shown = Table('run', 'state', 'step', '', box=None)
   for row in sorted(sweep.rows, key=lambda row: STATES.index(row.state)):
     step = f'{row.step:,}/{row.job.steps:,}'
     shown.add_row(row.job.name, row.state, step, row.reason, style=STYLES.get(row.state))
-  return shown
+  return Group(sweep.counts(), shown)
+
+
+def _states(sweep):
+  return [(row.state, row.failures) for row in sweep.rows]

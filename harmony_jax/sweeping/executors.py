@@ -21,8 +21,6 @@ FOREVER = 10 * 365 * 24 * 60  # minutes; submitit's default for local jobs is 2
 TIMEOUTS = 1_000  # of a Slurm job; each goes on from the checkpoint, so that there may be many
 RAY = {
   'RAY_USAGE_STATS_ENABLED': '0',
-  # The command of a worker that is killed ends with it, so that another one can go on.
-  'RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper': 'true',
   'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO': '0',  # or else Ray warns about its future
 }
 
@@ -129,7 +127,9 @@ def _exit_code(task):
   """Return the exit code of one of submitit's jobs; None before its end."""
   if not task.done():
     return None
-  return LOST if task.exception() else task.result()
+  if not task.paths.result_pickle.exists() or task.exception():
+    return LOST
+  return task.result()
 
 
 class Ray(Executor):

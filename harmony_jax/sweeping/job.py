@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -104,8 +105,10 @@ class Attempt:
       print(
         f'\n# {time.strftime("%F %T")}: {shlex.join(self.job.command)}', file=output, flush=True
       )
+      # Where this process is killed, the kernel tells the command to save.
+      guard = ('setpriv', '--pdeathsig', 'TERM') if shutil.which('setpriv') else ()
       self.process = subprocess.Popen(
-        self.job.command,
+        (*guard, *self.job.command),
         cwd=self.directory,
         env={**os.environ, 'PYTHONUNBUFFERED': '1', **self.place.environment},
         stdin=subprocess.DEVNULL,

@@ -198,7 +198,7 @@ class Evaluation:
       # One process leaves at once: the run that goes on begins this evaluation anew. Several do
       # after it, for all must agree.
       if trainer.interruption.requested and trainer.group.count == 1:
-        trainer.leave(trainer.interruption.requested)
+        trainer.saver.leave(trainer, trainer.interruption.requested)
       return updates.compiled.act(*args, **kwargs)
 
     return evaluate(

@@ -114,4 +114,4 @@ class Signals:
     """Save and raise `Interrupted`, where that was asked for."""
     asked = next(filter(None, trainer.group.exchange(trainer.interruption.requested)), '')
     if asked and trainer.state.step < trainer.config.run.steps:
-      trainer.leave(asked)
+      trainer.saver.leave(trainer, asked)

@@ -26,11 +26,10 @@ class MetricsWriter:
 
   Args:
     folder: the run folder; it exists.
-    tensorboard: whether to write event files to `folder/tensorboard` too.
-    wandb: whether to send the metrics to Weights & Biases too. The run's id is
-      kept in `folder/wandb_id.txt`, so that a resumed run goes on in its place.
-    project: the Weights & Biases project.
-    config: what Weights & Biases shows as the run's configuration.
+    tensorboard: whether to write event files to `folder/tensorboard`, too.
+    wandb: whether to send the metrics to Weights & Biases, too. The run's id is kept in
+      `folder/wandb_id.txt`, so that a resumed run goes on in its place.
+    project, config: the Weights & Biases project, and the configuration that it shows.
 
   Raises:
     UserError: `wandb` is asked for and not installed.
@@ -56,15 +55,14 @@ class MetricsWriter:
   def write(self, step: int, frame: int, update: int, metrics: Mapping[str, Any]) -> list[str]:
     """Write one line of metrics.
 
-    A number that is not finite is written as null, for JSON has no NaN, and its
-    name is added to the line's list `nonfinite`.
+    A number that is not finite is written as null, for JSON has no NaN, and its name is added to
+    the line's list `nonfinite`.
 
     Args:
       step, frame, update: the counts at which the metrics were measured.
-      metrics: `{name: number}`; Python, NumPy or JAX scalars.
+      metrics: {name: number} of Python, NumPy or JAX scalars.
 
-    Returns:
-      The names of the metrics that are not finite.
+    Returns: the names of the metrics that are not finite.
 
     Raises:
       ValueError: a metric that is no scalar; names it.
@@ -72,7 +70,7 @@ class MetricsWriter:
     values = {name: _number(name, value) for name, value in metrics.items()}
     finite = {name: value for name, value in values.items() if math.isfinite(value)}
     nonfinite = [name for name in values if name not in finite]
-    line = {'step': int(step), 'frame': int(frame), 'update': int(update)}
+    line: dict[str, Any] = {'step': int(step), 'frame': int(frame), 'update': int(update)}
     line |= {name: finite.get(name) for name in values}
     if nonfinite:
       line['nonfinite'] = nonfinite
@@ -91,12 +89,10 @@ class MetricsWriter:
     _append(self._scores, _plain(score))
 
   def truncate_after(self, step: int, lines: Sequence[int] | None = None) -> None:
-    """Drop the lines of steps > `step`, and those after the first `lines` [of metrics, of scores],
-    as of `flush`: those that a resumed run will write again.
+    """Drop lines of later steps, and those beyond `lines` (as of `flush`): they come again.
 
-    A line that cannot be read is dropped too, as the last one is that a crash
-    left unfinished. Each file is replaced whole, so a crash in here loses
-    nothing. Call it before `write`.
+    A line that cannot be read is dropped, too, as the last one is that a crash left unfinished.
+    Each file is replaced whole, so a crash in here loses nothing. Call it before `write`.
 
     Raises:
       UserError: a file that cannot be read at all.

@@ -13,8 +13,8 @@ the authors count); a frame is `step × action_repeat`; an update is one call of
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,9 +25,8 @@ from harmony_jax.method import Method
 from harmony_jax.training import hooks, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.evaluation import Evaluation, Player, random_actions, to_environment
-from harmony_jax.training.interruption import Interrupted, Interruption
+from harmony_jax.training.interruption import Interruption
 from harmony_jax.training.logger import MetricsWriter, NoWriter
-from harmony_jax.training.progress import Progress
 from harmony_jax.training.run_folder import RunFolder
 from harmony_jax.training.run_state import RunState, Schedule
 from harmony_jax.training.updates import Updates
@@ -37,7 +36,7 @@ class Trainer:
   """One run in one folder. `run()` continues from the newest checkpoint and trains to the end.
 
   Attributes:
-    state: where it is. updates: what it learns with. timestep: the present one, of its environments.
+    state: where it is. updates: what it learns with. timestep: the present one.
     hooks: what is called after each step, in this order.
   """
 
@@ -80,7 +79,7 @@ class Trainer:
     key = jax.random.fold_in(jax.random.key(seed), 2 + self.group.index)
     self.player = Player(self.method, compiled.act, self.updates.variables, num_envs, key)
     self.episodes = envs.Episodes(self.env, seed, 'train', self.envs.start)
-    self.timestep: envs.TimeStep | None = None
+    self.timestep: Any = None  # an `envs.TimeStep`, from `run` on
     self.state = RunState(np.zeros(num_envs))
     self._open_files(wandb)
     self._make_hooks(more)
@@ -93,7 +92,7 @@ class Trainer:
       (path / 'checkpoints').mkdir(exist_ok=True)
     self.group.exchange()  # the others only look into it
     self.checkpoints = Checkpoints(path / 'checkpoints', read_only=not lead)
-    self.progress: Progress | None = None
+    self.progress: Any = None  # a `Progress`, from `run` on
 
   def _make_hooks(self, more):
     config = self.config.run
@@ -114,7 +113,7 @@ class Trainer:
     """
     try:
       saving.resume(self)
-      self._introduce()
+      self.progress = setup.introduce(self)
       self.interruption.arm()
       self.evaluation.begin(self)
       if self.timestep is None:
@@ -123,7 +122,7 @@ class Trainer:
         self._iterate()
       self.settle()
       self.checkpoints.wait()
-      return self._complete()
+      return saving.complete(self)
     finally:
       self._close()
 
@@ -131,39 +130,27 @@ class Trainer:
     """Act, store, update, step."""
     learning = self._learning()
     with jax.transfer_guard('disallow'):  # a copy that nobody asked for would wait for the device
-      action, vector = self._act() if learning else self._act_at_random()
+      vector = self._choose(learning)
     self.settle()  # the action waited for the updates before it
     self._store(vector)
     if learning:
       self._update()
-    self.timestep = self.episodes.step(action)
+    self.timestep = self.episodes.step(to_environment(vector, self.env.spec.discrete))
     for hook in self.hooks:
       if self.schedule.crossed(self.state.step, hook.every):
         hook(self)
     self.progress.update(self.state.step)
 
-  def _act(self):
-    """Actions for the environments, and as vectors [N, A]."""
-    return self.player.act(self.updates.variables, self.timestep, self.state.step)
-
-  def _act_at_random(self):
-    run, spec = self.config.run, self.env.spec
-    vector = random_actions(spec, run.num_envs, run.seed, self.state.step)[self.envs]
-    return to_environment(vector, spec.discrete), vector
+  def _choose(self, learning):
+    """Actions for the present time step, vectors [N, A]."""
+    step, run = self.state.step, self.config.run
+    if learning:
+      return self.player.act(self.updates.variables, self.timestep, step)[1]
+    return random_actions(self.env.spec, run.num_envs, run.seed, step)[self.envs]
 
   def _store(self, vector):
-    """The present time step with the actions that were chosen for it."""
     now, state = self.timestep, self.state
-    self.replay.append(
-      {
-        **now.observation,
-        'action': np.where(now.is_last[:, None], 0, vector).astype(np.float32),
-        'reward': now.reward,
-        'is_first': now.is_first,
-        'is_last': now.is_last,
-        'is_terminal': now.is_terminal,
-      }
-    )
+    self.replay.append(_row(now, vector))
     state.returns = np.where(now.is_first, 0, state.returns) + now.reward
     state.recent += state.returns[now.is_last].tolist()
     state.step += self.config.run.num_envs
@@ -176,9 +163,7 @@ class Trainer:
       self.progress.line(f'first update after {self.state.step:,} steps')
 
   def _learning(self):
-    """Whether there is enough to learn from; looked at every `prefill_chunk` steps, as the authors
-    do.
-    """
+    """Whether there is enough to learn from, as the authors look at it: at times."""
     state, chunk = self.state, self.config.run.prefill_chunk
     looks = state.trained_at is None and self.schedule.crossed(state.step, chunk)
     if looks and self.filled():
@@ -206,36 +191,20 @@ class Trainer:
 
   # ------------------------------------------------------------------------------------------------
 
-  def leave(self, requested: str) -> None:
-    """Save, where that was not just done, and raise `Interrupted`."""
-    step, where = self.state.step, 'nothing to save yet in'
-    if step:
-      self.saver(self)
-      where = f'saved at step {step:,} of {self.config.run.steps:,} in'
-    self.checkpoints.wait()
-    raise Interrupted(f'{requested}: {where} {self.folder.path}')
-
-  def _introduce(self):
-    lines = {'live': False, 'prefix': f'{self.name}: '} if self.name else {}
-    if not self.group.leads:
-      lines = {'live': False, 'file': open(os.devnull, 'w', encoding='utf-8')}
-    self.progress = Progress(self.config.run.steps, self.state.step, **lines)
-    for line in setup.introduction(self):
-      self.progress.line(line)
-
-  def _complete(self):
-    state, score = self.state, self.state.last_score
-    if self.group.leads:
-      done = {'step': state.step, 'update': state.update, 'hours': state.hours, 'score': score}
-      self.folder.mark_complete(done)
-    self.progress.line(
-      f'complete: {state.step:,} steps, {state.update:,} updates, {state.hours:.2f} h, '
-      f'final score {score:.2f}; results in {self.folder.path}'
-    )
-    return score
-
   def _close(self):
     if self.progress:
       self.progress.close()
     for part in (self.updates, self.writer, self.checkpoints, self.env, *self.evaluation.envs):
       part.close()
+
+
+def _row(now, vector):
+  """What the replay stores of a time step with the actions [N, A] that were chosen for it."""
+  return {
+    **now.observation,
+    'action': np.where(now.is_last[:, None], 0, vector).astype(np.float32),
+    'reward': now.reward,
+    'is_first': now.is_first,
+    'is_last': now.is_last,
+    'is_terminal': now.is_terminal,
+  }

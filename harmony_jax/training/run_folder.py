@@ -204,6 +204,18 @@ def _settle_config(path, config, identity):
       json.dump(settings.plain(wanted), file, indent=2, allow_nan=False)
       file.write('\n')
     return False
+  _compare(path, wanted)
+  return True
+
+
+def check(logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[str, Any]) -> None:
+  """Raise UserError where a folder holds another run; nothing is written or locked."""
+  path = pathlib.Path(logdir) / 'config.json'
+  if path.exists():
+    _compare(path, {'format': config_.FORMAT, 'config': config.to_json(), 'identity': identity})
+
+
+def _compare(path, wanted):
   differing = config_.difference(_present(path), settings.plain(wanted))
   told = [
     f'{key}: folder has {old!r}, command has {new!r}'
@@ -212,7 +224,6 @@ def _settle_config(path, config, identity):
   ]
   if told:
     raise UserError(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
-  return True
 
 
 def _present(path):

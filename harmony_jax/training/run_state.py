@@ -128,7 +128,7 @@ class Schedule:
 
   def due(self, state: RunState) -> int:
     """Return the updates to do now, which are paid for by it; `pretrain` at first."""
-    if state.update == 0:
+    if state.update == 0 or state.trained_at is None:
       state.trained_at = float(state.step)
       return self.config.agent.pretrain
     due = int((state.step - state.trained_at) * self.updates_per_step)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from harmony_jax.errors import UserError
+from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState
 
 if TYPE_CHECKING:
@@ -50,6 +51,15 @@ class Saver:
     if trainer.group.leads:
       with _one_at_a_time:
         trainer.checkpoints.save(state.step, arrays, meta | {'replay_steps': trainer.replay.steps})
+
+  def leave(self, trainer: 'Trainer', requested: str) -> None:
+    """Save, where that was not just done, and raise `Interrupted`."""
+    step, where = trainer.state.step, 'nothing to save yet in'
+    if step:
+      self(trainer)
+      where = f'saved at step {step:,} of {trainer.config.run.steps:,} in'
+    trainer.checkpoints.wait()
+    raise Interrupted(f'{requested}: {where} {trainer.folder.path}')
 
 
 def resume(trainer: 'Trainer') -> None:
@@ -98,3 +108,16 @@ def _restore(trainer: 'Trainer') -> tuple[dict, dict[str, Any]]:
     if len(set(steps)) == 1:
       return saved, meta
     trainer.checkpoints.go_back(step)
+
+
+def complete(trainer: 'Trainer') -> float:
+  """Mark a run as complete and say so; return its last score."""
+  state, score = trainer.state, trainer.state.last_score
+  if trainer.group.leads:
+    done = {'step': state.step, 'update': state.update, 'hours': state.hours, 'score': score}
+    trainer.folder.mark_complete(done)
+  trainer.progress.line(
+    f'complete: {state.step:,} steps, {state.update:,} updates, {state.hours:.2f} h, '
+    f'final score {score:.2f}; results in {trainer.folder.path}'
+  )
+  return score

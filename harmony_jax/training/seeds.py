@@ -8,10 +8,11 @@ program (`parallel.train_together`), for which their threads meet in `Together`;
 runs the ordinary one.
 """
 
+import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harmony_jax import parallel
@@ -59,7 +60,9 @@ def train(
   try:
     for thread in threads:
       thread.start()
-    meeting.wait()
+    for thread in threads:
+      while thread.is_alive():  # Ctrl-C comes to this thread, and Python looks when it wakes
+        thread.join(1)
   finally:
     meeting.stop()  # changes nothing after the usual end
     for thread in threads:
@@ -107,12 +110,11 @@ def _run(config, folder, interruption, programs, meeting, scores, more):
     scores[seed] = trainer.run()
   except Interrupted as interrupted:
     meeting.interrupted[seed] = str(interrupted)
-    meeting.leave(seed)
   except Stopped:
-    meeting.leave(seed)
+    pass
   except BaseException as error:
     meeting.leave(seed, error)
-  else:
+  finally:
     meeting.leave(seed)
 
 
@@ -124,7 +126,7 @@ class Programs:
 
   def __init__(self):
     self._lock = threading.Lock()
-    self._made: tuple[parallel.Compiled, Callable] | None = None
+    self._made: Any = None  # (compiled, joint program)
 
   def of(self, method: Method) -> parallel.Compiled:
     """Return the functions of the first method asked for."""
@@ -168,16 +170,18 @@ class Together:
 
   every = 1
 
-  def __init__(self, seeds: Iterable[int], single: Callable, joint: Callable | None = None):
-    self._active = set(seeds)
-    self.count = len(self._active)
+  def __init__(self, seeds: Sequence[int], single: Callable, joint: Callable | None = None):
+    self.count = len(seeds)
     self.failure: tuple[int, BaseException] | None = None
     self.interrupted: dict[int, str] = {}
-    self._single, self._joint = single, joint
-    self._changed = threading.Condition()  # guards what follows, and `_active`
+    self._single: Callable = single
+    self._joint: Any = joint
+    self._stopped = False
+    self._barrier = threading.Barrier(self.count, self._update_all)
     self._handed_in: dict[int, tuple] = {}  # (state, batch) by seed
     self._results: dict[int, Any] = {}  # what the update of a seed returned
-    self._stopped = False
+    if joint is None or self.count == 1:
+      self._barrier.abort()
 
   def train_step(self, seed: int, state: Any, batch: Any) -> Any:
     """Do the update of one seed, in its thread.
@@ -185,20 +189,15 @@ class Together:
     Raises:
       Stopped: another one has failed.
     """
-    with self._changed:
+    self.check()
+    if not self._barrier.broken:
+      self._handed_in[seed] = state, batch
+      with contextlib.suppress(threading.BrokenBarrierError):
+        self._barrier.wait()
+      if seed in self._results:  # another may have left since
+        return self._results.pop(seed)
       self.check()
-      if self._meeting():
-        self._handed_in[seed] = state, batch
-        if len(self._handed_in) == self.count:
-          self._update_all()
-        self._changed.wait_for(
-          lambda: seed in self._results or self._stopped or not self._meeting()
-        )
-        if seed in self._results:
-          return self._results.pop(seed)
-        self._handed_in.pop(seed, None)
-        self.check()
-    return self._single(state, batch)  # outside the lock: the others need not wait for it
+    return self._single(state, batch)
 
   def check(self) -> None:
     """Raise `Stopped` if this run shall end."""
@@ -211,35 +210,24 @@ class Together:
 
   def leave(self, seed: int, error: BaseException | None = None) -> None:
     """Leave, once, at a seed's end; the exception that it failed with stops the others."""
-    with self._changed:
-      if error is not None:
-        self.failure = self.failure or (seed, error)
-        self._stopped = True
-      self._active.discard(seed)
-      self._changed.notify_all()
+    if error is not None:
+      self.failure = self.failure or (seed, error)
+      self._stopped = True
+    self._barrier.abort()
 
   def stop(self) -> None:
     """End all runs at their next step."""
-    with self._changed:
-      self._stopped = True
-      self._changed.notify_all()
-
-  def wait(self) -> None:
-    """Wait until all seeds have left. Called in the main thread, which Ctrl-C interrupts."""
-    with self._changed:
-      while self._active:
-        # the system may hand a signal to any thread, and Python looks when this one wakes
-        self._changed.wait(1)
-
-  def _meeting(self):
-    return self._joint is not None and self.count > 1 and len(self._active) == self.count
+    self._stopped = True
+    self._barrier.abort()
 
   def _update_all(self):
-    """Run the joint program in the thread that came last. The lock is held, but nobody else has
-    anything to do.
-    """
+    """Run the joint program, in the thread that came last."""
     seeds = sorted(self._handed_in)
     states, batches = zip(*(self._handed_in[seed] for seed in seeds), strict=True)
     self._handed_in.clear()
-    self._results.update(zip(seeds, zip(*self._joint(states, batches), strict=True), strict=True))
-    self._changed.notify_all()
+    try:
+      done = self._joint(states, batches)
+    except BaseException:
+      self._stopped = True  # before the others wake, whose states may be gone
+      raise
+    self._results.update(zip(seeds, zip(*done, strict=True), strict=True))

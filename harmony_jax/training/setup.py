@@ -1,6 +1,7 @@
 """What a run is made of, by its configuration, and how it introduces itself."""
 
 import dataclasses
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from harmony_jax.config import Config
 from harmony_jax.envs.base import Spec
 from harmony_jax.errors import UserError
 from harmony_jax.processes import ProcessGroup
-from harmony_jax.training.progress import format_seconds
+from harmony_jax.training.progress import Progress, format_seconds
 
 if TYPE_CHECKING:
   from harmony_jax.training.loop import Trainer
@@ -88,8 +89,8 @@ def _place(config, replay, sharing):
   return 'host' if crowded and config.run.replay_on == 'auto' else config.run.replay_on
 
 
-def introduction(trainer: 'Trainer') -> list[str]:
-  """Return the lines with which a run begins, or goes on."""
+def introduce(trainer: 'Trainer') -> Progress:
+  """Return where a run shows how far it is, having said there what it is."""
   config, state, devices = trainer.config, trainer.state, trainer.devices
   run, rule = config.run, config.flat().get('weighting.rule')
   kind, idle = jax.local_devices()[0].device_kind, jax.local_device_count() - devices
@@ -100,13 +101,17 @@ def introduction(trainer: 'Trainer') -> list[str]:
     + (f' in each of {trainer.group.count} processes' if several else '')
   )
   parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.updates.state.params))
-  lines = [
+  how: dict[str, Any] = {'live': False, 'prefix': f'{trainer.name}: '} if trainer.name else {}
+  if not trainer.group.leads:
+    how = {'live': False, 'file': open(os.devnull, 'w', encoding='utf-8')}
+  progress = Progress(run.steps, state.step, **how)
+  progress.line(
     f'{run.suite} {run.task}, {run.method}, {f"weighting {rule}, " if rule else ""}'
     f'seed {run.seed}: {run.steps:,} steps, {trainer.schedule.updates:,} updates, '
-    f'{parameters:,} parameters, {config.agent.compute_dtype} on {machine}',
-    trainer.replay.describe() + (' in each of them' if several else ''),
-  ]
+    f'{parameters:,} parameters, {config.agent.compute_dtype} on {machine}'
+  )
+  progress.line(trainer.replay.describe() + (' in each of them' if several else ''))
   if state.step:
     so_far = format_seconds(state.hours * 3600)
-    lines.append(f'continues from step {state.step:,} (update {state.update:,}, {so_far} so far)')
-  return lines
+    progress.line(f'continues from step {state.step:,} (update {state.update:,}, {so_far} so far)')
+  return progress

@@ -102,7 +102,7 @@ class Updates:
     if found > self.method.settings.skip_nonfinite:
       self._stop(folder, checkpoints, step)
     for draw, rows in self._begun:
-      if rows is not None:
+      if self._feedback and rows is not None:
         self._feedback(draw, jax.device_get(rows))
     more, self.left_out, self._begun = found - self.left_out, found, []
     return more
