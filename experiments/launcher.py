@@ -151,27 +151,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def canonical(suite: ModuleType, task: str) -> str:
-  """Return a task's one true name.
-
-  Raises:
-    UserError: an unknown task, or a simulator that is not there.
-  """
+  """Return a task's one true name; UserError where it, or the simulator, is not there."""
   try:
-    name = envs.canonical(suite.SUITE, task)
     envs.require(suite.SUITE)
+    return envs.canonical(suite.SUITE, task)
   except (ValueError, RuntimeError) as error:
     raise UserError(str(error)) from None
-  return name
 
 
 def make_config(
   suite: ModuleType, options: flags.FlagValues, texts: Sequence[str], accelerator: bool
 ) -> tuple[Config, str]:
-  """Return the configuration that flags ask for, and why its preset was chosen.
-
-  Raises:
-    UserError: an unknown task, a simulator that is not there, or a bad setting.
-  """
+  """Return the configuration that flags ask for, and why its preset was chosen."""
   preset, reason = options.preset, ''
   if preset == configs().AUTO:
     preset = 'paper' if accelerator else 'cpu'
