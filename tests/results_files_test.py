@@ -58,7 +58,9 @@ def one_record(draw, task, seed):
     source='here',
     environment={
       **dict.fromkeys(('command', 'commit', 'python'), draw(st.none() | st.text(max_size=5))),
-      **{'devices': None, 'date': 'then', 'versions': {'jax': draw(st.text(max_size=3))}},
+      'devices': None,
+      'date': 'then',
+      'versions': {'jax': draw(st.text(max_size=3))},
     },
     evaluations=evaluations,
     final_scores=draw(st.none() | st.lists(numbers, max_size=4)),
