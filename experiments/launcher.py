@@ -24,8 +24,6 @@ from harmony_jax.training.progress import format_seconds
 
 from . import configs
 
-COMMAND: list[str] = []  # the words that this program was started with, where it was not Python
-
 
 def run(name: str) -> None:
   """Run the command of a suite, configs/<name>.py."""
@@ -285,8 +283,8 @@ def _quieten():
 def _fail(error: BaseException) -> int:
   """Tell in one line what ended the program; return the exit code. Raises a bug again."""
   if isinstance(error, Interrupted):
-    command = COMMAND + sys.argv[1:] if COMMAND else ['python', *sys.orig_argv[1:]]
-    print(f'{error}; continue with: {shlex.join(command)}', file=sys.stderr)
+    again = shlex.join(['python', *sys.orig_argv[1:]])
+    print(f'{error}; continue with: {again}', file=sys.stderr)
     return error.exit_code
   code, line = getattr(error, 'exit_code', UserError.exit_code), str(error)
   if isinstance(error, KeyboardInterrupt):

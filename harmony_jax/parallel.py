@@ -84,11 +84,8 @@ def compile_method(method: Method, devices: int = 1) -> Compiled:
 
   if devices * processes.here().count > 1:
     shared = Replicas(method, devices)
-    placed = {
-      each.name: getattr(shared, each.name)
-      for each in dataclasses.fields(Compiled)
-      if each.name not in ('act', 'look')
-    }
+    names = {each.name for each in dataclasses.fields(Compiled)} - {'act', 'look'}
+    placed = {name: getattr(shared, name) for name in names}
   else:
     same = lambda state: state
     placed = {
@@ -125,11 +122,8 @@ class Replicas:
       self._replica_step, in_axes=(None, 0, 0), out_axes=(None, 0, None), donate_argnums=(0, 1)
     )
     self._feedback = mapped(self._replica_feedback, in_axes=(None, 0))
-    # A leaf whose bits differ anywhere has a largest that is not the smallest. `place` is only
-    # there to be mapped.
-    self._differ = mapped(
-      lambda state, place: jax.tree.map(_differs, state), in_axes=(None, 0), out_axes=None
-    )
+    find = lambda state, place: jax.tree.map(_differs, state)  # `place` is there to be mapped
+    self._differ = mapped(find, in_axes=(None, 0), out_axes=None)
 
   def _replica_step(self, state, carry, batch):
     with replicas.mapped(AXIS):
@@ -141,7 +135,7 @@ class Replicas:
       return self._method.feedback(_joined(state, carry))
 
   def init(self, key: jax.Array) -> TrainState:
-    """Return a fresh state on all devices."""
+    """Return a fresh state."""
     return self.spread(self._init(key))
 
   def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -212,7 +206,7 @@ def _first_copy(tree):
 
 
 def _differs(leaf):
-  """Whether the replicas' bits of a leaf differ; NaNs are bits, too."""
+  """Whether the largest of the replicas' bits is not the smallest; NaNs are bits, too."""
   if leaf.dtype == bool:
     leaf = leaf.astype(jnp.uint8)
   bits = jax.lax.bitcast_convert_type(leaf, f'uint{8 * leaf.dtype.itemsize}')

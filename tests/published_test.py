@@ -4,17 +4,14 @@ import json
 import os
 import pathlib
 import re
-import tempfile
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from harmony_jax.envs.atari import ATARI_100K
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import protocol, published
-from tests.damage import assert_one_line, cases, damages
+from tests.damage import assert_one_line
 
 PAPER = pathlib.Path(
   os.environ.get('HARMONY_PAPER', pathlib.Path(__file__).parents[2] / 'shared' / 'paper.txt')
@@ -98,16 +95,3 @@ def test_other_contents_are_refused_in_one_line(tmp_path, scores, steps, told):
   assert_one_line(caught.value)
   with pytest.raises(UserError, match='is no folder with'):
     published.read_scores(tmp_path / 'none')
-
-
-@cases(100)
-@given(harm=st.lists(damages(), min_size=1, max_size=2))
-def test_damaged_files_give_records_or_one_line(harm):
-  with tempfile.TemporaryDirectory() as folder:
-    write(pathlib.Path(folder), {game.lower(): [[1.5, 2]] for game in ATARI_100K})
-    for damage in harm:
-      damage.do([pathlib.Path(folder, 'harmony_dreamerv3.json')])
-    try:
-      assert published.read_scores(folder)
-    except UserError as error:
-      assert_one_line(error)

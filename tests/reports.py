@@ -48,21 +48,9 @@ def record(
   for name, value in losses.items():
     metrics[f'loss/{name}'] = [value, value / 2, value / 3]
     metrics[f'harmony/{name}/weight'] = [1 / value, 2 / value, 3 / value]
-  config = {
-    'suite': suite,
-    'task': task,
-    'method': base,
-    'preset': preset,
-    'seed': seed,
-    'score': score,
-    'steps': steps or evaluated[-1],
-    'eval_every': 1000,
-    'eval_episodes': 10,
-    'env': {},
-    'final_eval_episodes': 100,
-    'weighting': {'rule': weighting},
-    **dict(config),
-  }
+  names = {'suite': suite, 'task': task, 'method': base, 'preset': preset, 'seed': seed}
+  names |= {'score': score, 'steps': steps or evaluated[-1], 'weighting': {'rule': weighting}}
+  names |= {'eval_every': 1000, 'eval_episodes': 10, 'final_eval_episodes': 100, 'env': {}}
   fields = {
     'complete': True,
     'source': f'runs/{task}/{method}/seed{seed}',
@@ -72,7 +60,7 @@ def record(
     'hours': 0.5,
     'steps_per_second': 20.0,
   }
-  return Record(config=config, **{**fields, **others})
+  return Record(config=names | dict(config), **{**fields, **others})
 
 
 def write_run(
@@ -80,22 +68,10 @@ def write_run(
 ):
   """A run folder with an evaluation at each of `steps`; the score rises by one."""
   folder.mkdir(parents=True)
-  config = {
-    'suite': 'atari',
-    'task': 'Pong',
-    'method': 'dreamerv3',
-    'preset': 'cpu',
-    'seed': seed,
-    'steps': 100,
-    'score': 'return',
-    'eval_every': 50,
-    'eval_episodes': 2,
-    'final_eval_episodes': 2,
-    'env': {'frame_cap': 0},
-    'weighting': {'rule': 'harmony'},
-    **config,
-  }
-  (folder / 'config.json').write_text(json.dumps({'config': config, 'identity': {}}))
+  names = {'suite': 'atari', 'task': 'Pong', 'method': 'dreamerv3', 'preset': 'cpu', 'seed': seed}
+  names |= {'steps': 100, 'score': 'return', 'eval_every': 50, 'eval_episodes': 2}
+  names |= {'final_eval_episodes': 2, 'env': {'frame_cap': 0}, 'weighting': {'rule': 'harmony'}}
+  (folder / 'config.json').write_text(json.dumps({'config': names | config, 'identity': {}}))
   (folder / 'environment.txt').write_text(ENVIRONMENT)
   for step in range(1, lines + 1):
     line = {'step': step, 'frame': 4 * step, 'time/hours': step / 1000, 'loss/reward': 1 / step}

@@ -35,6 +35,7 @@ def measure(part: str, config: Config, repeats: int, size: int) -> dict[str, Any
   before, record = fresh(machine.ceilings, size), fresh(_record, part, config, repeats)
   after = fresh(machine.ceilings, size)
   record |= {name: max(value, after[name]) for name, value in before.items()}
+  record['product_size'] = size
   if 'flops' in record:
     short = config.agent.compute_dtype == 'bfloat16' and 'matmul_gflops_bfloat16' in record
     rate = record['matmul_gflops_bfloat16' if short else 'matmul_gflops']

@@ -154,6 +154,7 @@ def told_apart(records: Sequence[Record]) -> list[Record]:
 
 def combined(records: Sequence[Record], references: References, title: str) -> Figure:
   """Return learning curves, harmonizer weights and loss scales of one task side by side."""
+  records = sorted(records, key=_order)
   drawn = [curves.learning(records, curves.method_colors(records), references)]
   drawn += [curves.metric(records, prefix) for prefix in curves.METRICS]
   drawn = [each for each in drawn if each]
