@@ -13,8 +13,9 @@ import sys
 
 from absl import flags
 
-from . import launcher
 from harmony_jax.errors import UserError
+
+from . import launcher
 
 flags.DEFINE_string('output', 'report', 'A new or empty folder, or an earlier report.')
 flags.DEFINE_string(
