@@ -14,7 +14,7 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def commands() -> dict[str, str]:
-  """Return {name: first line of its docstring} of the files here that do something by themselves."""
+  """Return {name: first line of its docstring} of the files that are commands."""
   found = {}
   for path in sorted(_HERE.glob('[a-z]*.py')):
     tree = ast.parse(path.read_text(encoding='utf-8'))

@@ -82,7 +82,7 @@ class Finding:
 class Probe:
   """What a child process that tried something answered, or why there is no answer."""
 
-  answer: object
+  answer: Any
   error: str = ''
 
 
@@ -166,7 +166,7 @@ def check_atari(probe: Probe) -> list[Finding]:
 
 def check_suites() -> list[Finding]:
   """Try an environment of each suite; one that fails says by itself what it lacks."""
-  suites = ask(SUITES_PROBE, __package__)
+  suites = ask(SUITES_PROBE, __package__ or '')
   if suites.answer is None:
     return [Finding('fail', f'The suites cannot be read: {suites.error}', RESTORE)]
   findings = []

@@ -176,7 +176,7 @@ def make_config(
   if preset == configs().AUTO:
     preset = 'paper' if accelerator else 'cpu'
     reason = f' (auto: there is {"an" if accelerator else "no"} accelerator)'
-  task = canonical(suite, options[suite.TASK_FLAG].value)
+  task = canonical(suite, str(options[suite.TASK_FLAG].value))
   changes = {'seed': options.seed, 'replay_on': options.replay, 'devices': options.devices}
   for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
     if options[name].value is not None:

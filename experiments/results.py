@@ -10,8 +10,9 @@ import sys
 
 from absl import flags
 
-from . import launcher
 from harmony_jax.errors import UserError
+
+from . import launcher
 
 flags.DEFINE_string('output', 'results', 'Where the files go; of several suites, in a folder each.')
 flags.DEFINE_string(
