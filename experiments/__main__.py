@@ -8,13 +8,13 @@ import pathlib
 import runpy
 import sys
 
-from . import configs, launcher
+from . import configs
 
 _HERE = pathlib.Path(__file__).parent
 
 
 def commands() -> dict[str, str]:
-  """Return {name: first line of its docstring} of the files that are commands."""
+  """Return {name: first line of its docstring} of the files that do something by themselves."""
   found = {}
   for path in sorted(_HERE.glob('[a-z]*.py')):
     tree = ast.parse(path.read_text(encoding='utf-8'))
@@ -37,10 +37,8 @@ def main() -> int:
     return 2
   if name in known:
     del sys.argv[1]
-  launcher.COMMAND[:] = ['harmony', name]
-  runpy.run_module(
-    f'{__package__}.{name if name in known else "train"}', run_name='__main__', alter_sys=True
-  )
+  module = f'{__package__}.{name if name in known else "train"}'
+  runpy.run_module(module, run_name='__main__', alter_sys=True)
   return 0
 
 

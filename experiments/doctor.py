@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 PYTHONS = ((3, 11), (3, 12))  # the tested ones
 RESTORE = 'Go back to the tested versions: make clean setup'

@@ -24,8 +24,6 @@ from harmony_jax.training.progress import format_seconds
 
 from . import configs
 
-COMMAND: list[str] = []  # the words that this program was started with, where it was not Python
-
 
 def run(name: str) -> None:
   """Run the command of a suite, configs/<name>.py."""
@@ -151,27 +149,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def canonical(suite: ModuleType, task: str) -> str:
-  """Return a task's one true name.
-
-  Raises:
-    UserError: an unknown task, or a simulator that is not there.
-  """
+  """Return a task's one true name; UserError where it, or the simulator, is not there."""
   try:
-    name = envs.canonical(suite.SUITE, task)
     envs.require(suite.SUITE)
+    return envs.canonical(suite.SUITE, task)
   except (ValueError, RuntimeError) as error:
     raise UserError(str(error)) from None
-  return name
 
 
 def make_config(
   suite: ModuleType, options: flags.FlagValues, texts: Sequence[str], accelerator: bool
 ) -> tuple[Config, str]:
-  """Return the configuration that flags ask for, and why its preset was chosen.
-
-  Raises:
-    UserError: an unknown task, a simulator that is not there, or a bad setting.
-  """
+  """Return the configuration that flags ask for, and why its preset was chosen."""
   preset, reason = options.preset, ''
   if preset == configs().AUTO:
     preset = 'paper' if accelerator else 'cpu'
@@ -294,8 +283,8 @@ def _quieten():
 def _fail(error: BaseException) -> int:
   """Tell in one line what ended the program; return the exit code. Raises a bug again."""
   if isinstance(error, Interrupted):
-    command = COMMAND + sys.argv[1:] if COMMAND else ['python', *sys.orig_argv[1:]]
-    print(f'{error}; continue with: {shlex.join(command)}', file=sys.stderr)
+    again = shlex.join(['python', *sys.orig_argv[1:]])
+    print(f'{error}; continue with: {again}', file=sys.stderr)
     return error.exit_code
   code, line = getattr(error, 'exit_code', UserError.exit_code), str(error)
   if isinstance(error, KeyboardInterrupt):

@@ -4,7 +4,6 @@ says what is wrong.
 Never a traceback, never other numbers in silence, never code that a file brought along.
 """
 
-import copy
 import io
 import json
 import logging
@@ -13,16 +12,15 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ml_collections.config_dict import placeholder
 
-from configs import catch, common, gym
-from harmony_jax import configuration
+from configs import common
+from harmony_jax import method
+from harmony_jax.config import split_flags
 from harmony_jax.errors import UserError
 from harmony_jax.replay import Draw, Replay
 from harmony_jax.reporting import records, results_files
@@ -51,17 +49,13 @@ def quick_and_quiet():
 # Command lines
 
 CONFIGS = {
-  (suite.SUITE, method, preset): suite.get_config(method, preset)
-  for suite in (catch, gym)
-  for method in common.METHODS
+  (suite, name, preset): common.make(module, name, preset, module.DEFAULT_TASK)
+  for suite, module in common.suites().items()
+  if suite in ('catch', 'gym')
+  for name in method.METHODS
   for preset in ('paper', 'tiny')
 }
-VALUES = {
-  key: value
-  for config in CONFIGS.values()
-  for key, value in configuration.flatten(config).items()
-  if not isinstance(value, ml_collections.ConfigDict)
-}
+VALUES = {name: value for config in CONFIGS.values() for name, value in config.flat().items()}
 STRANGE = [
   '',
   ' ',
@@ -125,7 +119,7 @@ keys = st.sampled_from(sorted(VALUES)) | (
 ).map(lambda key: key.replace('=', ''))
 
 
-@cases(450)
+@cases(300)
 @given(
   of=st.sampled_from(sorted(CONFIGS)),
   key=keys,
@@ -135,15 +129,16 @@ keys = st.sampled_from(sorted(VALUES)) | (
 )
 def test_an_override_is_taken_or_named(of, key, text, words, others):
   """`words`: `--config.key value` in place of `--config.key=value`."""
-  config = copy.deepcopy(CONFIGS[of])
   argv = [
     'run',
     *[f'--config.{other}' for other in others],
     *([f'--config.{key}', text] if words else [f'--config.{key}={text}']),
   ]
   try:
-    rest, overrides = configuration.split_config_flags(argv)
-    common.check(configuration.apply_overrides(config, overrides))
+    with at_most(10):
+      rest, overrides = split_flags(argv)
+      config = CONFIGS[of].override(overrides)
+      common.check(config)
   except UserError as error:
     assert_one_line(error)
     assert len(str(error)) < 2000
@@ -152,65 +147,21 @@ def test_an_override_is_taken_or_named(of, key, text, words, others):
     OUTCOMES['command lines']['refused'] += 1
     return
   assert rest == ['run']
-  changed = configuration.difference(CONFIGS[of], config)
-  assert changed.keys() <= {
-    key.strip().removeprefix('config.'),
-    *[other.split('=')[0] for other in others],
-  }
-  assert json.dumps(configuration.to_json_dict(config), allow_nan=False)
-  before = configuration.flatten(CONFIGS[of])
-  for field, value in configuration.flatten(config).items():
+  before, after = CONFIGS[of].flat(), config.flat()
+  changed = {name for name, value in after.items() if value != before[name]}
+  assert changed <= {key.strip().removeprefix('config.'), *[each.split('=')[0] for each in others]}
+  assert json.dumps(config.to_json(), allow_nan=False)
+  for field, value in after.items():
     assert type(value) is type(before[field])
     if isinstance(value, (int, float)):
-      assert abs(value) < 2**63 and (value >= 0 or field.startswith('env.'))
-  OUTCOMES['command lines']['taken'] += 1
-
-
-@cases(100)
-@given(
-  field=st.sampled_from(['nothing', 'maybe', 'none', 'names', 'switch', 'group.numbers']),
-  text=texts,
-)
-def test_a_field_of_any_type_keeps_it(field, text):
-  config = ml_collections.ConfigDict(
-    {
-      'nothing': None,
-      'maybe': placeholder(int),
-      'none': (),
-      'names': ['a'],
-      'switch': True,
-      'group': {'numbers': (1.0, 2.0)},
-    }
-  )
-  types = {
-    'nothing': (type(None), bool, int, float, str),
-    'maybe': (type(None), int),
-    'none': tuple,
-    'names': list,
-    'switch': bool,
-    'group.numbers': tuple,
-  }
-  try:
-    with at_most(10):
-      configuration.apply_overrides(config, [f'{field}={text}'])
-  except UserError as error:
-    assert_one_line(error)
-    assert f'config.{field}: expected' in str(error)
-    OUTCOMES['command lines']['refused'] += 1
-    return
-  assert isinstance(configuration.flatten(config)[field], types[field])
-  assert json.dumps(configuration.to_json_dict(config), allow_nan=False)
+      assert abs(value) < 2**63 and value >= 0
   OUTCOMES['command lines']['taken'] += 1
 
 
 # --------------------------------------------------------------------------------------------------
 # Run folders
 
-CONFIG = {
-  **configuration.to_json_dict(CONFIGS['catch', 'dreamerv3', 'tiny']),
-  'task': 'catch',
-  'steps': 60,
-}
+CONFIG = CONFIGS['catch', 'dreamerv3', 'tiny'].override(['steps=60'])
 IDENTITY = {'suite': 'catch', 'task': 'catch', 'method': 'dreamerv3'}
 STEPS = range(10, 70, 10)
 LOGS = ('metrics.jsonl', 'scores.jsonl')
@@ -318,7 +269,7 @@ def test_a_resumed_run_keeps_every_whole_line(run, harm, step, counts):
     OUTCOMES['logs']['kept'] += 1
 
 
-@cases(200)
+@cases(80)
 @given(harm=st.lists(damages(), min_size=1, max_size=2))
 def test_a_report_names_a_broken_run_and_takes_the_others(run, tmp_path_factory, harm):
   (whole,), _ = records.collect(run)
@@ -391,7 +342,7 @@ def restored(opened, known):
   return n
 
 
-@cases(150)
+@cases(60)
 @given(harm=st.lists(damages(), min_size=1, max_size=2))
 def test_a_damaged_newest_checkpoint_costs_at_most_itself(checkpoints, harm):
   with copy_of(checkpoints) as folder, at_most(60):
@@ -406,7 +357,7 @@ def test_a_damaged_newest_checkpoint_costs_at_most_itself(checkpoints, harm):
   OUTCOMES['checkpoints'][f'went on from the {("second newest", "newest")[n - 1]}'] += 1
 
 
-@cases(100)
+@cases(40)
 @given(
   older=st.lists(damages(), min_size=1, max_size=2),
   newer=st.lists(damages(), min_size=1, max_size=2),
@@ -567,9 +518,9 @@ def test_the_cases_are_counted(record_property):
     pytest.skip('only a part of the fuzzing ran')
   total = sum(sum(outcomes.values()) for outcomes in OUTCOMES.values())
   lines = [
-    f'{kind}: {sum(outcomes.values())} ({", ".join(f"{n} {what}" for what, n in sorted(outcomes.items()))})'
+    f'{kind}: ' + ', '.join(f'{number} {what}' for what, number in sorted(outcomes.items()))
     for kind, outcomes in OUTCOMES.items()
   ]
   record_property('cases', f'{total} cases of fuzzing: ' + '; '.join(lines))
-  assert total >= 1000
+  assert total >= 800
   assert all(len(outcomes) > 1 for kind, outcomes in OUTCOMES.items() if kind != 'pickles')
