@@ -1,4 +1,4 @@
-"""Two-hot coding, categoricals, Gaussians, policies, λ-returns and slow copies, on known answers."""
+"""Two-hot coding, categoricals, Gaussians, policies, λ-returns, slow copies: known answers."""
 
 import jax
 import jax.numpy as jnp
@@ -235,7 +235,7 @@ def test_density_of_the_tanh_normal():
 
 @pytest.mark.parametrize('mean', [12.0, -12.0])
 def test_actions_at_the_bounds_are_finite(mean):
-  """tanh(12) is 1 in float32: no infinities, nor in gradients; `log_prob_of` is exact even there."""
+  """tanh(12) is 1 in float32: no infinities, nor in gradients; `log_prob_of` is exact."""
   policy = lambda mean: actions.TanhNormal(mean[None], jnp.full(1, 0.5))
   zero, mean = jnp.zeros(1), jnp.float32(mean)
   exact = stats.norm(0, 0.5).logpdf(0) - LOG4 + 2 * np.logaddexp(12, -12)

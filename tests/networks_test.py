@@ -166,8 +166,11 @@ def test_recurrent_step_is_haikus(unimix):
   chex.assert_trees_all_close((imagined.deter, imagined.stats), theirs[:2], atol=1e-5)
 
 
+LARGE = (40.0, -0.5, 0.2)
+
+
 @pytest.mark.parametrize(
-  'clip, like', [(1.0, (1.0, -0.5, 0.2)), (0.4, (0.4, -0.4, 0.2)), (0.0, None)]
+  'clip, like', [(1.0, (1.0, -0.5, 0.2)), (0.4, (0.4, -0.4, 0.2)), (0.0, LARGE)]
 )
 def test_large_actions_are_scaled(clip, like):
   """Every dimension down to the limit; where that is 0, actions are taken as they are."""
