@@ -101,7 +101,7 @@ def programs():
 
 @pytest.fixture(scope='module')
 def one_by_one(programs, tmp_path_factory):
-  """The folder of seeds that were trained as on a CPU, and their scores. Here the threads compile."""
+  """The folder of seeds that were trained as on a CPU, and their scores; threads compile."""
   folder = tmp_path_factory.mktemp('seeds')
   scores = train(folder)
   # one program for all threads, and it is not the joint one
