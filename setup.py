@@ -63,8 +63,6 @@ EXTRAS_REQUIRE['dev'] = [
   'rliable>=1.2,<2',
   'ruff>=0.17,<0.18',
   'basedpyright>=1.40,<2',
-  'jaxtyping>=0.3,<0.4',
-  'beartype>=0.23,<0.24',
   'selenium>=4.51,<5',
   *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
 ]
