@@ -33,6 +33,8 @@ INSTALL_REQUIRES = [
   'imageio-ffmpeg>=0.6,<1',
   'matplotlib>=3.10,<4',
   'rich>=14,<16',
+  # Sweeps, on this machine and on Slurm.
+  'submitit>=1.5.4,<2',
 ]
 
 EXTRAS_REQUIRE = {
@@ -42,9 +44,8 @@ EXTRAS_REQUIRE = {
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
   # CartPole and its kind draw with pygame.
   'gym': ['pygame>=2.6,<3'],
-  # Sweeps over many machines.
+  # Sweeps on a Ray cluster.
   'ray': ['ray>=2.60,<3'],
-  'slurm': ['submitit>=1.5.4,<2'],
   'wandb': ['wandb>=0.31,<1'],
 }
 # The tests cover Meta-World, drawn gymnasium environments and sweeps on every engine, too.
@@ -57,7 +58,7 @@ EXTRAS_REQUIRE['dev'] = [
   'rliable>=1.2,<2',
   'pandas>=2.3,<3',
   'selenium>=4.51,<5',
-  *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
+  *(need for extra in ('metaworld', 'gym', 'ray') for need in EXTRAS_REQUIRE[extra]),
 ]
 
 setup(
