@@ -49,9 +49,8 @@ EXTRAS_REQUIRE = {
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
   # CartPole and its kind draw with pygame.
   'gym': ['pygame>=2.6,<3'],
-  # Sweeps over many machines.
+  # Sweeps on a Ray cluster.
   'ray': ['ray>=2.60,<3'],
-  'slurm': ['submitit>=1.5.4,<2'],
   'wandb': ['wandb>=0.31,<1'],
 }
 # ruff and basedpyright (pyright without a download) check the code.
@@ -66,7 +65,7 @@ EXTRAS_REQUIRE['dev'] = [
   'ruff>=0.17,<0.18',
   'basedpyright>=1.40,<2',
   'selenium>=4.51,<5',
-  *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
+  *(need for extra in ('metaworld', 'gym', 'ray') for need in EXTRAS_REQUIRE[extra]),
 ]
 
 COMMANDS = {f'harmony_jax._commands.{name}': name for name in ('configs', 'experiments')}

@@ -148,25 +148,10 @@ def check_experiment(module, words, tmp_path):
     config = documents.configuration_of(module, words)
     assert config.suite == importlib.import_module(f'configs.{module}').SUITE
   elif module == 'sweep':
-    from harmony_jax.sweeping import plan
-
-    given, rest, overrides = documents.parse(module, words)
-    of = lambda *names: next(
-      (given[name] for name in names if name in given), documents.flags_of(module)[names[-1]][2]
-    )
-    assert not rest
-    preset = 'cpu' if of('preset') == 'auto' else of('preset')
-    jobs = plan.make(
-      of('suite'),
-      of('tasks', 'games').split(','),
-      plan.parse_seeds(of('seeds')),
-      of('method').split(','),
-      of('weighting').split(','),
-      preset,
-      tmp_path,
-      overrides,
-    )
-    assert jobs
+    plan = [sys.executable, '-m', 'experiments.sweep', *words, f'--root={tmp_path}', '--dry_run']
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+    result = subprocess.run(plan, cwd=documents.ROOT, capture_output=True, env=environment)
+    assert result.returncode == 0, result.stderr
   else:
     assert module in TOOLS, f'the tests do not know experiments.{module}'
     documents.parse(module, words)
