@@ -163,8 +163,8 @@ def make_config(
   """Return the configuration that flags ask for, and why its preset was chosen."""
   preset, reason = options.preset, ''
   if preset == configs().AUTO:
-    preset = 'paper' if accelerator else 'cpu'
-    reason = f' (auto: there is {"an" if accelerator else "no"} accelerator)'
+    auto = {True: ('paper', 'there is an accelerator'), False: ('cpu', 'there is no accelerator')}
+    preset, reason = auto[accelerator]
   task = canonical(suite, str(options[suite.TASK_FLAG].value))
   changes = {'seed': options.seed, 'replay_on': options.replay, 'devices': options.devices}
   for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
@@ -235,7 +235,8 @@ def _run(suite, options, texts, group, interruption):
       of = ' of one seed' if options.num_seeds > 1 else ''
       hours = suite.HOURS.get(config.run.preset)
       expected = 'not measured' if hours is None else f'about {format_seconds(3600 * hours)}'
-      print(f"preset '{config.run.preset}'{reason}; expected duration{of}: {expected}")
+      why = f' (auto: {reason})' if reason else ''
+      print(f"preset '{config.run.preset}'{why}; expected duration{of}: {expected}")
       print(deviations(suite, config))
       print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
     if options.num_seeds > 1:

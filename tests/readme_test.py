@@ -4,6 +4,7 @@ links of all pages: docs_test.py."""
 import jax
 import numpy as np
 
+from configs import common
 from tests import documents
 
 TEXT = documents.PAGES['README.md']
@@ -22,6 +23,6 @@ def test_python_blocks_run():
 
 def test_the_readme_has_the_commands_of_every_suite():
   commands = documents.commands(TEXT)
-  for module in (*documents.SUITES, 'sweep', 'doctor'):
+  for module in (*common.suites(), 'sweep', 'doctor'):
     assert any(f'experiments.{module}' in command for command in commands), module
   assert all(f'make {target}' in TEXT for target in ('train', 'test'))
