@@ -37,6 +37,8 @@ INSTALL_REQUIRES = [
   'matplotlib>=3.10,<4',
   'rich>=14,<16',
   *REPORT,
+  # Sweeps on this machine and on Slurm.
+  'submitit>=1.5.4,<2',
 ]
 
 EXTRAS_REQUIRE = {
@@ -47,9 +49,8 @@ EXTRAS_REQUIRE = {
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
   # CartPole and its kind draw with pygame.
   'gym': ['pygame>=2.6,<3'],
-  # Sweeps over many machines.
+  # Sweeps on a Ray cluster.
   'ray': ['ray>=2.60,<3'],
-  'slurm': ['submitit>=1.5.4,<2'],
   'wandb': ['wandb>=0.31,<1'],
 }
 # ruff and basedpyright (pyright without a download) check the code.
@@ -63,10 +64,8 @@ EXTRAS_REQUIRE['dev'] = [
   'rliable>=1.2,<2',
   'ruff>=0.17,<0.18',
   'basedpyright>=1.40,<2',
-  'jaxtyping>=0.3,<0.4',
-  'beartype>=0.23,<0.24',
   'selenium>=4.51,<5',
-  *(need for extra in ('metaworld', 'gym', 'ray', 'slurm') for need in EXTRAS_REQUIRE[extra]),
+  *(need for extra in ('metaworld', 'gym', 'ray') for need in EXTRAS_REQUIRE[extra]),
 ]
 
 COMMANDS = {f'harmony_jax._commands.{name}': name for name in ('configs', 'experiments')}

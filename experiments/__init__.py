@@ -6,4 +6,4 @@ from types import ModuleType
 
 def configs() -> ModuleType:
   """Return `configs.common` of the folder beside this one, wherever the two are installed."""
-  return importlib.import_module(f'{__package__.removesuffix("experiments")}configs.common')
+  return importlib.import_module(f'{(__package__ or "").removesuffix("experiments")}configs.common')

@@ -66,7 +66,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 
 def settings_table(
-  fields: Fields, columns: dict[str, Column], usual: list[Column] = ()
+  fields: Fields, columns: dict[str, Column], usual: Iterable[Column] = ()
 ) -> list[str]:
   """Return a table of settings; where all columns have the `usual` values, there is no row."""
   rows: list = []
@@ -84,7 +84,7 @@ def settings_table(
 def usual(size: str) -> Column:
   """Return {method: {name: value}} at a size, where no suite says otherwise."""
   flat = lambda entry: settings.flatten(RunSettings()) | settings.flatten(entry.settings)
-  return {name: flat(entry) | entry.sizes.get(size, {}) for name, entry in METHODS.items()}
+  return {name: {**flat(entry), **entry.sizes.get(size, {})} for name, entry in METHODS.items()}
 
 
 def suite_lines(command: str, suite: ModuleType) -> list[str]:
@@ -98,9 +98,10 @@ def suite_lines(command: str, suite: ModuleType) -> list[str]:
   short = {'method': configs().default_method(suite), suite.TASK_FLAG: suite.DEFAULT_TASK}
   short |= {flag: field for flag, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items()}
   flags_ = ', '.join(f'`--{flag}` `{value}`' for flag, value in short.items())
+  title = (suite.__doc__ or '').splitlines()[0]
   expected = [usual(each.size) for each in suite.PRESETS.values()]
   return [
-    f'### {command}\n\n{suite.__doc__.splitlines()[0]} [Its file](../configs/{command}.py).\n',
+    f'### {command}\n\n{title} [Its file](../configs/{command}.py).\n',
     f'A whole run takes {hours}. Its flags, with defaults or settings: {flags_}.\n',
     *settings_table({**RUN, **FIELDS, **env}, columns, expected),
   ]
@@ -148,7 +149,7 @@ def harmonious_losses(points: int = 241) -> dict:
     rule = getattr(harmony, name)()
     total = lambda level, at, rule=rule: rule.weigh({'': level}, {'': np.log(at)}, ())[0]
     best = {level: float(np.exp(rule.start(level))) for level in concepts.LOSSES}
-    found[name] = {
+    found[name] = {  # pyright: ignore[reportArgumentType]
       'total': {level: np.asarray(total(level, sigma)) for level in concepts.LOSSES},
       'minimum': {level: (at, float(total(level, at))) for level, at in best.items()},
       'weight': 1 / np.exp(rule.start(loss)),

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 PYTHONS = ((3, 11), (3, 12))  # the tested ones
 RESTORE = 'Go back to the tested versions: make clean setup'
@@ -82,7 +83,7 @@ class Finding:
 class Probe:
   """What a child process that tried something answered, or why there is no answer."""
 
-  answer: object
+  answer: Any
   error: str = ''
 
 
@@ -166,7 +167,7 @@ def check_atari(probe: Probe) -> list[Finding]:
 
 def check_suites() -> list[Finding]:
   """Try an environment of each suite; one that fails says by itself what it lacks."""
-  suites = ask(SUITES_PROBE, __package__)
+  suites = ask(SUITES_PROBE, __package__ or '')
   if suites.answer is None:
     return [Finding('fail', f'The suites cannot be read: {suites.error}', RESTORE)]
   findings = []

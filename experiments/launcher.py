@@ -166,7 +166,7 @@ def make_config(
     preset, reason = 'paper', ' (auto: there is an accelerator)'
     if not accelerator:
       preset, reason = 'cpu', ' (auto: there is no accelerator)'
-  task = canonical(suite, options[suite.TASK_FLAG].value)
+  task = canonical(suite, str(options[suite.TASK_FLAG].value))
   changes = {'seed': options.seed, 'replay_on': options.replay, 'devices': options.devices}
   for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
     if options[name].value is not None:

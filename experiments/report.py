@@ -52,7 +52,7 @@ def main(words: list[str]) -> int:
   command = shlex.join(['python', '-m', 'experiments.report', *sys.argv[1:]])
   lead = f'Made {datetime.datetime.now():%d %B %Y, %H:%M} by the code of commit {git_commit()}.'
   html = report.render(made, lead, command)
-  report.write(made, html, output, lambda folder: results_files.write(own, folder))
+  report.write(made, html, output, lambda folder: results_files.write(own, folder) and None)
   print('\n'.join(report.text(made)))
   print(output / 'index.html')
   return 0

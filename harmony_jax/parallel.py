@@ -274,7 +274,7 @@ def jit(function: Callable, **how) -> Callable:
 
 def use_compilation_cache() -> None:
   """Keep compiled programs on disk, so that the second run starts at once, unless JAX is set so."""
-  if not jax.config.jax_compilation_cache_dir:
+  if not getattr(jax.config, 'jax_compilation_cache_dir', None):
     root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
     jax.config.update('jax_compilation_cache_dir', str(root / 'harmony_jax' / 'xla'))
 

@@ -159,7 +159,8 @@ class Replay:
     """
     key = np.array([(self.seed + (self.part[0] << 32)) % 2**64, update], np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key))
-    return Draw(update, *self._rule.choose(rng, self.batch_size, self._steps), self._steps)
+    envs, starts = self._rule.choose(rng, self.batch_size, self._steps)
+    return Draw(update, envs, starts, self._steps)
 
   def rows(self, draw):
     """[B, T]: the rows of a draw's windows, over the environments' rings one after the other."""

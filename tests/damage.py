@@ -33,7 +33,7 @@ KINDS = 4 * ['bit flipped'] + 3 * ['truncated'] + [*_CHANGES] + ['a folder', 'de
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-  """One harm to one of some files: which file and which bit of it, each modulo how many there are."""
+  """One harm to one of some files: which file and which bit, each modulo their number."""
 
   kind: str
   file: int

@@ -293,7 +293,7 @@ def test_it_stands_where_a_replay_stands():
   with pytest.raises(ValueError, match='replay stores'):
     replay.append({})
   with pytest.raises(AttributeError):
-    replay._steps
+    _ = replay._steps
 
 
 class FakeDevice(types.SimpleNamespace):

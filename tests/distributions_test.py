@@ -1,18 +1,20 @@
-"""Two-hot coding, categoricals, Gaussians, λ-returns and the percentile normaliser, on known
-answers.
-"""
+"""Two-hot coding, categoricals, Gaussians, policies, λ-returns, slow copies: known answers."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 
+from harmony_jax import actions
 from harmony_jax import distributions as dists
-from harmony_jax.returns import Percentiles, lambda_returns
+from harmony_jax.returns import Percentiles, ema_update, lambda_returns
+from tests import small
+
+RNG = np.random.default_rng(0)
+LOG4 = np.log(4)
 
 
 def test_symlog_and_symexp():
@@ -24,11 +26,8 @@ def test_symlog_and_symexp():
 def test_two_hot_by_hand():
   bins = jnp.array([-2.0, 0.0, 1.0])
   x = jnp.array([-2.0, -0.5, 0.0, 0.25, 1.0, 7.0, -7.0])
-  np.testing.assert_allclose(
-    dists.two_hot(x, bins),
-    [[1, 0, 0], [0.25, 0.75, 0], [0, 1, 0], [0, 0.75, 0.25], [0, 0, 1], [0, 0, 1], [1, 0, 0]],
-    atol=1e-6,
-  )
+  wanted = [[1, 0, 0], [0.25, 0.75, 0], [0, 1, 0], [0, 0.75, 0.25], [0, 0, 1], [0, 0, 1], [1, 0, 0]]
+  np.testing.assert_allclose(dists.two_hot(x, bins), wanted, atol=1e-6)
 
 
 @given(st.floats(-19.9, 19.9))
@@ -40,17 +39,25 @@ def test_two_hot_keeps_the_value(x):
   np.testing.assert_allclose((weights * bins).sum(), x, rtol=1e-4, atol=1e-4)
 
 
-def test_two_hot_mean_is_taken_in_symlog_space():
+def test_two_hot_heads():
+  """The mean is taken in symlog space; the loss is the cross entropy."""
   logits = jnp.full((255,), -1e9).at[127].set(0.0).at[254].set(0.0)  # bins 0 and 20
   np.testing.assert_allclose(dists.two_hot_mean(logits), np.expm1(10), rtol=1e-4)
-
-
-def test_two_hot_loss_is_cross_entropy():
-  logits = jax.random.normal(jax.random.key(0), (3, 255))
-  target = jnp.array([0.0, -3.7, 12.0])
+  logits, target = jnp.float32(RNG.normal(size=(3, 255))), jnp.array([0.0, -3.7, 12.0])
   weights = dists.two_hot(dists.symlog(target), dists.two_hot_bins())
   wanted = -(np.asarray(weights) * np.asarray(jax.nn.log_softmax(logits))).sum(-1)
-  np.testing.assert_allclose(dists.two_hot_loss(logits, target), wanted, rtol=1e-5)
+  for loss in (dists.two_hot_loss, dists.scalar('two_hot').loss):
+    np.testing.assert_allclose(loss(logits, target), wanted, rtol=1e-5)
+  assert dists.scalar('two_hot', 31).size == 31
+
+
+def test_gaussian_heads():
+  head, out = dists.scalar('gaussian'), jnp.float32(RNG.normal(size=(5, 1)))
+  assert head.size == 1 and head.mean(out).shape == (5,)
+  wanted = 0.5 * np.square(np.asarray(out)[:, 0] - 2)
+  np.testing.assert_allclose(head.loss(out, jnp.full(5, 2.0)), wanted, rtol=1e-5)
+  slope = jax.grad(lambda out: head.loss(out, 1 + head.mean(out)).sum())(out)
+  np.testing.assert_allclose(slope, -1, rtol=1e-5)  # not through the target
 
 
 def test_unimix():
@@ -59,98 +66,68 @@ def test_unimix():
   np.testing.assert_allclose(np.exp(dists.unimix(jnp.array([1.0, 2.0]), 0.0)).sum(), 1, rtol=1e-6)
 
 
-def test_draws_have_the_right_frequencies():
-  probs = np.array([0.1, 0.0, 0.6, 0.3])
-  uniform = (np.arange(10000) + 0.5) / 10000
-  draws = dists.draw_one_hot(
-    jnp.log(jnp.broadcast_to(probs, (10000, 4)) + 1e-30), jnp.asarray(uniform)
-  )
+def test_draws_of_one_hots():
+  """Their frequencies are the probabilities; the mode, and the ends of the noise."""
+  probs, uniform = np.array([0.1, 0.0, 0.6, 0.3]), (np.arange(10000) + 0.5) / 10000
+  logits = jnp.log(jnp.broadcast_to(probs, (10000, 4)) + 1e-30)
+  draws = np.asarray(dists.draw_one_hot(logits, jnp.asarray(uniform)))
   np.testing.assert_allclose(draws.mean(0), probs, atol=2e-4)
-  chex.assert_trees_all_equal(draws.sum(-1), jnp.ones(10000))
-
-
-def test_mode_and_edges_of_draws():
+  assert (draws.sum(-1) == 1).all()
   logits = jnp.log(jnp.array([0.2, 0.5, 0.3]))
-  assert dists.draw_one_hot(logits, None).argmax() == 1
-  assert dists.draw_one_hot(logits, jnp.float32(0.0)).argmax() == 0
-  assert dists.draw_one_hot(logits, jnp.float32(1 - 2**-24)).argmax() == 2
+  for noise, index in ((None, 1), (jnp.float32(0.0), 0), (jnp.float32(1 - 2**-24), 2)):
+    assert dists.draw_one_hot(logits, noise).argmax() == index
 
 
 def test_straight_through():
-  logits = jnp.array([0.3, -1.0, 0.5])
-  sample = jnp.array([0.0, 1.0, 0.0])
+  logits, sample = jnp.array([0.3, -1.0, 0.5]), jnp.array([0.0, 1.0, 0.0])
   weight = jnp.array([1.0, 2.0, 3.0])
-  value, gradient = jax.value_and_grad(
-    lambda l: (dists.straight_through(sample, l) * weight).sum()
-  )(logits)
+  through = lambda l: (dists.straight_through(sample, l) * weight).sum()
+  value, gradient = jax.value_and_grad(through)(logits)
   np.testing.assert_allclose(value, 2, rtol=1e-6)
-  chex.assert_trees_all_close(
-    gradient, jax.grad(lambda l: (jax.nn.softmax(l) * weight).sum())(logits)
-  )
+  wanted = jax.grad(lambda l: (jax.nn.softmax(l) * weight).sum())(logits)
+  np.testing.assert_allclose(gradient, wanted, rtol=1e-6)
 
 
-def test_kl_and_entropy():
+def test_kl_entropies_and_densities():
   p, q = np.array([0.7, 0.2, 0.1]), np.array([0.3, 0.3, 0.4])
+  kl, entropy = (p * np.log(p / q)).sum(), -(p * np.log(p)).sum()
+  np.testing.assert_allclose(dists.categorical_kl(jnp.log(p), jnp.log(q)), kl, rtol=1e-5)
+  np.testing.assert_allclose(dists.categorical_entropy(jnp.log(p)), entropy, rtol=1e-5)
   np.testing.assert_allclose(
-    dists.categorical_kl(jnp.log(p), jnp.log(q)), (p * np.log(p / q)).sum(), rtol=1e-5
+    dists.normal_log_prob(1.0, 0.0, 2.0), stats.norm(0, 2).logpdf(1), rtol=1e-6
   )
   np.testing.assert_allclose(
-    dists.categorical_entropy(jnp.log(p)), -(p * np.log(p)).sum(), rtol=1e-5
+    dists.normal_entropy(jnp.float32(2.0)), stats.norm(0, 2).entropy(), rtol=1e-6
   )
-
-
-def test_bernoulli_is_safe():
   loss = dists.bernoulli_loss(jnp.array([100.0, -100.0, 0.0]), jnp.array([1.0, 1.0, 0.0]))
   np.testing.assert_allclose(loss, [0, 100, np.log(2)], atol=1e-6)
 
 
-def test_gaussian():
-  np.testing.assert_allclose(
-    dists.normal_log_prob(1.0, 0.0, 2.0), -0.125 - np.log(2) - 0.5 * np.log(2 * np.pi), rtol=1e-6
+# ----------------------------------------------------------------------------------------------
+# Returns and slow copies
+
+
+def test_returns_by_hand():
+  """R₁ = r₂ + γ₂ v₂ (bootstrap), R₀ = r₁ + γ₁ [(1-λ) v₁ + λ R₁]."""
+  reward, discount = jnp.array([1.0, 2.0]), jnp.array([0.9, 0.5])
+  value, last = jnp.array([10.0, 20.0]), 2 + 0.5 * 20
+  returns = lambda_returns(reward, discount, value, value[-1], 0.8)
+  np.testing.assert_allclose(returns, [1 + 0.9 * (0.2 * 10 + 0.8 * last), last], rtol=1e-6)
+
+
+def test_extremes_of_returns():
+  """λ=1 is the discounted sum with bootstrap, λ=0 the one-step target, and a zero discount cuts."""
+  reward, value = (RNG.normal(size=(5, 3)).astype(np.float32) for _ in range(2))
+  discount = np.full((5, 3), 0.9, np.float32)
+  discount[2, 1] = 0
+  run = small.jit(
+    lambda lam: lambda_returns(*map(jnp.asarray, (reward, discount, value)), value[-1], lam)
   )
-  np.testing.assert_allclose(
-    dists.normal_entropy(jnp.float32(2.0)), 0.5 * np.log(2 * np.pi * np.e * 4), rtol=1e-6
-  )
-
-
-class ReturnsTest(chex.TestCase):
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_by_hand(self):
-    """R₁ = r₂ + γ₂ v₂ (bootstrap), R₀ = r₁ + γ₁ [(1-λ) v₁ + λ R₁]."""
-    reward, discount = jnp.array([1.0, 2.0]), jnp.array([0.9, 0.5])
-    value = jnp.array([10.0, 20.0])
-    last = 2 + 0.5 * 20
-    returns = self.variant(lambda *a: lambda_returns(*a, lam=0.8))(
-      reward, discount, value, value[-1]
-    )
-    np.testing.assert_allclose(returns, [1 + 0.9 * (0.2 * 10 + 0.8 * last), last], rtol=1e-6)
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_extremes(self):
-    """λ=1 is the discounted sum with bootstrap, λ=0 the one-step target, and a zero discount cuts."""
-    reward = jax.random.normal(jax.random.key(0), (5, 3))
-    value = jax.random.normal(jax.random.key(1), (5, 3))
-    discount = jnp.full((5, 3), 0.9).at[2, 1].set(0.0)
-    run = lambda lam: self.variant(lambda *a: lambda_returns(*a, lam=lam))(
-      reward, discount, value, value[-1]
-    )
-    np.testing.assert_allclose(run(0.0), reward + discount * value, rtol=1e-5, atol=1e-6)
-    total = np.asarray(value[-1])
-    for t in reversed(range(5)):
-      total = np.asarray(reward[t]) + np.asarray(discount[t]) * total
-    np.testing.assert_allclose(run(1.0)[0], total, rtol=1e-5, atol=1e-6)
-
-
-def test_percentiles():
-  returns = jnp.arange(101.0)
-  one = Percentiles.zeros().update(returns)
-  # 0.99·0 + 0.01·percentile, no correction
-  np.testing.assert_allclose([one.low, one.high], [0.05, 0.95], rtol=1e-5)
-  assert one.scale() == 1.0  # never below the minimum
-  state = one
-  for _ in range(2000):
-    state = state.update(returns)
-  np.testing.assert_allclose(state.scale(), 90, rtol=1e-3)
+  np.testing.assert_allclose(run(0.0), reward + discount * value, rtol=1e-5, atol=1e-6)
+  total = value[-1]
+  for t in reversed(range(5)):
+    total = reward[t] + discount[t] * total
+  np.testing.assert_allclose(run(1.0)[0], total, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('bad', [(4, 3), (5,)])
@@ -159,39 +136,177 @@ def test_shapes_are_checked(bad):
     lambda_returns(jnp.zeros((5, 3)), jnp.zeros(bad), jnp.zeros((5, 3)), jnp.zeros(3), 0.9)
 
 
-@pytest.mark.parametrize('mean,std', [(0.0, 0.5), (0.95, 0.1), (-0.999, 2.1), (0.3, 1.0)])
+def test_percentiles():
+  """From 0, without correction; small ranges are not blown up."""
+  one = Percentiles.zeros().update(jnp.arange(101.0))
+  np.testing.assert_allclose([one.low, one.high], [0.05, 0.95], rtol=1e-5)
+  assert one.scale() == 1.0
+  other = one.update(jnp.arange(101.0), 0.5, 20.0, 70.0)
+  np.testing.assert_allclose([other.low, other.high], [10.025, 35.475], rtol=1e-5)
+  np.testing.assert_allclose(other.scale(), 25.45, rtol=1e-5)
+
+
+def test_slow_copies():
+  slow, fast = {'w': jnp.float32(0)}, {'w': jnp.float32(1)}
+  values = [float(ema_update(slow, fast, jnp.int32(step), 0.25, 2)['w']) for step in range(5)]
+  assert values == [1.0, 0.0, 0.25, 0.0, 0.25]
+
+
+# ----------------------------------------------------------------------------------------------
+# Policies
+
+KINDS = {  # outputs -> mean and deviation
+  'normal': (lambda x: np.tanh(x), lambda y: 0.8 / (1 + np.exp(-y - 2)) + 0.2),
+  'trunc_normal': (lambda x: np.tanh(x), lambda y: 2 / (1 + np.exp(-y / 2)) + 0.2),
+  'tanh_normal': (lambda x: 5 * np.tanh(x / 5), lambda y: np.logaddexp(0, y) + 0.2),
+}
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_parameters_of_policies(name):
+  config = actions.ActorSettings(distribution=name, min_std=0.2)
+  outputs = RNG.normal(size=(2, 7, 3)) * 5
+  policy = actions.CONTINUOUS[name].of(jnp.float32(outputs), config)
+  for found, function, x in zip(policy, KINDS[name], outputs):
+    np.testing.assert_allclose(found, function(x), rtol=1e-4, atol=1e-6)
+
+
+def test_normal_and_one_hot_policies():
+  mean, std, noise = RNG.normal(size=(4, 3)), RNG.uniform(0.2, 2, (4, 3)), RNG.normal(size=(4, 3))
+  policy, normal = actions.Normal(*jnp.float32([mean, std])), stats.norm(mean, std)
+  np.testing.assert_allclose(policy.sample(jnp.float32(noise)), mean + std * noise, rtol=1e-5)
+  np.testing.assert_allclose(policy.mode(), mean, rtol=1e-6)
+  np.testing.assert_allclose(
+    policy.log_prob(jnp.float32(noise)), normal.logpdf(noise).sum(-1), rtol=1e-4
+  )
+  np.testing.assert_allclose(policy.entropy(), normal.entropy().sum(-1), rtol=1e-4)
+  probs = np.array([0.2, 0.5, 0.3])
+  policy = actions.OneHot(jnp.log(probs))
+  np.testing.assert_allclose(policy.mode(), [0, 1, 0], atol=1e-6)
+  np.testing.assert_allclose(policy.sample(jnp.float32(0.9)), [0, 0, 1], atol=1e-6)
+  np.testing.assert_allclose(policy.log_prob(jnp.eye(3)), np.log(probs), rtol=1e-5)
+  np.testing.assert_allclose(policy.entropy(), -(probs * np.log(probs)).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize('mean, std', [(0.0, 0.5), (0.95, 0.1), (-0.999, 2.1)])
 def test_truncated_normal_is_scipys(mean, std):
   theirs = stats.truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)
-  ours = dists.TruncatedNormal(jnp.float32(mean), jnp.float32(std))
+  ours = actions.TruncatedNormal(*jnp.float32([[mean], [std]]))
   np.testing.assert_allclose(ours.entropy(), theirs.entropy(), rtol=1e-4, atol=1e-4)
   x = np.linspace(-0.99, 0.99, 7, dtype=np.float32)
-  np.testing.assert_allclose(ours.log_prob(x), theirs.logpdf(x), rtol=1e-4, atol=1e-4)
-  uniform = np.array([0.01, 0.3, 0.5, 0.9], np.float32)
+  np.testing.assert_allclose(ours.log_prob(x[:, None]), theirs.logpdf(x), rtol=1e-4, atol=1e-4)
+  uniform = np.array([[0.01], [0.3], [0.5], [0.9]], np.float32)
   np.testing.assert_allclose(ours.sample(uniform), theirs.ppf(uniform), rtol=1e-3, atol=1e-3)
+  np.testing.assert_allclose(ours.sample(None), theirs.ppf([0.5]), rtol=1e-3, atol=1e-3)
+  np.testing.assert_allclose(ours.mode(), [mean], rtol=1e-6)
 
 
-def test_truncated_normal_passes_gradients_at_the_edge():
-  """A draw that is clipped away from the bound still moves with its mean, as if it were not
-  clipped.
-  """
-
-  def sample(mean, margin):
-    return dists.TruncatedNormal(mean, jnp.float32(0.5)).sample(0.9, margin)
-
-  free, slope = jax.value_and_grad(sample)(jnp.float32(0.8), 1e-6)
-  clipped, same = jax.value_and_grad(sample)(jnp.float32(0.8), 0.2)
+def test_truncated_normal_passes_gradients_at_the_edge(monkeypatch):
+  """A draw that is kept from the bound still moves with its mean, as if it were not."""
+  policy = lambda mean: actions.TruncatedNormal(mean, jnp.float32(0.5))
+  sample = jax.value_and_grad(lambda mean: policy(mean).sample(0.9))
+  free, slope = sample(jnp.float32(0.8))
+  monkeypatch.setattr(actions, '_MARGIN', 0.2)
+  kept, same = sample(jnp.float32(0.8))
   assert free > 0.8 and slope > 0.01
-  np.testing.assert_allclose([clipped, same], [0.8, slope], rtol=1e-6)
+  np.testing.assert_allclose([kept, same], [0.8, slope], rtol=1e-6)
 
 
-@pytest.mark.parametrize('distribution,size', [('gaussian', 1), ('two_hot', 255)])
-def test_scalar_heads(distribution, size):
-  head = dists.scalar(distribution)
-  out = jax.random.normal(jax.random.key(0), (5, size))
-  assert head.size == size and head.mean(out).shape == (5,)
-  if distribution == 'gaussian':
-    np.testing.assert_allclose(
-      head.loss(out, jnp.full(5, 2.0)), 0.5 * np.square(np.asarray(out)[:, 0] - 2), rtol=1e-5
-    )
-  best = jax.grad(lambda out: head.loss(out, head.mean(out)).sum())(out)
-  assert distribution == 'two_hot' or not best.any()
+def tanh_normal(mean, std):
+  return actions.TanhNormal(jnp.float32(mean), jnp.float32(std))
+
+
+def test_density_of_the_tanh_normal():
+  """By the change of variables in float64, for a draw and for its action; it integrates to 1."""
+  mean, std = RNG.normal(size=(200, 1)), RNG.uniform(0.15, 2.0, (200, 1))
+  noise = RNG.normal(size=mean.shape)
+  x, policy = mean + std * noise, tanh_normal(mean, std)
+  # log of the slope of tanh, 1 / cosh²
+  exact = (stats.norm(mean, std).logpdf(x) - LOG4 + 2 * np.logaddexp(x, -x))[:, 0]
+  np.testing.assert_allclose(policy.log_prob_of(jnp.float32(noise)), exact, rtol=1e-4, atol=1e-4)
+  # An action of float32 near ±1 stands for a range of x: those with |x| < 3 are compared closely.
+  again, inner = np.asarray(policy.log_prob(policy.sample(jnp.float32(noise)))), np.abs(x[:, 0]) < 3
+  np.testing.assert_allclose(again[inner], exact[inner], rtol=1e-3, atol=1e-3)
+  grid = np.linspace(-1, 1, 200_001)[1:-1]
+  for mean, std in ((0.0, 0.3), (0.8, 0.5), (-1.0, 0.9)):
+    density = np.exp(np.float64(tanh_normal(mean, std).log_prob(jnp.float32(grid[:, None]))))
+    np.testing.assert_allclose(np.trapezoid(density, grid), 1, rtol=2e-3)
+
+
+@pytest.mark.parametrize('mean', [12.0, -12.0])
+def test_actions_at_the_bounds_are_finite(mean):
+  """tanh(12) is 1 in float32: no infinities, nor in gradients; `log_prob_of` is exact."""
+  policy = lambda mean: actions.TanhNormal(mean[None], jnp.full(1, 0.5))
+  zero, mean = jnp.zeros(1), jnp.float32(mean)
+  exact = stats.norm(0, 0.5).logpdf(0) - LOG4 + 2 * np.logaddexp(12, -12)
+  np.testing.assert_allclose(policy(mean).log_prob_of(zero), exact, rtol=1e-5)
+  action = policy(mean).sample(None)
+  for function in (
+    lambda m: policy(m).log_prob(action),
+    lambda m: policy(m).log_prob_of(zero + 0.3),
+  ):
+    value, slope = jax.value_and_grad(function)(mean)
+    assert np.isfinite(value) and np.isfinite(slope)
+
+
+def actor_of(samples=50):
+  config = actions.ActorSettings(1, 4, 'tanh_normal', samples)
+  return actions.Actor.make(config, 3, 2, discrete=False)
+
+
+def test_the_mode_is_the_likeliest_of_the_draws():
+  mean, std = RNG.normal(size=(4, 2)), RNG.uniform(0.15, 2.0, (4, 2))
+  policy, noise = tanh_normal(mean, std), actor_of().noise(jax.random.key(1), (4, 50))
+  assert noise.shape == (4, 50, 2) and actor_of(7).samples == 7
+  mode = np.asarray(policy.mode(noise))
+  for row in range(4):
+    x = mean[row] + std[row] * np.asarray(noise[row], np.float64)
+    log_prob = stats.norm(mean[row], std[row]).logpdf(x) - LOG4 + 2 * np.logaddexp(x, -x)
+    np.testing.assert_allclose(mode[row], np.tanh(x[log_prob.sum(-1).argmax()]), rtol=1e-5)
+  for middle in (policy.mode(), policy.sample(None)):  # without draws the median
+    np.testing.assert_allclose(middle, np.tanh(mean), rtol=1e-5, atol=1e-6)
+  drawn = np.tanh(mean + std * np.asarray(noise[:, 0]))
+  np.testing.assert_allclose(policy.sample(noise[:, 0]), drawn, rtol=1e-5, atol=1e-6)
+
+
+def test_entropy_is_estimated_from_draws():
+  """Many draws come to the integral H(N) + E[log(1 - tanh²x)], with its gradient; without draws
+  it is the middle's -log π, state by state.
+  """
+  mean, std = np.array([[0.3, -1.0]]), np.array([[0.5, 0.8]])
+
+  def exact(mean, std):
+    normal, ends = stats.norm(mean, std), mean + 10 * std * np.array([-1, 1])
+    slope = lambda x: normal.pdf(x) * (LOG4 - 2 * np.logaddexp(x, -x))
+    return normal.entropy() + integrate.quad(slope, *ends)[0]
+
+  pairs = list(zip(mean[0], std[0], strict=True))
+  noise = actor_of().noise(jax.random.key(0), (20_000, 1))
+  entropy = lambda std: tanh_normal(mean, std).entropy(noise)[0]
+  found, slope = jax.value_and_grad(entropy)(jnp.float32(std))
+  np.testing.assert_allclose(found, sum(exact(*pair) for pair in pairs), atol=0.04)
+  numeric = [(exact(m, s + 1e-4) - exact(m, s - 1e-4)) / 2e-4 for m, s in pairs]
+  np.testing.assert_allclose(slope[0], numeric, atol=0.05)
+  likely = [tanh_normal(mean, std).log_prob_of(each) for each in noise[:3]]
+  np.testing.assert_allclose(
+    tanh_normal(mean, std).entropy(noise[:3]), -np.mean(likely, 0), rtol=1e-5
+  )
+  states = tanh_normal(RNG.normal(size=(4, 5, 2)), np.ones((4, 5, 2)))
+  middle = -np.asarray(states.log_prob_of(jnp.zeros((4, 5, 2))))
+  np.testing.assert_allclose(states.entropy(), middle, rtol=1e-6)
+
+
+def test_noise_of_actors():
+  """Uniform for one-hots and truncated normals, standard normal for others; [..., A]."""
+  draw = lambda kind, discrete: actions.Actor.make(
+    actions.ActorSettings(distribution=kind), 3, 2, discrete
+  ).noise(jax.random.key(0), (2000,))
+  for kind, discrete, law in (
+    ('normal', True, 'uniform'),
+    ('trunc_normal', False, 'uniform'),
+    ('normal', False, 'norm'),
+    ('tanh_normal', False, 'norm'),
+  ):
+    noise = np.asarray(draw(kind, discrete))
+    assert noise.shape == ((2000,) if discrete else (2000, 2))
+    assert stats.kstest(noise.ravel(), law).pvalue > 1e-3

@@ -1,4 +1,4 @@
-"""Backgrounds: the mask, the pool (procedural or the user's files), and the scenes of dm_control."""
+"""Backgrounds: the mask, the pool (procedural or the user's files), and dm_control's scenes."""
 
 import functools
 import sys

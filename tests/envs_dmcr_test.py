@@ -357,7 +357,7 @@ def test_a_camera_that_follows_is_where_its_range_says():
   default = plain._slots[0].physics.model.cam_pos[0]
 
   def offset(one):
-    """From the centre of mass to the camera: 'trackcom' keeps what it is in the model's own pose."""
+    """From the centre of mass to the camera: 'trackcom' keeps that of the model's own pose."""
     physics = one._slots[0].physics
     return physics.data.cam_xpos[0] - physics.data.subtree_com[physics.model.cam_bodyid[0]]
 

@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from configs import atari100k, catch
-from harmony_jax import harmony
-from harmony_jax.agent import optimizer
+from harmony_jax import harmony, method, settings
+from harmony_jax.optimizers import make_optimizer
+from tests import small
 
 LOSSES = {'observation': 2600.0, 'reward': 0.12, 'dynamics': 3.0}
 TASKS = tuple(LOSSES)
@@ -19,67 +19,56 @@ def losses_of(values=LOSSES):
   return {k: jnp.float32(v) for k, v in values.items()}
 
 
-class RuleTest(chex.TestCase):
-  """Each rule's total by hand, jitted and not."""
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_rectified(self):
-    params = {
-      'observation': jnp.float32(2.0),
-      'reward': jnp.float32(-1.0),
-      'dynamics': jnp.float32(0.5),
-    }
-    total, state, metrics = self.variant(harmony.weigh)(losses_of(), params, ())
-    wanted = sum(
-      LOSSES[k] * np.exp(-float(s)) + np.log(1 + np.exp(float(s))) for k, s in params.items()
-    )
-    np.testing.assert_allclose(total, wanted, rtol=1e-6)
-    assert state == ()
-    np.testing.assert_allclose(metrics['reward/sigma'], np.exp(-1), rtol=1e-6)
-    np.testing.assert_allclose(metrics['reward/weight'], np.exp(1), rtol=1e-6)
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_authors_bracket(self):
-    """[dyn/σ + log(1+σ)]·0.5/0.6 + [rep/σ]·0.1/0.6, as in the authors' code."""
-    s, dyn, rep = 0.7, 2.0, 3.0
-    rule = harmony.rectified({'dynamics': 5 / 6})
-    loss = {'dynamics': jnp.float32(5 / 6 * dyn + 1 / 6 * rep)}
-    total, _, _ = self.variant(rule.weigh)(loss, {'dynamics': jnp.float32(s)}, ())
-    sigma = np.exp(s)
-    np.testing.assert_allclose(
-      total, (dyn / sigma + np.log(1 + sigma)) * 0.5 / 0.6 + rep / sigma * 0.1 / 0.6, rtol=1e-6
-    )
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_unrectified(self):
-    total, _, _ = self.variant(harmony.unrectified().weigh)(
-      {'reward': jnp.float32(0.12)}, {'reward': jnp.float32(-1.5)}, ()
-    )
-    np.testing.assert_allclose(total, 0.12 * np.exp(1.5) - 1.5, rtol=1e-6)
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_fixed(self):
-    rule = harmony.fixed({'reward': 100.0, 'observation': 0.0})
-    params, state = rule.init(TASKS)
-    assert not jax.tree.leaves(params)
-    total, _, metrics = self.variant(rule.weigh)(losses_of(), params, state)
-    np.testing.assert_allclose(total, 100 * 0.12 + 3.0, rtol=1e-6)
-    assert metrics['dynamics/weight'] == 1
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_reciprocal(self):
-    rule = harmony.reciprocal()
-    params, state = rule.init(['observation', 'reward'])
-    total, state, _ = self.variant(rule.weigh)(losses_of(), params, state)
-    np.testing.assert_allclose(total, 1 + 1 + 3.0, rtol=1e-5)
-    np.testing.assert_allclose(state['reward'], 1 / 0.12, rtol=1e-5)
+def test_rectified():
+  params = {k: jnp.float32(v) for k, v in zip(TASKS, (2.0, -1.0, 0.5))}
+  total, state, metrics = small.jit(harmony.weigh)(losses_of(), params, ())
+  wanted = sum(
+    LOSSES[k] * np.exp(-float(s)) + np.log(1 + np.exp(float(s))) for k, s in params.items()
+  )
+  np.testing.assert_allclose(total, wanted, rtol=1e-6)
+  assert state == ()
+  np.testing.assert_allclose(metrics['reward/sigma'], np.exp(-1), rtol=1e-6)
+  np.testing.assert_allclose(metrics['reward/weight'], np.exp(1), rtol=1e-6)
+  np.testing.assert_allclose(metrics['reward/scaled'], 0.12 * np.exp(1), rtol=1e-6)
 
 
-def test_reciprocal_gradient_is_that_of_constant_weights():
-  rule = harmony.reciprocal()
-  _, state = rule.init(['reward'])
-  gradient = jax.grad(lambda x: rule.weigh({'reward': x**2}, {}, state)[0])(jnp.float32(3.0))
-  np.testing.assert_allclose(gradient, 2 * 3 / 9, rtol=1e-5)  # not zero, as d(L/L) would be
+def test_authors_bracket():
+  """[dyn/σ + log(1+σ)]·0.5/0.6 + [rep/σ]·0.1/0.6, as in the authors' code."""
+  s, dyn, rep = 0.7, 2.0, 3.0
+  loss = {'dynamics': jnp.float32(5 / 6 * dyn + 1 / 6 * rep)}
+  rule, sigma = harmony.rectified({'dynamics': 5 / 6}), np.exp(s)
+  total, _, _ = rule.weigh(loss, {'dynamics': jnp.float32(s)}, ())
+  wanted = (dyn / sigma + np.log(1 + sigma)) * 0.5 / 0.6 + rep / sigma * 0.1 / 0.6
+  np.testing.assert_allclose(total, wanted, rtol=1e-6)
+
+
+def test_unrectified():
+  losses, params = {'reward': jnp.float32(0.12)}, {'reward': jnp.float32(-1.5)}
+  total, _, _ = harmony.unrectified().weigh(losses, params, ())
+  np.testing.assert_allclose(total, 0.12 * np.exp(1.5) - 1.5, rtol=1e-6)
+
+
+def test_fixed():
+  rule = harmony.fixed({'reward': 100.0, 'observation': 0.0})
+  params, state = rule.init(TASKS)
+  assert not jax.tree.leaves(params)
+  total, _, metrics = rule.weigh(losses_of(), params, state)
+  np.testing.assert_allclose(total, 100 * 0.12 + 3.0, rtol=1e-6)
+  assert metrics['dynamics/weight'] == 1
+
+
+def test_reciprocal():
+  """Each task counts as 1, and ε keeps that finite; gradients are those of constant weights."""
+  rule = harmony.make('reciprocal', epsilon=0.08, weights={}, regularizer={})
+  params, state = rule.init(['observation', 'reward'])
+  total, state, _ = small.jit(rule.weigh)(losses_of(), params, state)
+  np.testing.assert_allclose(total, 2600 / 2600.08 + 0.12 / 0.2 + 3.0, rtol=1e-5)
+  np.testing.assert_allclose(state['reward'], 1 / 0.2, rtol=1e-5)
+  perfect = {k: jnp.float32(0) for k in TASKS}
+  assert rule.weigh(perfect, params, state)[1]['reward'] == np.float32(1 / 0.08)
+  one = {'reward': state['reward']}
+  gradient = jax.grad(lambda x: rule.weigh({'reward': x**2}, {}, one)[0])(jnp.float32(3.0))
+  np.testing.assert_allclose(gradient, 2 * 3 / 9.08, rtol=1e-5)  # not zero, as d(L/L) would be
 
 
 @pytest.mark.parametrize('loss', [1e-3, 0.12, 1.0, 13.0, 2600.0])
@@ -89,8 +78,7 @@ def test_closed_forms_are_the_minimum(loss):
   """
   sigma = float(harmony.optimal_sigma(loss))
   value = lambda sigma: loss / sigma + np.log1p(sigma)
-  grid = sigma * np.linspace(0.5, 2, 301)
-  assert value(sigma) <= value(grid).min() + 1e-9 * abs(value(sigma))
+  assert value(sigma) <= value(sigma * np.linspace(0.5, 2, 301)).min() + 1e-9 * abs(value(sigma))
   np.testing.assert_allclose(-loss / sigma**2 + 1 / (1 + sigma), 0, atol=1e-5 / sigma)
   np.testing.assert_allclose(harmony.optimal_weight(loss), 1 / sigma, rtol=1e-6)
   np.testing.assert_allclose(harmony.optimal_scale(loss), loss / sigma, rtol=1e-5)
@@ -150,7 +138,7 @@ def test_anyones_loop():
   adam = optax.adam(0.02, b2=0.99)
   opt_state = adam.init(params)
 
-  @jax.jit
+  @small.jit
   def step(params, opt_state):
     def loss(params):
       a, b = params['model']
@@ -168,32 +156,31 @@ def test_anyones_loop():
   )
 
 
-@pytest.mark.parametrize('benchmark', [atari100k, catch], ids=['atari100k', 'catch'])
-def test_sigma_arrives_within_the_cpu_preset(benchmark):
-  """On constant losses each σ comes within 10 % of eq. 12 in fewer updates than the preset has.
+def test_sigma_arrives_within_a_short_run():
+  """On constant losses each σ comes within 10 % of eq. 12 in fewer updates than the presets for
+  CPUs have (5,500: 44,000 steps at train ratio 16), with their learning rate and β₂.
 
   The losses are those measured late in training on the catch game; the paper's rate would need ten
   times as many.
   """
-  config = benchmark.get_config('dreamerv3', 'cpu')
+  model_opt = settings.replace(method.entry('dreamerv3').settings, {'model_opt.lr': 1e-3}).model_opt
   losses = losses_of({'observation': 140.0, 'reward': 0.12, 'dynamics': 14.0})
-  updates = int(config.steps * config.train_ratio / (config.batch_size * config.batch_length))
 
-  def train(rate, beta2, lr):
-    chain = optimizer(config.model_opt, rate, beta2)
+  def train(rate, beta2):
+    chain = make_optimizer(model_opt, rate, beta2)
     params = {'rest': jnp.zeros(()), 'harmony': harmony.init(TASKS)[0]}
 
     def step(carry, _):
       params, opt_state = carry
       gradient = jax.grad(lambda p: harmony.weigh(losses, p['harmony'], ())[0])(params)
       moved, opt_state = chain.update(gradient, opt_state, params)
-      return (optax.apply_updates(params, jax.tree.map(lambda u: u * lr, moved)), opt_state), None
+      return (optax.apply_updates(params, moved), opt_state), None
 
-    (params, _), _ = jax.lax.scan(step, (params, chain.init(params)), length=updates)
-    return {k: np.exp(float(s)) for k, s in params['harmony'].items()}
+    run = lambda: jax.lax.scan(step, (params, chain.init(params)), length=5500)[0][0]
+    return {k: np.exp(float(s)) for k, s in small.jit(run)()['harmony'].items()}
 
-  sigma = train(config.weighting.rate, config.weighting.beta2, 1.0)
+  sigma = train(1.0, 0.99)
   for task, loss in losses.items():
     np.testing.assert_allclose(sigma[task], harmony.optimal_sigma(loss), rtol=0.1, err_msg=task)
-  slow = train(1.0, 0.999, 1e-4 / config.model_opt.lr)  # the paper's learning rate
-  assert slow['observation'] < 0.5 * harmony.optimal_sigma(140.0)
+  # A tenth of that rate is the paper's.
+  assert train(0.1, 0.999)['observation'] < 0.5 * harmony.optimal_sigma(140.0)

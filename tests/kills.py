@@ -106,7 +106,7 @@ def killed(run, rng, kills, span):
 
 
 def differences(one, other):
-  """Names of what differs between two finished run folders: parameters, replay, metrics and scores."""
+  """What differs between two finished run folders: parameters, replay, metrics, scores."""
   found = []
   checkpoints = []
   for folder in (one, other):

@@ -1,4 +1,4 @@
-"""A run that was killed, any number of times, ends with the same numbers as the run that was not."""
+"""A run that was killed, any number of times, ends with the numbers of one that was not."""
 
 import signal
 import time

@@ -61,7 +61,8 @@ def report(group, errors, limit):
   """Prints the largest error of a group and asserts that none exceeds the limit."""
   worst = max(errors, key=errors.get)
   print(
-    f'\n  {group}: largest relative error {errors[worst]:.1e} ({worst}), limit {limit:.0e}, {len(errors)} arrays'
+    f'\n  {group}: largest relative error {errors[worst]:.1e} ({worst}), '
+    f'limit {limit:.0e}, {len(errors)} arrays'
   )
   bad = {k: v for k, v in errors.items() if not v <= limit}
   assert not bad, bad
@@ -221,7 +222,7 @@ def test_policy(path):
 
 @only('grad_by_loss')
 def test_gradients_by_loss(path):
-  """Every loss by itself; parameters that the authors have no gradient for have none here either."""
+  """Every loss by itself; parameters without a gradient there have none here."""
   fixture = _load(path)
   params, inputs = fixture.model_inputs(fixture.state())
   losses = lambda params: fixture.authors.raw_losses(fixture, params, inputs)

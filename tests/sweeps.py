@@ -28,7 +28,7 @@ def main(folder, behaviour):
     sys.exit(73)
   with open(folder / 'attempts', 'a') as file:
     print(os.getpid(), file=file)
-  attempts = len(pids(folder))
+  attempts = len((folder / 'attempts').read_text().splitlines())
   kind, _, number = behaviour.partition('-')
   if kind == 'mistake':
     print('error: no such thing; did you mean that?')
@@ -83,9 +83,15 @@ def job(root, behaviour='ok', seed=0):
   return Job(f'seed {seed}', (sys.executable, __file__, str(folder), behaviour), (folder,), STEPS)
 
 
-def pids(folder):
-  """The processes that have worked in a folder."""
-  return [int(line) for line in (folder / 'attempts').read_text().splitlines()]
+def pids(job):
+  """The processes that have worked at a job."""
+  return [int(line) for line in (job.folders[0] / 'attempts').read_text().splitlines()]
+
+
+def wait_for_pid(job):
+  """The process of a job's child, as soon as it hangs."""
+  wait_for((job.folders[0] / 'metrics.jsonl').exists)
+  return pids(job)[-1]
 
 
 def wait_for(condition, seconds=120):
@@ -95,14 +101,6 @@ def wait_for(condition, seconds=120):
     assert time.monotonic() < end, 'waited too long'
     time.sleep(0.02)
   return value
-
-
-def gone(pid):
-  """Whether a process has ended, be it that nobody has asked for its exit code yet."""
-  try:
-    return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z'
-  except OSError:
-    return True
 
 
 if __name__ == '__main__':

@@ -107,7 +107,7 @@ def repeat(call: Callable[[], Any], repeats: int = 0, warm_up: int = 2) -> list[
   return times
 
 
-def spread(seconds: list[float], unit: str = 'seconds', scale: float = 1.0) -> dict[str, float]:
+def spread(seconds: list[float], unit: str = 'seconds', scale: float = 1.0) -> dict[str, Any]:
   """Return {'<unit>_min', '<unit>_median', '<unit>_max', 'repeats'} of seconds times `scale`."""
   marks = zip(('min', 'median', 'max'), np.quantile(seconds, (0, 0.5, 1)).tolist(), strict=True)
   return {f'{unit}_{name}': scale * value for name, value in marks} | {'repeats': len(seconds)}

@@ -1,5 +1,8 @@
 """The parts that are measured: an update and its compiling, and what is around it in a run."""
 
+# pyright: reportArgumentType=false
+# (batches are NumPy here)
+
 import contextlib
 import functools
 import io
@@ -53,7 +56,8 @@ def _record(part, config, repeats):
     parallel.use_compilation_cache()
     if not parallel.has_accelerator():
       parallel.keep_freed_memory()
-    found = PARTS[part](config if part == 'env' else Subject(config), repeats)
+    measure: Callable[..., dict] = PARTS[part]
+    found = measure(config if part == 'env' else Subject(config), repeats)
   run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}
   names = ('compute_dtype', 'batch_size', 'batch_length')
   agent = {name: getattr(config.agent, name) for name in names}

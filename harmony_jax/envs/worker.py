@@ -223,7 +223,8 @@ def _end_with_parent():
   """Ends a worker whose simulator hangs when the parent is gone; one that waits finds the pipe
   closed by itself.
   """
-  multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+  parent: Any = multiprocessing.parent_process()
+  multiprocessing.connection.wait([parent.sentinel])
   os._exit(1)
 
 

@@ -6,6 +6,9 @@ on, results files.
       print(record.task, record.seed, record.final)
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# (pandas and Matplotlib come without types)
+
 import difflib
 import json
 import os

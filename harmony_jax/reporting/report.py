@@ -2,6 +2,9 @@
 for it; the page, and the folder that it goes to.
 """
 
+# pyright: reportArgumentType=false, reportReturnType=false, reportOperatorIssue=false
+# (pandas and Matplotlib come without types)
+
 import copy
 import dataclasses
 import json

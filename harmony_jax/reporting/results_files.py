@@ -9,6 +9,9 @@ have in common once, and for each run what is its own. Runs are added to what a 
 so that 26 games can come one by one.
 """
 
+# pyright: reportArgumentType=false
+# (pandas and Matplotlib come without types)
+
 import json
 import os
 import pathlib

@@ -6,6 +6,7 @@ import time
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from harmony_jax.sweeping.sweep import FAILED, FINISHED, RUNNING, STATES, Sweep
 
@@ -42,8 +43,9 @@ def table(sweep: Sweep) -> Group:
   shown = Table('run', 'state', 'step', '', box=None)
   for row in sorted(sweep.rows, key=lambda row: STATES.index(row.state)):
     step = f'{row.step:,}/{row.job.steps:,}'
-    shown.add_row(row.job.name, row.state, step, row.reason, style=STYLES.get(row.state))
-  return Group(sweep.counts(), shown)
+    cells = map(Text, (row.job.name, row.state, step, row.reason))
+    shown.add_row(*cells, style=STYLES.get(row.state))
+  return Group(Text(sweep.counts()), shown)
 
 
 def _states(sweep):

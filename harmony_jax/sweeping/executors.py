@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import time
@@ -148,7 +149,7 @@ class Ray(Executor):
     try:
       import ray
 
-      ray.init(address, log_to_driver=False, logging_level='ERROR')
+      ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ImportError, ConnectionError, RuntimeError, ValueError) as error:
       raise UserError(f"--executor=ray: {error} (pip install 'harmony-jax[ray]')") from None
     self._ray, self._tasks, here = ray, {}, ray.cluster_resources()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -200,14 +201,17 @@ class Checkpoints:
     how = ocp.args.PyTreeRestore(
       target, ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
     )
-    state = self._manager.restore(step, args=ocp.args.Composite(state=how)).state
+    restored: Any = self._manager.restore(step, args=ocp.args.Composite(state=how))
+    state = restored.state
     for name, checksum in _checksums(state).items():
       if checksum != saved['checksums'][name]:
         raise ValueError(f'{name} is not what was saved')
     return jax.tree.map(_as_asked, like, state), saved['meta']
 
   def _read_meta(self, step):
-    file = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    how = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    restored: Any = self._manager.restore(step, args=how)
+    file = restored.meta
     # JSON keeps the order of keys, so that the text is the same before and after a file
     if file['checksum'] != zlib.crc32(json.dumps(file['saved']).encode()):
       raise ValueError('its meta is not what was saved')
@@ -248,7 +252,7 @@ def _structure(state):
 def _checksums(state):
   """{name of a leaf: CRC-32 of its bytes}, of NumPy arrays."""
   return {
-    name: zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    name: zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     for name, leaf in _by_name(state).items()
   }
 
@@ -264,7 +268,7 @@ def _alone():
 
 
 def _is_key(leaf):
-  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _numbers(leaf):

@@ -176,7 +176,7 @@ class NoWriter:
 def _start_wandb(folder, project, config):
   """Starts the Weights & Biases run of a folder, or goes on with it."""
   try:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
   except ImportError:
     raise UserError('Weights & Biases is not installed: pip install wandb') from None
   path = folder / 'wandb_id.txt'

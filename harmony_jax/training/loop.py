@@ -105,7 +105,7 @@ class Trainer:
 
   # ------------------------------------------------------------------------------------------------
 
-  def run(self) -> float:
+  def run(self) -> float | None:
     """Train to the last step; return the last score.
 
     Raises:

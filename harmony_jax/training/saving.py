@@ -110,7 +110,7 @@ def _restore(trainer: 'Trainer') -> tuple[dict, dict[str, Any]]:
     trainer.checkpoints.go_back(step)
 
 
-def complete(trainer: 'Trainer') -> float:
+def complete(trainer: 'Trainer') -> float | None:
   """Mark a run as complete and say so; return its last score."""
   state, score = trainer.state, trainer.state.last_score
   if trainer.group.leads:
