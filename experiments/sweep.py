@@ -135,7 +135,7 @@ def _job(module, runs, overrides):
     **({'num_seeds': number} if number > 1 else {}),
     **dict(f'config.{text}'.split('=', 1) for text in overrides),
   }
-  command = [sys.executable, '-m', f'{__package__}.{FLAGS.suite}']
+  command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
   name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
   hours = finished_hours(places[0], config) or (

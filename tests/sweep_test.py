@@ -84,7 +84,7 @@ def test_a_job_is_the_ordinary_run(tmp_path):
   assert only.folders == (folder,) and only.output == folder / 'output.txt'
   assert only.steps == 1000 and only.hours is None  # what was measured had other settings
   assert only.command == (
-    *(sys.executable, '-m', 'experiments.atari100k', '--game=Pong', '--seed=7'),
+    *(sys.executable, '-m', 'experiments', 'atari100k', '--game=Pong', '--seed=7'),
     *('--method=dreamerv3', '--weighting=harmony', '--preset=tiny', f'--logdir={folder}'),
     *('--config.batch_size=5', '--config.steps=1e3'),
   )
