@@ -99,7 +99,7 @@ def plan(module: ModuleType, overrides: list[str]) -> list[ConfigDict]:
   tasks = envs.tasks(module.SUITE) if FLAGS.games == ['all'] else FLAGS.games
   if not tasks:
     raise UserError(f"--games is empty, or 'all' of {module.SUITE!r}, which has no list: name some")
-  configs = []
+  configs = {}
   for choice in itertools.product(parse_seeds(FLAGS.seeds), tasks, FLAGS.method, FLAGS.weighting):
     values = flags.FlagValues()
     launcher.define_flags(module, values)
@@ -109,8 +109,8 @@ def plan(module: ModuleType, overrides: list[str]) -> list[ConfigDict]:
     except flags.Error as error:
       raise UserError(str(error)) from None
     config, _ = launcher.make_config(module, values, overrides, False)
-    configs += [config] if config not in configs else []
-  return configs
+    configs[launcher.default_logdir(config)] = config
+  return list(configs.values())
 
 
 def folder_of(config: ConfigDict) -> Path:
@@ -205,6 +205,8 @@ def make_executor(places: list[devices.Place], folder: Path) -> executors.Execut
     return executors.Local(folder / 'workers', places)
   if FLAGS.executor == 'ray':
     return executors.Ray(FLAGS.ray_address, FLAGS.run_cpus, FLAGS.run_gpus)
+  if FLAGS.run_gpus % 1:
+    raise UserError(f'--run_gpus={FLAGS.run_gpus:g}: a job of Slurm has whole GPUs')
   return executors.Slurm(
     folder / 'slurm',
     FLAGS.workers,
