@@ -72,7 +72,7 @@ class Sweep:
       while self._where(begun=True) or (self._where(begun=False) and not received):
         if not received:
           self.submit(executor)
-        while stops < len(received):
+        if stops < len(received):  # one at a time: equal signals in a row would reach them as one
           stops += 1
           for row in self._where(begun=True):
             executor.stop(row.job)
