@@ -15,6 +15,7 @@ import pytest
 from absl.testing import flagsaver
 from rich.console import Console
 
+from experiments import configs as suites_of
 from experiments import launcher, sweep
 from harmony_jax.errors import UserError
 from harmony_jax.sweeping import devices, executors, job
@@ -37,7 +38,7 @@ def planned(root, *words, overrides=()):
   """(configurations, jobs) of a sweep at `tiny`."""
   with flagsaver.flagsaver():
     sweep.FLAGS(['sweep', '--preset=tiny', f'--root={root}', *words])
-    module = sweep.suites()[sweep.FLAGS.suite]
+    module = suites_of().suite(sweep.FLAGS.suite)
     configs = sweep.plan(module, list(overrides))
     return configs, sweep.make_jobs(module, configs, list(overrides))
 
@@ -63,11 +64,11 @@ def test_the_plan_is_the_product(tmp_path):
   _, jobs = planned(tmp_path, *words)
   assert len({each.name for each in jobs}) == len({each.output for each in jobs}) == len(jobs) == 8
   assert [each.name for each in jobs[:5]] == [
-    'Pong dreamerv3-harmony seed 0',
-    'Pong dreamerv3-none seed 0',
-    'Breakout dreamerv3-harmony seed 0',
-    'Breakout dreamerv3-none seed 0',
-    'Pong dreamerv3-harmony seed 1',
+    'Pong dreamerv3-harmony-tiny seed 0',
+    'Pong dreamerv3-none-tiny seed 0',
+    'Breakout dreamerv3-harmony-tiny seed 0',
+    'Breakout dreamerv3-none-tiny seed 0',
+    'Pong dreamerv3-harmony-tiny seed 1',
   ]
   assert jobs[0].steps == 200 and jobs[0].hours == pytest.approx(0.5 / 60)
   _, together = planned(tmp_path, *words, '--seeds=3-5', '--seeds_together')
@@ -91,7 +92,7 @@ def test_a_job_is_the_ordinary_run(tmp_path):
 
 
 def test_suites_are_the_modules_of_configs(tmp_path):
-  suites = sweep.suites()
+  suites = suites_of().suites()
   assert set(suites) == {'atari100k', 'catch', 'dmc', 'dmcr', 'gym', 'metaworld', 'rlbench'}
   for module in suites.values():
     assert set(module.HOURS) == {'paper', 'cpu', 'debug', 'tiny'}
