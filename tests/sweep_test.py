@@ -404,13 +404,13 @@ def test_a_sweep_loses_a_run_is_stopped_and_completes(executor, tmp_path):
   process.terminate()
   printed, errors = process.communicate(timeout=120)
   assert process.returncode == 75 and 'failed 1 times (exit code -9' in printed, (printed, errors)
-  assert '0 of 2 runs\nmissing: catch dreamerv3-harmony: seeds 0, 1' in printed
+  assert '0 of 2 runs complete\nmissing: dreamerv3-harmony-tiny on catch, seed 0\n' in printed
   assert 'continue with: python -m experiments.sweep --suite=catch --seeds=2' in errors
   result = command(*words)
-  assert result.returncode == 0 and '2 of 2 runs' in result.stdout, result
+  assert result.returncode == 0 and '2 of 2 runs complete' in result.stdout, result
   assert 'continues from step' in (folder / 'output.txt').read_text()
   report = tmp_path / 'sweeps' / 'catch-dreamerv3-harmony-tiny'
-  task = json.loads((report / 'aggregate.json').read_text())['configurations']['dreamerv3-harmony']
+  task = json.loads((report / 'aggregate.json').read_text())['methods']['dreamerv3-harmony-tiny']
   ends = [json.loads((folder.parent / f'seed{seed}/.complete').read_text()) for seed in (0, 1)]
   scores = [end['score'] for end in ends]
   assert task['tasks']['catch']['mean'] == pytest.approx(sum(scores) / 2)
