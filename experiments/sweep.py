@@ -126,7 +126,7 @@ def folder_of(config: ConfigDict) -> Path:
 
 def make_jobs(module: ModuleType, configs: list[ConfigDict], overrides: list[str]) -> list[Job]:
   """Return a job per run; with --seeds_together one per task, method and weighting."""
-  groups: dict[tuple, list[ConfigDict]] = {}
+  groups: dict[tuple[str, str, int], list[ConfigDict]] = {}
   for config in configs:
     key = (config.task, label(config), FLAGS.seeds_together or config.seed)
     groups.setdefault(key, []).append(config)
