@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -153,7 +154,7 @@ class Ray(Executor):
     try:
       import ray
 
-      ray.init(address, log_to_driver=False, logging_level='ERROR')
+      ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except ImportError:
       raise UserError("Ray is not installed: pip install 'harmony-jax[ray]'") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
