@@ -260,7 +260,8 @@ def test_a_signal_lets_runs_save(number, tmp_path):
   jobs = [sweeps.job(tmp_path, 'hangs-once', seed) for seed in range(3)]
   before = signal.getsignal(number)
   meanwhile = lambda: [*map(sweeps.wait_for_pid, jobs[:2]), kill(os.getpid(), number)]
-  states, _, stopped = run(jobs, here(tmp_path), meanwhile=meanwhile)
+  states, printed, stopped = run(jobs, here(tmp_path), meanwhile=meanwhile)
+  assert f'seed 1: running, step 40/100; {signal.Signals(number).name}: saving' in printed
   assert stopped == signal.Signals(number).name and signal.getsignal(number) == before
   assert states == [('stopped', 0)] * 3
   assert [(each.folders[0] / 'saved').exists() for each in jobs] == [True, True, False]

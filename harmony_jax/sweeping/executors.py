@@ -155,8 +155,10 @@ class Ray(Executor):
       import ray
 
       ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ImportError, ConnectionError, RuntimeError, ValueError) as error:
-      raise UserError(f"--executor=ray: {error} (pip install 'harmony-jax[ray]')") from None
+    except ImportError:
+      raise UserError("Ray is not installed: pip install 'harmony-jax[ray]'") from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+      raise UserError(f'--executor=ray: {error}') from None
     self._ray, self._tasks, here = ray, {}, ray.cluster_resources()
     if not address and (cpus > here['CPU'] or gpus > here.get('GPU', 0)):  # a cluster may grow
       ray.shutdown()
