@@ -90,7 +90,7 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   tasks = envs.tasks(module.SUITE) if FLAGS.games == ['all'] else FLAGS.games
   if not tasks:
     raise UserError(f"--games is empty, or 'all' of {module.SUITE!r}, which has no list: name some")
-  found = []
+  found = {}
   for choice in itertools.product(parse_seeds(FLAGS.seeds), tasks, FLAGS.method, FLAGS.weighting):
     seed, task, method, rule = choice
     task = launcher.canonical(module, task)
@@ -99,8 +99,8 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
       config = config.replace({'weighting.rule': rule})
     config = config.override(overrides)
     configs().check(config)
-    found += [config] if config not in found else []
-  return found
+    found[launcher.default_logdir(config)] = config
+  return list(found.values())
 
 
 def folder_of(config: Config) -> Path:
@@ -211,6 +211,8 @@ def make_executor(places: list[devices.Place], folder: Path) -> executors.Execut
     return executors.Local(folder / 'workers', places)
   if FLAGS.executor == 'ray':
     return executors.Ray(FLAGS.ray_address, FLAGS.run_cpus, FLAGS.run_gpus)
+  if FLAGS.run_gpus % 1:
+    raise UserError(f'--run_gpus={FLAGS.run_gpus:g}: a job of Slurm has whole GPUs')
   return executors.Slurm(
     folder / 'slurm',
     FLAGS.workers,

@@ -374,7 +374,7 @@ def test_seeds_go_on_from_different_checkpoints(
 def endless(one_by_one, monkeypatch):
   """Settings of runs that do not end by themselves, and a list of environments that were closed."""
   closed = []
-  monkeypatch.setattr(catch.Catch, 'close', closed.append)
+  monkeypatch.setattr(catch.Catch, 'close', lambda env: closed.append(env))
   return {'steps': 10**6, 'eval_every': 10**6, 'checkpoint_every': 10**6}, closed
 
 
@@ -408,13 +408,15 @@ def test_the_first_error_names_its_seed(together, error, endless, tmp_path):
 def test_ctrl_c_ends_all(together, endless, tmp_path):
   """KeyboardInterrupt leaves `train` when every seed is closed."""
   settings, closed = endless
-  timer = threading.Timer(2, signal.raise_signal, (signal.SIGINT,))
-  timer.start()
-  try:
-    with pytest.raises(KeyboardInterrupt):
-      train(tmp_path, together=together, **settings)
-  finally:
-    timer.cancel()
+  pressed = []
+
+  def press(trainer):
+    if not pressed:
+      pressed.append(trainer.state.step)
+      signal.raise_signal(signal.SIGINT)
+
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path, together=together, more=[From(60, of_one(4, press))], **settings)
   assert len(closed) == len(SEEDS)
 
 

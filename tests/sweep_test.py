@@ -15,6 +15,7 @@ import pytest
 from absl.testing import flagsaver
 from rich.console import Console
 
+from experiments import configs as suites_of
 from experiments import launcher, sweep
 from harmony_jax.errors import UserError
 from harmony_jax.sweeping import devices, executors, job
@@ -37,7 +38,7 @@ def planned(root, *words, overrides=()):
   """(configurations, jobs) of a sweep at `tiny`."""
   with flagsaver.flagsaver():
     sweep.FLAGS(['sweep', '--preset=tiny', f'--root={root}', *words])
-    module = sweep.suites()[sweep.FLAGS.suite]
+    module = suites_of().suite(sweep.FLAGS.suite)
     configs = sweep.plan(module, list(overrides))
     return configs, sweep.make_jobs(module, configs, list(overrides))
 
@@ -63,11 +64,11 @@ def test_the_plan_is_the_product(tmp_path):
   _, jobs = planned(tmp_path, *words)
   assert len({each.name for each in jobs}) == len({each.output for each in jobs}) == len(jobs) == 8
   assert [each.name for each in jobs[:5]] == [
-    'Pong dreamerv3-harmony seed 0',
-    'Pong dreamerv3-none seed 0',
-    'Breakout dreamerv3-harmony seed 0',
-    'Breakout dreamerv3-none seed 0',
-    'Pong dreamerv3-harmony seed 1',
+    'Pong dreamerv3-harmony-tiny seed 0',
+    'Pong dreamerv3-none-tiny seed 0',
+    'Breakout dreamerv3-harmony-tiny seed 0',
+    'Breakout dreamerv3-none-tiny seed 0',
+    'Pong dreamerv3-harmony-tiny seed 1',
   ]
   assert jobs[0].steps == 200 and jobs[0].hours == pytest.approx(0.5 / 60)
   _, together = planned(tmp_path, *words, '--seeds=3-5', '--seeds_together')
@@ -91,7 +92,7 @@ def test_a_job_is_the_ordinary_run(tmp_path):
 
 
 def test_suites_are_the_modules_of_configs(tmp_path):
-  suites = sweep.suites()
+  suites = suites_of().suites()
   assert set(suites) == {'atari100k', 'catch', 'dmc', 'dmcr', 'gym', 'metaworld', 'rlbench'}
   for module in suites.values():
     assert set(module.HOURS) == {'paper', 'cpu', 'debug', 'tiny'}
@@ -114,12 +115,14 @@ MISTAKES = {
   '--workers=999': 'cores',
   '--root=/proc/nowhere': '/proc/nowhere',
   '--executor=slurm': 'srun',
+  '--executor=slurm --run_gpus=0.5': 'whole GPUs',
   '--executor=ray': r"pip install 'harmony-jax\[ray\]'",
 }
 
 
 @pytest.mark.parametrize('words', MISTAKES)
 def test_what_no_sweep_can_be(words, tmp_path, monkeypatch):
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   monkeypatch.setitem(sys.modules, 'ray', None)
   with flagsaver.flagsaver(), pytest.raises(UserError, match=MISTAKES[words]):
     sweep.FLAGS(['sweep', '--games=Pong', '--preset=tiny', f'--root={tmp_path}', *words.split()])
@@ -167,7 +170,8 @@ def test_finished_runs_tell_the_hours(tmp_path, capsys):
   assert '1 waiting of 1, 0.30 h, 0.30 h with 1 at a time' in capsys.readouterr().out
 
 
-def test_dry_run_starts_nothing(tmp_path, capsys):
+def test_dry_run_starts_nothing(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   words = ['--seeds=5', '--weighting=harmony,none', '--preset=paper', '--dry_run']
   with flagsaver.flagsaver():
     sweep.FLAGS(['sweep', '--games=all', f'--root={tmp_path}', *words])
@@ -256,7 +260,8 @@ def test_a_signal_lets_runs_save(number, tmp_path):
   jobs = [sweeps.job(tmp_path, 'hangs-once', seed) for seed in range(3)]
   before = signal.getsignal(number)
   meanwhile = lambda: [*map(sweeps.wait_for_pid, jobs[:2]), kill(os.getpid(), number)]
-  states, _, stopped = run(jobs, here(tmp_path), meanwhile=meanwhile)
+  states, printed, stopped = run(jobs, here(tmp_path), meanwhile=meanwhile)
+  assert f'seed 1: running, step 40/100; {signal.Signals(number).name}: saving' in printed
   assert stopped == signal.Signals(number).name and signal.getsignal(number) == before
   assert states == [('stopped', 0)] * 3
   assert [(each.folders[0] / 'saved').exists() for each in jobs] == [True, True, False]
@@ -316,12 +321,9 @@ def test_the_table_of_a_terminal(tmp_path):
   with Display(made, Console(file=output, force_terminal=True, color_system=None)):
     pass
   lines = [' '.join(line.split()) for line in output.getvalue().splitlines()]
-  assert lines[-11:-7] == [
-    '1 failed, 1 finished, 7 waiting of 9',
-    'run state step',
-    'seed 4 failed 0/100 boom [of it]',
-    'seed 7 finished 100/100',
-  ]
+  assert '1 failed, 1 finished, 7 waiting of 9' in output.getvalue()
+  begin = lines.index('run state step')
+  assert lines[begin + 1 :][:2] == ['seed 4 failed 0/100 boom [of it]', 'seed 7 finished 100/100']
 
 
 def test_ray_survives_a_lost_worker_and_stops(tmp_path):
@@ -403,13 +405,13 @@ def test_a_sweep_loses_a_run_is_stopped_and_completes(executor, tmp_path):
   process.terminate()
   printed, errors = process.communicate(timeout=120)
   assert process.returncode == 75 and 'failed 1 times (exit code -9' in printed, (printed, errors)
-  assert '0 of 2 runs\nmissing: catch dreamerv3-harmony: seeds 0, 1' in printed
+  assert '0 of 2 runs complete\nmissing: dreamerv3-harmony-tiny on catch, seed 0\n' in printed
   assert 'continue with: python -m experiments.sweep --suite=catch --seeds=2' in errors
   result = command(*words)
-  assert result.returncode == 0 and '2 of 2 runs' in result.stdout, result
+  assert result.returncode == 0 and '2 of 2 runs complete' in result.stdout, result
   assert 'continues from step' in (folder / 'output.txt').read_text()
   report = tmp_path / 'sweeps' / 'catch-dreamerv3-harmony-tiny'
-  task = json.loads((report / 'aggregate.json').read_text())['configurations']['dreamerv3-harmony']
+  task = json.loads((report / 'aggregate.json').read_text())['methods']['dreamerv3-harmony-tiny']
   ends = [json.loads((folder.parent / f'seed{seed}/.complete').read_text()) for seed in (0, 1)]
   scores = [end['score'] for end in ends]
   assert task['tasks']['catch']['mean'] == pytest.approx(sum(scores) / 2)

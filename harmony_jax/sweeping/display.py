@@ -49,4 +49,4 @@ def table(sweep: Sweep) -> Group:
 
 
 def _states(sweep):
-  return [(row.state, row.failures) for row in sweep.rows]
+  return [(row.state, row.reason) for row in sweep.rows]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import time
 from collections.abc import Sequence
@@ -101,27 +102,31 @@ class Slurm(Executor):
     )
     self._file = folder / 'jobs.json'
     ids = json.loads(self._file.read_text()) if self._file.exists() else {}
-    earlier = {name: submitit.SlurmJob(self._executor.folder, ids[name]) for name in ids}
+    earlier = {key: submitit.SlurmJob(self._executor.folder, ids[key]) for key in ids}
     alive = lambda task: not task.done(force_check=True) and task.state != 'UNKNOWN'
-    self._tasks = {name: task for name, task in earlier.items() if alive(task)}
+    self._tasks = {key: task for key, task in earlier.items() if alive(task)}  # by command
 
   def submit(self, jobs: Sequence[Job]):
-    new = [job for job in jobs if job.name not in self._tasks]
+    new = [job for job in jobs if _key(job) not in self._tasks]
     with self._executor.batch() if new else contextlib.nullcontext():
       tasks = [self._executor.submit(Attempt(job, signals=())) for job in new]
-    self._tasks |= {job.name: task for job, task in zip(new, tasks)}
+    self._tasks |= {_key(job): task for job, task in zip(new, tasks)}
     with atomic_write(self._file) as file:
-      json.dump({name: task.job_id for name, task in self._tasks.items()}, file, indent=1)
+      json.dump({key: task.job_id for key, task in self._tasks.items()}, file, indent=1)
 
   def exit_code(self, job: Job) -> int | None:
-    code = _exit_code(self._tasks[job.name]) if job.name in self._tasks else SAVED
+    code = _exit_code(self._tasks[_key(job)]) if _key(job) in self._tasks else SAVED
     if code is not None:
-      self._tasks.pop(job.name, None)
+      self._tasks.pop(_key(job), None)
     return code
 
   def stop(self, job: Job):
-    if task := self._tasks.pop(job.name, None):
+    if task := self._tasks.pop(_key(job), None):
       task.cancel(check=False)  # Slurm tells its processes to end, and kills them after KillWait
+
+
+def _key(job):
+  return shlex.join(job.command)
 
 
 def _exit_code(task):
@@ -150,10 +155,13 @@ class Ray(Executor):
       import ray
 
       ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ImportError, ConnectionError, RuntimeError, ValueError) as error:
-      raise UserError(f"--executor=ray: {error} (pip install 'harmony-jax[ray]')") from None
+    except ImportError:
+      raise UserError("Ray is not installed: pip install 'harmony-jax[ray]'") from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+      raise UserError(f'--executor=ray: {error}') from None
     self._ray, self._tasks, here = ray, {}, ray.cluster_resources()
     if not address and (cpus > here['CPU'] or gpus > here.get('GPU', 0)):  # a cluster may grow
+      ray.shutdown()
       raise UserError(
         f'--run_cpus={cpus:g} --run_gpus={gpus:g}: Ray sees {here["CPU"]:g} CPUs and '
         f'{here.get("GPU", 0):g} GPUs here'

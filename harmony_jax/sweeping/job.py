@@ -65,7 +65,7 @@ class Attempt:
   signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
   owner: int | None = None
   directory: str = dataclasses.field(default_factory=os.getcwd)
-  process: subprocess.Popen | None = dataclasses.field(default=None, init=False)
+  process: subprocess.Popen[bytes] | None = dataclasses.field(default=None, init=False)
   stopping: bool = dataclasses.field(default=False, init=False)
 
   def __call__(self) -> int:

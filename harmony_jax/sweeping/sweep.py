@@ -72,10 +72,11 @@ class Sweep:
       while self._where(begun=True) or (self._where(begun=False) and not received):
         if not received:
           self.submit(executor)
-        while stops < len(received):
+        if stops < len(received):  # one at a time: equal signals in a row would reach them as one
           stops += 1
           for row in self._where(begun=True):
             executor.stop(row.job)
+            row.reason = f'{received[0]}: saving; once more to end at once'
         for row in self._where(begun=True):
           self._look(row, executor.exit_code(row.job), retries, bool(received))
         show()
@@ -98,7 +99,7 @@ class Sweep:
     if row.job.is_complete():
       row.state, row.reason = FINISHED, ''
     elif stopping:
-      row.state = STOPPED
+      row.state, row.reason = STOPPED, ''
     elif code in (UserError.exit_code, InUse.exit_code):  # another attempt would not help
       row.state, row.reason = (
         FAILED if code == UserError.exit_code else IN_USE,

@@ -8,6 +8,7 @@ program (`parallel.train_together`), for which their threads meet in `Together`;
 runs the ordinary one.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -53,21 +54,15 @@ def train(
   joint = programs.train_together if together else None
   meeting = Together([config.run.seed for config, _ in runs], programs.train_step, joint)
   interruption = interruption or Interruption()
-  threads = [
-    threading.Thread(target=_run, args=(*run, interruption, programs, meeting, scores, more))
-    for run in runs
-  ]
-  try:
-    for thread in threads:
-      thread.start()
-    for thread in threads:
-      while thread.is_alive():  # Ctrl-C comes to this thread, and Python looks when it wakes
-        thread.join(1)
-  finally:
-    meeting.stop()  # changes nothing after the usual end
-    for thread in threads:
-      if thread.ident:
-        thread.join()
+  with concurrent.futures.ThreadPoolExecutor(len(runs), 'seed') as pool:
+    ends = [pool.submit(_run, *run, interruption, programs, meeting, scores, more) for run in runs]
+    try:
+      # Ctrl-C comes to this thread, and Python looks when it wakes. (A `join` that it interrupts
+      # takes the thread for ended.)
+      while concurrent.futures.wait(ends, timeout=1).not_done:
+        pass
+    finally:
+      meeting.stop()  # changes nothing after the usual end
   if meeting.failure:
     seed, error = meeting.failure
     if isinstance(error, UserError):
