@@ -13,7 +13,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr, ndtri
 
 
 def symlog(x):
@@ -142,70 +141,6 @@ def categorical_entropy(logits):
   """-Σ p log p over the last axis."""
   log_p = jax.nn.log_softmax(logits)
   return -(jnp.exp(log_p) * log_p).sum(-1)
-
-
-class TruncatedNormal(NamedTuple):
-  """Normal(mean, std) cut to [-1, 1] and renormalised, elementwise: DreamerV2's actor."""
-
-  mean: jax.Array
-  std: jax.Array
-
-  def _bounds(self):
-    """(α, β, Φ(α), Z): the bounds in units of std, and the probability between them."""
-    low, high = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
-    below = ndtr(low)
-    return low, high, below, jnp.maximum(ndtr(high) - below, 1e-8)
-
-  def sample(self, uniform, margin: float = 1e-6):
-    """mean + std Φ⁻¹(Φ(α) + u Z) for u in (0, 1), kept `margin` away from ±1 with the gradient
-    passed straight.
-    """
-    _, _, below, inside = self._bounds()
-    tiny = float(np.finfo(np.float32).eps)
-    value = self.mean + self.std * ndtri(jnp.clip(below + uniform * inside, tiny, 1 - tiny))
-    return value + jax.lax.stop_gradient(jnp.clip(value, -1 + margin, 1 - margin) - value)
-
-  def mode(self):
-    """The mean of the uncut normal, inside the bounds."""
-    return jnp.clip(self.mean, -1, 1)
-
-  def log_prob(self, x):
-    """log N(x; mean, std) - log Z."""
-    return normal_log_prob(x, self.mean, self.std) - jnp.log(self._bounds()[3])
-
-  def entropy(self):
-    """log(√(2πe) std Z) + (α φ(α) - β φ(β)) / 2Z."""
-    low, high, _, inside = self._bounds()
-    density = lambda x: jnp.exp(-0.5 * jnp.square(x)) / np.sqrt(2 * np.pi).astype(np.float32)
-    return (
-      normal_entropy(self.std)
-      + jnp.log(inside)
-      + (low * density(low) - high * density(high)) / (2 * inside)
-    )
-
-
-class TanhNormal(NamedTuple):
-  """tanh(x), x ~ Normal(mean, std), elementwise: DreamerPro's actor."""
-
-  mean: jax.Array
-  std: jax.Array
-
-  def sample(self, noise):
-    """tanh(mean + std noise)."""
-    return jnp.tanh(self.mean + self.std * noise)
-
-  def log_prob_of(self, noise):
-    """log p of `sample(noise)`: log N(x) - log(1 - tanh²x), without going back from the action."""
-    return self._log_prob(self.mean + self.std * noise)
-
-  def log_prob(self, action):
-    """log p(action), for actions kept from ±1 by float32's smallest step."""
-    limit = 1 - float(np.finfo(np.float32).epsneg)
-    return self._log_prob(jnp.arctanh(jnp.clip(action, -limit, limit)))
-
-  def _log_prob(self, x):
-    log_slope = 2 * (np.log(2).astype(np.float32) - x - jax.nn.softplus(-2 * x))
-    return normal_log_prob(x, self.mean, self.std) - log_slope
 
 
 def bernoulli_loss(logit, target):

@@ -126,8 +126,10 @@ def test_assignments_are_balanced_over_the_whole_batch():
 
 def test_batch_norms_see_the_whole_batch():
   """Outputs, running statistics and the gradient of a loss over a network with some."""
-  network = residual.Down(depth=2, blocks=1, stages=1)
-  images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+  network = residual.ResidualDown(
+    config=ImageSettings(kind='residual', depth=2), channels=3, side=16
+  )
+  images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
   variables = network.init(jax.random.key(1), images, False)
 
   def gradient(images):
@@ -146,9 +148,8 @@ def test_batch_norms_see_the_whole_batch():
 
 
 def test_the_halves_of_a_batch_draw_what_the_whole_draws():
-  draw = lambda rows: jax.vmap(
-    lambda row: jax.random.normal(jax.random.fold_in(jax.random.key(3), row), (5,))
-  )(replicas.rows(len(rows)))
+  normal = lambda key: jax.random.normal(key, (5,))
+  draw = lambda rows: replicas.draw_rows(jax.random.key(3), len(rows), normal)
   whole = draw(np.zeros(ROWS))
   halves = on_two(draw, np.zeros(ROWS))
   np.testing.assert_array_equal(np.concatenate(halves), whole)
