@@ -126,10 +126,8 @@ def test_assignments_are_balanced_over_the_whole_batch():
 
 def test_batch_norms_see_the_whole_batch():
   """Outputs, running statistics and the gradient of a loss over a network with some."""
-  network = residual.ResidualDown(
-    config=ImageSettings(kind='residual', depth=2), channels=3, side=16
-  )
-  images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+  network = residual.Block(depth=2)
+  images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
   variables = network.init(jax.random.key(1), images, False)
 
   def gradient(images):
