@@ -17,6 +17,12 @@ from harmony_jax.settings import setting
 
 FORMAT = 2  # of config.json; 1 had the settings that told three methods apart in `behavior`
 _OPTIONS = ('env', 'eval_env')
+_CHOSEN = {
+  'suite': 'the command',
+  'task': '--game, --task or --env',
+  'method': '--method',
+  'preset': '--preset',
+}
 _log = logging.getLogger(__name__)
 
 
@@ -102,7 +108,8 @@ class Config:
     """Return it with texts such as 'rssm.deter=64' applied; of two for one name the last counts.
 
     Raises:
-      UserError: an unknown name, or a value that cannot be; nothing is applied then.
+      UserError: an unknown name, what is chosen by a flag of its own, or a value that cannot be;
+        nothing is applied then.
     """
     kinds = {
       each.name: each.type for part in (self.run, self.agent) for each in settings.describe(part)
@@ -115,6 +122,8 @@ class Config:
         raise UserError(f'config.{name[:200]} needs a value: config.{name[:200]}=VALUE')
       if name not in here:
         raise UserError(settings.unknown(name, here))
+      if name in _CHOSEN:  # the other settings follow from it
+        raise UserError(f'config.{name} is chosen by {_CHOSEN[name]}, not by --config')
       changes[name] = settings.parse(name, kinds.get(name, type(here[name])), value.strip())
     return self.replace(changes)
 

@@ -285,7 +285,5 @@ def test_processes_with_other_settings_are_refused(tmp_path):
   began = time.monotonic()
   assert pair.start(each=(['--seed=0'], ['--seed=1'])).end() == [2, 2], pair.text()
   for log in pair.logs:
-    assert (
-      'need the same settings (config.seed: process 0 has 0, process 1 has 1)' in log.read_text()
-    )
+    assert 'need the same settings (seed: process 0 has 0, process 1 has 1)' in log.read_text()
   assert time.monotonic() - began < processes.HEARTBEAT and not pair.folder.exists()

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import launcher
-from harmony_jax import parallel
+from experiments import folders, launcher
+from harmony_jax import parallel, processes
 from harmony_jax.envs import catch
 from harmony_jax.errors import UserError
 from harmony_jax.training import loop, run_folder, seeds
@@ -438,29 +438,25 @@ def test_asked_to_end_each_seed_is_saved_and_goes_on(one_by_one, tmp_path):
 # --------------------------------------------------------------------------------------------------
 
 
-def options(**changes):
-  return types.SimpleNamespace(**{'logdir': None, **changes})
-
-
-def opened(configs, given):
-  """The paths of the run folders that a command opens."""
+def opened(seed, count, logdir=None):
+  """The paths of the run folders that a command opens, and whose configurations they hold."""
+  options = types.SimpleNamespace(num_seeds=count, logdir=logdir)
   with contextlib.ExitStack() as stack:
-    return [str(folder.path) for _, folder in launcher._open_runs(stack, configs, given)]
+    runs = folders.open_runs(stack, launcher._places(tiny(seed), options), processes.here())
+    assert all(config == tiny(config.run.seed) for config, _ in runs)
+    return [str(folder.path) for _, folder in runs]
 
 
 def test_folders_are_those_of_the_single_runs(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
-  configs = launcher.seed_configs(tiny(7), 2)
-  assert [config.run.seed for config in configs] == [7, 8]
-  assert configs == [tiny(7), tiny(8)]
   root = 'runs/catch/catch/dreamerv3-harmony-tiny'
-  assert opened(configs, options()) == [f'{root}/seed7', f'{root}/seed8']
-  assert opened(configs[1:], options()) == [f'{root}/seed8']  # a single run
-  assert opened(configs, options(logdir='mine')) == ['mine/seed7', 'mine/seed8']
-  assert opened(configs[1:], options(logdir='alone')) == ['alone']
+  assert opened(7, 2) == [f'{root}/seed7', f'{root}/seed8']
+  assert opened(8, 1) == [f'{root}/seed8']  # a single run
+  assert opened(7, 2, 'mine') == ['mine/seed7', 'mine/seed8']
+  assert opened(8, 1, 'alone') == ['alone']
   assert json.loads(pathlib.Path('mine/seed8/config.json').read_text())['config']['seed'] == 8
   assert not capsys.readouterr().out
   for seed, left in ((8, ['mine/seed7']), (7, [])):
     (tmp_path / f'mine/seed{seed}/.complete').touch()
-    assert opened(configs, options(logdir='mine')) == left
+    assert opened(7, 2, 'mine') == left
     assert f'this run is complete: mine/seed{seed}' in capsys.readouterr().out

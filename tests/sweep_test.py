@@ -142,7 +142,7 @@ def test_a_mistake_is_one_line(tmp_path):
 
 def test_a_folder_with_another_run_is_refused(tmp_path):
   (config,), (only,) = planned(tmp_path, '--games=Pong')
-  present = {'config': {**config.to_dict(), 'batch_size': 7, 'replay_on': 'host'}}
+  present = {'config': {**config.to_json(), 'batch_size': 7, 'replay_on': 'host'}}
   present['identity'] = {'suite': 'atari', 'task': 'Pong', 'method': 'dreamerv3'}
   only.folders[0].mkdir(parents=True)
   (only.folders[0] / 'config.json').write_text(json.dumps(present))
