@@ -3,7 +3,9 @@
 import copy
 import functools
 import json
+import pathlib
 import shutil
+import tarfile
 
 import jax
 import numpy as np
@@ -206,6 +208,18 @@ def test_evaluating_again_gives_the_runs_own_scores(whole):
     assert found[name] == last[f'eval_{name}']
   assert found['step'] == 160 and found['policy'] == 'sample' and found['machine']['commit']
   assert path.with_suffix('.mp4').exists() and f'{found["mean"]:,.2f} ±' in done.stdout
+
+
+def test_a_run_of_version_0_1(tmp_path):
+  """DreamerV2 on catch, made by 0.1: it is what it was, and evaluates to its own scores."""
+  with tarfile.open(pathlib.Path(__file__).parent / 'goldens' / 'run_0_1.tar.gz') as packed:
+    packed.extractall(tmp_path, filter='data')
+  last = json.loads((tmp_path / 'scores.jsonl').read_text().splitlines()[-1])
+  done = command('evaluate', f'--logdir={tmp_path}', '--episodes=64')
+  assert done.returncode == 0 and 'another version' not in done.stderr, done.stderr
+  (path,) = (tmp_path / 'evaluation').glob('*.json')
+  assert json.loads(path.read_text())['scores'] == last['eval_scores']
+  assert configuration.read(tmp_path).run.method == 'dreamerv2'
 
 
 def test_an_evaluation_says_how_it_was_made(saved, tmp_path):

@@ -129,7 +129,7 @@ _FORMER = (
 def upgrade(tree: dict) -> dict:
   """Return the settings of a run folder of format 1 without those that are gone."""
   tree = {**tree, 'behavior': {k: v for k, v in tree['behavior'].items() if k not in _FORMER}}
-  if tree.pop('method') != 'dreamerpro':
+  if tree['method'] != 'dreamerpro':
     gone = ('prototypes', 'probe_opt')
     decoder = {k: v for k, v in tree['decoder'].items() if k != 'probe'}
     return {'decoder': decoder, **{k: v for k, v in tree.items() if k not in (*gone, 'decoder')}}
