@@ -57,6 +57,7 @@ class TrainedAgent:
     self.spec = method.spec
     self._compiled = parallel.compile_method(method, devices=1)
     self.act = self._compiled.act
+    self._initial_carry = jax.jit(method.initial_carry, static_argnums=1)
     self._key = jax.random.key(seed)
 
   @property
@@ -112,7 +113,7 @@ class TrainedAgent:
     arrays, single = _batched(observation, self.spec.observation)
     count = len(next(iter(arrays.values())))
     if state is None:
-      carry, calls, is_first = self.method.initial_carry(self.variables, count), 0, True
+      carry, calls, is_first = self._initial_carry(self.variables, count), 0, True
     else:
       carry, action, calls = state
       if len(action) != count:

@@ -18,7 +18,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
   _folder = _root / 'harmony_jax' / f'tests-jax{version("jax")}'
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_folder)  # workers and subprocesses inherit it
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = (

@@ -39,7 +39,8 @@ class Player:
     self._discrete, self._act, self._key, self._mode = method.spec.discrete, act, key, mode
     # Bound to a device as what `act` returns may be: it would be compiled again for a carry that is
     # not.
-    self.carry = jax.device_put(method.initial_carry(variables, num_envs), jax.local_devices()[0])
+    initial = jax.jit(method.initial_carry, static_argnums=1)(variables, num_envs)
+    self.carry = jax.device_put(initial, jax.local_devices()[0])
 
   def act(
     self, variables: Variables, timestep: TimeStep, call: int
