@@ -30,7 +30,8 @@ def first_images(task):
   env = DMCR(task, 1, vary=VARY.value, render=RENDER.value, assets=ASSETS.value)
   nothing, restart = np.zeros((1, env.spec.num_actions), np.float32), np.ones(1, bool)
   images = [
-    env.step(nothing, restart, [seed]).observation['image'][0] for seed in range(SEEDS.value)
+    env.step(nothing, restart, np.array([seed])).observation['image'][0]
+    for seed in range(SEEDS.value)
   ]
   env.close()
   return np.stack(images)

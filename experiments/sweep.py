@@ -93,7 +93,7 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   found = {}
   for choice in itertools.product(parse_seeds(FLAGS.seeds), tasks, FLAGS.method, FLAGS.weighting):
     seed, task, method, rule = choice
-    task = launcher.canonical(module, task)
+    task = launcher.canonical(module, task)  # pyright: ignore[reportArgumentType]
     config = configs().make(module, method, FLAGS.preset, task).replace({'seed': seed})
     if 'weighting.rule' in config.flat():
       config = config.replace({'weighting.rule': rule})

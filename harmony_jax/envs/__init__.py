@@ -9,8 +9,9 @@ timestep = episodes.step(actions)         # ended ones begin again by themselves
 import functools
 import importlib
 import pkgutil
+from typing import Any
 
-from harmony_jax.envs.base import ArraySpec, Options, Spec, Suite, TimeStep, unknown
+from harmony_jax.envs.base import ArraySpec, Environment, Options, Spec, Suite, TimeStep, unknown
 from harmony_jax.envs.episodes import (
   EpisodeResult,
   Episodes,
@@ -23,6 +24,7 @@ from harmony_jax.envs.processes import TIMEOUT, Processes
 
 __all__ = [
   'ArraySpec',
+  'Environment',
   'EpisodeResult',
   'Episodes',
   'Options',
@@ -43,7 +45,14 @@ __all__ = [
 ]
 
 
-def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
+def make(
+  suite: str,
+  task: str,
+  num_envs: int,
+  processes: bool = False,
+  timeout: float | None = TIMEOUT,
+  **options: Any,
+) -> Environment:
   """Makes N environments of one task.
 
   Args:
@@ -66,7 +75,7 @@ def make(suite, task, num_envs, processes=False, timeout=TIMEOUT, **options):
   return _class(suite)(task, num_envs, **options)
 
 
-def canonical(suite, task):
+def canonical(suite: str, task: str) -> str:
   """The task's one true name ('ms_pacman' -> 'MsPacman'), without making an environment. Raises as
   `make` does.
   """
@@ -79,12 +88,12 @@ def options(suite: str) -> type[Options]:
   return getattr(module, 'Options', Options)
 
 
-def tasks(suite):
+def tasks(suite: str) -> list[str]:
   """Names of all tasks of a suite; [] where they cannot be counted."""
   return list(getattr(_class(suite), 'tasks', list)())
 
 
-def require(suite):
+def require(suite: str) -> None:
   """Raises RuntimeError, saying what to install, where the suite's simulator is missing; before
   anything is written.
   """
@@ -113,9 +122,9 @@ def names() -> tuple[str, ...]:
 
 
 @functools.cache
-def _modules():
+def _modules() -> list[str]:
   return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
-def _class(name):
+def _class(name: str) -> type:
   return suite(name).environment

@@ -51,7 +51,7 @@ FRAME_CAPS = {'ChopperCommand': 5400}
 FRAME_CAP = 108_000
 
 
-def game_name(name):
+def game_name(name: str) -> tuple[str, str]:
   """The canonical name and the ROM's name: 'ms_pacman', 'Ms Pacman' -> ('MsPacman', 'ms_pacman').
 
   Raises:
@@ -102,7 +102,7 @@ class Atari:
     RuntimeError: the game's ROM cannot be read.
   """
 
-  def __init__(self, task: str, num_envs: int, *, noop_max: int = 30, **options):
+  def __init__(self, task: str, num_envs: int, *, noop_max: int = 30, **options: Any):
     chosen = Options.of(options)
     self.game, rom = game_name(task)
     self.num_envs = num_envs
@@ -137,16 +137,22 @@ class Atari:
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
-  def tasks():
+  def tasks() -> list[str]:
     """Names of all tasks."""
     return list(ATARI_100K)
 
   @staticmethod
-  def canonical(task):
+  def canonical(task: str) -> str:
     """'ms_pacman' -> 'MsPacman'."""
     return game_name(task)[0]
 
-  def step(self, actions, restart, seeds, idle=None):
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> base.TimeStep:
     """See `base`. Raises ValueError for an action outside [0, num_actions)."""
     idle = np.zeros(self.num_envs, bool) if idle is None else idle
     resets = np.flatnonzero(restart & ~idle)
@@ -167,7 +173,7 @@ class Atari:
       self._write(index, image, 0, True, False, False, info)
     return base.copy_timestep(self._last)
 
-  def close(self):
+  def close(self) -> None:
     self._threads.shutdown()
     self._slots.clear()  # their threads end with them
 

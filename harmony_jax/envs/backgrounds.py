@@ -12,6 +12,7 @@ statistics of natural ones. Scores over different pools do not compare.
 
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
@@ -45,12 +46,14 @@ class Backgrounds:
     RuntimeError: a package that reads them is missing.
   """
 
-  def __init__(self, files='', size=64, frames=1000, seed=0):
+  def __init__(
+    self, files: str | pathlib.Path = '', size: int = 64, frames: int = 1000, seed: int = 0
+  ):
     self.frames = (
       read_frames(files, size, frames) if files else procedural_video(size, frames, seed)
     )
 
-  def start(self, seed):
+  def start(self, seed: int) -> int:
     """The number of the frame that an episode begins with.
 
     The authors draw it once per run and let the video run on from episode to
@@ -60,7 +63,7 @@ class Backgrounds:
     # The second number sets these draws apart from those that a simulator makes of the same seed.
     return int(np.random.default_rng((seed, 0xB6)).integers(len(self.frames)))
 
-  def composite(self, image, index):
+  def composite(self, image: np.ndarray, index: int) -> np.ndarray:
     """The picture with frame `index` (modulo T) wherever blue is the strictly largest colour.
 
     Args:
@@ -72,7 +75,7 @@ class Backgrounds:
     return np.where(shown[..., None], self.frames[index % len(self.frames), ..., None], image)
 
 
-def prepare(domain, model):
+def prepare(domain: str, model: Any) -> None:
   """Readies a scene of dm_control's suite, in place and before its first picture.
 
   The stars of the blue sky become black (white ones would stand in front of
@@ -90,7 +93,7 @@ def prepare(domain, model):
     floor[:] = floor[..., :1]
 
 
-def _texture(model, name):
+def _texture(model: Any, name: str) -> np.ndarray:
   """The pixels [height, width, 3] of a texture, as a view into the model."""
   model = getattr(model, 'ptr', model)
   index = model.texture(name).id
@@ -103,7 +106,7 @@ def _texture(model, name):
   return model.tex_data[start : start + height * width * channels].reshape(height, width, channels)
 
 
-def procedural_video(size, frames, seed):
+def procedural_video(size: int, frames: int, seed: int) -> np.ndarray:
   """A grey video with the statistics of natural ones: [frames, size, size] uint8, a function of the
   arguments.
 
@@ -124,7 +127,7 @@ def procedural_video(size, frames, seed):
   return np.concatenate(clips)
 
 
-def _clip(size, frames, rng):
+def _clip(size: int, frames: int, rng: np.random.Generator) -> np.ndarray:
   rows, columns = np.fft.fftfreq(size, 1 / size)[:, None], np.fft.rfftfreq(size, 1 / size)
   k = np.hypot(rows, columns)
   amplitude = np.power(k, -1.5, out=np.zeros_like(k), where=k > 0)
@@ -142,7 +145,7 @@ def _clip(size, frames, rng):
   return np.clip(MEAN + DEVIATION * video / video.std(), 0, 255).round().astype(np.uint8)
 
 
-def read_frames(files, size, frames):
+def read_frames(files: str | pathlib.Path, size: int, frames: int) -> np.ndarray:
   """The first `frames` frames of a folder or a video: [T, size, size] uint8, grey, squeezed to a
   square.
 
@@ -173,7 +176,7 @@ def _natural_order(path):
   return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))]
 
 
-def _read_picture(file, size):
+def _read_picture(file: pathlib.Path, size: int) -> np.ndarray:
   """[1, size, size]"""
   try:
     from PIL import Image
@@ -190,7 +193,7 @@ def _read_picture(file, size):
     ) from error
 
 
-def _read_video(file, size, frames):
+def _read_video(file: pathlib.Path, size: int, frames: int) -> np.ndarray:
   """[T, size, size], by ffmpeg itself, which comes with imageio-ffmpeg."""
   import subprocess
 

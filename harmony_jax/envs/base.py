@@ -29,8 +29,8 @@ An environment may have two more attributes, refreshed by every step:
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Spec:
     return {**dataclasses.asdict(self), 'observation': observation}
 
   @classmethod
-  def from_json(cls, saved) -> 'Spec':
+  def from_json(cls, saved: Mapping[str, Any]) -> 'Spec':
     """The way back."""
     observation = {
       name: ArraySpec(tuple(shape), np.dtype(dtype).type)
@@ -126,7 +126,28 @@ class TimeStep(NamedTuple):
   is_terminal: np.ndarray
 
 
-def empty_timestep(spec, num_envs):
+class Environment(Protocol):
+  """What every suite environment has; `measures` and `failed` are what some have beside it."""
+
+  spec: Spec
+  num_envs: int
+
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> TimeStep:
+    """Take actions, begin episodes, or idle."""
+    ...
+
+  def close(self) -> None:
+    """Free what it holds."""
+    ...
+
+
+def empty_timestep(spec: Spec, num_envs: int) -> TimeStep:
   """A time step of zeros: the buffer that an environment fills row by row."""
   observation = {
     name: np.zeros((num_envs, *array.shape), array.dtype)
@@ -136,13 +157,13 @@ def empty_timestep(spec, num_envs):
   return TimeStep(observation, np.zeros(num_envs, np.float32), *flags)
 
 
-def copy_timestep(timestep):
+def copy_timestep(timestep: TimeStep) -> TimeStep:
   """A time step that shares no memory with the given one."""
   observation = {name: array.copy() for name, array in timestep.observation.items()}
   return TimeStep(observation, *(array.copy() for array in timestep[1:]))
 
 
-def truncate(timestep, where):
+def truncate(timestep: TimeStep, where: np.ndarray | int) -> None:
   """Writes what a failure leaves of a time step, in rows `where` ([N] bool or an index) that hold
   the one before.
   """
@@ -154,14 +175,16 @@ def truncate(timestep, where):
   )
 
 
-def zero_actions(spec, num_envs):
+def zero_actions(spec: Spec, num_envs: int) -> np.ndarray:
   """Actions [N] or [N, A] that say nothing: for calls that only restart."""
   if spec.discrete:
     return np.zeros(num_envs, np.int32)
   return np.zeros((num_envs, spec.num_actions), np.float32)
 
 
-def unknown(kind, name, choices, listing=None):
+def unknown(
+  kind: str, name: str, choices: Collection[str], listing: str | None = None
+) -> ValueError:
   """A `ValueError` of one line for an unknown name, with the nearest of the valid ones.
 
   Args:

@@ -16,7 +16,7 @@ observation and reward losses shows.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class State(NamedTuple):
   color: jax.Array  # [M, 3] in [0, BLOB_LIMIT]
 
 
-def reset(key, size=8, distractors=4):
+def reset(key: jax.Array, size: int = 8, distractors: int = 4) -> State:
   """A new game on `size` x `size` cells, with M = `distractors` blobs."""
   task, scene = jax.random.split(key)  # apart, so that the scene cannot change the task
   uniform = jax.random.uniform(scene, (8, distractors)).T  # one draw, quick to compile
@@ -57,7 +57,9 @@ def reset(key, size=8, distractors=4):
   )
 
 
-def step(state, action, size=8):
+def step(
+  state: State, action: jax.typing.ArrayLike, size: int = 8
+) -> tuple[State, jax.Array, jax.Array]:
   """Moves the paddle, then lets the ball fall by one cell.
 
   Args:
@@ -88,7 +90,7 @@ def step(state, action, size=8):
   )
 
 
-def render(state, size=8):
+def render(state: State, size: int = 8) -> jax.Array:
   """The picture of a game: uint8 [64, 64, 3], blobs beneath, ball and paddle above."""
   pixels = jnp.arange(PIXELS)
   # A blob is a product of a row and a column profile, so all of them are one matrix product.
@@ -126,7 +128,7 @@ class Catch:
     ValueError: an unknown task or option.
   """
 
-  def __init__(self, task: str = 'catch', num_envs: int = 1, **options):
+  def __init__(self, task: str = 'catch', num_envs: int = 1, **options: Any):
     self.canonical(task)
     chosen = Options.of(options)
     size, distractors = chosen.size, chosen.distractors
@@ -161,18 +163,24 @@ class Catch:
     self._last = (zeros.observation['image'], zeros.reward, zeros.is_first, zeros.is_last)
 
   @staticmethod
-  def tasks():
+  def tasks() -> list[str]:
     """Names of all tasks."""
     return ['catch']
 
   @staticmethod
-  def canonical(task):
+  def canonical(task: str) -> str:
     """'catch', the only task."""
     if task != 'catch':
       raise base.unknown('Catch task', task, ['catch'])
     return task
 
-  def step(self, actions, restart, seeds, idle=None):
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> base.TimeStep:
     """See `base`."""
     idle = np.zeros(self.num_envs, bool) if idle is None else idle
     self._state, self._last = self._advance(
@@ -186,7 +194,7 @@ class Catch:
     image, reward, first, last = (np.array(array) for array in self._last)
     return base.TimeStep({'image': image}, reward, first, last, last.copy())
 
-  def close(self):
+  def close(self) -> None:
     pass
 
 
@@ -194,7 +202,7 @@ def _where(flag, yes, no):
   return jax.tree.map(lambda a, b: jnp.where(flag, a, b), yes, no)
 
 
-def reference_scores(num_episodes=1000, size=8, seed=0):
+def reference_scores(num_episodes: int = 1000, size: int = 8, seed: int = 0) -> dict[str, float]:
   """Mean scores of a random and of a motionless player, to set an agent's beside.
 
   Both expect 2 / size - 1 (-0.75 for size 8): the ball's column is uniform and

@@ -15,7 +15,7 @@ from harmony_jax.envs.episodes import random_policy
 RESERVED = ('action', 'reward', 'is_first', 'is_last', 'is_terminal')
 
 
-def check(env, steps=50, deterministic=True):
+def check(env: base.Environment, steps: int = 50, deterministic: bool = True) -> None:
   """Plays a little and verifies what `base` promises.
 
   Args:

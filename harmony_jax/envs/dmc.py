@@ -9,6 +9,9 @@ On a CPU drawing costs more than physics: `render='fast'` is several times as fa
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +61,7 @@ class DMC:
     RuntimeError: dm_control is not installed, or nothing can draw.
   """
 
-  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options):
+  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options: Any):
     chosen = Options.of(options)
     video = chosen.background == 'video'
     if chosen.background_files and not video:
@@ -91,7 +94,7 @@ class DMC:
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @classmethod
-  def canonical(cls, task):
+  def canonical(cls, task: str) -> str:
     """'Cheetah-Run' -> 'cheetah_run'."""
     names = cls.tasks()
     folded = {name.lower(): name for name in names}
@@ -101,11 +104,17 @@ class DMC:
     return name
 
   @staticmethod
-  def tasks():
+  def tasks() -> list[str]:
     """Names of all tasks."""
     return list(_tasks())
 
-  def step(self, actions, restart, seeds, idle=None):
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> base.TimeStep:
     """See `base`. Actions outside [-1, 1] are clipped."""
     idle = np.zeros(self.num_envs, bool) if idle is None else idle
     actions = np.clip(np.asarray(actions, np.float32), -1, 1)
@@ -116,7 +125,7 @@ class DMC:
         self._advance(index, actions[index])
     return base.copy_timestep(self._last)
 
-  def close(self):
+  def close(self) -> None:
     for slot in self._slots:
       slot.physics.free()  # with its OpenGL context
     self._slots, self._cameras = [], []
@@ -167,7 +176,7 @@ class DMC:
     last.is_last[index] = result.last() or self._frames[index] == self._time_limit > 0
     last.is_terminal[index] = result.last() and result.discount == 0
 
-  def _draw(self, index):
+  def _draw(self, index: int) -> np.ndarray:
     """The image [size, size, 3] of one environment, uint8."""
     image = self._cameras[index].render()
     if self._video:
@@ -185,7 +194,7 @@ class DMC:
     return spec
 
 
-def _suite():
+def _suite() -> ModuleType:
   """dm_control's suite, imported late: it settles on an OpenGL when it is imported."""
   rendering.choose_backend()
   try:
@@ -199,12 +208,12 @@ def _suite():
   return suite
 
 
-def domain_module(domain):
+def domain_module(domain: str) -> ModuleType:
   """dm_control's module of a domain, e.g. `dm_control.suite.cheetah`."""
   return getattr(_suite(), domain)
 
 
-def _tasks():
+def _tasks() -> dict[str, tuple[str, str]]:
   """`{'cheetah_run': ('cheetah', 'run')}`; a domain may have underscores of its own."""
   return {'_'.join(pair): pair for pair in _suite().ALL_TASKS}
 
@@ -219,7 +228,7 @@ def _action_map(spec):
   return np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)
 
 
-def control(config):
+def control(config: Mapping) -> tuple[dict, list[str]]:
   """Return the facts and phrases that a run's protocol shares with DMC Remastered's."""
   options = base.evaluation_options(config)
   repeat, limit = options.get('action_repeat', 2), options.get('time_limit', 0)

@@ -17,6 +17,7 @@ skies where they are painted, other combinations where they are photographs.
 # (MuJoCo and Meta-World are not typed)
 
 import dataclasses
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -73,7 +74,7 @@ class DMCR(dmc.DMC):
   """
 
   def __init__(
-    self, task: str, num_envs: int, *, size: int = 64, dynamics_seeds: str = 'train', **options
+    self, task: str, num_envs: int, *, size: int = 64, dynamics_seeds: str = 'train', **options: Any
   ):
     chosen = Options.of(options)
     self._visual_seeds = _seed_range('visual', chosen.visual_seeds, VISUAL_SEEDS)
@@ -92,7 +93,7 @@ class DMCR(dmc.DMC):
     }
 
   @staticmethod
-  def tasks():
+  def tasks() -> list[str]:
     """Names of the tasks of the benchmark."""
     return [
       f'{domain}_{name}' for domain, ranges in dmcr_factors.DOMAINS.items() for name in ranges.tasks

@@ -9,7 +9,7 @@ size of the shadow map stays, as nobody sees it at 64 x 64 pixels. A visual seed
 the same look as in the original.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Domain(NamedTuple):
   edits: dict = {}
 
 
-def _around(center, width):
+def _around(center: float, width: float) -> tuple[float, float]:
   return center - width, center + width
 
 
@@ -114,7 +114,7 @@ HEADLIGHT = {
 LIGHT_TINT = 0.02
 
 
-def draw(domain, visual_seed):
+def draw(domain: str, visual_seed: int) -> dict[str, Any]:
   """The look that a visual seed stands for.
 
   Args:

@@ -30,7 +30,7 @@ FLOOR_KINDS = {
 }
 
 
-def floor(seed, size=FLOOR_SIZE):
+def floor(seed: int, size: int = FLOOR_SIZE) -> np.ndarray:
   """A painted ground, seen from above."""
   rng = np.random.default_rng(seed)
   counts = np.array(list(FLOOR_KINDS.values()))
@@ -38,7 +38,7 @@ def floor(seed, size=FLOOR_SIZE):
   return _finish(_FLOORS[kind](rng, size))
 
 
-def sky(seed, size=SKY_SIZE):
+def sky(seed: int, size: int = SKY_SIZE) -> np.ndarray:
   """A painted landscape with the horizon about halfway up.
 
   It is put on every side of the cube around the scene, as the original does with its photographs,
@@ -75,7 +75,7 @@ class Photos:
     ValueError: no such folder, or a kind of picture is missing.
   """
 
-  def __init__(self, folder):
+  def __init__(self, folder: str | pathlib.Path):
     root = pathlib.Path(folder).expanduser()
     paths = sorted(path for path in root.rglob('*') if path.suffix.lower() in IMAGES)
     self.floors = [path for path in paths if _is_in(path.relative_to(root), 'floor')]
@@ -90,22 +90,22 @@ class Photos:
         'github.com/QData/dmc_remastered'
       )
 
-  def floor(self, seed):
+  def floor(self, seed: int) -> np.ndarray:
     """The floor that a seed stands for."""
     return _photograph(self.floors[seed % len(self.floors)], FLOOR_SIZE)
 
-  def sky(self, seed):
+  def sky(self, seed: int) -> np.ndarray:
     """The sky that a seed stands for."""
     return _photograph(self.skies[seed % len(self.skies)], SKY_SIZE)
 
 
-def _is_in(path, *beginnings):
+def _is_in(path: pathlib.Path, *beginnings: str) -> bool:
   return any(part.lower().startswith(beginnings) for part in path.parts[:-1])
 
 
 # all of the original: 45 MB instead of reading a large file at every reset
 @functools.lru_cache(maxsize=1024)
-def _photograph(path, size):
+def _photograph(path: pathlib.Path, size: int) -> np.ndarray:
   from PIL import Image
 
   with Image.open(path) as image:

@@ -6,7 +6,7 @@ evaluation plays the same starts whatever the number of environments.
 """
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from harmony_jax.envs.base import zero_actions
 STREAMS = ('train', 'eval')
 
 
-def episode_seed(run_seed, stream, environment, episode):
+def episode_seed(run_seed: int, stream: str, environment: int, episode: int) -> int:
   """The seed of one episode: a hash of its place in the run, in [0, 2^31).
 
   The last bit tells the stream, so training and evaluation share no seed.
@@ -46,7 +46,7 @@ class Episodes:
       share them.
   """
 
-  def __init__(self, env, run_seed, stream, first=0):
+  def __init__(self, env: base.Environment, run_seed: int, stream: str, first: int = 0):
     self.env = env
     self.first = first
     self.run_seed = run_seed
@@ -57,7 +57,7 @@ class Episodes:
     # where a failure of the environment has just truncated it
     self._failed = np.zeros(env.num_envs, bool)
 
-  def step(self, actions):
+  def step(self, actions: np.ndarray | None) -> base.TimeStep:
     """Takes actions [N] or [N, A] (None on the first call, which begins all episodes).
 
     Where the last time step was `is_last`, the action is ignored and the next
@@ -82,7 +82,7 @@ class Episodes:
       self._actions[index].pop()  # nothing came of it
     return timestep
 
-  def state(self):
+  def state(self) -> dict[str, list]:
     """Everything a resumed run needs, as plain lists for JSON.
 
     The actions are those of the running episodes only: 27,000 integers per
@@ -95,7 +95,7 @@ class Episodes:
       'actions': [list(actions) for actions in self._actions],
     }
 
-  def restore(self, state, replay=True):
+  def restore(self, state: Mapping[str, list], replay: bool = True) -> base.TimeStep | None:
     """Takes up the episodes of `state()`.
 
     Args:
@@ -127,7 +127,7 @@ class Episodes:
     self._failed[:] = False
     return None
 
-  def _replay(self):
+  def _replay(self) -> base.TimeStep:
     lengths = np.array([len(actions) for actions in self._actions])
     seeds = self._seeds()
     # [N] time steps of its episode that each environment has shown
@@ -143,7 +143,7 @@ class Episodes:
     base.truncate(timestep, self._failed)
     return timestep
 
-  def _seeds(self):
+  def _seeds(self) -> np.ndarray:
     return np.array(
       [
         episode_seed(self.run_seed, self.stream, index, episode)
@@ -152,9 +152,14 @@ class Episodes:
     )
 
 
-def _failed(env):
+def _failed(env: base.Environment) -> np.ndarray:
   """[N] bool: where the last step truncated an episode because the environment failed."""
   return np.array(getattr(env, 'failed', np.zeros(env.num_envs, bool)))
+
+
+def _measures(env: base.Environment) -> Mapping[str, np.ndarray]:
+  """{name: [N] float32}: what the environment tells beside the reward."""
+  return getattr(env, 'measures', {})
 
 
 class EpisodeResult(NamedTuple):
@@ -171,7 +176,12 @@ class EpisodeResult(NamedTuple):
   measures: Mapping[str, float] = types.MappingProxyType({})
 
 
-def run_episodes(env, seeds, policy, on_step=None):
+def run_episodes(
+  env: base.Environment,
+  seeds: Iterable[int],
+  policy: Callable[[base.TimeStep], np.ndarray],
+  on_step: Callable[[base.TimeStep, np.ndarray], None] | None = None,
+) -> list[EpisodeResult]:
   """Plays exactly one complete episode for each seed, over N environments; see `play`.
 
   Args:
@@ -197,7 +207,9 @@ def run_episodes(env, seeds, policy, on_step=None):
     return end.value
 
 
-def play(env, seeds):
+def play(
+  env: base.Environment, seeds: Iterable[int]
+) -> Generator[base.TimeStep, np.ndarray, list[EpisodeResult]]:
   """A generator of exactly one complete episode for each seed: gives time steps, is sent actions
   [N] or [N, A].
 
@@ -211,7 +223,7 @@ def play(env, seeds):
   seeds = [int(seed) for seed in seeds]
   num_envs = env.num_envs
   scores, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), int)
-  best = {name: np.full(len(seeds), -np.inf) for name in getattr(env, 'measures', {})}
+  best = {name: np.full(len(seeds), -np.inf) for name in _measures(env)}
   playing = np.arange(num_envs)  # [N] index of the seed that each environment plays
   begun = num_envs  # seeds given out
   restart = np.ones(num_envs, bool)
@@ -229,7 +241,7 @@ def play(env, seeds):
       scores[playing[index]] += timestep.reward[index]
       lengths[playing[index]] += not timestep.is_first[index]
       for name, values in best.items():
-        values[playing[index]] = max(values[playing[index]], env.measures[name][index])
+        values[playing[index]] = max(values[playing[index]], _measures(env)[name][index])
       if timestep.is_last[index]:
         playing[index], begun, restart[index] = begun, begun + 1, True
     actions = yield timestep
@@ -239,7 +251,7 @@ def play(env, seeds):
   return [EpisodeResult(*row) for row in zip(seeds, scores.tolist(), lengths.tolist(), measures)]
 
 
-def random_policy(spec, seed):
+def random_policy(spec: base.Spec, seed: int) -> Callable[[base.TimeStep], np.ndarray]:
   """A policy for `run_episodes`: uniform over the actions, whatever it sees."""
   rng = np.random.default_rng(seed)
 

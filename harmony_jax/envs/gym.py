@@ -14,6 +14,7 @@ import functools
 import importlib
 import warnings
 import weakref
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class Gym:
     RuntimeError: a package that the environment needs is missing.
   """
 
-  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options):
+  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options: Any):
     own = {field.name for field in dataclasses.fields(Options)}
     chosen = Options.of({name: options.pop(name) for name in own & options.keys()})
     observe, action_repeat = chosen.observe, chosen.action_repeat
@@ -97,7 +98,7 @@ class Gym:
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
-  def canonical(task):
+  def canonical(task: str) -> str:
     """'cartpole-v1' -> 'CartPole-v1'; 'CartPole' -> its newest version; 'package:Name-v0' imports
     the package.
     """
@@ -122,7 +123,13 @@ class Gym:
       f"{len(specs)} are registered; where a package registers it, write 'package:Name-v0'",
     )
 
-  def step(self, actions, restart, seeds, idle=None):
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> base.TimeStep:
     """See `base`. Raises ValueError for a discrete action that does not exist."""
     idle = np.zeros(self.num_envs, bool) if idle is None else idle
     for index in np.flatnonzero(~idle):
@@ -133,7 +140,7 @@ class Gym:
         self._write(index, *self._advance(index, self._translate(actions[index])))
     return base.copy_timestep(self._last)
 
-  def close(self):
+  def close(self) -> None:
     self._free()
 
   def _advance(self, index, action):

@@ -18,6 +18,7 @@ import dataclasses
 import importlib.util
 import sys
 import weakref
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ class MetaWorld:
       fit the installed MuJoCo.
   """
 
-  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options):
+  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options: Any):
     chosen = Options.of(options)
     observe, action_repeat = chosen.observe, chosen.action_repeat
     self.task = self.canonical(task)
@@ -159,25 +160,31 @@ class MetaWorld:
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
-  def require():
+  def require() -> None:
     """Raises RuntimeError where the package is missing."""
     if importlib.util.find_spec('metaworld') is None:
       raise RuntimeError(f'Meta-World is not installed. To install it: {INSTALL}')
 
   @staticmethod
-  def tasks():
+  def tasks() -> list[str]:
     """Names of all tasks."""
     return list(TASKS)
 
   @staticmethod
-  def canonical(task):
+  def canonical(task: str) -> str:
     """'lever-pull-v3' -> 'lever_pull'."""
     folded = str(task).lower().replace('-', '_').replace(' ', '_').removesuffix('_v3')
     if folded not in TASKS:
       raise base.unknown('Meta-World task', task, TASKS)
     return folded
 
-  def step(self, actions, restart, seeds, idle=None):
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> base.TimeStep:
     """See `base`. Actions outside [-1, 1] are clipped."""
     idle = np.zeros(self.num_envs, bool) if idle is None else idle
     for index in np.flatnonzero(~idle):
@@ -187,7 +194,7 @@ class MetaWorld:
         self._advance(index, np.clip(np.asarray(actions[index], np.float32), -1, 1))
     return base.copy_timestep(self._last)
 
-  def close(self):
+  def close(self) -> None:
     self._free()
 
   def _begin(self, index, seed):

@@ -15,6 +15,7 @@ import logging
 import math
 import multiprocessing.connection
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -68,9 +69,11 @@ class Processes:
       failure in a row; whenever `step` raises, all workers are ended.
   """
 
-  def __init__(self, factory, num_envs, timeout=TIMEOUT):
+  def __init__(
+    self, factory: Callable[[], base.Environment], num_envs: int, timeout: float | None = TIMEOUT
+  ):
     self.num_envs = num_envs
-    self.spec = None
+    self.spec: base.Spec  # from `_begin` on
     self.failures = 0
     self.failed = np.zeros(num_envs, bool)
     self._timeout = math.inf if timeout is None else timeout
@@ -83,7 +86,13 @@ class Processes:
       self._end(grace=0)
       raise
 
-  def step(self, actions, restart, seeds, idle=None):
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> base.TimeStep:
     """See `base`. All workers move at the same time; those under `idle` are not asked."""
     if not self._workers:
       raise RuntimeError('the environments are closed')
@@ -101,7 +110,7 @@ class Processes:
       raise
     return base.copy_timestep(self._last)
 
-  def close(self):
+  def close(self) -> None:
     """Ends all workers, within `CLOSE_SECONDS`. May be called again."""
     self._end(CLOSE_SECONDS)
 

@@ -8,13 +8,14 @@ import ctypes
 import functools
 import os
 import sys
+from typing import Any
 
 QUALITIES = ('stock', 'fast')
 # of Debian and Ubuntu
 PACKAGES = {'egl': 'libegl1 libegl-mesa0 libgl1-mesa-dri', 'osmesa': 'libosmesa6'}
 
 
-def choose_backend():
+def choose_backend() -> str:
   """Makes sure that MUJOCO_GL names an OpenGL that works here, and returns its name.
 
   What the user set stays. Otherwise EGL is taken (on a GPU or in software), or
@@ -31,7 +32,7 @@ def choose_backend():
   return chosen
 
 
-def apply_quality(model, render):
+def apply_quality(model: Any, render: str) -> None:
   """Sets how carefully a model is drawn; to be called before its first picture.
 
   Args:
@@ -45,7 +46,7 @@ def apply_quality(model, render):
     model.vis.quality.offsamples = 0
 
 
-def _find_backend():
+def _find_backend() -> str:
   if sys.platform != 'linux':
     return 'glfw'  # macOS and Windows draw off screen with it
   demanded = os.environ.get('PYOPENGL_PLATFORM', '').lower()  # MuJoCo would refuse any other
@@ -53,7 +54,7 @@ def _find_backend():
 
 
 @functools.cache
-def _first_that_works(names):
+def _first_that_works(names: tuple[str, ...]) -> str:
   failures = []
   for name in names:
     try:

@@ -21,6 +21,7 @@ import dataclasses
 import glob
 import importlib.util
 import os
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class RLBench:
     RuntimeError: a part of the simulator is missing, see `diagnose`.
   """
 
-  def __init__(self, task: str, num_envs: int = 1, *, size: int = 64, **options):
+  def __init__(self, task: str, num_envs: int = 1, *, size: int = 64, **options: Any):
     chosen = Options.of(options)
     action_repeat, camera = chosen.action_repeat, chosen.camera
     self.task = self.canonical(task)
@@ -89,17 +90,17 @@ class RLBench:
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
-  def require():
+  def require() -> None:
     """Raises RuntimeError where the simulator is missing."""
     diagnose()
 
   @staticmethod
-  def tasks():
+  def tasks() -> list[str]:
     """Names of all tasks."""
     return list(TASKS)
 
   @staticmethod
-  def canonical(task):
+  def canonical(task: str) -> str:
     """'ReachTarget' -> 'reach_target'."""
     folded = ''.join(character for character in str(task).lower() if character.isalnum())
     for name in TASKS:
@@ -107,7 +108,13 @@ class RLBench:
         return name
     raise base.unknown('RLBench task', task, TASKS)
 
-  def step(self, actions, restart, seeds, idle=None):
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> base.TimeStep:
     """See `base`. Actions outside [-1, 1] are clipped."""
     if idle is not None and idle[0]:
       pass
@@ -117,7 +124,7 @@ class RLBench:
       self._advance(np.clip(np.asarray(actions[0], np.float64), -1, 1))
     return base.copy_timestep(self._last)
 
-  def close(self):
+  def close(self) -> None:
     if self._simulator is not None:
       self._simulator.shutdown()
       self._simulator = None
@@ -206,7 +213,7 @@ def _launch(task, camera, size):
   )
 
 
-def diagnose():
+def diagnose() -> None:
   """Looks, in the order of installation, for what RLBench needs, without importing any of it.
 
   Raises:

@@ -18,7 +18,8 @@ import tempfile
 import threading
 import time
 import traceback
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -63,16 +64,16 @@ class Failure(NamedTuple):
   def __str__(self):
     return f'{self.name}: {self.text}' if self.name else self.text
 
-  def error(self, index, remark=''):
+  def error(self, index: int, remark: str = '') -> Exception:
     """The exception to raise in the parent."""
     return self._noted(index, RuntimeError(f'environment {index}: {self}{remark}'))
 
-  def construction_error(self, index):
+  def construction_error(self, index: int) -> Exception:
     """The same for the first construction: as if the environment were made in the parent."""
     kind = {'ValueError': ValueError, 'RuntimeError': RuntimeError}.get(self.name)
     return self._noted(index, kind(self.text)) if kind else self.error(index)
 
-  def _noted(self, index, error):
+  def _noted(self, index: int, error: Exception) -> Exception:
     if self.traceback:  # shown, but no part of str(error)
       error.add_note(f'In the process of environment {index}:\n{self.traceback}')
     return error
@@ -92,14 +93,14 @@ class Worker:
     furnished: it has got its memory, and so can take tasks.
   """
 
-  def __init__(self, index, factory):
+  def __init__(self, index: int, factory: Callable[[], base.Environment]):
     self.index, self._factory = index, factory
     self.process: Any = None
     self.pipe: Any = None
     self._stack: Any = None
     self.furnished = False
 
-  def start(self):
+  def start(self) -> None:
     """Starts the process, which begins to build its environment."""
     # a fork would copy JAX's locks but not its threads
     context = multiprocessing.get_context('spawn')
@@ -114,32 +115,32 @@ class Worker:
       theirs.close()  # so that the worker's death is the end of the pipe
       their_stack.close()
 
-  def furnish(self, file, num_envs):
+  def furnish(self, file: BinaryIO, num_envs: int) -> None:
     """Hands the memory over. Its file has no name, so it goes through the pipe, too."""
     with contextlib.suppress(OSError):  # it is dead, see `send`
       self.pipe.send(num_envs)
       multiprocessing.reduction.send_handle(self.pipe, file.fileno(), self.process.pid)
     self.furnished = True
 
-  def send(self, message):
+  def send(self, message: Task | None) -> None:
     """Sends a `Task`, or None to end it."""
     with contextlib.suppress(OSError):  # it is dead: `receive` finds out of what
       self.pipe.send(message)
 
-  def receive(self):
+  def receive(self) -> tuple[base.Spec, list[str]] | str | Failure:
     """Its answer, or the `Failure`: an exception or its death."""
     try:
       return self.pipe.recv()
     except (EOFError, OSError):
       return Failure('', _death(self.process), self._read_stack())
 
-  def hang(self, seconds):
+  def hang(self, seconds: float) -> Failure:
     """The `Failure` of not having answered for so long, with the Python stack."""
     with contextlib.suppress(ProcessLookupError):
       os.kill(self.process.pid, signal.SIGUSR1)
     return Failure('', f'it hangs, no answer for {seconds:g} s', self._read_stack())
 
-  def end(self, deadline=0.0):
+  def end(self, deadline: float = 0.0) -> None:
     """Waits until `deadline` (of `time.monotonic`) for it to end, then kills it."""
     self.process.join(max(0, deadline - time.monotonic()))
     if self.process.exitcode is None:
@@ -148,7 +149,7 @@ class Worker:
     self.pipe.close()
     self._stack.close()
 
-  def _read_stack(self):
+  def _read_stack(self) -> str:
     text = b''
     while multiprocessing.connection.wait([self._stack], STACK_SECONDS):
       part = os.read(self._stack.fileno(), 2**16)
@@ -158,7 +159,9 @@ class Worker:
     return text.decode(errors='replace')
 
 
-def map_rows(file, num_envs, spec, names):
+def map_rows(
+  file: BinaryIO, num_envs: int, spec: base.Spec, names: Sequence[str]
+) -> tuple[base.TimeStep, dict[str, np.ndarray]]:
   """The memory of a file as (`TimeStep`, `{name: [N] float32}` of the measures); it lives as long
   as its arrays.
   """
@@ -180,7 +183,7 @@ def map_rows(file, num_envs, spec, names):
   return base.TimeStep(observation, *views[count : count + 4]), dict(zip(names, views[count + 4 :]))
 
 
-def shared_file():
+def shared_file() -> BinaryIO:
   """A file in memory that never had a name: a killed run leaves nothing behind."""
   return tempfile.TemporaryFile(dir='/dev/shm' if os.path.isdir('/dev/shm') else None)
 
