@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from harmony_jax import parallel, replay_files
+from harmony_jax import replay_files
 from harmony_jax.errors import UserError
 from harmony_jax.training import faults, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import SIGNALS, Interrupted, Interruption
-from tests.runs import From, ask, config_of, lines, train
+from tests.runs import From, ask, compile_once, config_of, lines, train
 
 
 def spoiled(at, value=np.nan):
@@ -45,7 +45,7 @@ class Asking:
     self.at, self.interruption, self.calls = at, Interruption(), 0
 
   def __call__(self, method):
-    compiled = parallel.compile_method(method)
+    compiled = compile_once(method)
 
     def act(*args, **kwargs):
       evaluates = len(jax.tree.leaves(args[1])[0]) == 2  # one of two groups

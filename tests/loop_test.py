@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import envs, method, parallel, settings
+from harmony_jax import envs, method, settings
 from harmony_jax.config import Config, RunSettings
 from harmony_jax.methods import dreamer
 from harmony_jax.processes import ALONE
 from harmony_jax.replay import Replay
 from harmony_jax.training import evaluation
 from harmony_jax.training.run_state import RunState, Schedule
-from tests.runs import From, Killed, config_of, die, lines, train
+from tests.runs import From, Killed, compile_once, config_of, die, lines, train
 
 
 def assert_same(folder, one, other_folder, other):
@@ -97,7 +97,7 @@ def test_environments_step_while_the_device_trains(tmp_path):
     return lambda *args, **kwargs: (events.append(name), call(*args, **kwargs))[1]
 
   def compiler(of):
-    made = parallel.compile_method(of)
+    made = compile_once(of)
     noting = {name: noted(name, getattr(made, name)) for name in ('act', 'train_step')}
     return dataclasses.replace(made, **noting)
 

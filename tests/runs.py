@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from harmony_jax import parallel
 from harmony_jax.training import loop, run_folder
 from tests import small
 
@@ -39,10 +40,21 @@ class From:
       self.do(trainer)
 
 
-def train(folder, config, *more, prepare=None, **how):
+_COMPILED = {}
+
+
+def compile_once(of):
+  """`parallel.compile_method`, one for all runs of equal methods: tracing takes longest."""
+  key = type(of), repr(of.settings), json.dumps(of.spec.to_json())
+  if key not in _COMPILED:
+    _COMPILED[key] = parallel.compile_method(of)
+  return _COMPILED[key]
+
+
+def train(folder, config, *more, prepare=None, compiler=compile_once, **how):
   """Do a whole run with more hooks; `prepare(trainer)` may change it first. Return the trainer."""
   with run_folder.prepare(folder, config, {}) as opened:
-    trainer = loop.Trainer(config, opened, more=more, **how)
+    trainer = loop.Trainer(config, opened, more=more, compiler=compiler, **how)
     if prepare:
       prepare(trainer)
     trainer.run()

@@ -16,6 +16,7 @@ observation and reward losses shows.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -116,6 +117,28 @@ class Options(base.Options):
   distractors: int = setting(4, 'drifting blobs in the background; 0: a black one')
 
 
+@functools.cache
+def _program(size, distractors):
+  """(new(seed), advance of N environments): compiled once for all instances."""
+
+  def new(seed):
+    return reset(jax.random.key(seed), size, distractors)
+
+  def advance(state, last, action, restart, seed, idle):
+    """One environment; `last` is (image, reward, is_first, done)."""
+    stepped, reward, done = step(state, action, size)
+    begun_or_stepped = _where(restart, new(seed), stepped)
+    shown = (
+      render(begun_or_stepped, size),
+      jnp.where(restart, 0.0, reward),
+      restart,
+      done & ~restart,
+    )
+    return _where(idle, (state, last), (begun_or_stepped, shown))
+
+  return new, jax.jit(jax.vmap(advance))
+
+
 class Catch:
   """N games of Catch.
 
@@ -140,22 +163,7 @@ class Catch:
       action_repeat=1,
     )
 
-    def new(seed):
-      return reset(jax.random.key(seed), size, distractors)
-
-    def advance(state, last, action, restart, seed, idle):
-      """One environment; `last` is (image, reward, is_first, done)."""
-      stepped, reward, done = step(state, action, size)
-      begun_or_stepped = _where(restart, new(seed), stepped)
-      shown = (
-        render(begun_or_stepped, size),
-        jnp.where(restart, 0.0, reward),
-        restart,
-        done & ~restart,
-      )
-      return _where(idle, (state, last), (begun_or_stepped, shown))
-
-    self._advance = jax.jit(jax.vmap(advance))
+    new, self._advance = _program(size, distractors)
     self._state = jax.tree.map(
       lambda array: np.zeros((num_envs, *array.shape), array.dtype), jax.eval_shape(new, 0)
     )
