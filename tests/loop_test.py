@@ -15,8 +15,9 @@ from harmony_jax.methods import dreamer
 from harmony_jax.processes import ALONE
 from harmony_jax.replay import Replay
 from harmony_jax.training import evaluation
+from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState, Schedule
-from tests.runs import From, Killed, compile_once, config_of, die, lines, train
+from tests.runs import From, Killed, ask, compile_once, config_of, die, lines, train
 
 
 def assert_same(folder, one, other_folder, other):
@@ -72,6 +73,18 @@ class Ranking(dreamer.Dreamer):
   def feedback(self, state):
     rows = len(jax.tree.leaves(state.carry)[0])
     return jnp.full((rows,), 0.0) + state.step
+
+
+def test_a_line_before_the_first_update_after_a_stop(tmp_path):
+  """It has the metrics of the update before the stop, as without one."""
+  config = config_of(log_every=4)
+  config = config.replace({'train_ratio': config.agent.batch_size * config.agent.batch_length / 24})
+  train(tmp_path / 'whole', config)
+  for stop in (100, 108, 116):
+    with pytest.raises(Interrupted):
+      train(tmp_path / 'cut', config, From(stop, ask))
+  train(tmp_path / 'cut', config)
+  assert lines(tmp_path / 'cut', 'metrics.jsonl') == lines(tmp_path / 'whole', 'metrics.jsonl')
 
 
 def test_what_an_update_says_reaches_the_replay_before_the_next_step(whole, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ next batch is put together. What is to be done with its result waits for `settle
 when the next action has waited for it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -46,9 +47,12 @@ class Updates:
     """What acting and looking take."""
     return self.compiled.variables(self.state)
 
-  def take_up(self, state: TrainState, draws: list[Draw]) -> None:
-    """Go on from a state on one device, with the batches that were chosen then."""
+  def take_up(
+    self, state: TrainState, draws: list[Draw], metrics: Mapping[str, float] | None
+  ) -> None:
+    """Go on from a state on one device, with the batches that were chosen and the last metrics."""
     self.state, self.left_out = self.compiled.spread(state), int(state.nonfinite)
+    self.metrics = dict(metrics or {})
     for draw in draws:
       self.prefetcher.take_up(draw)
 
