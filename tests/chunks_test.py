@@ -8,6 +8,7 @@ import pytest
 
 from harmony_jax import convolution
 from tests import small
+from tests.seeds_test import close
 
 SIZES = (0, 1, 4, 5, 12)  # of 12 frames: all at once, whole chunks, and chunks with a rest
 
@@ -56,7 +57,8 @@ def test_mean(size):
       for chunked in (True, False)
     ]
   )
-  chex.assert_trees_all_close(*both(params, x, 0.3), rtol=1e-5, atol=1e-5)
+  # Of each array's largest value: an element near 0 is a difference of large ones.
+  close(*both(params, x, 0.3), share=1e-6)
 
 
 def test_the_networks_of_pictures(monkeypatch):
