@@ -18,6 +18,7 @@ INSTALL_REQUIRES = [
   'optax>=0.2.8,<0.3',
   'chex>=0.1.92,<0.2',
   'dm-haiku>=0.0.17,<0.1',
+  'jaxtyping>=0.3.11,<0.4',
   'numpy>=2.1,<3',
   'ml_collections>=1.1,<2',
   'absl-py>=2.3,<3',
@@ -55,12 +56,14 @@ EXTRAS_REQUIRE = {
 }
 # ruff and basedpyright (pyright without a download) check the code.
 # The tests cover Meta-World, drawn gymnasium environments and sweeps on every engine, too.
+# beartype checks the shapes in annotations (tests/conftest.py).
 # rliable is what our statistics are held against; the arch it needs breaks from pandas 3 on.
 # selenium drives a browser, where there is one, in which the page of a report is looked at.
 EXTRAS_REQUIRE['dev'] = [
   'pytest>=9,<10',
   'pytest-xdist>=3.8,<4',
   'hypothesis>=6.100,<7',
+  'beartype>=0.23,<0.24',
   'rliable>=1.2,<2',
   'ruff>=0.17,<0.18',
   'basedpyright>=1.40,<2',

@@ -25,7 +25,7 @@ ASSETS = flags.DEFINE_string(
 SCALE, GAP = 2, 4  # pixels of the sheet per pixel of an image, and between two images
 
 
-def first_images(task):
+def first_images(task: str) -> np.ndarray:
   """The first image of episodes 0, 1, ... of a task: uint8 [seeds, 64, 64, 3]."""
   env = DMCR(task, 1, vary=VARY.value, render=RENDER.value, assets=ASSETS.value)
   nothing, restart = np.zeros((1, env.spec.num_actions), np.float32), np.ones(1, bool)
@@ -37,7 +37,7 @@ def first_images(task):
   return np.stack(images)
 
 
-def sheet(images):
+def sheet(images: np.ndarray) -> np.ndarray:
   """Images [rows, columns, height, width, 3] on white paper: uint8 [height of the sheet, its width,
   3].
   """
@@ -48,7 +48,7 @@ def sheet(images):
   return whole[:-GAP, :-GAP]
 
 
-def main(_):
+def main(_: list[str]):
   from PIL import Image
 
   picture = sheet(np.stack([first_images(task) for task in TASKS.value]))

@@ -6,18 +6,23 @@ made before a loop; None stands for the distribution's middle. A actions; float3
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
+from jaxtyping import Array, Float
 
 from harmony_jax import distributions as dists
-from harmony_jax.networks import Head, HeadSettings
+from harmony_jax.networks import Head, HeadSettings, Layers
 from harmony_jax.settings import setting
 
 _MARGIN = 1e-6  # of truncated samples from ±1
+
+# of a head, for what mean and deviation are made of
+Outputs = tuple[Float[Array, '*batch A'], Float[Array, '*batch A']]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,70 +41,70 @@ class ActorSettings(HeadSettings):
 
 
 class OneHot(NamedTuple):
-  """One of A actions, as a one-hot [..., A]. Noise: uniform [...]."""
+  """One of A actions, as a one-hot. Noise: uniform."""
 
-  logits: jax.Array  # log-probabilities
+  logits: Float[Array, '*batch A']  # log-probabilities
 
   @classmethod
-  def of(cls, outputs, config: ActorSettings) -> 'OneHot':
+  def of(cls, outputs: Float[Array, '*batch A'], config: ActorSettings) -> 'OneHot':
     """softmax(x), mixed with a share `unimix` of the uniform distribution."""
     return cls(dists.unimix(outputs, config.unimix))
 
-  def sample(self, noise: jax.Array | None) -> jax.Array:
+  def sample(self, noise: Float[Array, '*batch'] | None) -> Float[Array, '*batch A']:
     """Return a sample with the probabilities' gradient."""
     return dists.straight_through(dists.draw_one_hot(self.logits, noise), self.logits)
 
-  def mode(self, noise: jax.Array | None = None) -> jax.Array:
+  def mode(self, noise: jax.Array | None = None) -> Float[Array, '*batch A']:
     """Return the most likely action."""
     return self.sample(None)
 
-  def log_prob(self, action: jax.Array) -> jax.Array:
-    """Return log π(action), [...]."""
+  def log_prob(self, action: Float[Array, '*batch A']) -> Float[Array, '*batch']:
+    """Return log π(action)."""
     return (action * self.logits).sum(-1)
 
-  def entropy(self, noise: jax.Array | None = None) -> jax.Array:
-    """Return -Σ p log p, [...]."""
+  def entropy(self, noise: jax.Array | None = None) -> Float[Array, '*batch']:
+    """Return -Σ p log p."""
     return dists.categorical_entropy(self.logits)
 
 
 class Normal(NamedTuple):
-  """Independent normals, [..., A]. Noise: standard normal [..., A]. DreamerV3."""
+  """Independent normals. Noise: standard normal. DreamerV3."""
 
-  mean: jax.Array
-  std: jax.Array
+  mean: Float[Array, '*batch A']
+  std: Float[Array, '*batch A']
 
   @classmethod
-  def of(cls, outputs, config: ActorSettings) -> 'Normal':
+  def of(cls, outputs: Outputs, config: ActorSettings) -> 'Normal':
     """Mean tanh(x), deviation between `min_std` and `max_std`."""
     mean, spread = outputs
     width = config.max_std - config.min_std
     return cls(jnp.tanh(mean), width * jax.nn.sigmoid(spread + 2) + config.min_std)
 
-  def sample(self, noise: jax.Array | None) -> jax.Array:
+  def sample(self, noise: Float[Array, '*batch A'] | None) -> Float[Array, '*batch A']:
     """Return mean + std · noise."""
     return self.mean if noise is None else self.mean + self.std * noise
 
-  def mode(self, noise: jax.Array | None = None) -> jax.Array:
+  def mode(self, noise: jax.Array | None = None) -> Float[Array, '*batch A']:
     """Return the mean."""
     return self.mean
 
-  def log_prob(self, action: jax.Array) -> jax.Array:
-    """Return log π(action), [...]."""
+  def log_prob(self, action: Float[Array, '*batch A']) -> Float[Array, '*batch']:
+    """Return log π(action)."""
     return dists.normal_log_prob(action, self.mean, self.std).sum(-1)
 
-  def entropy(self, noise: jax.Array | None = None) -> jax.Array:
-    """Return Σ ½ log(2πe) + log std, [...]."""
+  def entropy(self, noise: jax.Array | None = None) -> Float[Array, '*batch']:
+    """Return Σ ½ log(2πe) + log std."""
     return dists.normal_entropy(self.std).sum(-1)
 
 
 class TruncatedNormal(NamedTuple):
-  """Normals cut to [-1, 1] and renormalised, [..., A]. Noise: uniform [..., A]. DreamerV2."""
+  """Normals cut to [-1, 1] and renormalised. Noise: uniform. DreamerV2."""
 
-  mean: jax.Array
-  std: jax.Array
+  mean: Float[Array, '*batch A']
+  std: Float[Array, '*batch A']
 
   @classmethod
-  def of(cls, outputs, config: ActorSettings) -> 'TruncatedNormal':
+  def of(cls, outputs: Outputs, config: ActorSettings) -> 'TruncatedNormal':
     """Mean tanh(x), deviation 2 sigmoid(y/2) + `min_std`."""
     mean, spread = outputs
     return cls(jnp.tanh(mean), 2 * jax.nn.sigmoid(spread / 2) + config.min_std)
@@ -110,7 +115,7 @@ class TruncatedNormal(NamedTuple):
     below = ndtr(low)
     return low, high, below, jnp.maximum(ndtr(high) - below, 1e-8)
 
-  def sample(self, noise: jax.Array | None) -> jax.Array:
+  def sample(self, noise: Float[Array, '*batch A'] | None) -> Float[Array, '*batch A']:
     """Return mean + std Φ⁻¹(Φ(α) + u Z), kept from ±1 with the gradient passed straight."""
     _, _, below, inside = self._bounds()
     tiny = float(np.finfo(np.float32).eps)
@@ -119,17 +124,17 @@ class TruncatedNormal(NamedTuple):
     kept = jnp.clip(value, -1 + _MARGIN, 1 - _MARGIN)
     return value + jax.lax.stop_gradient(kept - value)
 
-  def mode(self, noise: jax.Array | None = None) -> jax.Array:
+  def mode(self, noise: jax.Array | None = None) -> Float[Array, '*batch A']:
     """Return the mean of the uncut normal, inside the bounds."""
     return jnp.clip(self.mean, -1, 1)
 
-  def log_prob(self, action: jax.Array) -> jax.Array:
-    """Return Σ log N(action) - log Z, [...]."""
+  def log_prob(self, action: Float[Array, '*batch A']) -> Float[Array, '*batch']:
+    """Return Σ log N(action) - log Z."""
     each = dists.normal_log_prob(action, self.mean, self.std) - jnp.log(self._bounds()[3])
     return each.sum(-1)
 
-  def entropy(self, noise: jax.Array | None = None) -> jax.Array:
-    """Return Σ log(√(2πe) std Z) + (α φ(α) - β φ(β)) / 2Z, [...]."""
+  def entropy(self, noise: jax.Array | None = None) -> Float[Array, '*batch']:
+    """Return Σ log(√(2πe) std Z) + (α φ(α) - β φ(β)) / 2Z."""
     low, high, _, inside = self._bounds()
     density = lambda x: jnp.exp(-0.5 * jnp.square(x)) / np.sqrt(2 * np.pi).astype(np.float32)
     edges = (low * density(low) - high * density(high)) / (2 * inside)
@@ -137,39 +142,39 @@ class TruncatedNormal(NamedTuple):
 
 
 class TanhNormal(NamedTuple):
-  """tanh(x) of normals x, [..., A]. Noise: standard normal [..., A]. DreamerPro.
+  """tanh(x) of normals x. Noise: standard normal. DreamerPro.
 
   Entropy and mode have no closed form and are estimated from draws.
   """
 
-  mean: jax.Array
-  std: jax.Array
+  mean: Float[Array, '*batch A']
+  std: Float[Array, '*batch A']
 
   @classmethod
-  def of(cls, outputs, config: ActorSettings) -> 'TanhNormal':
+  def of(cls, outputs: Outputs, config: ActorSettings) -> 'TanhNormal':
     """Mean 5 tanh(x/5), deviation softplus(y) + `min_std`."""
     mean, spread = outputs
     return cls(5 * jnp.tanh(mean / 5), jax.nn.softplus(spread) + config.min_std)
 
-  def sample(self, noise: jax.Array | None) -> jax.Array:
+  def sample(self, noise: Float[Array, '*batch A'] | None) -> Float[Array, '*batch A']:
     """Return tanh(mean + std · noise)."""
     return jnp.tanh(self.mean + self.std * (0.0 if noise is None else noise))
 
-  def mode(self, noise: jax.Array | None = None) -> jax.Array:
-    """Return the likeliest of draws by `noise` [..., samples, A]; without noise tanh(mean)."""
+  def mode(self, noise: Float[Array, '*batch samples A'] | None = None) -> Float[Array, '*batch A']:
+    """Return the likeliest of draws by `noise`; without noise tanh(mean)."""
     if noise is None:
       return self.sample(None)
     each = TanhNormal(self.mean[..., None, :], self.std[..., None, :])
     likely = each.log_prob_of(noise).argmax(-1)
     return jnp.take_along_axis(each.sample(noise), likely[..., None, None], -2)[..., 0, :]
 
-  def log_prob(self, action: jax.Array) -> jax.Array:
-    """Return log π(action), [...], of actions kept from ±1 by float32's smallest step."""
+  def log_prob(self, action: Float[Array, '*batch A']) -> Float[Array, '*batch']:
+    """Return log π(action) of actions kept from ±1 by float32's smallest step."""
     limit = 1 - float(np.finfo(np.float32).epsneg)
     return self._log_prob(jnp.arctanh(jnp.clip(action, -limit, limit)))
 
-  def log_prob_of(self, noise: jax.Array) -> jax.Array:
-    """Return log π of `sample(noise)` without going back from the action, [...]."""
+  def log_prob_of(self, noise: Float[Array, '*batch A']) -> Float[Array, '*batch']:
+    """Return log π of `sample(noise)` without going back from the action."""
     return self._log_prob(self.mean + self.std * noise)
 
   def _log_prob(self, x):
@@ -177,8 +182,10 @@ class TanhNormal(NamedTuple):
     slope = 2 * (np.log(2).astype(np.float32) - x - jax.nn.softplus(-2 * x))
     return (dists.normal_log_prob(x, self.mean, self.std) - slope).sum(-1)
 
-  def entropy(self, noise: jax.Array | None = None) -> jax.Array:
-    """Return -log π averaged over draws by `noise` [samples, ..., A], [...]."""
+  def entropy(
+    self, noise: Float[Array, 'samples *batch A'] | None = None
+  ) -> Float[Array, '*batch']:
+    """Return -log π averaged over draws by `noise`."""
     return -self.log_prob_of(jnp.zeros((1, *self.mean.shape)) if noise is None else noise).mean(0)
 
 
@@ -196,8 +203,15 @@ class Actor:
   actions: int
 
   @classmethod
-  def make(cls, config: ActorSettings, features: int, actions: int, discrete: bool, **layers):
-    """Return an actor for features F and A actions; `layers` are `style` and `dtype`."""
+  def make(
+    cls,
+    config: ActorSettings,
+    features: int,
+    actions: int,
+    discrete: bool,
+    **layers: Unpack[Layers],
+  ) -> 'Actor':
+    """Return an actor for features F and A actions."""
     outputs = (actions,) if discrete else (actions, actions)
     head = Head(features, config, outputs, **layers)
     kind = OneHot if discrete else CONTINUOUS[config.distribution]
@@ -208,11 +222,11 @@ class Actor:
     """How many draws entropy and mode are estimated from; 0 where they are exact."""
     return self.config.samples if self.kind is TanhNormal else 0
 
-  def policy(self, params, feature: jax.Array) -> Policy:
-    """Return the distribution of actions for features [..., F]."""
+  def policy(self, params: Mapping[str, Any], feature: Float[Array, '*batch F']) -> Policy:
+    """Return the distribution of actions for features."""
     return self.kind.of(self.head.apply({'params': params}, feature), self.config)
 
-  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, '...']:
     """Draw noise for `sample`, for leading axes `shape`."""
     if self.kind is OneHot:
       return jax.random.uniform(key, shape)

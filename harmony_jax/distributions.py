@@ -13,32 +13,35 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 
-def symlog(x):
+def symlog(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """sign(x) log(1 + |x|), elementwise."""
   return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
-def symexp(x):
+def symexp(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """sign(x) (exp|x| - 1), the inverse of symlog."""
   return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
-def two_hot_bins(count: int = 255, limit: float = 20.0) -> np.ndarray:
-  """`count` bins, evenly spaced in symlog space over [-limit, limit]. Shape [count]."""
+def two_hot_bins(count: int = 255, limit: float = 20.0) -> Float[np.ndarray, ' {count}']:
+  """`count` bins, evenly spaced in symlog space over [-limit, limit]."""
   return np.linspace(-limit, limit, count).astype(np.float32)
 
 
-def two_hot(x, bins):
+def two_hot(
+  x: Float[Array, '*batch'], bins: Float[Array | np.ndarray, ' K']
+) -> Float[Array, '*batch K']:
   """The weights of the two bins around x, so that Σ weightᵢ binᵢ = x; x outside the bins takes the
   end bin.
 
   Args:
-    x: [...] values in the space of the bins (symlog already taken).
-    bins: [K] ascending.
+    x: values in the space of the bins (symlog already taken).
+    bins: ascending.
 
-  Returns: [..., K] non-negative, summing to 1.
+  Returns: non-negative, summing to 1.
   """
   bins = jnp.asarray(bins)
   count = bins.shape[-1]
@@ -54,30 +57,28 @@ def two_hot(x, bins):
   )
 
 
-def two_hot_loss(logits, target):
-  """-Σ twohot(symlog(target)) log softmax(logits): cross entropy over symlog bins. logits [..., K],
-  target [...].
-  """
+def two_hot_loss(
+  logits: Float[Array, '*batch K'], target: Float[Array, '*batch']
+) -> Float[Array, '*batch']:
+  """-Σ twohot(symlog(target)) log softmax(logits): cross entropy over symlog bins."""
   logits = logits.astype(jnp.float32)
   chex.assert_shape(target, logits.shape[:-1])
   weights = two_hot(symlog(target.astype(jnp.float32)), two_hot_bins(logits.shape[-1]))
   return -(jax.lax.stop_gradient(weights) * jax.nn.log_softmax(logits)).sum(-1)
 
 
-def two_hot_mean(logits):
-  """symexp(Σ softmax(logits) bins): the expectation is taken in symlog space. [..., K] -> [...]."""
+def two_hot_mean(logits: Float[Array, '*batch K']) -> Float[Array, '*batch']:
+  """symexp(Σ softmax(logits) bins): the expectation is taken in symlog space."""
   logits = logits.astype(jnp.float32)
   return symexp((jax.nn.softmax(logits) * two_hot_bins(logits.shape[-1])).sum(-1))
 
 
 class Scalar(NamedTuple):
-  """How a head's outputs [..., size] describe a scalar: its -log p against a target [...], and its
-  mean [...].
-  """
+  """How a head's K = `size` outputs describe a scalar: -log p of a target, and the mean."""
 
   size: int
-  loss: Callable
-  mean: Callable
+  loss: Callable[[Float[Array, '*batch K'], Float[Array, '*batch']], Float[Array, '*batch']]
+  mean: Callable[[Float[Array, '*batch K']], Float[Array, '*batch']]
 
 
 def scalar(distribution: str, bins: int = 255) -> Scalar:
@@ -92,7 +93,7 @@ def scalar(distribution: str, bins: int = 255) -> Scalar:
   return Scalar(bins, two_hot_loss, two_hot_mean)
 
 
-def unimix(logits, fraction: float):
+def unimix(logits: Float[Array, '*batch K'], fraction: float) -> Float[Array, '*batch K']:
   """Log-probabilities of (1-fraction) softmax(logits) + fraction uniform, over the last axis;
   float32.
   """
@@ -103,15 +104,17 @@ def unimix(logits, fraction: float):
   return jnp.log(probs)
 
 
-def draw_one_hot(logits, uniform: jax.Array | None):
+def draw_one_hot(
+  logits: Float[Array, '*batch K'], uniform: Float[Array, '*batch'] | None
+) -> Float[Array, '*batch K']:
   """A one-hot sample of softmax(logits) by the inverse of its cumulative distribution, without
   gradient.
 
   Args:
-    logits: [..., K] log-probabilities up to a constant.
-    uniform: [...] in [0, 1), or None for the mode.
+    logits: log-probabilities up to a constant.
+    uniform: in [0, 1), or None for the mode.
 
-  Returns: [..., K] float32 one-hots.
+  Returns: float32 one-hots.
   """
   classes = logits.shape[-1]
   if uniform is None:
@@ -125,37 +128,45 @@ def draw_one_hot(logits, uniform: jax.Array | None):
   return jax.lax.stop_gradient(jax.nn.one_hot(index, classes, dtype=jnp.float32))
 
 
-def straight_through(sample, logits):
-  """Return sample + probs - sg(probs), [..., K]: a sample with the probabilities' gradient."""
+def straight_through(
+  sample: Float[Array, '*batch K'], logits: Float[Array, '*batch K']
+) -> Float[Array, '*batch K']:
+  """Return sample + probs - sg(probs): a sample with the probabilities' gradient."""
   probs = jax.nn.softmax(logits.astype(jnp.float32))
   return sample + (probs - jax.lax.stop_gradient(probs))
 
 
-def categorical_kl(logits, other):
-  """KL[p || q] of categoricals given by logits [..., K], summed over K. Result [...]."""
+def categorical_kl(
+  logits: Float[Array, '*batch K'], other: Float[Array, '*batch K']
+) -> Float[Array, '*batch']:
+  """KL[p || q] of categoricals given by logits, summed over K."""
   log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other)
   return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
 
 
-def categorical_entropy(logits):
+def categorical_entropy(logits: Float[Array, '*batch K']) -> Float[Array, '*batch']:
   """-Σ p log p over the last axis."""
   log_p = jax.nn.log_softmax(logits)
   return -(jnp.exp(log_p) * log_p).sum(-1)
 
 
-def bernoulli_loss(logit, target):
-  """-[t log σ(x) + (1-t) log(1-σ(x))], numerically safe. Both [...]."""
+def bernoulli_loss(
+  logit: Float[Array, '*batch'], target: Float[Array, '*batch']
+) -> Float[Array, '*batch']:
+  """-[t log σ(x) + (1-t) log(1-σ(x))], numerically safe."""
   logit, target = logit.astype(jnp.float32), target.astype(jnp.float32)
   return -(target * jax.nn.log_sigmoid(logit) + (1 - target) * jax.nn.log_sigmoid(-logit))
 
 
-def normal_log_prob(x, mean, std):
+def normal_log_prob(
+  x: Float[Array, '*#shape'], mean: Float[Array, '*#shape'], std: Float[Array, '*#shape']
+) -> Float[Array, '*shape']:
   """log N(x; mean, std), elementwise."""
   return (
     -0.5 * jnp.square((x - mean) / std) - jnp.log(std) - 0.5 * np.log(2 * np.pi).astype(np.float32)
   )
 
 
-def normal_entropy(std):
+def normal_entropy(std: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """½ log(2πe) + log std, elementwise."""
   return jnp.log(std) + 0.5 * np.log(2 * np.pi * np.e).astype(np.float32)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 from harmony_jax import convolution
 from harmony_jax.distributions import symexp, symlog
 from harmony_jax.images import KINDS, ImageSettings
-from harmony_jax.networks import LINEAR, Dense, Style, mlp
+from harmony_jax.networks import LINEAR, Dense, Layers, Style, mlp
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -78,8 +78,10 @@ class Encoder:
   symlog: bool
 
   @classmethod
-  def make(cls, config: ImageSettings, shapes: Shapes, symlog: bool, **layers) -> 'Encoder':
-    """Return an encoder; `layers` are `style` and `dtype`. ValueError for shapes it cannot have."""
+  def make(
+    cls, config: ImageSettings, shapes: Shapes, symlog: bool, **layers: Unpack[Layers]
+  ) -> 'Encoder':
+    """Return an encoder. ValueError for shapes it cannot have."""
     images, vectors = split_shapes(shapes)
     down = vector = None
     if images:
@@ -157,9 +159,14 @@ class Decoder:
 
   @classmethod
   def make(
-    cls, config: ImageSettings, shapes: Shapes, inputs: int, likelihood: str, **layers
+    cls,
+    config: ImageSettings,
+    shapes: Shapes,
+    inputs: int,
+    likelihood: str,
+    **layers: Unpack[Layers],
   ) -> 'Decoder':
-    """Return a decoder of features of size `inputs`; `layers` are `style` and `dtype`."""
+    """Return a decoder of features of size `inputs`."""
     images, vectors = split_shapes(shapes)
     up = vector = None
     if images:

@@ -10,7 +10,7 @@ class UserError(Exception):
 
   exit_code = 2
 
-  def __init__(self, text):
+  def __init__(self, text: str):
     super().__init__(one_line(text))
 
 
@@ -20,7 +20,7 @@ class InUse(UserError):
   exit_code = 73  # EX_CANTCREAT of sysexits.h
 
 
-def one_line(text):
+def one_line(text: str) -> str:
   """A text that may quote anything (a mistyped flag, a damaged file) as one line of characters that
   print.
   """

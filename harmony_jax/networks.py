@@ -10,11 +10,12 @@ NHWC, dense kernels [in, out].
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from harmony_jax import convolution
 from harmony_jax import distributions as dists
@@ -45,6 +46,13 @@ class Style:
 
 
 LINEAR = Style('none', 'none', 'uniform')  # output layers
+
+
+class Layers(TypedDict, total=False):
+  """What the hidden layers of all parts are made with."""
+
+  style: Style
+  dtype: DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,10 +163,10 @@ class Strided(_NormAct):
     return self.finish(move(x.astype(self.dtype), self.kernel.astype(self.dtype), self.padding))
 
 
-def mlp(inputs: int, layers: int, units: int, **style) -> list[Dense]:
+def mlp(inputs: int, layers: int, units: int, **layer: Unpack[Layers]) -> list[Dense]:
   """Return hidden layers."""
   widths = [inputs] + [units] * layers
-  return [Dense(inputs=a, units=b, **style) for a, b in zip(widths[:-1], widths[1:])]
+  return [Dense(inputs=a, units=b, **layer) for a, b in zip(widths[:-1], widths[1:])]
 
 
 class Head(nn.Module):
@@ -193,8 +201,8 @@ class ScalarHead:
   scalar: dists.Scalar
 
   @classmethod
-  def make(cls, inputs: int, config: ScalarSettings, **layers) -> 'ScalarHead':
-    """Return a head on features of size `inputs`; `layers` are `style` and `dtype`."""
+  def make(cls, inputs: int, config: ScalarSettings, **layers: Unpack[Layers]) -> 'ScalarHead':
+    """Return a head on features of size `inputs`."""
     scalar = dists.scalar(config.distribution, config.bins)
     out_scale = 0.0 if config.distribution == 'two_hot' else 1.0
     return cls(Head(inputs, config, (scalar.size,), out_scale, **layers), scalar)

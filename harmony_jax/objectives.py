@@ -100,7 +100,15 @@ class Reconstruction(Objective):
     statistics = {'decoder': made['batch_stats']} if 'batch_stats' in made else {}
     return {'decoder': made['params']}, statistics
 
-  def losses(self, params, slow, statistics, batch, embed, feature) -> tuple[Losses, dict]:
+  def losses(
+    self,
+    params: Params,
+    slow: Params,
+    statistics: Params,
+    batch: Params,
+    embed: jax.Array,
+    feature: jax.Array,
+  ) -> tuple[Losses, dict]:
     """Return `observation` and `vector`."""
     found, after = self.decoder.losses(params['decoder'], statistics.get('decoder'), feature, batch)
     if self.harmonize_vector or 'vector' not in found:
@@ -109,7 +117,7 @@ class Reconstruction(Objective):
       losses = {'observation' if k == 'image' else k: v for k, v in found.items()}
     return losses, {} if after is None else {'decoder': after}
 
-  def predict(self, params, statistics, feature) -> dict[str, Any]:
+  def predict(self, params: Params, statistics: Params, feature: jax.Array) -> dict[str, Any]:
     """Return {'observation': {name: [..., *shape]}}, images in [0, 1]."""
     decoded = self.decoder.predict(params['decoder'], statistics.get('decoder'), feature)
     return {'observation': decoded}

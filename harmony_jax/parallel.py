@@ -265,7 +265,7 @@ def _unstack(tree, count):
   return tuple(map(one, range(count)))
 
 
-def jit(function: Callable, **how) -> Callable:
+def jit(function: Callable, **how: Any) -> Callable:
   """Return `jax.jit` with this backend's compiler options; those in XLA_FLAGS are left to them."""
   given = os.environ.get('XLA_FLAGS', '')
   options = {} if has_accelerator() else {k: v for k, v in CPU_OPTIONS.items() if k not in given}

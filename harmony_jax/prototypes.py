@@ -18,11 +18,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from harmony_jax import replicas
 from harmony_jax.encoders import Encoder, scale_image
 from harmony_jax.networks import LINEAR, Dense
-from harmony_jax.objectives import Losses, Objective
+from harmony_jax.objectives import Losses, Objective, Params
 from harmony_jax.returns import ema_update
 from harmony_jax.settings import setting
 
@@ -74,49 +75,53 @@ class Prototypes(Objective):
     }
     return {'prototypes': {'vectors': vectors, **projections}}, {}
 
-  def noise(self, key: jax.Array) -> jax.Array:
-    """Draw the shifts (dx, dy) of a sequence's views, [2, 2]."""
+  def noise(self, key: jax.Array) -> Float[Array, '{self.views} 2']:
+    """Draw the shifts (dx, dy) of a sequence's views."""
     limit = self.config.max_shift
     return jax.random.uniform(key, (self.views, 2), minval=-limit, maxval=limit)
 
-  def view(self, batch, noise):
-    """Return the batch with its images shifted by `noise` [2B, 2] pixels."""
+  def view(self, batch: Params, noise: Float[Array, 'N 2'] | None) -> Params:
+    """Return the batch with its images shifted by `noise` pixels."""
     if noise is None:
       return batch
     images = {k: shift(scale_image(batch[k]), noise) for k in self.encoder.images}
     return {**batch, **images}
 
-  def slow(self, params) -> dict:
+  def slow(self, params: Params) -> dict:
     """Return the encoder and the projection of embeddings."""
     return {'encoder': params['encoder'], 'embed': params['prototypes']['embed']}
 
-  def update_slow(self, slow, params, step) -> dict:
+  def update_slow(self, slow: Params, params: Params, step: Int[Array, '']) -> dict:
     """Return slow + f (fast - slow); the first update copies."""
     c = self.config
     return ema_update(slow, self.slow(params), step, c.slow_fraction, c.slow_every)
 
-  def project(self, params):
+  def project(self, params: Params) -> Params:
     """Return prototypes of length 1: set before each update, whose gradient takes them so."""
     head = params['prototypes']
     return {**params, 'prototypes': {**head, 'vectors': unit(head['vectors'])}}
 
-  def mask(self, gradient, step):
+  def mask(self, gradient: Params, step: Int[Array, '']) -> Params:
     """Return the gradient, without that of the prototypes while they are frozen."""
     head = gradient['prototypes']
     vectors = jnp.where(step < self.config.freeze, 0.0, head['vectors'])
     return {**gradient, 'prototypes': {**head, 'vectors': vectors}}
 
-  def projection(self, layer: Any, x: jax.Array) -> jax.Array:
-    """Return projections [..., P], not yet of length 1, by a layer's parameters."""
+  def projection(self, layer: Params, x: Float[Array, '*batch inputs']) -> Float[Array, '*batch P']:
+    """Return projections, not yet of length 1, by a layer's parameters."""
     out: Any = self._layer(x.shape[-1]).apply({'params': layer}, x)
     return out
 
-  def scores(self, params: Any, projection: jax.Array) -> jax.Array:
-    """Return ⟨prototypeₖ, projection⟩ of unit vectors, [..., K]; `params` as `project` has them."""
+  def scores(
+    self, params: Params, projection: Float[Array, '*batch P']
+  ) -> Float[Array, '*batch K']:
+    """Return ⟨prototypeₖ, projection⟩ of unit vectors; `params` as `project` has them."""
     return unit(projection) @ params['prototypes']['vectors'].T
 
-  def assignments(self, params: Any, slow: Any, slow_embed: jax.Array) -> jax.Array:
-    """Return targets [2B, T - warm_up, K] from slow embeddings [2B, T, E]; by view."""
+  def assignments(
+    self, params: Params, slow: Params, slow_embed: Float[Array, 'N T E']
+  ) -> Float[Array, 'N T-{self.config.warm_up} K']:
+    """Return targets from slow embeddings; by view."""
     scores = self.scores(params, self.projection(slow['embed'], slow_embed))
     scores = scores[:, self.config.warm_up :]
     views = sg(scores).reshape(2, -1, self.config.count)  # [2, B (T - warm_up), K]
@@ -125,7 +130,15 @@ class Prototypes(Objective):
   def _balance(self, scores):
     return sinkhorn(scores, self.config.sinkhorn_epsilon, self.config.sinkhorn_iterations)
 
-  def losses(self, params, slow, statistics, batch, embed, feature) -> tuple[Losses, dict]:
+  def losses(
+    self,
+    params: Params,
+    slow: Params,
+    statistics: Params,
+    batch: Params,
+    embed: Float[Array, 'N T E'],
+    feature: Float[Array, 'N T F'],
+  ) -> tuple[Losses, dict]:
     """Return `swav`, `temporal`, and `norm` where it counts; `params` as `project` has them."""
     c, slow = self.config, sg(slow)
     slow_embed, _ = self.encoder(slow['encoder'], None, batch)
@@ -147,14 +160,16 @@ class Prototypes(Objective):
       )
     return losses, {}
 
-  def predict(self, params, statistics, feature) -> dict[str, Any]:
-    """Return {'prototype': probabilities [..., K]}, p of the loss `temporal`."""
+  def predict(
+    self, params: Params, statistics: Params, feature: Float[Array, '*batch F']
+  ) -> dict[str, Float[Array, '*batch K']]:
+    """Return {'prototype': probabilities}, p of the loss `temporal`."""
     projection = self.projection(params['prototypes']['feature'], feature)
     scores = self.scores(self.project(params), projection)
     return {'prototype': jax.nn.softmax(scores / self.config.temperature)}
 
-  def assign(self, params: Any, observation: Any) -> jax.Array:
-    """Return assignments [N, T, K] of observations [N, T, ...], each sequence's balanced.
+  def assign(self, params: Params, observation: Params) -> Float[Array, 'N T K']:
+    """Return assignments of observations [N, T, ...], each sequence's balanced.
 
     As the losses' targets, but by the encoder itself in place of its slow copy.
     """
@@ -163,16 +178,16 @@ class Prototypes(Objective):
     return jax.vmap(self._balance)(self.scores(self.project(params), projection))
 
 
-def unit(x: jax.Array) -> jax.Array:
+def unit(x: Float[Array, '*batch P']) -> Float[Array, '*batch P']:
   """Return x / max(‖x‖, 10⁻⁶) over the last axis."""
   return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
 
-def sinkhorn(scores: jax.Array, epsilon: float, iterations: int) -> jax.Array:
-  """Assign N samples to K prototypes by their scores [N, K], in nearly equal shares.
+def sinkhorn(scores: Float[Array, 'N K'], epsilon: float, iterations: int) -> Float[Array, 'N K']:
+  """Assign N samples to K prototypes by their scores, in nearly equal shares.
 
   exp(scores / epsilon), then in turns: every prototype's weights are made to sum to N/K, every
-  sample's to 1. Returns [N, K] whose rows sum to 1. With several replicas N counts all samples.
+  sample's to 1. Returns rows that sum to 1. With several replicas N counts all samples.
   """
   log = scores / epsilon
   for _ in range(iterations):
@@ -181,8 +196,8 @@ def sinkhorn(scores: jax.Array, epsilon: float, iterations: int) -> jax.Array:
   return jnp.exp(log)
 
 
-def shift(images: jax.Array, by: jax.Array) -> jax.Array:
-  """Move images [N, T, H, W, C] by (dx, dy) pixels [N, 2], bilinearly; the edges are continued.
+def shift(images: Float[Array, 'N T H W C'], by: Float[Array, 'N 2']) -> Float[Array, 'N T H W C']:
+  """Move images by (dx, dy) pixels, bilinearly; the edges are continued.
 
   out[y, x] = in[y - dy, x - dx], coordinates kept in the image; dx and dy need not be whole.
   """

@@ -6,9 +6,12 @@ stored steps alone, so a resumed run draws what the uninterrupted one would have
 """
 
 import functools
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from harmony_jax import replay_files
 from harmony_jax import sampling as rules
@@ -51,17 +54,17 @@ class Replay:
 
   def __init__(
     self,
-    specs,
-    num_envs,
-    capacity,
-    batch_size,
-    length,
-    seed,
-    margin=256,
-    sampling='windows',
-    prioritize_ends=False,
-    first_action=False,
-    part=(0, 1),
+    specs: Mapping[str, tuple[Sequence[int], DTypeLike]],
+    num_envs: int,
+    capacity: int,
+    batch_size: int,
+    length: int,
+    seed: int,
+    margin: int = 256,
+    sampling: str = 'windows',
+    prioritize_ends: bool = False,
+    first_action: bool = False,
+    part: tuple[int, int] = (0, 1),
   ):
     self.specs = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
     self.num_envs = num_envs
@@ -88,7 +91,7 @@ class Replay:
     self.part = part
     self.first_action = first_action
     self._rows = self.kept + margin
-    self._data = {
+    self._data: dict[str, np.ndarray] = {
       name: np.zeros((num_envs, self._rows, *shape), dtype)
       for name, (shape, dtype) in self.specs.items()
     }
@@ -98,29 +101,29 @@ class Replay:
     self._saved = 0  # of these, on disk
 
   @property
-  def steps(self):
+  def steps(self) -> int:
     """Steps appended per environment since the run began; a checkpoint records it."""
     return self._steps
 
   @property
-  def windows(self):
+  def windows(self) -> int:
     """Number of windows that a sample chooses from."""
     return self._rule.windows(self._steps)
 
-  def filled(self, prefill):
+  def filled(self, prefill: int) -> bool:
     """Whether training can begin: `prefill` steps are there, and a first batch."""
     return self._rule.filled(self._steps, self.batch_size, prefill)
 
   @property
-  def nbytes(self):
+  def nbytes(self) -> int:
     """Bytes of memory, all taken from the start."""
     return sum(array.nbytes for array in self._data.values())
 
-  def describe(self):
+  def describe(self) -> str:
     """`'replay: 100,000 steps, 1.23 GB'` (of 10⁹ bytes)."""
     return f'replay: {self.kept * self.num_envs:,} steps, {self.nbytes / 1e9:.2f} GB'
 
-  def append(self, step):
+  def append(self, step: Mapping[str, ArrayLike]):
     """Adds one step of every environment; overwrites the oldest where it is full.
 
     Args:
@@ -151,7 +154,7 @@ class Replay:
     flags = [self._data.get(name) for name in ('is_first', 'is_last')]
     self._rule.note(step, *(x if x is None else x[:, step % self._rows] for x in flags))
 
-  def draw(self, update):
+  def draw(self, update: int) -> Draw:
     """Chooses the windows of an update. Cheap; copies no data.
 
     Raises:
@@ -162,13 +165,13 @@ class Replay:
     envs, starts = self._rule.choose(rng, self.batch_size, self._steps)
     return Draw(update, envs, starts, self._steps)
 
-  def rows(self, draw):
+  def rows(self, draw: Draw) -> np.ndarray:
     """[B, T]: the rows of a draw's windows, over the environments' rings one after the other."""
     return (draw.starts[:, None] + np.arange(self.length)) % self._rows + draw.envs[
       :, None
     ] * self._rows
 
-  def rows_before(self, draw):
+  def rows_before(self, draw: Draw) -> np.ndarray | None:
     """[B]: likewise those before the windows, -1 where there is none, or none stored; None without
     `first_action`.
     """
@@ -178,11 +181,11 @@ class Replay:
     stored = draw.starts > max(0, draw.steps - self.kept)
     return np.where(goes_on & stored, (draw.starts - 1) % self._rows + draw.envs * self._rows, -1)
 
-  def intact(self, draw):
+  def intact(self, draw: Draw) -> bool:
     """Whether the steps that `draw` was made of are all still stored."""
     return self._steps - draw.steps <= self.margin
 
-  def gather(self, draw):
+  def gather(self, draw: Draw) -> dict[str, np.ndarray]:
     """Copies the windows of a draw. May run in another thread than `append`.
 
     Returns:
@@ -209,14 +212,14 @@ class Replay:
       )
     return batch
 
-  def sample(self, update):
+  def sample(self, update: int) -> dict[str, np.ndarray]:
     """The batch of an update, `{name: [B, T, ...]}`: `gather(draw(update))`.
 
     A pure function of the seed, the update and the stored steps.
     """
     return self.gather(self.draw(update))
 
-  def save(self, folder):
+  def save(self, folder: str | pathlib.Path):
     """Adds what is new since the last save to the files in `folder`; call it before the checkpoint.
 
     A crash leaves the earlier saves intact. `load` can then go back to any of the last
@@ -232,7 +235,7 @@ class Replay:
     )
     self._saved = self._steps
 
-  def load(self, folder, steps=None, parts=None):
+  def load(self, folder: str | pathlib.Path, steps: int | None = None, parts: int | None = None):
     """Restores what was stored when `steps` were appended, at one of the last saves (default: the
     last).
 

@@ -16,6 +16,8 @@ import os
 import pathlib
 import re
 import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,17 +26,26 @@ MOST_STEPS = 4096
 # of how many last saves the steps are kept: a run goes back to one of its two newest checkpoints
 SAVES = 3
 
+Steps = dict[str, np.ndarray]  # leaves [N, C, ...]
+
 _NAME = re.compile(r'steps-(\d{12})-(\d{12})-([0-9a-f]{8})\.npz')
 
 
-def part(folder, index, count):
+def part(folder: str | pathlib.Path, index: int, count: int) -> pathlib.Path:
   """The folder of one of `count` processes' parts of a replay; the folder itself where there is
   one.
   """
   return pathlib.Path(folder) / f'{index + 1}-of-{count}' if count > 1 else pathlib.Path(folder)
 
 
-def save(folder, layout, read, saved, steps, rows):
+def save(
+  folder: str | pathlib.Path,
+  layout: Mapping[str, Any],
+  read: Callable[[int, int], Steps],
+  saved: int,
+  steps: int,
+  rows: int,
+):
   """Adds the steps since the last save, and drops files that no recent save needs.
 
   Args:
@@ -58,7 +69,7 @@ def save(folder, layout, read, saved, steps, rows):
   for first in range(max(saved, steps - rows), steps, size):
     end = min(first + size, steps)
     buffer = io.BytesIO()
-    np.savez(buffer, **read(first, end))
+    np.savez(buffer, **read(first, end))  # pyright: ignore[reportArgumentType]
     data = buffer.getbuffer()
     files.append(f'steps-{first:012d}-{end:012d}-{zlib.crc32(data):08x}.npz')
     _replace(folder / files[-1], data)
@@ -75,7 +86,14 @@ def save(folder, layout, read, saved, steps, rows):
       path.unlink()
 
 
-def load(folder, layout, write, steps, kept, rows):
+def load(
+  folder: str | pathlib.Path,
+  layout: Mapping[str, Any],
+  write: Callable[[int, Steps], None],
+  steps: int | None,
+  kept: int,
+  rows: int,
+) -> int:
   """Reads the steps that were stored when `steps` were appended.
 
   Args:
@@ -97,7 +115,7 @@ def load(folder, layout, write, steps, kept, rows):
       raise ValueError(
         f'the replay in {folder} has {name} {manifest.get(name)}; this run has {ours}'
       )
-  steps = manifest['saves'][-1] if steps is None else steps
+  steps = int(manifest['saves'][-1]) if steps is None else steps
   files = [name for name in manifest['files'] if steps - rows < _span(name)[1] <= steps]
   arrived = _span(files[0])[0] if files else 0
   if arrived > max(0, steps - kept):

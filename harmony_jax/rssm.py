@@ -15,16 +15,18 @@ A actions, E embedding, F feature.
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from harmony_jax import distributions as dists
 from harmony_jax.networks import LINEAR, Dense, Style
 from harmony_jax.settings import setting
 
-Params = Any
+Params = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ class RSSMSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Categorical:
-  """S one-hots of K classes. stats: log-probabilities [..., S, K]; samples [..., S, K]."""
+  """S one-hots of K classes. stats: log-probabilities."""
 
   size: int
   classes: int
@@ -76,35 +78,39 @@ class Categorical:
     """Of a sample."""
     return self.size, self.classes
 
-  def zeros(self, batch: int) -> tuple[jax.Array, jax.Array]:
+  def zeros(self, batch: int) -> tuple[Float[Array, '{batch} S K'], Float[Array, '{batch} S K']]:
     """Return (sample, stats) of a state that knows nothing."""
     zeros = jnp.zeros((batch, *self.shape), jnp.float32)
     return zeros, zeros
 
-  def stats(self, x: jax.Array) -> jax.Array:
-    """Return a layer's outputs [..., S K] as stats."""
+  def stats(self, x: Float[Array, '*batch {self.outputs}']) -> Float[Array, '*batch S K']:
+    """Return a layer's outputs as stats."""
     return dists.unimix(x.reshape(*x.shape[:-1], *self.shape), self.unimix)
 
-  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draw noise for `sample`: uniform [*shape, S]."""
+  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, '*batch S']:
+    """Draw noise for `sample`, for leading axes `shape`: uniform."""
     return jax.random.uniform(key, (*shape, self.size))
 
-  def sample(self, stats: jax.Array, noise: jax.Array | None) -> jax.Array:
+  def sample(
+    self, stats: Float[Array, '*batch S K'], noise: Float[Array, '*batch S'] | None
+  ) -> Float[Array, '*batch S K']:
     """Return one-hots with the probabilities' gradient."""
     return dists.straight_through(dists.draw_one_hot(stats, noise), stats)
 
-  def mode(self, stats: jax.Array) -> jax.Array:
+  def mode(self, stats: Float[Array, '*batch S K']) -> Float[Array, '*batch S K']:
     """Return the most likely one-hots, without gradient."""
     return dists.draw_one_hot(stats, None)
 
-  def kl(self, stats: jax.Array, other: jax.Array) -> jax.Array:
-    """Return KL[p ‖ q] summed over the groups, [...]."""
+  def kl(
+    self, stats: Float[Array, '*batch S K'], other: Float[Array, '*batch S K']
+  ) -> Float[Array, '*batch']:
+    """Return KL[p ‖ q] summed over the groups."""
     return dists.categorical_kl(stats, other).sum(-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-  """A diagonal Gaussian of S dimensions. stats: means and deviations [..., 2, S]; samples [..., S].
+  """A diagonal Gaussian of S dimensions. stats: means and deviations.
 
   A deviation is 2 sigmoid(x / 2) + `min_std`.
   """
@@ -122,45 +128,49 @@ class Gaussian:
     """Of a sample."""
     return (self.size,)
 
-  def zeros(self, batch: int) -> tuple[jax.Array, jax.Array]:
+  def zeros(self, batch: int) -> tuple[Float[Array, '{batch} S'], Float[Array, '{batch} 2 S']]:
     """Return (sample, stats) of a state that knows nothing."""
     stats = jnp.zeros((batch, 2, self.size), jnp.float32)
     return stats[:, 0], stats
 
-  def stats(self, x: jax.Array) -> jax.Array:
-    """Return a layer's outputs [..., 2 S] as stats."""
+  def stats(self, x: Float[Array, '*batch {self.outputs}']) -> Float[Array, '*batch 2 S']:
+    """Return a layer's outputs as stats."""
     mean, spread = jnp.split(x.astype(jnp.float32), 2, -1)
     return jnp.stack([mean, 2 * jax.nn.sigmoid(spread / 2) + self.min_std], -2)
 
-  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draw noise for `sample`: standard normal [*shape, S]."""
+  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, '*batch S']:
+    """Draw noise for `sample`, for leading axes `shape`: standard normal."""
     return jax.random.normal(key, (*shape, self.size))
 
-  def sample(self, stats: jax.Array, noise: jax.Array | None) -> jax.Array:
+  def sample(
+    self, stats: Float[Array, '*batch 2 S'], noise: Float[Array, '*batch S'] | None
+  ) -> Float[Array, '*batch S']:
     """Return mean + deviation · noise."""
     mean = stats[..., 0, :]
     return mean if noise is None else mean + stats[..., 1, :] * noise
 
-  def mode(self, stats: jax.Array) -> jax.Array:
+  def mode(self, stats: Float[Array, '*batch 2 S']) -> Float[Array, '*batch S']:
     """Return the mean, without gradient."""
     return jax.lax.stop_gradient(stats[..., 0, :])
 
-  def kl(self, stats: jax.Array, other: jax.Array) -> jax.Array:
-    """Return Σ log(σ_q/σ_p) + (σ_p² + (μ_p - μ_q)²) / 2σ_q² - ½, [...]."""
+  def kl(
+    self, stats: Float[Array, '*batch 2 S'], other: Float[Array, '*batch 2 S']
+  ) -> Float[Array, '*batch']:
+    """Return Σ log(σ_q/σ_p) + (σ_p² + (μ_p - μ_q)²) / 2σ_q² - ½."""
     (mean, std), (mean_q, std_q) = (jnp.moveaxis(each, -2, 0) for each in (stats, other))
     scaled = (std**2 + (mean - mean_q) ** 2) / (2 * std_q**2)
     return (jnp.log(std_q / std) + scaled - 0.5).sum(-1)
 
 
 class State(NamedTuple):
-  """Latent state: deter [..., D], stoch (a sample) and the stats that drew it."""
+  """Latent state: deter, stoch (a sample) and the stats that drew it."""
 
-  deter: jax.Array
-  stoch: jax.Array
-  stats: jax.Array
+  deter: Float[Array, '*batch D']
+  stoch: Float[Array, '...']
+  stats: Float[Array, '...']
 
-  def feature(self) -> jax.Array:
-    """Return [deter, stoch] flattened, [..., F]: what decoder, heads, actor and critic see."""
+  def feature(self) -> Float[Array, '*batch F']:
+    """Return [deter, stoch] flattened: what decoder, heads, actor and critic see."""
     return jnp.concatenate([self.deter, self.stoch.reshape(*self.deter.shape[:-1], -1)], -1)
 
 
@@ -236,8 +246,8 @@ class RSSM:
     state = State(deter, self.latents.mode(self.prior(params, deter)), self.latents.zeros(1)[1])
     return jax.tree.map(lambda x: jnp.repeat(x, batch, 0), state)
 
-  def prior(self, params: Params, deter: jax.Array) -> jax.Array:
-    """Return the prior's stats for deter [..., D]."""
+  def prior(self, params: Params, deter: Float[Array, '*batch D']) -> Float[Array, '*batch _ _']:
+    """Return the prior's stats."""
     return self.latents.stats(self._run(params, 'img_stats', self._run(params, 'img_out', deter)))
 
   def _action(self, action):
@@ -269,20 +279,20 @@ class RSSM:
     self,
     params: Params,
     state: State,
-    embed: jax.Array,
-    action: jax.Array,
-    is_first: jax.Array,
-    noise: jax.Array | None,
-  ) -> tuple[State, jax.Array]:
+    embed: Float[Array, 'B T E'],
+    action: Float[Array, 'B T A'],
+    is_first: Bool[Array, 'B T'],
+    noise: Float[Array, 'B T S'] | None,
+  ) -> tuple[State, Float[Array, 'B T _ _']]:
     """Filter sequences of observations.
 
     Args:
       state: before the sequences, leaves [B, ...].
-      embed: [B, T, E]. action: [B, T, A], taken *before* each observation. is_first: [B, T]; there
-        the state becomes the initial one and the action zero.
-      noise: [B, T, S] for the posterior draws.
+      action: taken *before* each observation.
+      is_first: there the state becomes the initial one and the action zero.
+      noise: for the posterior draws.
 
-    Returns: posterior states with leaves [B, T, ...], and the prior's stats [B, T, ...].
+    Returns: posterior states with leaves [B, T, ...], and the prior's stats.
     """
     initial = self.initial(params, 1)
     keep = 1.0 - is_first.astype(jnp.float32)  # [B, T]
@@ -309,10 +319,10 @@ class RSSM:
     self,
     params: Params,
     state: State,
-    embed: jax.Array,
-    action: jax.Array,
-    is_first: jax.Array,
-    noise: jax.Array | None,
+    embed: Float[Array, 'B E'],
+    action: Float[Array, 'B A'],
+    is_first: Bool[Array, ' B'],
+    noise: Float[Array, 'B S'] | None,
   ) -> State:
     """Do one step of `observe`, for acting: without the axis of time, and no prior.
 
@@ -330,18 +340,26 @@ class RSSM:
     return State(deter, self.latents.sample(stats, noise), stats)
 
   def imagine(
-    self, params: Params, state: State, action: jax.Array, noise: jax.Array | None
+    self,
+    params: Params,
+    state: State,
+    action: Float[Array, 'B A'],
+    noise: Float[Array, 'B S'] | None,
   ) -> State:
-    """Do one step without an observation: action [B, A], noise [B, S]; leaves [B, ...]."""
+    """Do one step without an observation; leaves [B, ...]."""
     action_part = self._action_part(params, action)
     deter = self._transition(params, state.deter, state.stoch, action_part)
     stats = self.prior(params, deter)
     return State(deter, self.latents.sample(stats, noise), stats)
 
   def rollout(
-    self, params: Params, start: State, action: jax.Array, noise: jax.Array | None
+    self,
+    params: Params,
+    start: State,
+    action: Float[Array, 'B T A'],
+    noise: Float[Array, 'B T S'] | None,
   ) -> State:
-    """Return the states [B, T, ...] that actions [B, T, A] lead to, without observations."""
+    """Return the states [B, T, ...] that actions lead to, without observations."""
     draws = (action,) if noise is None else (action, noise)
 
     def step(state, inputs):

@@ -43,13 +43,15 @@ class Sampling(abc.ABC):
 class Windows(Sampling):
   """Uniform over all windows of the stream, which may cross ends of episodes (DreamerV3)."""
 
-  def windows(self, steps):
+  def windows(self, steps: int) -> int:
     return self.num_envs * max(0, min(steps, self.kept) - self.length + 1)
 
-  def filled(self, steps, batch_size, prefill):
+  def filled(self, steps: int, batch_size: int, prefill: int) -> bool:
     return self.windows(steps) >= max(batch_size * self.length, prefill)
 
-  def choose(self, rng, count, steps):
+  def choose(
+    self, rng: np.random.Generator, count: int, steps: int
+  ) -> tuple[np.ndarray, np.ndarray]:
     windows = self.windows(steps)
     if not windows:
       raise ValueError(f'replay holds {steps} steps per environment; a window has {self.length}')
@@ -71,21 +73,23 @@ class Episodes(Windows):
     super().__init__(*sizes)
     self.prioritize_ends = prioritize_ends
 
-  def restart(self, oldest):
+  def restart(self, oldest: int) -> None:
     # (environment, first step, last step) of complete episodes, in the order of their ends
     self._ended = []
     # An episode that begins before the oldest step is not stored whole: its beginning is put there.
     self._begun = np.full(self.num_envs, oldest - 1 if oldest else 0)
 
-  def note(self, step, is_first, is_last):
+  def note(self, step: int, is_first: np.ndarray, is_last: Any) -> None:
     self._begun[is_first] = step
     self._ended += [(env, self._begun[env], step) for env in np.flatnonzero(is_last)]
 
-  def filled(self, steps, batch_size, prefill):
+  def filled(self, steps: int, batch_size: int, prefill: int) -> bool:
     enough = steps * self.num_envs >= max(prefill, self.length * self.num_envs)
     return enough and len(self._stored(steps)) > 0
 
-  def choose(self, rng, count, steps):
+  def choose(
+    self, rng: np.random.Generator, count: int, steps: int
+  ) -> tuple[np.ndarray, np.ndarray]:
     episodes = self._stored(steps)
     if not len(episodes):
       raise ValueError('replay holds no complete episode yet')
@@ -104,24 +108,26 @@ class Episodes(Windows):
 class Inside(Sampling):
   """Uniform over all windows that lie in one episode, complete or not."""
 
-  def restart(self, oldest):
+  def restart(self, oldest: int) -> None:
     self._begun = np.full(self.num_envs, oldest)
     # [N, rows]: whether the window that begins in a row lies in one episode
     self._whole = np.zeros((self.num_envs, self.rows), bool)
 
-  def note(self, step, is_first, is_last):
+  def note(self, step: int, is_first: np.ndarray, is_last: Any) -> None:
     self._begun[is_first] = step
     self._whole[:, step % self.rows] = False  # its window has not come to its end
     start = step - self.length + 1
     self._whole[:, start % self.rows] = self._begun <= start
 
-  def windows(self, steps):
+  def windows(self, steps: int) -> int:
     return int(self._stored(steps).sum())
 
-  def filled(self, steps, batch_size, prefill):
+  def filled(self, steps: int, batch_size: int, prefill: int) -> bool:
     return steps * self.num_envs >= max(prefill, 1) and self.windows(steps) > 0
 
-  def choose(self, rng, count, steps):
+  def choose(
+    self, rng: np.random.Generator, count: int, steps: int
+  ) -> tuple[np.ndarray, np.ndarray]:
     # By rows, so that the order is the same in a run that goes on.
     envs, rows = np.nonzero(self._stored(steps))
     if not len(rows):

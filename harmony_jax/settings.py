@@ -55,7 +55,7 @@ def setting(
   return dataclasses.field(default=default, metadata={'meaning': meaning, **limits})
 
 
-def group(cls: type[T], meaning: str, **changes) -> T:
+def group(cls: type[T], meaning: str, **changes: Any) -> T:
   """Return a dataclass field that is a group of settings, with other defaults where given."""
   return dataclasses.field(default_factory=lambda: cls(**changes), metadata={'meaning': meaning})
 

@@ -4,6 +4,8 @@ Compiling is most of their time. Programs are kept on disk between runs, by JAX'
 compiled as training's are (`parallel.CPU_OPTIONS`); what a worker has compiled is dropped after
 each file of tests, so that it stays small. A Ctrl-C is heard even where a shell that started the
 tests in the background ignores it.
+
+Shapes in annotations are checked in every call (`SHAPED`).
 """
 
 import gc
@@ -13,6 +15,12 @@ import signal
 from importlib.metadata import version
 
 import pytest
+from jaxtyping import install_import_hook
+
+# What takes and gives arrays of the shapes in its annotations.
+SHAPED = ('actions', 'convolution', 'distributions', 'prototypes', 'returns', 'rssm')
+# Installed before anything imports them.
+install_import_hook([f'harmony_jax.{name}' for name in SHAPED], 'beartype.beartype')
 
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')

@@ -1,11 +1,14 @@
 """Two-hot coding, categoricals, Gaussians, policies, λ-returns, slow copies: known answers."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from scipy import integrate, stats
 
 from harmony_jax import actions
@@ -94,7 +97,7 @@ def test_kl_entropies_and_densities():
   np.testing.assert_allclose(dists.categorical_kl(jnp.log(p), jnp.log(q)), kl, rtol=1e-5)
   np.testing.assert_allclose(dists.categorical_entropy(jnp.log(p)), entropy, rtol=1e-5)
   np.testing.assert_allclose(
-    dists.normal_log_prob(1.0, 0.0, 2.0), stats.norm(0, 2).logpdf(1), rtol=1e-6
+    dists.normal_log_prob(*jnp.array([1.0, 0.0, 2.0])), stats.norm(0, 2).logpdf(1), rtol=1e-6
   )
   np.testing.assert_allclose(
     dists.normal_entropy(jnp.float32(2.0)), stats.norm(0, 2).entropy(), rtol=1e-6
@@ -120,9 +123,8 @@ def test_extremes_of_returns():
   reward, value = (RNG.normal(size=(5, 3)).astype(np.float32) for _ in range(2))
   discount = np.full((5, 3), 0.9, np.float32)
   discount[2, 1] = 0
-  run = small.jit(
-    lambda lam: lambda_returns(*map(jnp.asarray, (reward, discount, value)), value[-1], lam)
-  )
+  inputs = [jnp.asarray(x) for x in (reward, discount, value, value[-1])]
+  run = small.jit(lambda lam: lambda_returns(*inputs, lam))
   np.testing.assert_allclose(run(0.0), reward + discount * value, rtol=1e-5, atol=1e-6)
   total = value[-1]
   for t in reversed(range(5)):
@@ -132,8 +134,13 @@ def test_extremes_of_returns():
 
 @pytest.mark.parametrize('bad', [(4, 3), (5,)])
 def test_shapes_are_checked(bad):
-  with pytest.raises(AssertionError):
-    lambda_returns(jnp.zeros((5, 3)), jnp.zeros(bad), jnp.zeros((5, 3)), jnp.zeros(3), 0.9)
+  """By the function, and in the tests by its annotations (conftest.py)."""
+  for function, error in (
+    (lambda_returns, TypeCheckError),
+    (inspect.unwrap(lambda_returns), AssertionError),
+  ):
+    with pytest.raises(error):
+      function(jnp.zeros((5, 3)), jnp.zeros(bad), jnp.zeros((5, 3)), jnp.zeros(3), 0.9)
 
 
 def test_percentiles():
@@ -166,7 +173,7 @@ KINDS = {  # outputs -> mean and deviation
 def test_parameters_of_policies(name):
   config = actions.ActorSettings(distribution=name, min_std=0.2)
   outputs = RNG.normal(size=(2, 7, 3)) * 5
-  policy = actions.CONTINUOUS[name].of(jnp.float32(outputs), config)
+  policy = actions.CONTINUOUS[name].of(tuple(jnp.float32(outputs)), config)
   for found, function, x in zip(policy, KINDS[name], outputs):
     np.testing.assert_allclose(found, function(x), rtol=1e-4, atol=1e-6)
 
@@ -193,9 +200,9 @@ def test_truncated_normal_is_scipys(mean, std):
   theirs = stats.truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)
   ours = actions.TruncatedNormal(*jnp.float32([[mean], [std]]))
   np.testing.assert_allclose(ours.entropy(), theirs.entropy(), rtol=1e-4, atol=1e-4)
-  x = np.linspace(-0.99, 0.99, 7, dtype=np.float32)
+  x = jnp.linspace(-0.99, 0.99, 7)
   np.testing.assert_allclose(ours.log_prob(x[:, None]), theirs.logpdf(x), rtol=1e-4, atol=1e-4)
-  uniform = np.array([[0.01], [0.3], [0.5], [0.9]], np.float32)
+  uniform = jnp.array([[0.01], [0.3], [0.5], [0.9]])
   np.testing.assert_allclose(ours.sample(uniform), theirs.ppf(uniform), rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(ours.sample(None), theirs.ppf([0.5]), rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(ours.mode(), [mean], rtol=1e-6)
@@ -203,8 +210,8 @@ def test_truncated_normal_is_scipys(mean, std):
 
 def test_truncated_normal_passes_gradients_at_the_edge(monkeypatch):
   """A draw that is kept from the bound still moves with its mean, as if it were not."""
-  policy = lambda mean: actions.TruncatedNormal(mean, jnp.float32(0.5))
-  sample = jax.value_and_grad(lambda mean: policy(mean).sample(0.9))
+  policy = lambda mean: actions.TruncatedNormal(mean[None], jnp.full(1, 0.5))
+  sample = jax.value_and_grad(lambda mean: policy(mean).sample(jnp.full(1, 0.9))[0])
   free, slope = sample(jnp.float32(0.8))
   monkeypatch.setattr(actions, '_MARGIN', 0.2)
   kept, same = sample(jnp.float32(0.8))

@@ -46,7 +46,7 @@ def test_stats_of_a_gaussian():
 
 def test_samples_of_a_gaussian():
   mean, std, description = gaussian()
-  noise, kind = RNG.normal(size=mean.shape), Gaussian(3)
+  noise, kind = jnp.float32(RNG.normal(size=mean.shape)), Gaussian(3)
   found = kind.sample(description, noise)
   np.testing.assert_allclose(found, mean + std * noise, rtol=1e-5, atol=1e-6)
   for middle in (kind.sample(description, None), kind.mode(description)):

@@ -1,5 +1,6 @@
 """The library as others install it: out of the way of their names, and light where it can be."""
 
+import ast
 import os
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = ('harmony_jax', 'configs', 'experiments')
 
 
 def run(*words, folder, **variables):
@@ -54,6 +56,39 @@ assert not {'ale_py', 'dm_control', 'mujoco', 'gymnasium', 'metaworld', 'ray'} &
   run(sys.executable, '-c', code, folder=ROOT)
 
 
+def test_every_public_function_is_typed():
+  paths = [path for name in PACKAGES for path in sorted((ROOT / name).rglob('*.py'))]
+  untyped = [
+    f'{path.relative_to(ROOT)}:{node.lineno}: {node.name}'
+    for path in paths
+    for node in _public(ast.parse(path.read_text()).body)
+    if not _typed(node)
+  ]
+  assert len(paths) > 50 and not untyped, '\n'.join(untyped)
+
+
+def _public(body):
+  """Yield functions, and methods of classes, whose names others may use."""
+  for node in body:
+    hidden = getattr(node, 'name', '').startswith('_')
+    if isinstance(node, ast.ClassDef) and not hidden:
+      yield from _public(node.body)
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      if not hidden or node.name in ('__init__', '__call__'):
+        yield node
+
+
+def _typed(function):
+  """Return whether all arguments have a type, and the result if there is one."""
+  given = function.args
+  arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+  results = [each for each in ast.walk(function) if isinstance(each, ast.Return | ast.Yield)]
+  gives = any(each.value for each in results) and function.name != '__init__'
+  return (function.returns or not gives) and all(
+    each.annotation for each in arguments if each and each.arg not in ('self', 'cls')
+  )
+
+
 LOAD = """
 import sys
 import numpy as np
@@ -73,7 +108,7 @@ assert 'harmony_jax._commands.configs' not in sys.modules
 def wheel(tmp_path_factory):
   """Return the wheel, built from a copy of the sources."""
   source = tmp_path_factory.mktemp('source')
-  for name in ('harmony_jax', 'configs', 'experiments'):
+  for name in PACKAGES:
     ignore = shutil.ignore_patterns('__pycache__', '*.egg-info')
     shutil.copytree(ROOT / name, source / name, ignore=ignore)
   for name in ('setup.py', 'pyproject.toml', 'LICENSE'):

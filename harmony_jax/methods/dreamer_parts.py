@@ -15,7 +15,7 @@ from harmony_jax.actions import Actor
 from harmony_jax.encoders import Decoder, Encoder
 from harmony_jax.envs.base import Spec
 from harmony_jax.methods.dreamer_settings import DreamerSettings
-from harmony_jax.networks import Head, ScalarHead
+from harmony_jax.networks import Head, Layers, ScalarHead
 from harmony_jax.objectives import Objective, Reconstruction
 from harmony_jax.optimizers import make_optimizer
 from harmony_jax.returns import Percentiles
@@ -76,7 +76,7 @@ class DreamerParts(method.Method):
     s = settings
     self.settings, self.spec, self.deterministic = settings, spec, deterministic
     self.shapes = {name: array.shape for name, array in spec.observation.items()}
-    self.layers: dict[str, Any] = {'style': s.network, 'dtype': jnp.dtype(s.compute_dtype)}
+    self.layers: Layers = {'style': s.network, 'dtype': jnp.dtype(s.compute_dtype)}
     layers = self.layers
     if s.replay.first_action and s.rssm.learned_initial:
       # It would not learn where sequences begin inside an episode.
@@ -238,7 +238,14 @@ class DreamerParts(method.Method):
     return state.replace(params={**state.params, 'world_model': {**model, 'harmony': start}})
 
 
-def imagination_metrics(loss, returns, value, reward, entropy, advantage) -> method.Metrics:
+def imagination_metrics(
+  loss: jax.Array,
+  returns: jax.Array,
+  value: jax.Array,
+  reward: jax.Array,
+  entropy: jax.Array,
+  advantage: jax.Array,
+) -> method.Metrics:
   """Return what is logged of an actor's update."""
   return {
     'loss/actor': loss,

@@ -10,10 +10,14 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harmony_jax.errors import InUse
 from harmony_jax.sweeping.devices import Place
 from harmony_jax.training import run_folder
+
+if TYPE_CHECKING:
+  from submitit.helpers import DelayedSubmission
 
 SAVED = 75  # exit code of a command that saved and ended because it was told to
 PATIENCE = 120.0  # seconds to wait for a folder in use, such as by a child that still saves
@@ -80,13 +84,13 @@ class Attempt:
       time.sleep(WARNING)  # Slurm tells all processes to end: this one is next
     return code
 
-  def stop(self, *_):
+  def stop(self, *_: object):
     """Ask the command to save and end; a second time, kill it. Can be a signal's handler."""
     again, self.stopping = self.stopping, True
     if self.process:
       self.process.kill() if again else self.process.terminate()
 
-  def checkpoint(self):
+  def checkpoint(self) -> 'DelayedSubmission':
     """Let the command save, and return what Slurm is to start later.
 
     submitit calls this, by this name, when a job is preempted or its time is over.

@@ -2,13 +2,17 @@
 
 import os
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from harmony_jax import envs
 from harmony_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from harmony_jax.trained import Agent
 
 
 class Episode(NamedTuple):
@@ -29,7 +33,7 @@ class Episode(NamedTuple):
   complete: bool
 
 
-def record(agent, env, seed: int, steps: int, mode: bool) -> Episode:
+def record(agent: 'Agent', env: Any, seed: int, steps: int, mode: bool) -> Episode:
   """Play an episode with a `trained.Agent`, at most `steps` steps of it.
 
   Args:
@@ -66,7 +70,13 @@ class Recorder:
   def __getattr__(self, name):
     return getattr(self._env, name)
 
-  def step(self, actions, restart, seeds, idle=None) -> envs.TimeStep:
+  def step(
+    self,
+    actions: np.ndarray,
+    restart: np.ndarray,
+    seeds: Sequence[int] | np.ndarray,
+    idle: np.ndarray | None = None,
+  ) -> envs.TimeStep:
     """Step the environments inside: see `envs.base`."""
     timestep = self._env.step(actions, restart, seeds, idle=idle)
     if not self._done:

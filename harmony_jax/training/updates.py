@@ -13,7 +13,7 @@ import numpy as np
 
 from harmony_jax import parallel
 from harmony_jax.errors import UserError
-from harmony_jax.method import Metrics, TrainState
+from harmony_jax.method import TrainState
 from harmony_jax.prefetch import Prefetcher
 from harmony_jax.processes import ProcessGroup
 from harmony_jax.replay import Draw
@@ -37,7 +37,7 @@ class Updates:
     self.method, self.compiled, self.replay, self._group = method, compiled, replay, group
     self.prefetcher = Prefetcher(replay, compiled.put)
     self.state: TrainState = compiled.init(jax.random.fold_in(jax.random.key(seed), 0))
-    self.metrics: Metrics | None = None
+    self.metrics: Mapping[str, Any] | None = None
     self._begun: list[tuple[Draw, Any]] = []  # draws and feedback of updates not yet settled
     self.left_out = 0  # updates that were not finite
     self._feedback = getattr(replay, 'feedback', None)
