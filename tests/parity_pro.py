@@ -301,7 +301,9 @@ def forward(agent, state, batch) -> dict:
     'reward_mean': reward_mean,
     'reward_target': seen['reward'],
     'log_prob/reward': -agent.reward.scalar.loss(reward, seen['reward']) - HALF_LOG_TWO_PI,
-    'imag/policy_entropy': policy.entropy(draws.entropy[:1, :1]),
+    'imag/policy_entropy': policy.entropy(
+      jnp.broadcast_to(draws.entropy[:1, :1], (1, *policy.mean.shape))
+    ),
     'imag/policy_normal_loc': policy.mean,
     'imag/policy_normal_scale': policy.std,
     'imag/feat': trajectory.feature,

@@ -88,7 +88,7 @@ def forward(agent, state, batch) -> dict:
     'cont_mean': jax.nn.sigmoid(out['continue']),
     'image_loss': out['image_loss'],
     'reward_loss': out['reward_loss'],
-    'cont_loss': dists.bernoulli_loss(out['continue'], 1 - batch['is_terminal']),
+    'cont_loss': dists.bernoulli_loss(out['continue'], 1.0 - batch['is_terminal']),
     'dyn_loss': free(out['kl']),
     'rep_loss': free(out['kl']),
     'world_model_loss': total,
