@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from harmony_jax import envs, method, settings
-from harmony_jax.config import RunSettings
+from harmony_jax.config import IDENTITY, RunSettings
 from harmony_jax.training.progress import format_seconds
 
 from . import configs, launcher
@@ -21,7 +21,6 @@ Fields = dict[str, settings.Setting]
 Column = dict[str, dict[str, Any]]  # {method: {name: value}}
 METHODS = {name: method.entry(name) for name in method.METHODS}
 FIELDS = {e.name: e for entry in METHODS.values() for e in settings.describe(entry.settings)}
-IDENTITY = ('suite', 'task', 'method', 'preset')  # chosen by the command and its flags
 RUN = {e.name: e for e in settings.describe(RunSettings()) if e.name not in IDENTITY}
 SAME = '·'
 HEADER = """# Configuration

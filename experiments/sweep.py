@@ -24,7 +24,7 @@ from types import ModuleType
 from absl import flags
 
 from harmony_jax import envs
-from harmony_jax.config import Config
+from harmony_jax.config import IDENTITY, Config
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import schema
 from harmony_jax.sweeping import devices, executors
@@ -62,7 +62,7 @@ flags.DEFINE_float('slurm_memory', None, 'Gigabytes of a job.', 0)
 flags.DEFINE_bool('detach', False, 'On Slurm: only submit; the same command without it follows.')
 
 FLAGS = flags.FLAGS
-OWN = ('suite', 'task', 'seed', 'method', 'weighting.rule', 'preset')  # settings with such a flag
+OWN = (*IDENTITY, 'seed', 'weighting.rule')  # settings with such a flag
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -17,12 +17,7 @@ from harmony_jax.settings import setting
 
 FORMAT = 2  # of config.json; 1 had the settings that told three methods apart in `behavior`
 _OPTIONS = ('env', 'eval_env')
-_CHOSEN = {
-  'suite': 'the command',
-  'task': '--game, --task or --env',
-  'method': '--method',
-  'preset': '--preset',
-}
+IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)
 
 
@@ -111,9 +106,7 @@ class Config:
       UserError: an unknown name, what is chosen by a flag of its own, or a value that cannot be;
         nothing is applied then.
     """
-    kinds = {
-      each.name: each.type for part in (self.run, self.agent) for each in settings.describe(part)
-    }
+    about = {each.name: each for part in (self.run, self.agent) for each in settings.describe(part)}
     here, changes = self.flat(), {}
     for text in texts:
       name, equals, value = text.partition('=')
@@ -122,9 +115,10 @@ class Config:
         raise UserError(f'config.{name[:200]} needs a value: config.{name[:200]}=VALUE')
       if name not in here:
         raise UserError(settings.unknown(name, here))
-      if name in _CHOSEN:  # the other settings follow from it
-        raise UserError(f'config.{name} is chosen by {_CHOSEN[name]}, not by --config')
-      changes[name] = settings.parse(name, kinds.get(name, type(here[name])), value.strip())
+      if name in IDENTITY:
+        raise UserError(f'config.{name} ({about[name].meaning}) cannot be set by --config')
+      kind = about[name].type if name in about else type(here[name])
+      changes[name] = settings.parse(name, kind, value.strip())
     return self.replace(changes)
 
   def check(self):

@@ -8,7 +8,7 @@ import pytest
 
 from harmony_jax import convolution
 from tests import small
-from tests.seeds_test import close
+from tests.small import close
 
 SIZES = (0, 1, 4, 5, 12)  # of 12 frames: all at once, whole chunks, and chunks with a rest
 

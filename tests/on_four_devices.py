@@ -13,7 +13,7 @@ from harmony_jax.training.checkpoint import Checkpoints
 from tests import small
 from tests.runs import From, Killed, config_of, die, lines
 from tests.runs import train as train_run
-from tests.seeds_test import close, shaken
+from tests.small import close, shaken
 
 ROWS = 4  # of a batch
 HALVES = (slice(2), slice(2, 4))

@@ -23,6 +23,7 @@ from harmony_jax.training import loop, run_folder, seeds
 from harmony_jax.training.interruption import Interrupted, Interruption
 from tests import small
 from tests.runs import From, config_of, lines
+from tests.small import close, shaken
 
 SEEDS = (3, 4, 5)  # of the tiny runs
 TRAIN_TOGETHER = parallel.train_together  # tests here replace it
@@ -111,33 +112,6 @@ def one_by_one(programs, tmp_path_factory):
 
 # The joint program
 # --------------------------------------------------------------------------------------------------
-
-
-def close(actual, expected, share=1e-5):
-  """Whether every array of two trees differs by at most a share of its largest value."""
-  for (path, a), b in zip(
-    jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-  ):
-    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-      a, b = jax.random.key_data(a), jax.random.key_data(b)
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    difference = np.abs(a - b).max(initial=0)
-    assert difference <= share * np.abs(b).max(initial=0), (
-      f'{jax.tree_util.keystr(path)}: {difference}'
-    )
-
-
-def shaken(state, seed):
-  """A fresh state whose last layers are not zero: values and returns of 1e-8 would be nothing but
-  rounding.
-  """
-  leaves, tree = jax.tree.flatten(state.params)
-  keys = jax.random.split(jax.random.key(100 + seed), len(leaves))
-  return state.replace(
-    params=tree.unflatten(
-      [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-    )
-  )
 
 
 def compare(init, alone, together, batch_of):

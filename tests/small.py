@@ -90,6 +90,33 @@ def run_config(name='dreamerv3', **changes) -> config_.Config:
   return made.replace({**entry.sizes.get('toy', {}), **short, **named})
 
 
+def close(actual, expected, share=1e-5):
+  """Whether every array of two trees differs by at most a share of its largest value."""
+  for (path, a), b in zip(
+    jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+  ):
+    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+      a, b = jax.random.key_data(a), jax.random.key_data(b)
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    difference = np.abs(a - b).max(initial=0)
+    assert difference <= share * np.abs(b).max(initial=0), (
+      f'{jax.tree_util.keystr(path)}: {difference}'
+    )
+
+
+def shaken(state, seed):
+  """A fresh state whose last layers are not zero: values and returns of 1e-8 would be nothing but
+  rounding.
+  """
+  leaves, tree = jax.tree.flatten(state.params)
+  keys = jax.random.split(jax.random.key(100 + seed), len(leaves))
+  return state.replace(
+    params=tree.unflatten(
+      [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    )
+  )
+
+
 def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0) -> dict:
   """Return a random batch with an episode's end and beginning inside."""
   rng = np.random.default_rng(seed)

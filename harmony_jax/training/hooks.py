@@ -36,7 +36,7 @@ class Metrics:
 
   def __call__(self, trainer: 'Trainer') -> None:
     """Prepare a line."""
-    state, metrics = trainer.state, dict(trainer.updates.metrics or {})
+    state, metrics = trainer.state, dict(trainer.updates.metrics)
     counts = [trainer.replay.windows, getattr(trainer.env, 'failures', 0), state.recent]
     windows, failures, recent = zip(*trainer.group.exchange(counts), strict=True)
     metrics |= {

@@ -47,7 +47,7 @@ class Saver:
     # Comes after the replay of all has been saved.
     meta = state.to_json(trainer.group, trainer.episodes.state(), updates.prefetcher.draws)
     # A line of metrics may come before the next update.
-    metrics = {k: float(v) for k, v in jax.device_get(updates.metrics or {}).items()}
+    metrics = {k: float(v) for k, v in jax.device_get(updates.metrics).items()}
     meta |= {'lines': lines, 'spec': trainer.env.spec.to_json(), 'metrics': metrics}
     state.saved = state.step
     if trainer.group.leads:
@@ -80,7 +80,7 @@ def resume(trainer: 'Trainer') -> None:
     return
   saved, meta = _restore(trainer)
   trainer.state, episodes, draws = RunState.from_json(meta, trainer.group, trainer.envs)
-  trainer.updates.take_up(saved['train'], draws, meta.get('metrics'))
+  trainer.updates.take_up(saved['train'], draws, meta.get('metrics', {}))
   trainer.player.carry = jax.device_put(
     jax.tree.map(lambda leaf: leaf[trainer.envs], saved['player']), jax.local_devices()[0]
   )

@@ -27,7 +27,7 @@ class Updates:
   Attributes:
     method, compiled: the method, and its compiled functions. replay: where batches come from.
     prefetcher: of batches that were chosen. state: as `train_step` has it, perhaps still running.
-    metrics: of the last update, likewise; None before the first. left_out: updates so far that were
+    metrics: of the last update, likewise; none before the first. left_out: updates so far that were
       not finite.
   """
 
@@ -37,7 +37,7 @@ class Updates:
     self.method, self.compiled, self.replay, self._group = method, compiled, replay, group
     self.prefetcher = Prefetcher(replay, compiled.put)
     self.state: TrainState = compiled.init(jax.random.fold_in(jax.random.key(seed), 0))
-    self.metrics: Mapping[str, Any] | None = None
+    self.metrics: Mapping[str, Any] = {}
     self._begun: list[tuple[Draw, Any]] = []  # draws and feedback of updates not yet settled
     self.left_out = 0  # updates that were not finite
     self._feedback = getattr(replay, 'feedback', None)
@@ -47,12 +47,10 @@ class Updates:
     """What acting and looking take."""
     return self.compiled.variables(self.state)
 
-  def take_up(
-    self, state: TrainState, draws: list[Draw], metrics: Mapping[str, float] | None
-  ) -> None:
+  def take_up(self, state: TrainState, draws: list[Draw], metrics: Mapping[str, float]) -> None:
     """Go on from a state on one device, with the batches that were chosen and the last metrics."""
     self.state, self.left_out = self.compiled.spread(state), int(state.nonfinite)
-    self.metrics = dict(metrics or {})
+    self.metrics = metrics
     for draw in draws:
       self.prefetcher.take_up(draw)
 
