@@ -59,7 +59,7 @@ def train(folder, chosen=SEEDS, interruption=None, together=None, more=(), **cha
 
 
 class Programs:
-  """What `parallel` and the game compile, compiled once for all tests here.
+  """What `parallel` compiles, compiled once for all tests here.
 
   Attributes:
     traced: an entry for every time that `train_step` was traced. met: how many seeds each call of
@@ -67,8 +67,7 @@ class Programs:
   """
 
   def __init__(self):
-    self.method, self.advance, self.traced, self.met = None, None, [], []
-    self._catch = catch.Catch.__init__
+    self.method, self.traced, self.met = None, [], []
     self._compile, self._train_together = parallel.compile_method, parallel.train_together
 
   def compile_method(self, method):
@@ -80,10 +79,6 @@ class Programs:
       self.joint = quick(self._train_together(method))
     return self.compiled
 
-  def make_catch(self, env, *args, **kwargs):
-    self._catch(env, *args, **kwargs)
-    self.advance = env._advance = self.advance or env._advance
-
   def train_together(self, method):
     return lambda states, batches: self.met.append(len(states)) or self.joint(states, batches)
 
@@ -94,9 +89,6 @@ def programs():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(parallel, 'compile_method', made.compile_method)
     patch.setattr(parallel, 'train_together', made.train_together)
-    patch.setattr(
-      catch.Catch, '__init__', lambda env, *args, **kwargs: made.make_catch(env, *args, **kwargs)
-    )
     yield made
 
 
