@@ -73,7 +73,7 @@ def _play(agent, options, seed, mode):
   from harmony_jax.training import evaluation, recording
 
   count = min(options.num_envs or agent.config.run.eval_envs, options.episodes)
-  player = agent.method, agent.act, agent.variables
+  player = agent.method, agent.compiled, agent.variables
   with contextlib.ExitStack() as stack:
     opened = lambda size: stack.enter_context(contextlib.closing(agent.make_env(size)))
     groups = [opened(size) for size in evaluation.group_sizes(count)]

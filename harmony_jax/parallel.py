@@ -46,6 +46,7 @@ class Compiled:
     put(batch): what this process has drawn, [B / processes, T, …], to where `train_step` wants it.
     act(variables, carry, observation, is_first, call, key, mode=False): as the method's, with the
       randomness of call number `call` (uint32) of a player with this key; on one device.
+    initial_carry(variables, count): as the method's.
     variables(state): the method's, on this process's first device, without a copy; they go with the
       next update. local(state): likewise the whole state, its carry aside.
     gather(state): a state on one device, as of `Method.init`. All processes call it together.
@@ -61,6 +62,7 @@ class Compiled:
   train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
   put: Callable[[Batch], Batch]
   act: Callable
+  initial_carry: Callable[[Variables, int], Any]
   variables: Callable[[TrainState], Variables]
   local: Callable[[TrainState], TrainState]
   gather: Callable[[TrainState], TrainState]
@@ -84,7 +86,8 @@ def compile_method(method: Method, devices: int = 1) -> Compiled:
 
   if devices * processes.here().count > 1:
     shared = Replicas(method, devices)
-    names = {each.name for each in dataclasses.fields(Compiled)} - {'act', 'look'}
+    alike = {'act', 'initial_carry', 'look'}
+    names = {each.name for each in dataclasses.fields(Compiled)} - alike
     placed = {name: getattr(shared, name) for name in names}
   else:
     same = lambda state: state
@@ -97,7 +100,8 @@ def compile_method(method: Method, devices: int = 1) -> Compiled:
       'differing': lambda state: [],
       'feedback': jit(method.feedback),
     }
-  return Compiled(act=jit(act, static_argnames='mode'), look=look, **placed)
+  carry = jit(method.initial_carry, static_argnums=1)
+  return Compiled(act=jit(act, static_argnames='mode'), initial_carry=carry, look=look, **placed)
 
 
 class Replicas:

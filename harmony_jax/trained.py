@@ -46,8 +46,8 @@ class TrainedAgent:
 
   Attributes:
     config: of the run. spec: of its environment. step: of the checkpoint, in agent steps.
-    method: the pure functions. variables: what they act and look with. act: the compiled
-      `Compiled.act`.
+    method, compiled: the pure functions, and as they are called. variables: what they act and look
+      with.
   """
 
   def __init__(
@@ -55,9 +55,7 @@ class TrainedAgent:
   ):
     self.config, self.method, self.variables, self.step = config, method, variables, step
     self.spec = method.spec
-    self._compiled = parallel.compile_method(method, devices=1)
-    self.act = self._compiled.act
-    self._initial_carry = jax.jit(method.initial_carry, static_argnums=1)
+    self.compiled = parallel.compile_method(method, devices=1)
     self._key = jax.random.key(seed)
 
   @property
@@ -113,14 +111,14 @@ class TrainedAgent:
     arrays, single = _batched(observation, self.spec.observation)
     count = len(next(iter(arrays.values())))
     if state is None:
-      carry, calls, is_first = self._initial_carry(self.variables, count), 0, True
+      carry, calls, is_first = self.compiled.initial_carry(self.variables, count), 0, True
     else:
       carry, action, calls = state
       if len(action) != count:
         raise ValueError(f'{count} observations, but a state of {len(action)}')
     is_first = np.broadcast_to(np.asarray(False if is_first is None else is_first, bool), count)
     mode = self.config.agent.eval_policy == 'mode' if mode is None else bool(mode)
-    vector, carry = self.act(
+    vector, carry = self.compiled.act(
       self.variables, carry, arrays, is_first, np.uint32(calls), self._key, mode=mode
     )
     action = to_environment(np.asarray(vector), self.spec.discrete)
@@ -184,7 +182,7 @@ class TrainedAgent:
     if not self.can(name):
       known = ', '.join(self.method.capabilities) or 'nothing'
       raise UserError(f'{self.config.run.method} cannot show {name!r}: it can show {known}')
-    return jax.device_get(self._compiled.look(name)(self.variables, *args, **options))
+    return jax.device_get(self.compiled.look(name)(self.variables, *args, **options))
 
 
 Agent = TrainedAgent

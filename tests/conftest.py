@@ -2,7 +2,7 @@
 
 Compiling is most of their time. Programs are kept on disk between runs, by JAX's version, and are
 compiled as training's are (`parallel.CPU_OPTIONS`); what a worker has compiled is dropped after
-each file of tests, so that it stays small. A Ctrl-C is heard even where a shell that started the
+a file of tests where it has grown large. A Ctrl-C is heard even where a shell that started the
 tests in the background ignores it.
 
 Shapes in annotations are checked in every call (`SHAPED`).
@@ -14,9 +14,11 @@ import pathlib
 import signal
 from importlib.metadata import version
 
+import psutil
 import pytest
 from jaxtyping import install_import_hook
 
+LARGE = 1.2e9  # bytes
 # What takes and gives arrays of the shapes in its annotations.
 SHAPED = ('actions', 'convolution', 'distributions', 'prototypes', 'returns', 'rssm')
 # Installed before anything imports them.
@@ -33,18 +35,21 @@ if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
     f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=1'.strip()
   )
 
+gc.set_threshold(100_000)  # tracing makes objects by the million, of which few are garbage
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope='module')
 def drop_programs():
-  """Drop what was compiled for a file of tests after its last one."""
+  """Drop what was compiled, after a file of tests, once a process has grown to `LARGE`."""
   yield
-  import jax
+  if psutil.Process().memory_info().rss > LARGE:
+    import jax
 
-  jax.clear_caches()
-  gc.collect()
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter):

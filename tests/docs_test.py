@@ -22,7 +22,7 @@ from configs import common
 from experiments import docs
 from harmony_jax import harmony, method, settings
 from harmony_jax.reporting import concepts
-from tests import documents
+from tests import commands, documents
 from tests.documents import PAGES, ROOT
 
 # Beginnings of commands that are not taken further than said here.
@@ -42,15 +42,12 @@ EXPERIMENTS = ('python', '-m', 'experiments')
 
 def python(*words, folder, timeout=400, **variables):
   """Return what a Python program printed; it must end well."""
-  variables = {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), **variables}
-  result = subprocess.run(
-    [sys.executable, *words],
-    cwd=folder,
-    capture_output=True,
-    text=True,
-    timeout=timeout,
-    env={**os.environ, **variables},
-  )
+  if not variables:
+    result = commands.Command(*words[words[0] == '-m' :], folder=folder).end(timeout)
+  else:
+    variables = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), **variables}
+    how = {'cwd': folder, 'timeout': timeout, 'env': variables}
+    result = subprocess.run([sys.executable, *words], capture_output=True, text=True, **how)
   assert result.returncode == 0, f'{words}: {result.stdout[-2000:]} {result.stderr[-2000:]}'
   assert 'Traceback' not in result.stderr, result.stderr
   return result.stdout
@@ -109,10 +106,10 @@ for words in json.loads(sys.argv[2]):
 """
 
 
-def check(commands, folder):
+def check(lines, folder):
   """Take commands as far as they go; AssertionError for a wrong one, or one of no known kind."""
   found = {}
-  for command in commands:
+  for command in lines:
     words = documents.words_of(command)
     if command.startswith(tuple(NOT_RUN)):
       continue

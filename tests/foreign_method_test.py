@@ -12,8 +12,7 @@ from harmony_jax import envs, settings, trained
 from harmony_jax.config import Config, RunSettings
 from harmony_jax.training import loop, recording, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
-from tests import shooting, small
-from tests.launcher_test import command
+from tests import commands, shooting, small
 from tests.trained_test import SHORT, save
 
 NAME, PICTURE = 'tests.shooting:METHOD', {'image': (64, 64, 3)}
@@ -122,10 +121,10 @@ def test_it_is_loaded_and_looked_at(saved):
 
 
 def test_it_is_played(saved, tmp_path):
-  done = command('play', f'--logdir={saved[0]}', f'--output={tmp_path}')
+  done = commands.run('play', f'--logdir={saved[0]}', f'--output={tmp_path}')
   assert done.returncode == 0 and 'rewards of steps seen' in done.stdout, done.stderr
   assert {path.name for path in tmp_path.iterdir()} == {'play_00000160.mp4'}
-  done = command('play', f'--logdir={saved[0]}', f'--output={tmp_path}', '--dream')
+  done = commands.run('play', f'--logdir={saved[0]}', f'--output={tmp_path}', '--dream')
   assert done.returncode == 2 and "cannot show 'dream': it can show open_loop" in done.stderr
 
 
@@ -165,7 +164,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(whole, config, tmp_path, monke
 
 
 def test_evaluating_again_gives_the_runs_own_scores(whole):
-  done = command('evaluate', f'--logdir={whole}', '--episodes=4')
+  done = commands.run('evaluate', f'--logdir={whole}', '--episodes=4')
   assert done.returncode == 0, done.stderr
   (path,) = (whole / 'evaluation').glob('*.json')
   assert json.loads(path.read_text())['scores'] == lines(whole, 'scores.jsonl')[-1]['eval_scores']
@@ -174,7 +173,7 @@ def test_evaluating_again_gives_the_runs_own_scores(whole):
 def test_a_sweep_of_one_run(tmp_path):
   short = [f'--config.{name}={SHORT[name]}' for name in ('steps', 'eval_envs', 'eval_episodes')]
   words = ['--suite=catch', f'--method={NAME}', '--preset=tiny', f'--root={tmp_path}', *short]
-  done = command('sweep', *words, '--config.final_eval_episodes=4')
+  done = commands.run('sweep', *words, '--config.final_eval_episodes=4')
   assert done.returncode == 0, (done.stdout, done.stderr)
   (complete,) = tmp_path.rglob('.complete')
   assert json.loads(complete.read_text())['step'] == 160

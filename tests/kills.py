@@ -1,19 +1,15 @@
 """Runs that are killed and started again, and what two runs must have in common."""
 
 import json
-import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 
 from harmony_jax import replay_files
 from harmony_jax.training.checkpoint import Checkpoints
+from tests import commands
 
-ROOT = pathlib.Path(__file__).parents[1]
 LIMIT = 600  # seconds of one process
 
 
@@ -22,24 +18,12 @@ class Run:
 
   def __init__(self, folder, module, *arguments):
     self.folder, self._log = folder, folder.with_suffix('.log')
-    self._command = [
-      sys.executable,
-      '-m',
-      f'experiments.{module}',
-      f'--logdir={folder}',
-      *arguments,
-    ]
+    self._command = [f'experiments.{module}', f'--logdir={folder}', *arguments]
 
   def start(self):
     """Starts the command; returns when training begins: what the run prints last before it."""
-    self._output = open(self._log, 'w', encoding='utf-8')
-    self._process = subprocess.Popen(
-      self._command,
-      cwd=ROOT,
-      stdout=self._output,
-      stderr=subprocess.STDOUT,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-    )
+    self._log.write_text('')
+    self._process = commands.Command(*self._command, output=self._log)
     self._wait(lambda: 'replay: ' in self._log.read_text() or self._process.poll() is not None)
     return self
 
@@ -59,9 +43,7 @@ class Run:
 
   def end(self):
     """Waits for the end; returns the exit code."""
-    code = self._process.wait(LIMIT)
-    self._output.close()
-    return code
+    return self._process.wait(LIMIT)
 
   @property
   def text(self):

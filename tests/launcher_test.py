@@ -1,27 +1,10 @@
 """The commands as users type them: complete tiny runs, going on, and bad input."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def command(module, *arguments, timeout=400, **variables):
-  """Runs `python -m experiments.<module>` from the project's root."""
-  return subprocess.run(
-    [sys.executable, '-m', f'experiments.{module}', *arguments],
-    cwd=ROOT,
-    timeout=timeout,
-    capture_output=True,
-    text=True,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', **variables},
-  )
-
+from tests.commands import run
 
 BAD = {
   'game': (['--game=Pogn'], 'Pong'),
@@ -52,7 +35,7 @@ def test_bad_input_is_one_line(case, tmp_path):
   arguments, expected = BAD[case]
   if case != 'folder':
     arguments = [f'--logdir={tmp_path}/run', *arguments]
-  result = command('atari100k', '--preset=tiny', *arguments)
+  result = run('atari100k', '--preset=tiny', *arguments)
   assert result.returncode == 2, result
   lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
   assert len(lines) == 1 and expected in lines[0], result.stderr
@@ -61,14 +44,8 @@ def test_bad_input_is_one_line(case, tmp_path):
 
 
 def test_missing_rom_is_one_line(tmp_path):
-  result = subprocess.run(
-    [sys.executable, '-m', 'experiments.atari100k', '--preset=tiny', f'--logdir={tmp_path}/run'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=200,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'ALE_ROMS_DIR': str(tmp_path)},
-  )
+  words = ['--preset=tiny', f'--logdir={tmp_path}/run']
+  result = run('atari100k', *words, ALE_ROMS_DIR=str(tmp_path))
   assert result.returncode == 2, result
   assert 'ROM' in result.stderr and 'Traceback' not in result.stderr
 
@@ -77,7 +54,7 @@ def test_missing_rom_is_one_line(tmp_path):
 def atari_run(tmp_path_factory):
   """A finished tiny run of Pong."""
   folder = tmp_path_factory.mktemp('run') / 'pong'
-  result = command('atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  result = run('atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
   assert result.returncode == 0, result.stderr
   return folder, result.stdout
 
@@ -107,24 +84,24 @@ def test_run_folder_is_complete(atari_run):
 def test_second_time_it_says_complete(atari_run):
   folder, _ = atari_run
   before = (folder / 'scores.jsonl').read_bytes()
-  result = command('atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  result = run('atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
   assert result.returncode == 0 and 'complete' in result.stdout
   assert (folder / 'scores.jsonl').read_bytes() == before
 
 
 def test_another_configuration_is_refused(atari_run):
   folder, _ = atari_run
-  result = command('atari100k', '--game=pong', '--preset=tiny', '--seed=1', f'--logdir={folder}')
+  result = run('atari100k', '--game=pong', '--preset=tiny', '--seed=1', f'--logdir={folder}')
   assert result.returncode == 2 and 'seed' in result.stderr and 'Traceback' not in result.stderr
   assert json.loads((folder / 'config.json').read_text())['config']['seed'] == 0
 
 
 def test_a_suite_by_its_name(atari_run, tmp_path):
   folder, _ = atari_run
-  again = command('train', 'atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  again = run('train', 'atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
   assert again.returncode == 0 and 'complete' in again.stdout
   for words in (('train', 'atari100'), ('__main__', 'atari100')):
-    result = command(*words)
+    result = run(*words)
     assert result.returncode == 2 and "did you mean 'atari100k'?" in result.stderr
-  listed = command('__main__', '--help').stdout
+  listed = run('__main__', '--help').stdout
   assert all(f'  {name}' in listed for name in ('atari100k', 'evaluate', 'sweep', 'doctor'))

@@ -130,7 +130,7 @@ def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
   wanted = [envs.episode_seed(0, 'eval', 160, episode) for episode in range(7)]
   for sizes in ([4], evaluation.group_sizes(4)):
     groups = [envs.make('catch', 'catch', size) for size in sizes]
-    play = (trainer.method, updates.compiled.act, updates.variables, groups, 0, 160, 7)
+    play = (trainer.method, updates.compiled, updates.variables, groups, 0, 160, 7)
     results = evaluation.evaluate(*play, mode=True)
     assert [result.seed for result in results] == wanted
     assert all(result.length > 0 and result.score in (-1, 1) for result in results)

@@ -18,7 +18,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.processes import ProcessGroup
 from harmony_jax.replay import Replay
 from harmony_jax.training.checkpoint import Checkpoints
-from tests import kills
+from tests import commands, kills
 from tests.kills import lines
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -69,19 +69,8 @@ class Pair:
 
   def __init__(self, folder):
     self.folder, self.logs = folder, [folder.with_suffix(f'.log{index}') for index in range(2)]
-    self._command = [
-      sys.executable,
-      '-m',
-      'experiments.catch',
-      '--preset=tiny',
-      f'--logdir={folder}',
-      *TINY,
-    ]
-    self._env = {
-      **os.environ,
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    }
+    self._command = ['experiments.catch', '--preset=tiny', f'--logdir={folder}', *TINY]
+    self._flags = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 
   def start(self, *arguments, each=((), ())):
     """Starts both, with these arguments and those of each."""
@@ -98,10 +87,8 @@ class Pair:
         '--num_processes=2',
         f'--process_id={index}',
       ]
-      with open(log, 'w', encoding='utf-8') as output:
-        self.processes.append(
-          subprocess.Popen(command, cwd=ROOT, env=self._env, stdout=output, stderr=output)
-        )
+      log.write_text('')
+      self.processes.append(commands.Command(*command, output=log, **self._flags))
     return self
 
   def signal(self, index, number, after):
@@ -123,9 +110,7 @@ class Pair:
 
   def alone(self):
     """One process in their place, to the end."""
-    return subprocess.run(
-      self._command, cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=LIMIT
-    )
+    return commands.Command(*self._command, **self._flags).end(LIMIT)
 
   def text(self):
     return '\n'.join(log.read_text() for log in self.logs)

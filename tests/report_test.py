@@ -9,8 +9,6 @@ import html
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 from matplotlib.figure import Figure
@@ -18,6 +16,7 @@ from matplotlib.figure import Figure
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import curves, figures, report, tables
 from harmony_jax.reporting.aggregate import aggregate
+from tests import commands
 from tests.reports import append, record, write_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -215,8 +214,7 @@ def test_references_have_two_forms_and_are_finite():
 
 
 def command(*given):
-  line = [sys.executable, '-m', 'experiments.report', *map(str, given)]
-  return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
+  return commands.run('report', *given)
 
 
 def test_the_command(tmp_path):

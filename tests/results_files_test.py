@@ -4,10 +4,6 @@ overwritten.
 
 import dataclasses
 import json
-import os
-import pathlib
-import subprocess
-import sys
 import tempfile
 
 import pytest
@@ -17,10 +13,9 @@ from hypothesis import strategies as st
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import records, results_files
 from harmony_jax.reporting.schema import COUNTS, NUMBERS, Record
+from tests.commands import ROOT, run
 from tests.damage import assert_one_line, cases
 from tests.reports import change, write_run
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def without_source(found):
@@ -225,19 +220,13 @@ def test_the_committed_results_are_read_and_their_tables_agree():
     }
 
 
-def command(*words, **options):
-  line = [sys.executable, '-m', 'experiments.results', *map(str, words)]
-  return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
-
-
 def test_the_command(tmp_path):
   """A folder with a whole run, one that is going on and one that is broken; then mistakes."""
   write_run(tmp_path / 'runs' / 'seed0', 0)
   write_run(tmp_path / 'runs' / 'seed1', 1, steps=(50,), complete=False)
   change(write_run(tmp_path / 'runs' / 'seed2', 2), seed=None)
   options = ['--references={"Pong": {"random": -20.7}}', '--title=x', '--output=~/mine']
-  home = {**os.environ, 'HOME': str(tmp_path)}
-  result = command(tmp_path / 'runs', *options, env=home)
+  result = run('results', tmp_path / 'runs', *options, HOME=str(tmp_path))
   assert result.returncode == 0, result.stderr
   assert 'atari Pong dreamerv3-harmony-cpu seed 0: 2.000 at step 100\n' in result.stdout
   assert 'seed 1: 1.000 at step 50 (not complete: 100 steps)' in result.stdout
@@ -252,6 +241,6 @@ def test_the_command(tmp_path):
     ((tmp_path / 'runs', '--outptu=x'), "Unknown command line flag 'outptu'"),
     ((tmp_path / 'runs', f'--output={tmp_path}/mine'), 'is in the way'),
   ):
-    result = command(*words)
+    result = run('results', *words)
     assert result.returncode == 2 and 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1].startswith('error: ') and told in result.stderr

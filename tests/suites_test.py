@@ -7,7 +7,7 @@ import json
 import pytest
 
 from configs import common
-from tests.launcher_test import command
+from tests import commands
 
 
 def paper(suite, name, task=''):
@@ -57,7 +57,7 @@ def test_rlbench_without_the_simulator(tmp_path):
   """One line that says what is missing first, a non-zero exit, and no run folder that would be in
   the way later.
   """
-  result = command('rlbench', '--task=reach_target', f'--logdir={tmp_path}/run')
+  result = commands.run('rlbench', '--task=reach_target', f'--logdir={tmp_path}/run')
   assert not (tmp_path / 'run').exists()
   assert result.returncode == 2, result
   lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
@@ -87,7 +87,7 @@ def test_a_tiny_run(name, tmp_path):
   if name == 'gym_pixels':
     pytest.importorskip('pygame')
   arguments = (*RUNS[name], '--preset=tiny', f'--logdir={tmp_path}/run')
-  result = command(*arguments)
+  result = commands.run(*arguments)
   assert result.returncode == 0, result.stderr
   assert 'complete: ' in result.stdout
   scores = [
@@ -100,5 +100,5 @@ def test_a_tiny_run(name, tmp_path):
   ]
   trained = [line for line in metrics if 'loss/reward' in line][-1]
   assert trained['harmony/reward/sigma'] > 0 and trained['harmony/dynamics/sigma'] > 0
-  again = command(*arguments)
+  again = commands.run(*arguments)
   assert again.returncode == 0 and 'this run is complete' in again.stdout

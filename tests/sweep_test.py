@@ -21,7 +21,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.sweeping import devices, executors, job
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.sweep import Sweep
-from tests import sweeps
+from tests import commands, sweeps
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
@@ -31,7 +31,7 @@ PIPES = dict(cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
 
 def command(*words, **environment):
   """Runs `python -m experiments.sweep` to its end."""
-  return subprocess.run([*START, *words], timeout=300, env=ENVIRONMENT | environment, **PIPES)
+  return commands.run('sweep', *words, timeout=300, **environment)
 
 
 def planned(root, *words, overrides=()):

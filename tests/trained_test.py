@@ -16,8 +16,7 @@ from harmony_jax import envs, method, trained
 from harmony_jax.errors import UserError
 from harmony_jax.training import loop, panels, recording, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
-from tests import small
-from tests.launcher_test import command
+from tests import commands, small
 
 STEPS = (80, 160)
 SHORT = {
@@ -200,7 +199,7 @@ def test_what_a_method_cannot_show(agent):
 
 def test_evaluating_again_gives_the_runs_own_scores(whole):
   last = json.loads((whole / 'scores.jsonl').read_text().splitlines()[-1])
-  done = command('evaluate', f'--logdir={whole}', '--episodes=4', '--video')
+  done = commands.run('evaluate', f'--logdir={whole}', '--episodes=4', '--video')
   assert done.returncode == 0, done.stderr
   (path,) = (whole / 'evaluation').glob('*.json')
   found = json.loads(path.read_text())
@@ -215,7 +214,7 @@ def test_a_run_of_version_0_1(tmp_path):
   with tarfile.open(pathlib.Path(__file__).parent / 'goldens' / 'run_0_1.tar.gz') as packed:
     packed.extractall(tmp_path, filter='data')
   last = json.loads((tmp_path / 'scores.jsonl').read_text().splitlines()[-1])
-  done = command('evaluate', f'--logdir={tmp_path}', '--episodes=64')
+  done = commands.run('evaluate', f'--logdir={tmp_path}', '--episodes=64')
   assert done.returncode == 0 and 'another version' not in done.stderr, done.stderr
   (path,) = (tmp_path / 'evaluation').glob('*.json')
   assert json.loads(path.read_text())['scores'] == last['eval_scores']
@@ -224,7 +223,7 @@ def test_a_run_of_version_0_1(tmp_path):
 
 def test_an_evaluation_says_how_it_was_made(saved, tmp_path):
   options = '--episodes=3 --policy=mode --checkpoint=80 --output=~/out'.split()
-  done = command('evaluate', f'--logdir={saved[0]}', *options, HOME=str(tmp_path))
+  done = commands.run('evaluate', f'--logdir={saved[0]}', *options, HOME=str(tmp_path))
   assert done.returncode == 0, done.stderr
   found = json.loads(next((tmp_path / 'out').glob('*.json')).read_text())
   assert found['protocol'].startswith(
@@ -243,7 +242,7 @@ def test_an_evaluation_says_how_it_was_made(saved, tmp_path):
   ],
 )
 def test_bad_commands_get_one_line(program, words, text):
-  done = command(program, *words)
+  done = commands.run(program, *words)
   assert done.returncode == 2 and text in done.stderr and done.stderr.count('\n') == 1
 
 
@@ -253,7 +252,7 @@ def test_a_played_episode_and_a_dream(saved, tmp_path):
     (['--dream', '--steps=40'], {'dream_00000160.mp4'}),
   ):
     folder = tmp_path / words[0]
-    done = command('play', f'--logdir={saved[0]}', f'--output={folder}', *words)
+    done = commands.run('play', f'--logdir={saved[0]}', f'--output={folder}', *words)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in folder.iterdir()} == files and 'rewards' in done.stdout
 

@@ -150,8 +150,8 @@ def policy(subject: Subject, repeats: int) -> dict[str, Any]:
 def _acting(subject, count, repeats):
   variables, timestep = subject.compiled.variables(subject.state()), subject.timestep(count)
   mode, calls = subject.config.agent.eval_policy == 'mode', itertools.count()
-  act, key = subject.compiled.act, jax.random.key(1)
-  player = evaluation.Player(subject.method, act, variables, count, key, mode)
+  where = subject.method, subject.compiled, variables, count
+  player = evaluation.Player(*where, jax.random.key(1), mode)
   times = repeat(lambda: player.act(variables, timestep, next(calls)), repeats, warm_up=5)
   return spread(times, 'ms', 1e3) | {'ms_per_step': 1e3 * float(np.median(times)) / count}
 
@@ -165,7 +165,7 @@ def evaluate(subject: Subject, repeats: int) -> dict[str, Any]:
     for size in sizes:
       _acting(subject, size, 1)  # compiles it
     groups = [setup.make_env(config, size, **config.eval_env) for size in sizes]
-    where = (subject.method, subject.compiled.act, variables, groups, config.run.seed, 0)
+    where = (subject.method, subject.compiled, variables, groups, config.run.seed, 0)
     began = time.perf_counter()
     played = evaluation.evaluate(*where, episodes, config.agent.eval_policy == 'mode')
     seconds, steps = time.perf_counter() - began, sum(result.length for result in played)

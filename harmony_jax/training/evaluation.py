@@ -1,8 +1,9 @@
 """Playing with a policy: actions for training, complete episodes for evaluation."""
 
 import collections
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from harmony_jax.envs import EpisodeResult, TimeStep, episode_seed, play
 from harmony_jax.envs.base import Spec
 from harmony_jax.method import Method, Variables
+from harmony_jax.parallel import Compiled
 from harmony_jax.processes import ALONE, ProcessGroup
 from harmony_jax.training import setup
 
@@ -22,7 +24,7 @@ class Player:
   """Chooses actions for N environments; `carry` is what a method carries between calls.
 
   Args:
-    method: a method. act: its compiled `act` (`parallel.Compiled`).
+    method, compiled: a method, and its compiled functions.
     key: randomness; call number t draws from fold_in(key, t).
     mode: take the policy's mode instead of a sample.
   """
@@ -30,16 +32,17 @@ class Player:
   def __init__(
     self,
     method: Method,
-    act: Callable,
+    compiled: Compiled,
     variables: Variables,
     num_envs: int,
     key: jax.Array,
     mode: bool = False,
   ):
-    self._discrete, self._act, self._key, self._mode = method.spec.discrete, act, key, mode
+    self._discrete, self._act = method.spec.discrete, compiled.act
+    self._key, self._mode = key, mode
     # Bound to a device as what `act` returns may be: it would be compiled again for a carry that is
     # not.
-    initial = jax.jit(method.initial_carry, static_argnums=1)(variables, num_envs)
+    initial = compiled.initial_carry(variables, num_envs)
     self.carry = jax.device_put(initial, jax.local_devices()[0])
 
   def act(
@@ -86,7 +89,7 @@ def group_sizes(num_envs: int) -> list[int]:
 
 def evaluate(
   method: Method,
-  act: Callable,
+  compiled: Compiled,
   variables: Variables,
   groups: Sequence[Any],
   run_seed: int,
@@ -123,7 +126,7 @@ def evaluate(
 
   for index, env in enumerate(groups):
     draws = jax.random.fold_in(key, group.index * len(groups) + index)
-    player = Player(method, act, variables, env.num_envs, draws, mode)
+    player = Player(method, compiled, variables, env.num_envs, draws, mode)
     go_on(index, play(env, seeds[index :: len(groups)]), player, 0, None)
   while waiting:
     index, game, player, calls, action = waiting.popleft()
@@ -204,7 +207,7 @@ class Evaluation:
 
     return evaluate(
       trainer.method,
-      act,
+      dataclasses.replace(updates.compiled, act=act),
       updates.variables,
       self.envs,
       config.run.seed,

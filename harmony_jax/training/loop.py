@@ -77,7 +77,7 @@ class Trainer:
     self.replay = setup.make_replay(config, self.method, self.group, sharing)
     self.updates = Updates(self.method, compiled, self.replay, self.group, seed)
     key = jax.random.fold_in(jax.random.key(seed), 2 + self.group.index)
-    self.player = Player(self.method, compiled.act, self.updates.variables, num_envs, key)
+    self.player = Player(self.method, compiled, self.updates.variables, num_envs, key)
     self.episodes = envs.Episodes(self.env, seed, 'train', self.envs.start)
     self.timestep: Any = None  # an `envs.TimeStep`, from `run` on
     self.state = RunState(np.zeros(num_envs))

@@ -12,6 +12,7 @@ that the curve in a folder is always the curve of its config.json.
 import contextlib
 import datetime
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -138,10 +139,6 @@ def describe_environment() -> str:
   """Return a section of text: date, command, commit, Python, devices, packages."""
   import jax  # here, for the readers of run folders that need no devices
 
-  packages = sorted(
-    {f'{d.metadata["Name"]}=={d.version}' for d in importlib.metadata.distributions()},
-    key=str.lower,
-  )
   return '\n'.join(
     [
       f'# {datetime.datetime.now().astimezone().isoformat(timespec="seconds")}',
@@ -149,11 +146,18 @@ def describe_environment() -> str:
       f'commit:  {git_commit()}',
       f'python:  {platform.python_version()} on {platform.platform()}',
       f'devices: {", ".join(str(d.device_kind) for d in jax.devices())} ({jax.default_backend()})',
-      *packages,
+      *_packages(),
       '',
       '',
     ]
   )
+
+
+@functools.cache
+def _packages() -> list[str]:
+  """What is installed, as 'name==version'."""
+  found = (each.metadata for each in importlib.metadata.distributions())  # read at each access
+  return sorted({f'{each["Name"]}=={each["Version"]}' for each in found}, key=str.lower)
 
 
 def git_commit() -> str:
