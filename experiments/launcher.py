@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import os
+import pathlib
 import shlex
 import sys
 import traceback
@@ -17,9 +18,9 @@ from types import ModuleType
 from absl import app, flags, logging
 
 from harmony_jax import config as config_
-from harmony_jax import envs, method
+from harmony_jax import envs, errors, method
 from harmony_jax.config import Config
-from harmony_jax.errors import UserError
+from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.progress import format_seconds
 
@@ -298,5 +299,15 @@ def _fail(error: BaseException) -> int:
     line = faults.explain(error)
     if line is None:
       raise error
+  if isinstance(error, EnvironmentFault) and error.__cause__:
+    _show(error.__cause__)
   print(f'error: {line}', file=sys.stderr)
   return code
+
+
+def _show(error: BaseException) -> None:
+  """Print an environment's own error with those lines of its traceback that are not ours."""
+  ours, trace = str(pathlib.Path(errors.__file__).parent), error.__traceback__
+  while trace and trace.tb_frame.f_code.co_filename.startswith(ours):
+    trace = trace.tb_next
+  print(''.join(traceback.format_exception(type(error), error, trace)), file=sys.stderr, end='')

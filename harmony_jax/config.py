@@ -51,6 +51,9 @@ class RunSettings:
   eval_every: int = setting(5_000, 'steps between two evaluations', least=1)
   eval_episodes: int = setting(100, 'episodes of an evaluation')
   final_eval_episodes: int = setting(100, 'episodes of the last one', least=1)
+  eval_share: float = setting(
+    0.0, "of the training's steps that evaluations may take, by fewer episodes; 0: any number"
+  )
   eval_envs: int = setting(16, 'environments that evaluate side by side', least=1)
   log_every: int = setting(250, 'steps between two lines of metrics', least=1)
   checkpoint_every: int = setting(5_000, 'steps between two checkpoints', least=1)
@@ -86,7 +89,7 @@ class Config:
     of_run, of_agent = settings.flatten(self.run), settings.flatten(self.agent)
     for name, value in changes.items():
       first, _, rest = name.partition('.')
-      if first in _OPTIONS and rest in getattr(self, first):
+      if first in _OPTIONS and (rest in getattr(self, first) or self._takes(name)):
         parts[first][rest] = value
       elif name in of_run or name in of_agent:
         parts['run' if name in of_run else 'agent'][name] = value
@@ -98,6 +101,13 @@ class Config:
       {**self.env, **parts['env']},
       {**self.eval_env, **parts['eval_env']},
     )
+
+  def _takes(self, name):
+    """Whether it is an option that only the simulator knows."""
+    from harmony_jax import envs  # which a configuration is read without
+
+    first, _, rest = name.partition('.')
+    return first in _OPTIONS and rest.isidentifier() and envs.options(self.run.suite).more
 
   def override(self, texts: Iterable[str]) -> 'Config':
     """Return it with texts such as 'rssm.deter=64' applied; of two for one name the last counts.
@@ -113,12 +123,15 @@ class Config:
       name = name.strip().removeprefix('config.')
       if not equals:
         raise UserError(f'config.{name[:200]} needs a value: config.{name[:200]}=VALUE')
-      if name not in here:
+      if name not in here and not self._takes(name):
         raise UserError(settings.unknown(name, here))
       if name in IDENTITY:
         raise UserError(f'config.{name} ({about[name].meaning}) cannot be set by --config')
-      kind = about[name].type if name in about else type(here[name])
-      changes[name] = settings.parse(name, kind, value.strip())
+      if name in here:
+        kind = about[name].type if name in about else type(here[name])
+        changes[name] = settings.parse(name, kind, value.strip())
+      else:
+        changes[name] = settings.literal(value.strip())
     return self.replace(changes)
 
   def check(self):

@@ -14,6 +14,10 @@ class UserError(Exception):
     super().__init__(one_line(text))
 
 
+class EnvironmentFault(UserError, RuntimeError):
+  """What an environment did wrong; its `__cause__` is what it raised itself, if it did."""
+
+
 class InUse(UserError):
   """A folder in which another process works: the same command will do once that has ended."""
 

@@ -10,6 +10,7 @@ A group of settings is a field whose type is another such class (`group`). Names
 refused with one line.
 """
 
+import ast
 import dataclasses
 import difflib
 import math
@@ -171,6 +172,14 @@ def parse(name: str, kind: Any, text: str) -> Any:
   except (ValueError, KeyError):
     shown = text[:_LONGEST]
     raise UserError(f'config.{name}: expected {_article(kind)}, got {shown!r}') from None
+
+
+def literal(text: str) -> Any:
+  """Read a text as Python would (numbers, True, None, lists, quoted texts), or else as itself."""
+  try:
+    return ast.literal_eval({'true': 'True', 'false': 'False'}.get(text.lower(), text))
+  except (ValueError, SyntaxError):
+    return text
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -278,6 +278,8 @@ def _spec(config, meta) -> envs.Spec:
 def _make(config: Config, num_envs: int, processes: bool, options: Mapping) -> Any:
   try:
     return envs.make(config.run.suite, config.run.task, num_envs, processes, **options)
+  except UserError:
+    raise
   except (ValueError, RuntimeError) as error:  # a bad option, or no simulator: the text says which
     raise UserError(str(error)) from None
 

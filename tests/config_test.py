@@ -186,25 +186,41 @@ def test_a_configuration_needs_no_suite():
 
 # First ten digits of a SHA-256 by preset: `digest` above.
 GOLDEN = {
-  'atari100k dreamerv3': '556ebe7857 0d7b1ea1c3 b9454425a3 dd2d7ce7d1',
-  'atari100k dreamerv2': '51bf15bb9f f1fd5ca596 4b09bcd9c7 afdc57e610',
-  'atari100k dreamerpro': 'cc73855b21 59779af4eb b2443ea1c7 adb4af9354',
-  'catch dreamerv3': 'ed00ee6cbd d8929a6eaa b032826403 72f6330c47',
-  'catch dreamerv2': 'caf40d1db5 df3895c245 93afa04085 71f09d07ba',
-  'catch dreamerpro': '4675ffe122 fc38cd221b 73187c6155 a745f9676a',
-  'dmc dreamerv3': 'e217e0298c 35968bb4af 0e46e3eb39 19fa3be5ec',
-  'dmc dreamerv2': 'cda095557b ef5066e054 b109aaed19 b2c7294fbf',
-  'dmc dreamerpro': '7f7bf39e28 85b4713999 d10059ffea a6e59cfe4d',
-  'dmcr dreamerv3': '72664a107c 29235143d3 76d78696e8 f699c8f07f',
-  'dmcr dreamerv2': '49be91353f 68cbf1d669 e38f5a7def 5c4710fddc',
-  'dmcr dreamerpro': 'f974d70cb6 74ee0da0a3 363e209511 7ab31d7741',
-  'gym dreamerv3': 'dd3a6d4a2a cd667c37c0 3588bd1e4d 410a678756',
-  'gym dreamerv2': '5aa2e95a9d 705b0e481f ccb89869b4 0ca5fb82ef',
-  'gym dreamerpro': '90219ca8dc aa755fb762 fddc4f96d1 080b4391ae',
-  'metaworld dreamerv3': '1f94316406 e6c4cb4345 e98b8e14d1 cee6bcb263',
-  'metaworld dreamerv2': 'b7f9564bc7 b730e6b820 a48893daf4 e6f70e178d',
-  'metaworld dreamerpro': '8312cbbd2b 7dfde562ca 9af4f7df1c 0962fafe0b',
-  'rlbench dreamerv3': 'defba565ad 0075da4042 cc1bfe362a 07849d66c3',
-  'rlbench dreamerv2': 'fdaafa3dc8 a2df8fac12 433869da71 244ff89a89',
-  'rlbench dreamerpro': '3ca300c3c1 49daca56c3 88d62fa63a ac94db37af',
+  'atari100k dreamerv3': '4ba15630ee 00b5c58d27 40867ec22a 70f6458a67',
+  'atari100k dreamerv2': '2822adc75a e1fbb9e214 89ae394b16 26e7582fcf',
+  'atari100k dreamerpro': 'ee8e8c00c4 6378181766 ff3a348e0a af7ad80f09',
+  'catch dreamerv3': 'e1e57e3b49 8935ff46e8 a6a1d8ee80 f21a4ff7bf',
+  'catch dreamerv2': '5089c95ea5 6306e85afb 1ba8f96e4b fc427719cd',
+  'catch dreamerpro': '84a3cc693d 7fca91b80e 5ff40fc6c5 7338ee5adf',
+  'dmc dreamerv3': 'ba6cfd4db0 a89d362ca7 18b6cf94c1 b6dfc3a6b1',
+  'dmc dreamerv2': '8b2132cf02 3b48d0e4ac fddc85f54e 29ac1a79f1',
+  'dmc dreamerpro': 'a315bc7d27 9ef2c5cdc3 6063515265 4c1429708b',
+  'dmcr dreamerv3': '70bbeba9ae d15261d26a 5f701389d1 e740ac1eef',
+  'dmcr dreamerv2': '5d4410a39f 6e8abc5912 551f71693d 435ffddc92',
+  'dmcr dreamerpro': '1225ed001c 30276260b9 2ad3dd8bb0 0a75b87c52',
+  'gym dreamerv3': '6571dee1ce d8e4d6ff8f 7742e3cbb8 2ef8a22041',
+  'gym dreamerv2': '5659fd2ddd 4cd2d02d13 16933dc066 0b109b5204',
+  'gym dreamerpro': '55fcf19f57 78a0ff8071 1c90b414f6 961f3d7272',
+  'metaworld dreamerv3': '96849565bd 2ef2b7fc4f 71870903c1 94d34cfd46',
+  'metaworld dreamerv2': 'e3cbce8629 a1cf25305f 4af78b1ce6 ae533b98d1',
+  'metaworld dreamerpro': '6c10c43c1d e040b550b2 301fa2e3d3 ac1a516468',
+  'rlbench dreamerv3': 'ba491b8a71 c4efaea129 53ddac558d 9e20a0e620',
+  'rlbench dreamerv2': 'e2df573da5 f3f72883cf 5467947b67 6931c58a62',
+  'rlbench dreamerpro': '948395b759 0c2480db17 0c81d3a073 2154c94067',
 }
+
+
+def test_options_that_only_the_simulator_knows():
+  """Of suites whose simulators have some: numbers, switches and texts, as part of the run."""
+  texts = ('env.continuous=True', 'env.g=5.0', 'env.map_name=8x8', 'env.keys=arm_*,image')
+  chosen = make('gym').override(texts)
+  assert {k: chosen.env[k] for k in ('continuous', 'g', 'map_name', 'keys')} == {
+    'continuous': True,
+    'g': 5.0,
+    'map_name': '8x8',
+    'keys': ('arm_*', 'image'),
+  }
+  saved = {'format': config.FORMAT, 'config': json.loads(json.dumps(chosen.to_json()))}
+  assert config.from_json(saved).to_json() == chosen.to_json()
+  with pytest.raises(UserError, match='unknown key config.env.g'):
+    make('catch').override(['env.g=5'])

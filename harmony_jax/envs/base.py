@@ -30,7 +30,7 @@ An environment may have two more attributes, refreshed by every step:
 import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -55,12 +55,16 @@ class Spec:
     discrete: actions are int32 [N], else float32 [N, A] in [-1, 1].
     num_actions: number of choices, or A.
     action_repeat: simulator frames per step (frames = steps x action_repeat).
+    episode_limit: steps after which every episode ends; 0 where that is not known.
+    readings: how each entry is read and what is left out, in words, for the first lines of a run.
   """
 
   observation: dict[str, ArraySpec]
   discrete: bool
   num_actions: int
   action_repeat: int
+  episode_limit: int = dataclasses.field(default=0, compare=False)
+  readings: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
   def __post_init__(self):
     if self.action_repeat < 1:
@@ -72,7 +76,9 @@ class Spec:
       name: [list(array.shape), np.dtype(array.dtype).name]
       for name, array in self.observation.items()
     }
-    return {**dataclasses.asdict(self), 'observation': observation}
+    compared = {field.name for field in dataclasses.fields(self) if field.compare}
+    kept = {name: value for name, value in dataclasses.asdict(self).items() if name in compared}
+    return {**kept, 'observation': observation}
 
   @classmethod
   def from_json(cls, saved: Mapping[str, Any]) -> 'Spec':
@@ -86,7 +92,12 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a suite's environment can be told: fields of a subclass, each a `settings.setting`."""
+  """What a suite's environment can be told: fields of a subclass, each a `settings.setting`.
+
+  `more` says whether a configuration may name others, which are the simulator's own.
+  """
+
+  more: ClassVar[bool] = False
 
   @classmethod
   def of(cls, given: Mapping[str, Any]) -> Self:
@@ -183,7 +194,7 @@ def zero_actions(spec: Spec, num_envs: int) -> np.ndarray:
 
 
 def unknown(
-  kind: str, name: str, choices: Collection[str], listing: str | None = None
+  kind: str, name: str, choices: Collection[str], listing: str | None = None, cutoff: float = 0.0
 ) -> ValueError:
   """A `ValueError` of one line for an unknown name, with the nearest of the valid ones.
 
@@ -192,11 +203,13 @@ def unknown(
     name: what was given.
     choices: valid names.
     listing: text in parentheses; by default all choices.
+    cutoff: how near it must be to be named, up to 1.
   """
   folded = {choice.lower(): choice for choice in choices}
-  nearest = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.0)[0]
+  near = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=cutoff)
   listing = listing or 'known: ' + ', '.join(choices)
-  return ValueError(f'unknown {kind} {name!r}: did you mean {folded[nearest]!r}? ({listing})')
+  hint = f': did you mean {folded[near[0]]!r}?' if near else ''
+  return ValueError(f'unknown {kind} {name!r}{hint} ({listing})')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,35 +1,62 @@
 """Any Gymnasium environment, by its id: 'CartPole-v1', or 'package:Name-v0' where a package
 registers it.
 
-Observations become what the agent takes: pictures uint8 [64, 64, 3] and
-vectors float32. A `terminated` episode is terminal, a `truncated` one only
-ends. The environment must be a function of `reset(seed=...)` and its actions;
-`check.check` says whether it is.
+`spaces` says what its observations become. A `terminated` episode is terminal, a `truncated` one
+only ends. The environment must be a function of `reset(seed=...)` and its actions; `check.check`
+says whether it is.
+
+Nothing that it declares is trusted: what it returns is held against its spaces and Gymnasium's
+conventions at every step, and what it raises is its own fault (`errors.EnvironmentFault`).
 
 All environments step in this thread, one after the other.
 """
 
 import dataclasses
+import difflib
 import functools
 import importlib
+import inspect
 import warnings
 import weakref
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from harmony_jax.envs import base, rendering
-from harmony_jax.envs.check import RESERVED
+from harmony_jax.envs import base, rendering, spaces
+from harmony_jax.errors import EnvironmentFault, one_line
 from harmony_jax.settings import setting
 
 OBSERVE = ('auto', 'render', 'both')
-LONGEST_VECTOR = 4096  # longer ones are pictures in disguise, or need an encoder that is not here
+STILL = 100  # steps in which a picture should have changed
+# What registers ids that begin so, and what pip calls it; others are named as 'package:Name-v0'.
+PACKAGES = {
+  'ALE/': ('ale_py', 'ale-py'),
+  'MiniGrid-': ('minigrid', 'minigrid'),
+  'BabyAI-': ('minigrid', 'minigrid'),
+  'MiniWorld-': ('miniworld', 'miniworld'),
+  'Vizdoom': ('vizdoom.gymnasium_wrapper', 'vizdoom'),
+  'gym_pusht/': ('gym_pusht', 'gym-pusht'),
+  'highway-': ('highway_env', 'highway-env'),
+  'dm_control/': ('shimmy', 'shimmy'),
+  'PointMaze_': ('gymnasium_robotics', 'gymnasium-robotics'),
+  'AntMaze_': ('gymnasium_robotics', 'gymnasium-robotics'),
+  'Fetch': ('gymnasium_robotics', 'gymnasium-robotics'),
+  'HandManipulate': ('gymnasium_robotics', 'gymnasium-robotics'),
+  'Panda': ('panda_gym', 'panda-gym'),
+  'mo-': ('mo_gymnasium', 'mo-gymnasium'),
+}
+CONVENTION = {
+  'reset': 'reset(seed=…, options=…) returns (observation, info)',
+  'step': 'step(action) returns (observation, reward, terminated, truncated, info)',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(base.Options):
-  """Options of `Gym`."""
+  """Options of `Gym`; a run may name more of them, which are the environment's own."""
 
+  more: ClassVar[bool] = True
   action_repeat: int = setting(
     1, 'steps of the environment per agent step; rewards are summed', least=1
   )
@@ -38,16 +65,27 @@ class Options(base.Options):
   )
   time_limit: int = setting(0, "agent steps of an episode; 0: the environment's own limit")
   success: str = setting('', "entry of `info` that tells success, reported as a measure; '': none")
+  keys: tuple[str, ...] = setting((), 'patterns of observations to take; none: all of them')
+  ignore: tuple[str, ...] = setting((), 'patterns of observations to leave out')
+  read: tuple[str, ...] = setting(
+    (), 'how to read one, as image:picture, image:vector or image:codes11 (one-hots)'
+  )
+  wrappers: tuple[str, ...] = setting(
+    (), 'to put around it, in this order, as my_package:MyWrapper'
+  )
+
+  @classmethod
+  def of(cls, given: Mapping[str, Any]) -> Self:
+    """Return the options among those given; the others are the environment's."""
+    own = {field.name for field in dataclasses.fields(cls)}
+    return super().of({name: value for name, value in given.items() if name in own})
 
 
 class Gym:
   """N environments of one id.
 
-  Observations: a uint8 `Box` [H, W, 3], or grey [H, W, 1] or [H, W], is a
-  picture; every other `Box`, and `Discrete` (one-hot), `MultiDiscrete` and
-  `MultiBinary`, is one flat vector. The only picture is named 'image', the only
-  vector of a space that is no `Dict` 'state'; entries of a `Dict` keep their
-  names, inner ones as 'outer_inner'.
+  Observations: see `spaces`. The only picture is named 'image', the only vector of a space that is
+  no `Dict` 'state'; entries of a `Dict` keep their names, inner ones as 'outer_inner'.
 
   Actions: `Discrete`, or `Box` of floats, to which [-1, 1] is stretched. A
   dimension without two finite bounds is not: there the agent reaches only the
@@ -67,34 +105,49 @@ class Gym:
   Raises:
     ValueError: an unknown id or option, or a space that is not supported.
     RuntimeError: a package that the environment needs is missing.
+    EnvironmentFault: whatever it raises itself; what it returns does not fit its spaces.
   """
 
   def __init__(self, task: str, num_envs: int, *, size: int = 64, **options: Any):
+    chosen = Options.of(options)
     own = {field.name for field in dataclasses.fields(Options)}
-    chosen = Options.of({name: options.pop(name) for name in own & options.keys()})
+    options = {name: value for name, value in options.items() if name not in own}
     observe, action_repeat = chosen.observe, chosen.action_repeat
     self.task = self.canonical(task)
+    _check_options(self.task, options)
     if observe != 'auto':
       options['render_mode'] = 'rgb_array'
     if chosen.time_limit:
       options['max_episode_steps'] = chosen.time_limit * action_repeat
     self.num_envs, self.action_repeat, self.size = num_envs, action_repeat, size
-    self.success = chosen.success
-    self._simulators = [_make_simulator(self.task, options) for _ in range(num_envs)]
+    make = functools.partial(_Simulator, self.task, options, chosen.wrappers)
+    self._simulators = [make() for _ in range(num_envs)]
     # OpenGL contexts must be freed before Python takes their library away, so also at exit.
     self._free = weakref.finalize(self, _close_all, self._simulators)
     first = self._simulators[0]
     self._drawn = observe != 'auto'
-    self._readers = (
-      {} if observe == 'render' else _readers(first.observation_space, size, self.task, self._drawn)
-    )
-    observation = {name: spec for name, (spec, _) in self._readers.items()}
+    self._entries, left = [], []
+    if observe != 'render':
+      try:
+        how = chosen.keys, chosen.ignore, chosen.read
+        self._entries, left = spaces.entries(first.observation_space, size, self._drawn, *how)
+      except ValueError as error:
+        raise ValueError(f'{self.task}: {error}') from None
+    observation = {entry.name: entry.spec for entry in self._entries}
+    readings = [entry.words for entry in self._entries]
     if self._drawn:
-      _try_to_draw(first, self.task)
+      shape = _try_to_draw(first)
       observation['image'] = base.ArraySpec((size, size, 3), np.uint8)
+      readings.append(f'image: drawn {"×".join(map(str, shape))} → {size}×{size}')
+    readings += [f'left out: {", ".join(left)}'] if left else []
     discrete, num_actions, self._translate = _actions(first.action_space, self.task)
-    self.spec = base.Spec(observation, discrete, num_actions, action_repeat)
-    self.measures = {'success': np.zeros(num_envs, np.float32)} if self.success else {}
+    limit = -(-(first.limit or 0) // action_repeat)
+    told = {'episode_limit': limit, 'readings': tuple(readings)}
+    self.spec = base.Spec(observation, discrete, num_actions, action_repeat, **told)
+    self._success = _Success(self.task, chosen.success)
+    self.measures = {'success': np.zeros(num_envs, np.float32)} if chosen.success else {}
+    self._still = {name: None for name, each in observation.items() if len(each.shape) == 3}
+    self._steps = 0
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
@@ -105,13 +158,9 @@ class Gym:
     import gymnasium
 
     package, _, name = str(task).rpartition(':')
-    if package:
-      try:
-        importlib.import_module(package)
-      except ImportError as error:
-        raise ValueError(
-          f'{task!r} asks for the package {package!r}, which cannot be imported: {error}'
-        ) from None
+    known = [each for beginning, each in PACKAGES.items() if name.startswith(beginning)]
+    for module, pip in [(package, '')] if package else known:
+      _import(task, module, pip)
     specs = sorted(gymnasium.registry.values(), key=lambda spec: -(spec.version or 0))
     for spec in specs:
       if name and name.lower() in (spec.id.lower(), spec.id.lower().rpartition('-v')[0]):
@@ -121,6 +170,7 @@ class Gym:
       name,
       [spec.id for spec in specs],
       f"{len(specs)} are registered; where a package registers it, write 'package:Name-v0'",
+      cutoff=0.6,
     )
 
   def step(
@@ -134,10 +184,11 @@ class Gym:
     idle = np.zeros(self.num_envs, bool) if idle is None else idle
     for index in np.flatnonzero(~idle):
       if restart[index]:
-        observation, info = self._simulators[index].reset(seed=int(seeds[index]))
+        observation, info = self._simulators[index].reset(int(seeds[index]))
         self._write(index, observation, 0, True, False, False, info)
       else:
         self._write(index, *self._advance(index, self._translate(actions[index])))
+    self._look()
     return base.copy_timestep(self._last)
 
   def close(self) -> None:
@@ -150,26 +201,165 @@ class Gym:
     total = 0.0
     for _ in range(self.action_repeat):
       observation, reward, terminated, truncated, info = self._simulators[index].step(action)
-      total += float(reward)
+      total += reward
       if terminated or truncated:
         break
     return observation, total, False, terminated, truncated, info
 
   def _write(self, index, observation, reward, first, terminated, truncated, info):
-    last = self._last
-    for name, (_, read) in self._readers.items():
-      last.observation[name][index] = read(observation)
+    last, simulator = self._last, self._simulators[index]
+    for entry in self._entries:
+      try:
+        last.observation[entry.name][index] = entry.read(observation)
+      except ValueError as error:
+        raise simulator.fault(str(error)) from None
     if self._drawn:
-      last.observation['image'][index] = _picture(_draw(self._simulators[index]), self.size)
+      last.observation['image'][index] = spaces.picture(simulator.draw(), self.size)
     last.reward[index] = reward
     last.is_first[index] = first
     last.is_last[index] = terminated or truncated
     last.is_terminal[index] = terminated
-    if self.success:
-      self.measures['success'][index] = bool(info.get(self.success, False))
+    if self.measures:
+      self.measures['success'][index] = self._success.of(info, last.is_last[index])
+
+  def _look(self):
+    """Warn of pictures of the first environment that do not change."""
+    self._steps += 1
+    for name, before in list(self._still.items()):
+      now = self._last.observation[name][0]
+      if before is None:
+        self._still[name] = now.copy()
+      elif not np.array_equal(before, now):
+        del self._still[name]
+      elif self._steps == STILL:
+        spread = f'all {now.min()}' if now.min() == now.max() else 'the same'
+        warnings.warn(
+          f'{self.task}: the picture {name!r} has not changed in {STILL} steps ({spread})',
+          stacklevel=3,
+        )
 
 
-def _make_simulator(task, options):
+class _Success:
+  """What the info says of success; says once where it never says anything."""
+
+  def __init__(self, task, key):
+    self._task, self._key, self._unknown = task, key, bool(key)
+
+  def of(self, info, is_last):
+    if self._key in info:
+      self._unknown = False
+    elif self._unknown and is_last:
+      self._unknown = False
+      there = ', '.join(sorted(map(str, info))) or 'nothing'
+      warnings.warn(
+        f'{self._task}: no info of an episode had {self._key!r}, so its success is 0: '
+        f'at the end there was {there}',
+        stacklevel=4,
+      )
+    return bool(info.get(self._key, False))
+
+
+class _Simulator:
+  """One environment of Gymnasium's, whose faults are its own."""
+
+  def __init__(self, task, options, wrappers):
+    self.task, self._steps = task, 0
+    self._env = _make(task, options)
+    for path in wrappers:
+      self._env = _wrapper(path)(self._env)
+    self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+    self.metadata, self.limit = self._env.metadata, getattr(self._env.spec, 'max_episode_steps', 0)
+
+  def fault(self, text):
+    """The error that says what it did in which step."""
+    at = 'at its start' if not self._steps else f'in step {self._steps} of an episode'
+    return EnvironmentFault(f'{self.task}: {text}, {at}')
+
+  def reset(self, seed):
+    """(observation, info)."""
+    self._steps = 0
+    result = self._call('reset', seed=seed)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+      raise self.fault(f'its reset returned {_kind(result)}: {CONVENTION["reset"]}')
+    return result
+
+  def step(self, action):
+    """(observation, reward, terminated, truncated, info)."""
+    self._steps += 1
+    result = self._call('step', action)
+    if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
+      raise self.fault(f'its step returned {_kind(result)}: {CONVENTION["step"]}')
+    observation, reward, terminated, truncated, info = result
+    return observation, self._reward(reward), self._flag(terminated), self._flag(truncated), info
+
+  def _reward(self, reward):
+    array = np.asarray(reward)
+    if array.size != 1 or not (array.dtype == bool or np.issubdtype(array.dtype, np.number)):
+      raise self.fault(
+        f'its reward is {_kind(reward)}, not one number: put a wrapper around it that makes one, '
+        '--config.env.wrappers=my_package:MyWrapper'
+      )
+    with np.errstate(over='ignore'):
+      if not np.isfinite(array.astype(np.float32)).all():
+        raise self.fault(f'its reward is {array.item()}, which float32 does not hold')
+    return float(array.item())
+
+  def _flag(self, value):
+    if np.size(value) != 1:
+      raise self.fault(f'its end is {_kind(value)}, not true or false: {CONVENTION["step"]}')
+    return bool(np.asarray(value).item())
+
+  def draw(self):
+    """Its picture."""
+    viewer = getattr(getattr(self._env.unwrapped, 'mujoco_renderer', None), 'viewer', None)
+    if viewer is not None:
+      # Gymnasium would draw with whichever environment's context came last
+      viewer.make_context_current()
+    image = self._call('render')
+    if getattr(image, 'dtype', None) != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+      raise self.fault(f'its render returned {_kind(image)}, not a picture uint8 [H, W, 3]')
+    return image
+
+  def close(self):
+    """Free what it holds."""
+    self._env.close()
+
+  def _call(self, name, *args, **how):
+    try:
+      return getattr(self._env, name)(*args, **how)
+    except Exception as error:
+      hint = f' ({CONVENTION[name]})' if isinstance(error, (TypeError, ValueError)) else ''
+      hint = hint if name in CONVENTION else ''
+      raise self.fault(f'its {name} raised {_raised(error)}{hint}') from error
+
+
+def _import(task, module, pip=''):
+  try:
+    importlib.import_module(module)
+  except ImportError as error:
+    if pip and error.name == module.partition('.')[0]:
+      raise ValueError(
+        f'{task} is of the package {pip}, which is not installed: pip install {pip}'
+      ) from None
+    raise ValueError(
+      f'{task!r} asks for the package {module!r}, which cannot be imported: {_one_line(error)}'
+    ) from None
+  except Exception as error:
+    raise EnvironmentFault(f'{task}: to import {module} raised {_raised(error)}') from error
+
+
+def _wrapper(path):
+  module, _, name = path.partition(':')
+  if not name:
+    raise ValueError(f'config.env.wrappers has {path!r}: expected my_package:MyWrapper')
+  _import(path, module)
+  try:
+    return getattr(importlib.import_module(module), name)
+  except AttributeError:
+    raise ValueError(f'config.env.wrappers has {path!r}: {module} has no {name!r}') from None
+
+
+def _make(task, options):
   import gymnasium
 
   if 'mujoco' in str(gymnasium.spec(task.rpartition(':')[2]).entry_point):
@@ -180,109 +370,76 @@ def _make_simulator(task, options):
         raise
   try:
     return gymnasium.make(task, disable_env_checker=True, **options)
-  except TypeError as error:
-    raise ValueError(f'{task} does not take {options}: {_one_line(error)}') from None
   except (ImportError, gymnasium.error.Error) as error:
     raise RuntimeError(f'{task} cannot be made: {_one_line(error)}') from None
+  except TypeError as error:
+    if options:
+      taken = ', '.join(_parameters(task) or ['nothing that is known'])
+      raise ValueError(
+        f'{task} does not take {options}: {_one_line(error)}; it takes {taken}'
+      ) from None
+    raise EnvironmentFault(f'{task} cannot be made: {_raised(error)}') from error
+  except Exception as error:
+    text = f'does gymnasium.make({task!r}) work by itself?'
+    raise EnvironmentFault(f'{task} cannot be made: {_raised(error)} ({text})') from error
 
 
-def _try_to_draw(simulator, task):
-  """Raises an error of one line where the environment draws no picture of three colours."""
+def _parameters(task):
+  """The names that its constructor takes, without those of `**…`; None where it cannot be known."""
+  import gymnasium
+  from gymnasium.envs.registration import load_env_creator
+
+  entry = gymnasium.spec(task.rpartition(':')[2]).entry_point
+  try:
+    made = load_env_creator(entry) if isinstance(entry, str) else entry
+    return [
+      each.name
+      for each in inspect.signature(made).parameters.values()  # pyright: ignore[reportArgumentType]
+      if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    ]
+  except Exception:
+    return None
+
+
+def _check_options(task, options):
+  """Refuse a slip of one of our options, which an environment with `**kwargs` would take."""
+  own = [field.name for field in dataclasses.fields(Options)]
+  taken = _parameters(task) or []
+  for name in options:
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
+    if near and name not in taken:
+      raise ValueError(f'{task} has no option {name!r}: did you mean config.env.{near[0]}?')
+
+
+def _raised(error):
+  """An exception in one line."""
+  text = _one_line(error)
+  return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def _kind(value):
+  """What something is, in a few words."""
+  if isinstance(value, np.ndarray):
+    return f'{value.dtype} {list(value.shape)}'
+  count = f' of {len(value)}' if isinstance(value, (tuple, list)) else ''
+  return f'{type(value).__name__}{count}'
+
+
+def _try_to_draw(simulator):
+  """The shape of its picture, or an error of one line where it draws none of three colours."""
   import gymnasium
 
-  if 'rgb_array' not in simulator.metadata.get('render_modes', ()):
+  if 'rgb_array' not in (simulator.metadata or {}).get('render_modes', ()):
     raise ValueError(
-      f"{task} draws no pictures (it has no render mode 'rgb_array'): use observe='auto'"
+      f"{simulator.task} draws no pictures (it has no render mode 'rgb_array'): use observe='auto'"
     )
   simulator.reset(seed=0)
   try:
-    image = simulator.render()
-  except (ImportError, gymnasium.error.Error) as error:
-    raise RuntimeError(f'{task} cannot draw: {_one_line(error)}') from None
-  if getattr(image, 'dtype', None) != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-    raise ValueError(
-      f'{task} draws {type(image).__name__} {getattr(image, "shape", "")}, not uint8 [H, W, 3]'
-    )
-
-
-def _draw(simulator):
-  viewer = getattr(getattr(simulator.unwrapped, 'mujoco_renderer', None), 'viewer', None)
-  if viewer is not None:
-    # Gymnasium would draw with whichever environment's context came last
-    viewer.make_context_current()
-  return simulator.render()
-
-
-def _readers(space, size, task, drawn):
-  """{name: (ArraySpec, function from the whole observation to one array)}; no picture 'image' where
-  one is `drawn`.
-  """
-  leaves = list(_leaves(space))
-  one_picture = sum(_is_picture(leaf) for _, leaf in leaves) == 1 and not drawn
-  readers = {}
-  for path, leaf in leaves:
-    name = '_'.join(map(str, path)) or 'state'
-    name = f'{name}_observed' if name in RESERVED or (drawn and name == 'image') else name
-    if _is_picture(leaf):
-      name = 'image' if one_picture else name
-      spec, convert = (
-        base.ArraySpec((size, size, 3), np.uint8),
-        functools.partial(_picture, size=size),
-      )
-    else:
-      spec, convert = _vector(leaf, f'{task}: the observation {name!r}')
-    if name in readers:
-      raise ValueError(f'{task}: two of its observations would be named {name!r}')
-    readers[name] = (
-      spec,
-      lambda whole, path=path, convert=convert: convert(functools.reduce(_entry, path, whole)),
-    )
-  return readers
-
-
-def _leaves(space, path=()):
-  """(path, space) of all spaces that are no `Dict` and no `Tuple`."""
-  from gymnasium import spaces
-
-  if isinstance(space, spaces.Dict | spaces.Tuple):
-    inner = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
-    for key, child in inner:
-      yield from _leaves(child, (*path, key))
-  else:
-    yield path, space
-
-
-def _entry(whole, key):
-  return whole[key]
-
-
-def _is_picture(space):
-  shape = space.shape or ()
-  return space.dtype == np.uint8 and (len(shape) == 2 or len(shape) == 3 and shape[-1] in (1, 3))
-
-
-def _vector(space, what):
-  """(ArraySpec, function to a float32 vector) of a space that is no picture."""
-  from gymnasium import spaces
-
-  if not isinstance(
-    space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-  ):
-    raise ValueError(
-      f'{what} is a {type(space).__name__}: supported are Box, Discrete, '
-      'MultiDiscrete, MultiBinary, '
-      'and Dict or Tuple of them'
-    )
-  length = spaces.flatdim(space)
-  if length > LONGEST_VECTOR:
-    raise ValueError(
-      f'{what} {space.shape} {space.dtype} would be a vector of {length} numbers; a picture '
-      'must be '
-      'uint8 [H, W, 3], [H, W, 1] or [H, W]'
-    )
-  return base.ArraySpec((length,), np.float32), lambda value: np.asarray(
-    spaces.flatten(space, value), np.float32
-  )
+    return simulator.draw().shape
+  except EnvironmentFault as fault:
+    if isinstance(fault.__cause__, (ImportError, gymnasium.error.Error)):
+      raise RuntimeError(f'{simulator.task} cannot draw: {_one_line(fault.__cause__)}') from None
+    raise
 
 
 def _actions(space, task):
@@ -319,39 +476,13 @@ def _actions(space, task):
   return False, int(np.prod(space.shape)), stretch
 
 
-def _picture(image, size):
-  """Any picture [H, W, 3], [H, W, 1] or [H, W] as uint8 [size, size, 3]; every pixel is the mean of
-  its area.
-  """
-  image = np.asarray(image)
-  image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
-  if image.shape[:2] == (size, size):
-    return image
-  height, width = image.shape[:2]
-  rows = _areas(height, size) @ image.reshape(height, -1).astype(np.float32)  # [size, W * 3]
-  columns = rows.reshape(size, width, 3).transpose(1, 0, 2).reshape(width, -1)  # [W, size * 3]
-  resized = (_areas(width, size) @ columns).reshape(size, size, 3).transpose(1, 0, 2)
-  return np.rint(resized).clip(0, 255).astype(np.uint8)
-
-
-@functools.cache
-def _areas(source, target):
-  """[target, source] float32: the share of each source pixel in each target pixel's interval; rows
-  sum to 1.
-  """
-  edges = np.linspace(0, source, target + 1)
-  pixels = np.arange(source)
-  overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-  return (overlap.clip(0) * target / source).astype(np.float32)
-
-
 def _close_all(simulators):
   while simulators:
     simulators.pop().close()
 
 
 def _one_line(error):
-  return ' '.join(str(error).split())
+  return one_line(str(error))
 
 
 def _protocol(config):

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from harmony_jax.envs import base
+from harmony_jax.errors import EnvironmentFault
 
 # What workers find in their environment, unless the user has set it. They share the machine: one
 # thread each for linear algebra and for Mesa's software rendering, and no accelerator, which
@@ -66,11 +67,12 @@ class Failure(NamedTuple):
 
   def error(self, index: int, remark: str = '') -> Exception:
     """The exception to raise in the parent."""
-    return self._noted(index, RuntimeError(f'environment {index}: {self}{remark}'))
+    return self._noted(index, EnvironmentFault(f'environment {index}: {self}{remark}'))
 
   def construction_error(self, index: int) -> Exception:
     """The same for the first construction: as if the environment were made in the parent."""
-    kind = {'ValueError': ValueError, 'RuntimeError': RuntimeError}.get(self.name)
+    kinds = (ValueError, RuntimeError, EnvironmentFault)
+    kind = {kind.__name__: kind for kind in kinds}.get(self.name)
     return self._noted(index, kind(self.text)) if kind else self.error(index)
 
   def _noted(self, index: int, error: Exception) -> Exception:

@@ -224,7 +224,7 @@ def _compare(path, wanted):
   told = [
     f'{key}: folder has {old!r}, command has {new!r}'
     for key, (old, new) in differing.items()
-    if key not in FREE
+    if key not in FREE and (old, new) != (None, [])  # an option of later, which says nothing
   ]
   if told:
     raise UserError(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
@@ -234,9 +234,9 @@ def _present(path):
   """What config.json holds, in today's format."""
   try:
     present = json.loads(path.read_text(encoding='utf-8'))
-    if present.get('format', 1) < config_.FORMAT:
-      upgraded = config_.from_json(present, str(path)).to_json()
-      present = {**present, 'format': config_.FORMAT, 'config': upgraded}
+    # settings that its version did not have are today's defaults
+    upgraded = config_.from_json(present, str(path)).to_json()
+    present = {**present, 'format': config_.FORMAT, 'config': upgraded}
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     raise UserError(f'{path} is not readable as JSON; nothing was overwritten') from None
   return present

@@ -1,0 +1,369 @@
+"""What an agent takes of a Gymnasium observation space: pictures and vectors, each by one `Entry`.
+
+A `Box` that looks like a picture (`_layout`) is one, whatever the order of its axes; every other
+`Box`, `Discrete` (one-hot), `MultiDiscrete` and `MultiBinary` is a flat float32 vector. `Text` and
+what else holds no numbers is left out. How each entry is read can be told (`read`), and is said in
+the first lines of a run, for a picture that is taken for numbers is a fault that nobody sees.
+
+What an environment then returns is held against its space at every step: another shape, kind of
+number or range would be misread without a word.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from harmony_jax.envs import base
+from harmony_jax.envs.check import RESERVED
+
+LONGEST_VECTOR = 4096  # longer ones are pictures in disguise, or need an encoder that is not here
+SMALLEST_SIDE = 12  # of a picture: boards and other codes are smaller
+MOST_CHANNELS = 16  # of a picture or a stack of them
+MOST_CODES = 256
+HOW = ('picture', 'vector', 'codes')
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One observation.
+
+  Attributes:
+    name: what the agent calls it. spec: what the agent gets. words: how it is read.
+    read(whole): its array of a whole observation; ValueError where that does not fit its space.
+    show(whole): the space's own values, for a test of a picture that never changes.
+  """
+
+  name: str
+  spec: base.ArraySpec
+  words: str
+  read: Callable[[Any], np.ndarray]
+
+
+def entries(
+  space: Any,
+  size: int,
+  drawn: bool = False,
+  keys: Sequence[str] = (),
+  ignore: Sequence[str] = (),
+  read: Sequence[str] = (),
+) -> tuple[list[Entry], list[str]]:
+  """Return what an agent observes of a space, and the names of what is left out, with the reason.
+
+  Args:
+    space: of a Gymnasium environment; entries of a `Dict` or `Tuple` are named 'outer_inner'.
+    size: height and width of pictures.
+    drawn: whether a picture 'image' is drawn beside them.
+    keys, ignore: patterns of names that are taken, by default all, and that are left out.
+    read: 'pattern:how' with one of `HOW`; codes may have their number, 'image:codes11'.
+
+  Raises:
+    ValueError: a pattern that fits nothing, a space that cannot be read so, or nothing is left.
+  """
+  leaves = {'_'.join(map(str, path)) or 'state': (path, leaf) for path, leaf in _leaves(space)}
+  if len(leaves) < len(list(_leaves(space))):
+    raise ValueError(f'two of its observations would have one name of {", ".join(leaves)}')
+  chosen = _chosen(leaves, keys, ignore)
+  how = {name: each for name, each in _told(leaves, read).items() if name in chosen}
+  left = [f'{name} (by the options)' for name in leaves if name not in chosen]
+  found = {}
+  for name in chosen:
+    path, leaf = leaves[name]
+    if not _numbers(leaf):
+      if name in how or any(name == pattern for pattern in keys):
+        raise ValueError(f'the observation {name!r} is {_a(leaf)}, which holds no numbers')
+      left.append(f'{name} ({type(leaf).__name__})')
+      continue
+    try:
+      found[name] = path, *_reading(leaf, size, how.get(name, ''))
+    except ValueError as error:
+      raise ValueError(f'the observation {name!r} {error}') from None
+  if not found and not drawn:
+    raise ValueError(
+      f'nothing is left to observe of {", ".join(left)}: observe=render takes its picture'
+    )
+  named = _names(found, drawn)
+  result = []
+  for name, (path, spec, words, convert) in found.items():
+    whole = functools.partial(_convert, path, _fitting(leaves[name][1], name), convert)
+    result.append(Entry(named[name], spec, f'{named[name]}: {words}', whole))
+  return result, left
+
+
+def _leaves(space, path=()) -> Iterator[tuple[tuple, Any]]:
+  """(path, space) of all spaces that are no `Dict` and no `Tuple`."""
+  from gymnasium import spaces
+
+  if isinstance(space, spaces.Dict | spaces.Tuple):
+    inner = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
+    for key, child in inner:
+      yield from _leaves(child, (*path, key))
+  else:
+    yield path, space
+
+
+def _chosen(leaves, keys, ignore):
+  for pattern in (*keys, *ignore):
+    if not fnmatch.filter(leaves, pattern):
+      raise ValueError(f'no observation fits {pattern!r}: there are {", ".join(leaves)}')
+  fits = lambda name, patterns: any(fnmatch.fnmatchcase(name, each) for each in patterns)
+  return [name for name in leaves if (not keys or fits(name, keys)) and not fits(name, ignore)]
+
+
+def _told(leaves, read):
+  """{name: how} of the option."""
+  found = {}
+  for each in read:
+    pattern, _, how = each.rpartition(':')
+    names = fnmatch.filter(leaves, pattern)
+    if not names:
+      known = ', '.join(leaves)
+      raise ValueError(f'no observation fits {pattern!r} of read={each}: there are {known}')
+    if how not in HOW and not (how.startswith('codes') and how[5:].isdigit()):
+      raise ValueError(
+        f'read={each}: expected NAME:picture, NAME:vector, NAME:codes or NAME:codes9'
+      )
+    found |= dict.fromkeys(names, how)
+  return found
+
+
+def _names(found, drawn):
+  """{name in the space: the agent's}: the only picture is 'image'; what is stored is not taken."""
+  pictures = [name for name, (_, spec, *_) in found.items() if len(spec.shape) == 3]
+  only = pictures[0] if len(pictures) == 1 and not drawn and 'image' not in found else None
+  taken = {*RESERVED, *(['image'] if drawn else [])}
+  return {
+    name: 'image' if name == only else f'{name}_observed' if name in taken else name
+    for name in found
+  }
+
+
+def _numbers(space):
+  from gymnasium import spaces
+
+  return isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+
+
+def _reading(space, size, how):
+  """(ArraySpec, words, function from a value that fits to the agent's array)."""
+  if how.startswith('codes'):
+    return _codes(space, how)
+  layout = _layout(space.shape or ()) if how != 'vector' else None
+  if how == 'picture' and not layout:
+    raise ValueError(f'{_a(space)} cannot be a picture: {PICTURES}')
+  if layout and (how == 'picture' or _is_picture(space)):
+    words, take = layout
+    scale = 255 if np.issubdtype(space.dtype, np.floating) and space.high.max() <= 1 else 1
+    spec = base.ArraySpec((size, size, 3), np.uint8)
+    scaled = ', × 255' if scale != 1 else ''
+    return (
+      spec,
+      f'{words}{scaled} → {size}×{size}',
+      lambda value: picture(_pixels(take(value), scale), size),
+    )
+  return _vector(space)
+
+
+PICTURES = 'numbers in [0, 255] or [0, 1] of shape [H, W], [H, W, C], [C, H, W] or [K, H, W, C]'
+
+
+def _is_picture(space):
+  """Whether numbers are those of pixels: bytes, or floats from 0 to 1 or 255."""
+  if space.dtype == np.uint8:
+    return bool((space.low == 0).all() and (space.high == 255).all())
+  floats = np.issubdtype(space.dtype, np.floating)
+  return bool(
+    floats and (space.low == 0).all() and space.high.min() == space.high.max() in (1, 255)
+  )
+
+
+def _layout(shape) -> tuple[str, Callable] | None:
+  """(words, function to [H, W, 3] or [H, W, 1]) of what may be a picture; None for what is none.
+
+  Of stacked pictures the newest is taken, which is the last: the agent has a memory of its own.
+  """
+  big = [side >= SMALLEST_SIDE for side in shape]
+  text = '×'.join(map(str, shape))
+  if len(shape) == 2 and all(big):
+    return f'grey picture {text}', lambda x: x[..., None]
+  if len(shape) == 4 and all(big[1:3]) and shape[0] <= MOST_CHANNELS and shape[3] in (1, 3):
+    return f'newest of {shape[0]} stacked pictures {text}', lambda x: x[-1]
+  if len(shape) != 3:
+    return None
+  first = all(big[1:]) and shape[0] <= MOST_CHANNELS and shape[0] < min(shape[1:])
+  if all(big[:2]) and shape[2] <= MOST_CHANNELS and not (first and shape[2] > 4):
+    words, count, turn = f'picture {text}', shape[2], lambda x: x
+  elif first:
+    words, count = f'picture {text} (channels first)', shape[0]
+    turn = lambda x: np.moveaxis(x, 0, -1)
+  else:
+    return None
+  if count in (1, 3):
+    return words, turn
+  if count == 4 and shape[2] == 4:
+    return f'{words}, of RGBA without A', lambda x: turn(x)[..., :3]
+  newest = 3 if count % 3 == 0 else 1
+  return f'newest of {count // newest} stacked: {words}', lambda x: turn(x)[..., -newest:]
+
+
+def _pixels(image, scale):
+  return image if scale == 1 else np.rint(np.asarray(image, np.float32) * scale)
+
+
+def _codes(space, how):
+  """Every number as a one-hot."""
+  shape = space.shape or ()
+  numbers = np.issubdtype(space.dtype, np.integer) and hasattr(space, 'high')
+  if not numbers:
+    raise ValueError(f'is {_a(space)}: codes are whole numbers of a Box')
+  low = int(space.low.min())
+  count = int(how[5:] or int(space.high.max()) - low + 1)
+  length = count * int(np.prod(shape))
+  if count > MOST_CODES or length > LONGEST_VECTOR:
+    raise ValueError(
+      f'{shape} as one-hots of {count} codes would be {length} numbers, of at most '
+      f'{LONGEST_VECTOR}: say how many codes there are, as in codes11'
+    )
+
+  def one_hot(value):
+    codes = np.asarray(value).ravel().astype(np.int64) - low
+    if codes.max(initial=0) >= count or codes.min(initial=0) < 0:
+      raise ValueError(f'has the code {codes.max() + low}: read as {count} codes from {low}')
+    return np.eye(count, dtype=np.float32)[codes].ravel()
+
+  text = '×'.join(map(str, shape))
+  return base.ArraySpec((length,), np.float32), f'{text} one-hots of {count} codes', one_hot
+
+
+def _vector(space):
+  from gymnasium import spaces
+
+  length = spaces.flatdim(space)
+  if length > LONGEST_VECTOR:
+    raise ValueError(
+      f'{space.shape} {space.dtype} would be a vector of {length} numbers; a picture has {PICTURES}'
+    )
+  shape = tuple(space.shape or ())
+  of = f' of {"×".join(map(str, shape))}' if len(shape) > 1 else ''
+  one = isinstance(space, spaces.Discrete)
+  words = f'one-hot of {length}' if one else f'vector of {length}{of}'
+  convert = lambda value: np.asarray(spaces.flatten(space, value), np.float32)
+  return base.ArraySpec((length,), np.float32), words, convert
+
+
+def _convert(path, fit, convert, whole):
+  value = whole
+  for key in path:
+    try:
+      value = value[key]
+    except (KeyError, IndexError, TypeError):
+      raise ValueError(f'its observation has no {key!r}, which its space declares') from None
+  try:
+    return convert(fit(value))
+  except ValueError as error:
+    name = '_'.join(map(str, path)) or 'state'
+    raise ValueError(f'its observation {name!r} {error}') from None
+
+
+def _fitting(space, name):
+  """A function that returns a value as its space has it; ValueError where it does not fit."""
+  from gymnasium import spaces
+
+  if isinstance(space, spaces.Box):
+    return functools.partial(_fit_box, space, [])
+  if isinstance(space, spaces.Discrete):
+    low, high, shape = int(space.start), int(space.start + space.n) - 1, ()
+  elif isinstance(space, spaces.MultiDiscrete):
+    low, high, shape = space.start, space.start + space.nvec - 1, space.shape
+  else:
+    low, high, shape = 0, 1, space.shape
+
+  def fit(value):
+    array = np.asarray(value)
+    if isinstance(space, spaces.Discrete) and array.shape == (1,):
+      array = array[0]
+    whole = np.issubdtype(array.dtype, np.integer) or array.dtype == bool
+    if array.shape != shape or not whole or (array < low).any() or (array > high).any():
+      raise ValueError(f'is declared {space} but is {_actual(array)}')
+    return array if shape else int(array)
+
+  return fit
+
+
+def _fit_box(space, told, value):
+  try:
+    array = np.asarray(value)
+  except ValueError:  # ragged
+    raise ValueError(f'is declared {_a(space)} but is {type(value).__name__}') from None
+  declared, actual = space.dtype, array.dtype
+  number = actual.kind == 'b' or np.issubdtype(actual, np.number)
+  if array.shape != space.shape or not number:
+    raise ValueError(f'is declared {_a(space)} but is {_actual(array)}')
+  floats = np.issubdtype(declared, np.floating)
+  if np.issubdtype(actual, np.floating):
+    if not floats:
+      raise ValueError(f'is declared {_a(space)} but is {_actual(array)}')
+    if not np.isfinite(array.astype(np.float32)).all():
+      raise ValueError(f'has {array[~np.isfinite(array.astype(np.float32))][0]} in it')
+  if actual.name == declared.name == 'uint8' and _is_picture(space):
+    return array
+  low, high = space.low, space.high
+  slack = 1e-3 * np.maximum(1, np.abs(np.where(np.isfinite(high), high, 1))) if floats else 0
+  outside = (array < low - slack) | (array > high + slack)
+  if outside.any():
+    if not floats or (_layout(space.shape) and _is_picture(space)):
+      raise ValueError(f'is declared {_a(space)} but is {_actual(array)}')
+    if not told:  # once
+      told.append(True)
+      warnings.warn(
+        f'an observation is declared {_a(space)} but is {_actual(array)}: taken as it is',
+        stacklevel=2,
+      )
+  return array
+
+
+def _a(space) -> str:
+  """A space in a few words."""
+  if hasattr(space, 'low') and hasattr(space, 'high'):
+    shape = '×'.join(map(str, space.shape)) or 'one number'
+    return f'{shape} {space.dtype} in [{space.low.min():g}, {space.high.max():g}]'
+  return f'a {type(space).__name__}'
+
+
+def _actual(array):
+  if array.dtype == object or array.dtype.kind in 'SU':
+    return f'{type(array.item()).__name__ if array.ndim == 0 else array.dtype}'
+  shape = '×'.join(map(str, array.shape)) or 'one number'
+  span = f' in [{array.min():g}, {array.max():g}]' if array.size else ''
+  return f'{shape} {array.dtype}{span}'
+
+
+def picture(image: Any, size: int) -> np.ndarray:
+  """Return a picture [H, W, 3], [H, W, 1] or [H, W] as uint8 [size, size, 3].
+
+  Every pixel is the mean of its area.
+  """
+  image = np.asarray(image)
+  image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
+  if image.shape[:2] == (size, size):
+    return image.astype(np.uint8, copy=False)
+  height, width = image.shape[:2]
+  rows = _areas(height, size) @ image.reshape(height, -1).astype(np.float32)  # [size, W * 3]
+  columns = rows.reshape(size, width, 3).transpose(1, 0, 2).reshape(width, -1)  # [W, size * 3]
+  resized = (_areas(width, size) @ columns).reshape(size, size, 3).transpose(1, 0, 2)
+  return np.rint(resized).clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _areas(source, target):
+  """[target, source] float32: the share of each source pixel in each target pixel's interval; rows
+  sum to 1.
+  """
+  edges = np.linspace(0, source, target + 1)
+  pixels = np.arange(source)
+  overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+  return (overlap.clip(0) * target / source).astype(np.float32)
