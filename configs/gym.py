@@ -20,6 +20,7 @@ RUN = {
   'steps': 500_000,
   'replay_capacity': 500_000,
   'eval_every': 10_000,
+  'eval_share': 0.1,
   'eval_episodes': 20,
   'final_eval_episodes': 100,
   'eval_envs': 10,

@@ -16,6 +16,7 @@ from harmony_jax.envs import (
   base,
   episode_seed,
   make,
+  play,
   run_episodes,
 )
 from harmony_jax.envs.check import check
@@ -139,6 +140,22 @@ class Measured(Counter):
     length = 1 + first % 13
     self.measures['half'][index] = first % 2 == 0 and time == length // 2
     self.measures['debt'][index] = time - length - first
+
+
+@pytest.mark.parametrize('num_envs', [1, 3])
+def test_episodes_that_do_not_end_are_cut(num_envs):
+  """At the limit and not before; one that ends there by itself is whole."""
+  seeds = range(13)
+  game = play(Counter(num_envs), seeds, limit=5)
+  timestep = next(game)
+  with pytest.raises(StopIteration) as end:
+    while True:
+      timestep = game.send(np.zeros(len(timestep.reward), np.int32))
+  results = end.value.value
+  assert [result.length for result in results] == [min(1 + seed, 5) for seed in seeds]
+  assert [result.cut for result in results] == [1 + seed > 5 for seed in seeds]
+  assert [result.score for result in results] == [sum(range(min(1 + s, 5) + 1)) for s in seeds]
+  assert summary(results)['cut'] == 8 and 'cut' not in summary(results[:5])
 
 
 @pytest.mark.parametrize('num_envs', [1, 4])

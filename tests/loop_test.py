@@ -136,6 +136,15 @@ def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
     assert all(result.length > 0 and result.score in (-1, 1) for result in results)
 
 
+def test_evaluations_take_a_share_of_the_steps(tmp_path):
+  """As many episodes as fit by the length of training's, one at least."""
+  trainer = train(tmp_path, config_of(eval_share=0.2))
+  middle, last = lines(tmp_path, 'scores.jsonl')
+  ended = trainer.episodes.ended
+  assert len(middle['eval_scores']) == 2 and 0.2 * 80 / 8 == 2  # a game takes 8 steps
+  assert len(last['eval_scores']) == round(0.2 * 160 / (160 / ended)) < 8
+
+
 def test_groups():
   assert [evaluation.group_sizes(n) for n in (1, 2, 5, 100)] == [[1], [1, 1], [3, 2], [50, 50]]
 

@@ -82,6 +82,11 @@ class Episodes:
       self._actions[index].pop()  # nothing came of it
     return timestep
 
+  @property
+  def ended(self) -> int:
+    """Return how many have ended so far."""
+    return int((self._episode + self._restart).sum())
+
   def state(self) -> dict[str, list]:
     """Everything a resumed run needs, as plain lists for JSON.
 
@@ -167,6 +172,7 @@ class EpisodeResult(NamedTuple):
 
   `measures` holds, for each outcome that the environment tells beside the
   reward (`env.measures`, e.g. 'success'), the maximum over the time steps.
+  `cut` says that it was ended by `play`'s limit, and did not end by itself.
   """
 
   seed: int
@@ -174,6 +180,7 @@ class EpisodeResult(NamedTuple):
   length: int
   # read-only, as all results share the default
   measures: Mapping[str, float] = types.MappingProxyType({})
+  cut: bool = False
 
 
 def run_episodes(
@@ -208,7 +215,7 @@ def run_episodes(
 
 
 def play(
-  env: base.Environment, seeds: Iterable[int]
+  env: base.Environment, seeds: Iterable[int], limit: int = 0
 ) -> Generator[base.TimeStep, np.ndarray, list[EpisodeResult]]:
   """A generator of exactly one complete episode for each seed: gives time steps, is sent actions
   [N] or [N, A].
@@ -219,11 +226,14 @@ def play(
   happen to finish. An episode that a failure of its environment cuts off is
   played again from its seed and only the complete one counts, as what fails is
   no fair sample either. Returns one `EpisodeResult` per seed, in order.
+
+  An episode of `limit` steps is cut there, where that is not 0: some never end.
   """
   seeds = [int(seed) for seed in seeds]
   num_envs = env.num_envs
   scores, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), int)
   best = {name: np.full(len(seeds), -np.inf) for name in _measures(env)}
+  cut = np.zeros(len(seeds), bool)
   playing = np.arange(num_envs)  # [N] index of the seed that each environment plays
   begun = num_envs  # seeds given out
   restart = np.ones(num_envs, bool)
@@ -242,13 +252,15 @@ def play(
       lengths[playing[index]] += not timestep.is_first[index]
       for name, values in best.items():
         values[playing[index]] = max(values[playing[index]], _measures(env)[name][index])
-      if timestep.is_last[index]:
+      cut[playing[index]] = lengths[playing[index]] == limit > 0 and not timestep.is_last[index]
+      if timestep.is_last[index] or cut[playing[index]]:
         playing[index], begun, restart[index] = begun, begun + 1, True
     actions = yield timestep
   measures = [
     {name: float(values[index]) for name, values in best.items()} for index in range(len(seeds))
   ]
-  return [EpisodeResult(*row) for row in zip(seeds, scores.tolist(), lengths.tolist(), measures)]
+  rows = zip(seeds, scores.tolist(), lengths.tolist(), measures, cut.tolist())
+  return [EpisodeResult(*row) for row in rows]
 
 
 def random_policy(spec: base.Spec, seed: int) -> Callable[[base.TimeStep], np.ndarray]:

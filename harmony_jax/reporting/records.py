@@ -138,7 +138,7 @@ def _evaluations(lines):
   column = lambda name: [line.get(name) for line in lines]
   scores, stds, training = map(column, ('eval_scores', 'eval_std', 'train_scores'))
   names = {name for line in lines for name in line if name.startswith('eval_')}
-  names -= {'eval_mean', 'eval_std', 'eval_scores', 'eval_lengths'}
+  names -= {'eval_mean', 'eval_std', 'eval_scores', 'eval_lengths', 'eval_cut'}
   return {
     **{name: column(name) for name in COUNTS + NUMBERS},
     'hours': column('time/hours'),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
   from harmony_jax.training.loop import Trainer
 
 
+TOLD_EVERY = 30  # seconds in a long evaluation
+
+
 class Player:
   """Chooses actions for N environments; `carry` is what a method carries between calls.
 
@@ -97,6 +100,7 @@ def evaluate(
   episodes: int,
   mode: bool = False,
   group: ProcessGroup = ALONE,
+  limit: int = 0,
 ) -> list[EpisodeResult]:
   """Play exactly `episodes` complete episodes, whose seeds belong to (run seed, step).
 
@@ -106,6 +110,7 @@ def evaluate(
     groups: environments in one or more groups: while one group steps, the device chooses for the
       next.
     group: the processes that share the episodes: each plays every count-th.
+    limit: steps after which an episode is cut; 0: none is.
 
   Returns: one result per episode that this process played.
   """
@@ -127,7 +132,7 @@ def evaluate(
   for index, env in enumerate(groups):
     draws = jax.random.fold_in(key, group.index * len(groups) + index)
     player = Player(method, compiled, variables, env.num_envs, draws, mode)
-    go_on(index, play(env, seeds[index :: len(groups)]), player, 0, None)
+    go_on(index, play(env, seeds[index :: len(groups)], limit), player, 0, None)
   while waiting:
     index, game, player, calls, action = waiting.popleft()
     go_on(index, game, player, calls, player.finish(action)[0])
@@ -143,13 +148,14 @@ def together(parts: Sequence[list]) -> list[EpisodeResult]:
 
 
 def summary(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-  """Return {'mean', 'std', 'scores', 'lengths'}, and each measure's mean, e.g. of 'success'."""
+  """Return {'mean', 'std', 'scores', 'lengths'}, 'cut' if any were, and each measure's mean."""
   scores = [result.score for result in results]
   return {
     'mean': float(np.mean(scores)),
     'std': float(np.std(scores)),
     'scores': scores,
     'lengths': [result.length for result in results],
+    **({'cut': cut} if (cut := sum(result.cut for result in results)) else {}),
     **measures(results),
   }
 
@@ -181,24 +187,50 @@ class Evaluation:
   def __call__(self, trainer: 'Trainer') -> None:
     """Play the episodes of this step, and write down how they went."""
     trainer.settle()
-    run, state = trainer.config.run, trainer.state
-    last = state.step >= run.steps
-    episodes = run.final_eval_episodes if last else run.eval_episodes
+    state = trainer.state
+    episodes, limit = self._extent(trainer)
     if not episodes:
       return
     started = time.monotonic()
-    played = trainer.group.exchange(self._play(trainer, episodes))
+    played = trainer.group.exchange(self._play(trainer, episodes, limit))
     state.recent = sum(trainer.group.exchange(state.recent), [])
     self._tell(trainer, together(played), time.monotonic() - started)
 
-  def _play(self, trainer, episodes):
-    config, updates = trainer.config, trainer.updates
+  def _extent(self, trainer):
+    """Episodes to play, and after how many steps one is cut.
+
+    Within `eval_share` of the steps of training, by how long its episodes have been; only where
+    nobody knows that they end, they are cut.
+    """
+    run, step = trainer.config.run, trainer.state.step
+    last = step >= run.steps
+    wanted = run.final_eval_episodes if last else run.eval_episodes
+    if not run.eval_share:
+      return wanted, 0
+    ended = sum(trainer.group.exchange(trainer.episodes.ended))
+    typical = max(1, step) / max(1, ended)
+    budget = run.eval_share * (run.steps if last else run.eval_every)
+    limit = 0 if trainer.env.spec.episode_limit else int(max(run.eval_every, 10 * typical))
+    return min(wanted, max(1, round(budget / typical))), limit
+
+  def _play(self, trainer, episodes, limit):
+    config, updates, told = trainer.config, trainer.updates, time.monotonic()
+    calls = 0
     if not self.envs:
-      share = min(config.run.eval_envs, episodes) // trainer.group.count
+      most = max(config.run.eval_episodes, config.run.final_eval_episodes)
+      share = min(config.run.eval_envs, most if config.run.eval_share else episodes)
+      share //= trainer.group.count
       for size in group_sizes(max(1, share)):
         self.envs.append(setup.make_env(config, size, **config.eval_env))
 
     def act(*args, **kwargs):
+      nonlocal calls, told
+      calls += 1
+      if time.monotonic() - told > TOLD_EVERY:
+        told = time.monotonic()
+        trainer.progress.line(
+          f'still evaluating {episodes} episodes, {calls:,} calls of the policy'
+        )
       # One process leaves at once: the run that goes on begins this evaluation anew. Several do
       # after it, for all must agree.
       if trainer.interruption.requested and trainer.group.count == 1:
@@ -215,6 +247,7 @@ class Evaluation:
       episodes,
       config.agent.eval_policy == 'mode',
       trainer.group,
+      limit,
     )
 
   def _tell(self, trainer, played, seconds):
@@ -248,6 +281,7 @@ class Evaluation:
     trainer.progress.line(
       f'step {state.step:,} (frame {frame:,}): evaluation {mean:.2f} ± {std:.2f} over '
       f'{len(played)} episodes in {seconds:.0f} s; '
+      + (f'{results["cut"]} of them did not end and were cut; ' if 'cut' in results else '')
       + ''.join(f'{name} {value:.2f}; ' for name, value in extra.items())
       + f'training episodes {"none finished" if train_mean is None else f"{train_mean:.2f}"}'
     )

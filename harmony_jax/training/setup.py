@@ -33,6 +33,8 @@ def make_env(config: Config, num_envs: int, **options: Any) -> Any:
     with _one_at_a_time:
       chosen = {**config.env, **options}
       return envs.make(run.suite, run.task, num_envs, run.env_processes, **chosen)
+  except UserError:
+    raise
   except (ValueError, RuntimeError) as error:  # the text says which
     raise UserError(str(error)) from None
 
@@ -110,7 +112,14 @@ def introduce(trainer: 'Trainer') -> Progress:
     f'seed {run.seed}: {run.steps:,} steps, {trainer.schedule.updates:,} updates, '
     f'{parameters:,} parameters, {config.agent.compute_dtype} on {machine}'
   )
+  if trainer.env.spec.readings:
+    progress.line(f'observations: {"; ".join(trainer.env.spec.readings)}')
   progress.line(trainer.replay.describe() + (' in each of them' if several else ''))
+  if run.eval_share:
+    progress.line(
+      f'evaluation: every {run.eval_every:,} steps up to {run.eval_episodes} episodes, as many as '
+      f'fit into {run.eval_share:.0%} of the steps of training'
+    )
   if state.step:
     so_far = format_seconds(state.hours * 3600)
     progress.line(f'continues from step {state.step:,} (update {state.update:,}, {so_far} so far)')
