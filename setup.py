@@ -48,6 +48,7 @@ EXTRAS_REQUIRE = {
   'tpu': ['jax[tpu]>=0.10.2,<0.12'],
   # Meta-World imports packaging without declaring it.
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
+  'crafter': ['crafter>=1.8.3,<2'],
   # CartPole and its kind draw with pygame.
   'gym': ['pygame>=2.6,<3'],
   # Sweeps on a Ray cluster.
@@ -55,7 +56,7 @@ EXTRAS_REQUIRE = {
   'wandb': ['wandb>=0.31,<1'],
 }
 # ruff and basedpyright (pyright without a download) check the code.
-# The tests cover Meta-World, drawn gymnasium environments and sweeps on every engine, too.
+# The tests cover Meta-World, Crafter, drawn gymnasium environments and sweeps on every engine, too.
 # beartype checks the shapes in annotations (tests/conftest.py).
 # rliable is what our statistics are held against; the arch it needs breaks from pandas 3 on.
 # selenium drives a browser, where there is one, in which the page of a report is looked at.
@@ -68,7 +69,7 @@ EXTRAS_REQUIRE['dev'] = [
   'ruff>=0.17,<0.18',
   'basedpyright>=1.40,<2',
   'selenium>=4.51,<5',
-  *(need for extra in ('metaworld', 'gym', 'ray') for need in EXTRAS_REQUIRE[extra]),
+  *(need for extra in ('metaworld', 'gym', 'crafter', 'ray') for need in EXTRAS_REQUIRE[extra]),
 ]
 
 COMMANDS = {f'harmony_jax._commands.{name}': name for name in ('configs', 'experiments')}

@@ -45,7 +45,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   seed = agent.config.run.seed if options.seed is None else options.seed
   started = time.monotonic()
   results, pictures = _play(agent, options, seed, policy == 'mode')
-  found = evaluation.summary(results)
+  found = evaluation.summary(results, agent.config.run.suite)
   seconds = time.monotonic() - started
   about = {'episodes': options.episodes, 'policy': policy, 'seed': seed, 'seconds': seconds}
   record = _record(agent, about, found, [result.seed for result in results])
@@ -79,7 +79,11 @@ def _play(agent, options, seed, mode):
     groups = [opened(size) for size in evaluation.group_sizes(count)]
     if options.video:
       groups[0] = recording.Recorder(groups[0])
-    results = evaluation.evaluate(*player, groups, seed, agent.step, options.episodes, mode)
+    run = agent.config.run
+    # As in training, where nobody knows that episodes end.
+    limit = 10 * run.eval_every if run.eval_share and not groups[0].spec.episode_limit else 0
+    where = (*player, groups, seed, agent.step, options.episodes, mode)
+    results = evaluation.evaluate(*where, limit=limit)
   return results, groups[0].pictures() if options.video else None
 
 

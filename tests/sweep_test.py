@@ -93,11 +93,13 @@ def test_a_job_is_the_ordinary_run(tmp_path):
 
 def test_suites_are_the_modules_of_configs(tmp_path):
   suites = suites_of().suites()
-  assert set(suites) == {'atari100k', 'catch', 'dmc', 'dmcr', 'gym', 'metaworld', 'rlbench'}
+  assert set(suites) == {
+    *('atari100k', 'catch', 'crafter', 'dmc', 'dmcr', 'gym', 'metaworld', 'rlbench')
+  }
   for module in suites.values():
     assert set(module.HOURS) == {'paper', 'cpu', 'debug', 'tiny'}
     assert all(hours is None or hours > 0 for hours in module.HOURS.values())
-  for suite, number in {'atari100k': 26, 'catch': 1, 'metaworld': 50}.items():
+  for suite, number in {'atari100k': 26, 'catch': 1, 'crafter': 1, 'metaworld': 50}.items():
     assert len(planned(tmp_path, f'--suite={suite}')[1]) == number
   _, (only,) = planned(tmp_path, '--suite=gym', '--tasks=cartpole')
   assert only.name.startswith('CartPole-v1 ')

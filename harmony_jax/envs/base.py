@@ -222,11 +222,13 @@ class Suite:
     protocol: tells from a run's configuration ('task', 'env', 'eval_env') how its scores are made:
       facts for JSON, 'action_repeat' among them, and phrases for a reader. An option that an older
       configuration lacks is what runs did before there was a choice.
+    summary: further measures of an evaluation, from the means of the environment's own.
   """
 
   environment: type
   title: str
   protocol: Callable[[Mapping], tuple[dict, list[str]]]
+  summary: Callable[[Mapping[str, float]], dict[str, float]] = lambda measures: {}
 
 
 def evaluation_options(config: Mapping) -> dict:

@@ -44,7 +44,6 @@ PACKAGES = {
   'Fetch': ('gymnasium_robotics', 'gymnasium-robotics'),
   'HandManipulate': ('gymnasium_robotics', 'gymnasium-robotics'),
   'Panda': ('panda_gym', 'panda-gym'),
-  'mo-': ('mo_gymnasium', 'mo-gymnasium'),
 }
 CONVENTION = {
   'reset': 'reset(seed=…, options=…) returns (observation, info)',

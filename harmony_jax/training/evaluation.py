@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from harmony_jax import envs
 from harmony_jax.envs import EpisodeResult, TimeStep, episode_seed, play
 from harmony_jax.envs.base import Spec
 from harmony_jax.method import Method, Variables
@@ -147,7 +148,7 @@ def together(parts: Sequence[list]) -> list[EpisodeResult]:
   return results
 
 
-def summary(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+def summary(results: Sequence[EpisodeResult], suite: str = '') -> dict[str, Any]:
   """Return {'mean', 'std', 'scores', 'lengths'}, 'cut' if any were, and each measure's mean."""
   scores = [result.score for result in results]
   return {
@@ -156,14 +157,15 @@ def summary(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     'scores': scores,
     'lengths': [result.length for result in results],
     **({'cut': cut} if (cut := sum(result.cut for result in results)) else {}),
-    **measures(results),
+    **measures(results, suite),
   }
 
 
-def measures(results: Sequence[EpisodeResult]) -> dict[str, float]:
-  """Return the mean of each measure."""
+def measures(results: Sequence[EpisodeResult], suite: str = '') -> dict[str, float]:
+  """Return the mean of each measure, and what a suite makes of the means."""
   names = results[0].measures
-  return {name: float(np.mean([one.measures[name] for one in results])) for name in names}
+  found = {name: float(np.mean([one.measures[name] for one in results])) for name in names}
+  return found | (envs.suite(suite).summary(found) if suite else {})
 
 
 class Evaluation:
@@ -252,7 +254,8 @@ class Evaluation:
 
   def _tell(self, trainer, played, seconds):
     state, repeat = trainer.state, trainer.env.spec.action_repeat
-    results, extra, recent = summary(played), measures(played), state.recent
+    results, extra = (each(played, trainer.config.run.suite) for each in (summary, measures))
+    recent = state.recent
     frame, mean, std = state.step * repeat, results['mean'], results['std']
     train_mean = float(np.mean(recent)) if recent else None
     counts = {'step': state.step, 'frame': frame, 'update': state.update}
