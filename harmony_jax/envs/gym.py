@@ -12,13 +12,12 @@ All environments step in this thread, one after the other.
 import dataclasses
 import functools
 import importlib
-import warnings
 import weakref
 from typing import Any
 
 import numpy as np
 
-from harmony_jax.envs import base, rendering
+from harmony_jax.envs import base, gym_actions, rendering
 from harmony_jax.envs.check import RESERVED
 from harmony_jax.settings import setting
 
@@ -49,9 +48,7 @@ class Gym:
   vector of a space that is no `Dict` 'state'; entries of a `Dict` keep their
   names, inner ones as 'outer_inner'.
 
-  Actions: `Discrete`, or `Box` of floats, to which [-1, 1] is stretched. A
-  dimension without two finite bounds is not: there the agent reaches only the
-  numbers in [-1, 1], and a warning says so.
+  Actions: see `gym_actions`.
 
   Args:
     task: the id.
@@ -61,6 +58,7 @@ class Gym:
       observe='both' the picture that `render()` draws is 'image' beside the vectors.
 
   Attributes:
+    actions: how each entry of an action is read, as short texts.
     measures: {'success': [N] float32} if `success` is given (0 where an info
       lacks the entry), else {}.
 
@@ -92,8 +90,9 @@ class Gym:
     if self._drawn:
       _try_to_draw(first, self.task)
       observation['image'] = base.ArraySpec((size, size, 3), np.uint8)
-    discrete, num_actions, self._translate = _actions(first.action_space, self.task)
-    self.spec = base.Spec(observation, discrete, num_actions, action_repeat)
+    reading = gym_actions.read(first.action_space, self.task)
+    self._translate, self.actions = reading.translate, reading.texts
+    self.spec = base.Spec(observation, action_repeat=action_repeat, **reading.spec)
     self.measures = {'success': np.zeros(num_envs, np.float32)} if self.success else {}
     self._last = base.empty_timestep(self.spec, num_envs)
 
@@ -283,40 +282,6 @@ def _vector(space, what):
   return base.ArraySpec((length,), np.float32), lambda value: np.asarray(
     spaces.flatten(space, value), np.float32
   )
-
-
-def _actions(space, task):
-  """(discrete?, number of actions, function from the agent's action to the environment's)."""
-  from gymnasium import spaces
-
-  if isinstance(space, spaces.Discrete):
-    count, start = int(space.n), int(space.start)
-
-    def choice(action):
-      if not 0 <= action < count:
-        raise ValueError(f'{task} has actions 0 to {count - 1}; got {action}')
-      return int(action) + start
-
-    return True, count, choice
-  if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-    raise ValueError(f'{task}: actions {space} are not supported: only Discrete, and Box of floats')
-  low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-  # some write the largest float in place of infinity
-  bounded = np.maximum(abs(low), abs(high)) < 1e9
-  if not bounded.all():
-    warnings.warn(
-      f'{task}: {(~bounded).sum()} of {bounded.size} dimensions of its actions have no bounds; '
-      'there the agent reaches only the numbers in [-1, 1]',
-      stacklevel=3,
-    )
-  low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
-
-  def stretch(action):
-    action = np.clip(np.asarray(action, np.float64).reshape(space.shape), -1, 1)
-    stretched = low + (action + 1) / 2 * (high - low)
-    return np.clip(stretched, space.low, space.high).astype(space.dtype)
-
-  return False, int(np.prod(space.shape)), stretch
 
 
 def _picture(image, size):
