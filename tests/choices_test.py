@@ -8,6 +8,7 @@ from configs import common
 from harmony_jax import envs, settings, trained
 from harmony_jax.envs import base
 from harmony_jax.envs.check import check
+from harmony_jax.training import faults
 from harmony_jax.training.evaluation import evaluate
 from tests import matching, shooting, small
 from tests.loop_test import assert_same
@@ -149,7 +150,15 @@ def blocks_of(vectors):
   return np.split(vectors[..., :5], [2], -1), vectors[..., 5:]
 
 
-def test_an_agent_of_other_choices_does_not_fit(whole, monkeypatch):
+def test_an_update_that_went_wrong_is_repeated_with_its_choices(whole, monkeypatch):
+  folder, trainer = whole
+  monkeypatch.setattr(faults, 'first_not_finite', lambda of, *_: [str(of.spec.choices)])
+  faults.dump(trainer.method, trainer.updates.state, trainer.replay.sample(0), folder, 160)
+  found = faults.reproduce(folder)
+  assert found['found'] == found['recorded'] == ['(2, 3)']
+
+
+def test_an_agent_of_other_choices_does_not_fit(whole):
   agent = trained.Agent.load(whole[0])
   other = agent.config.replace({'task': 'tests.matching:Matching-v0'})
   stranger = trained.Agent(other, agent.method, agent.variables)
