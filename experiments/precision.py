@@ -17,6 +17,7 @@ from absl import flags
 from harmony_jax import envs, parallel
 from harmony_jax.benchmarking import machine
 from harmony_jax.benchmarking.subject import Subject, row
+from harmony_jax.envs.base import to_environment
 from harmony_jax.training import evaluation, setup
 
 from . import benchmark, launcher
@@ -35,7 +36,7 @@ def record(subject: Subject, steps: int) -> Any:
   for number in range(steps):
     vector = evaluation.random_actions(env.spec, 1, seed, number)
     replay.append(row(timestep, vector))
-    timestep = episodes.step(evaluation.to_environment(vector, env.spec.discrete))
+    timestep = episodes.step(to_environment(vector, env.spec))
   env.close()
   return replay
 

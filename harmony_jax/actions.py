@@ -2,7 +2,8 @@
 
 A distribution is a named tuple of arrays, made from the head's outputs, with `sample`, `mode`,
 `log_prob` and `entropy`. Draws take their noise as an argument (`Actor.noise`) so that all of it is
-made before a loop; None stands for the distribution's middle. A actions; float32.
+made before a loop; None stands for the distribution's middle. Its kind makes a distribution and the
+noise: the class itself, or for products `Factored`. A actions; float32.
 """
 
 import dataclasses
@@ -50,6 +51,11 @@ class OneHot(NamedTuple):
     """softmax(x), mixed with a share `unimix` of the uniform distribution."""
     return cls(dists.unimix(outputs, config.unimix))
 
+  @staticmethod
+  def noise(key: jax.Array, shape: tuple[int, ...], actions: int) -> Float[Array, '*batch']:
+    """Draw noise for `sample`, for leading axes `shape`."""
+    return jax.random.uniform(key, shape)
+
   def sample(self, noise: Float[Array, '*batch'] | None) -> Float[Array, '*batch A']:
     """Return a sample with the probabilities' gradient."""
     return dists.straight_through(dists.draw_one_hot(self.logits, noise), self.logits)
@@ -80,6 +86,11 @@ class Normal(NamedTuple):
     width = config.max_std - config.min_std
     return cls(jnp.tanh(mean), width * jax.nn.sigmoid(spread + 2) + config.min_std)
 
+  @staticmethod
+  def noise(key: jax.Array, shape: tuple[int, ...], actions: int) -> Float[Array, '*batch A']:
+    """Draw noise for `sample`, for leading axes `shape`."""
+    return jax.random.normal(key, (*shape, actions))
+
   def sample(self, noise: Float[Array, '*batch A'] | None) -> Float[Array, '*batch A']:
     """Return mean + std · noise."""
     return self.mean if noise is None else self.mean + self.std * noise
@@ -108,6 +119,11 @@ class TruncatedNormal(NamedTuple):
     """Mean tanh(x), deviation 2 sigmoid(y/2) + `min_std`."""
     mean, spread = outputs
     return cls(jnp.tanh(mean), 2 * jax.nn.sigmoid(spread / 2) + config.min_std)
+
+  @staticmethod
+  def noise(key: jax.Array, shape: tuple[int, ...], actions: int) -> Float[Array, '*batch A']:
+    """Draw noise for `sample`, for leading axes `shape`."""
+    return jax.random.uniform(key, (*shape, actions))
 
   def _bounds(self):
     """(α, β, Φ(α), Z): the bounds in units of std, and the probability between them."""
@@ -156,6 +172,11 @@ class TanhNormal(NamedTuple):
     mean, spread = outputs
     return cls(5 * jnp.tanh(mean / 5), jax.nn.softplus(spread) + config.min_std)
 
+  @staticmethod
+  def noise(key: jax.Array, shape: tuple[int, ...], actions: int) -> Float[Array, '*batch A']:
+    """Draw noise for `sample`, for leading axes `shape`."""
+    return jax.random.normal(key, (*shape, actions))
+
   def sample(self, noise: Float[Array, '*batch A'] | None) -> Float[Array, '*batch A']:
     """Return tanh(mean + std · noise)."""
     return jnp.tanh(self.mean + self.std * (0.0 if noise is None else noise))
@@ -189,8 +210,74 @@ class TanhNormal(NamedTuple):
     return -self.log_prob_of(jnp.zeros((1, *self.mean.shape)) if noise is None else noise).mean(0)
 
 
-Policy = OneHot | Normal | TruncatedNormal | TanhNormal
 CONTINUOUS = {'normal': Normal, 'trunc_normal': TruncatedNormal, 'tanh_normal': TanhNormal}
+Continuous = Normal | TruncatedNormal | TanhNormal
+
+
+class Product(NamedTuple):
+  """Independent one-hots, side by side, and continuous numbers behind them, if there are any.
+
+  Noise [..., F + …]: that of each of the F one-hots, then that of the numbers.
+  """
+
+  factors: tuple[OneHot, ...]
+  rest: Continuous | None
+
+  def _parts(self, noise) -> list[tuple[Any, Any]]:
+    """Return [(part, its share of the noise)]."""
+    count = len(self.factors)
+    places = [*zip(self.factors, range(count)), (self.rest, slice(count, None))]
+    shares = [(part, None if noise is None else noise[..., place]) for part, place in places]
+    return shares if self.rest else shares[:-1]
+
+  def sample(self, noise: Float[Array, '*batch draws'] | None) -> Float[Array, '*batch A']:
+    """Return a sample with the gradients of its parts."""
+    return jnp.concatenate([part.sample(share) for part, share in self._parts(noise)], -1)
+
+  def mode(self, noise: jax.Array | None = None) -> Float[Array, '*batch A']:
+    """Return the parts' modes; for a rest that estimates its mode from draws, by `noise`."""
+    return jnp.concatenate([part.mode(share) for part, share in self._parts(noise)], -1)
+
+  def log_prob(self, action: Float[Array, '*batch A']) -> Float[Array, '*batch']:
+    """Return Σ log π of the parts."""
+    ends = np.cumsum([factor.logits.shape[-1] for factor in self.factors])
+    shares = zip(self._parts(None), jnp.split(action, ends, -1))
+    total: Any = sum(part.log_prob(share) for (part, _), share in shares)
+    return total
+
+  def entropy(self, noise: jax.Array | None = None) -> Float[Array, '*batch']:
+    """Return the sum of the parts' entropies."""
+    total: Any = sum(part.entropy(share) for part, share in self._parts(noise))
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Factored:
+  """The kind of a `Product`: the sizes of its one-hots, and the kind of what is behind them."""
+
+  choices: tuple[int, ...]
+  rest: type | None
+
+  def of(self, outputs: Any, config: ActorSettings) -> Product:
+    """Take one-hots from the first output, numbers from the others, each as its kind does."""
+    logits, *others = outputs if self.rest else (outputs,)
+    blocks = jnp.split(logits, np.cumsum(self.choices)[:-1], -1)
+    factors = tuple(OneHot.of(block, config) for block in blocks)
+    return Product(factors, self.rest.of(tuple(others), config) if self.rest else None)
+
+  def noise(
+    self, key: jax.Array, shape: tuple[int, ...], actions: int
+  ) -> Float[Array, '*batch draws']:
+    """Draw noise for `sample`, for leading axes `shape`."""
+    of_factors, of_rest = jax.random.split(key)
+    factors = jax.random.uniform(of_factors, (*shape, len(self.choices)))
+    if not self.rest:
+      return factors
+    rest = self.rest.noise(of_rest, shape, actions - sum(self.choices))
+    return jnp.concatenate([factors, rest], -1)
+
+
+Policy = OneHot | Continuous | Product
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +286,7 @@ class Actor:
 
   config: ActorSettings
   head: Head
-  kind: type
+  kind: Any  # a class of the above, or a `Factored`
   actions: int
 
   @classmethod
@@ -209,18 +296,24 @@ class Actor:
     features: int,
     actions: int,
     discrete: bool,
+    choices: tuple[int, ...] = (),
     **layers: Unpack[Layers],
   ) -> 'Actor':
-    """Return an actor for features F and A actions."""
-    outputs = (actions,) if discrete else (actions, actions)
+    """Return an actor for features F and A actions of a kind as in `envs.base`."""
+    kind, outputs = CONTINUOUS[config.distribution], (actions, actions)
+    if discrete:
+      kind, outputs = OneHot, (actions,)
+    if choices:
+      rest = actions - sum(choices)
+      kind = Factored(choices, kind if rest else None)
+      outputs = (sum(choices), *((rest, rest) if rest else ()))
     head = Head(features, config, outputs, **layers)
-    kind = OneHot if discrete else CONTINUOUS[config.distribution]
     return cls(config=config, head=head, kind=kind, actions=actions)
 
   @property
   def samples(self) -> int:
     """How many draws entropy and mode are estimated from; 0 where they are exact."""
-    return self.config.samples if self.kind is TanhNormal else 0
+    return self.config.samples if TanhNormal in (self.kind, getattr(self.kind, 'rest', None)) else 0
 
   def policy(self, params: Mapping[str, Any], feature: Float[Array, '*batch F']) -> Policy:
     """Return the distribution of actions for features."""
@@ -228,7 +321,4 @@ class Actor:
 
   def noise(self, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, '...']:
     """Draw noise for `sample`, for leading axes `shape`."""
-    if self.kind is OneHot:
-      return jax.random.uniform(key, shape)
-    draw = jax.random.uniform if self.kind is TruncatedNormal else jax.random.normal
-    return draw(key, (*shape, self.actions))
+    return self.kind.noise(key, shape, self.actions)

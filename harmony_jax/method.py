@@ -129,7 +129,7 @@ class Method(Protocol):
   def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Do one update on a batch; return the next state and scalars.
 
-    The batch holds observations [B, T, ...], `action` [B, T, A] (one-hot if discrete) taken
+    The batch holds observations [B, T, ...], `action` [B, T, A] (vectors as of `act`) taken
     *after* the observation of its row, `reward`, `is_first`, `is_last`, `is_terminal` [B, T], and
     with `replay.first_action` also `before` [B, A]. Use `finite.guard` to leave out updates that
     are not finite.
@@ -149,10 +149,11 @@ class Method(Protocol):
     key: jax.Array,
     mode: bool = False,
   ) -> tuple[jax.Array, Carry]:
-    """Choose actions [N, A] (one-hot if discrete, else in [-1, 1]) for observations [N, ...].
+    """Choose actions [N, A] for observations [N, ...].
 
-    Where `is_first` [N], an episode begins and the carry is not looked at. `mode` asks for the
-    most likely actions.
+    They begin with the one-hots of `spec.factors`; the other numbers are in [-1, 1]. Where
+    `is_first` [N], an episode begins and the carry is not looked at. `mode` asks for the most
+    likely actions.
     """
     ...
 

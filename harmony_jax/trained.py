@@ -21,9 +21,9 @@ from harmony_jax import config as configuration
 from harmony_jax import envs, parallel
 from harmony_jax import method as methods
 from harmony_jax.config import Config
+from harmony_jax.envs.base import to_environment
 from harmony_jax.errors import UserError
 from harmony_jax.training.checkpoint import Checkpoints
-from harmony_jax.training.evaluation import to_environment
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,8 @@ class TrainedAgent:
 
     Returns: (action, state): an int, int32 [N], float32 [A] or [N, A] in [-1, 1], as the
       environments of this library take it; and what to pass to the next call. The same arguments
-      give the same result.
+      give the same result. With `spec.choices` an action begins with their one-hots, and
+      `envs.base.decode(action, spec.choices)` says what it is.
 
     Raises:
       ValueError: the observation is not as `spec` says, or of another N than the state.
@@ -121,7 +122,7 @@ class TrainedAgent:
     vector, carry = self.compiled.act(
       self.variables, carry, arrays, is_first, np.uint32(calls), self._key, mode=mode
     )
-    action = to_environment(np.asarray(vector), self.spec.discrete)
+    action = to_environment(np.asarray(vector), self.spec)
     if single:
       action = int(action[0]) if self.spec.discrete else action[0]
     return action, PolicyState(carry, vector, calls + 1)
@@ -290,5 +291,7 @@ def _seen(spec):
     f'{name} {list(each.shape)}' + ('' if len(each.shape) == 3 else f' {np.dtype(each.dtype).name}')
     for name, each in sorted(spec.observation.items())
   )
-  kind = 'choices' if spec.discrete else 'continuous actions'
-  return f'{observations} and {spec.num_actions} {kind}'
+  rest = spec.num_actions - sum(spec.factors)
+  kinds = [f'{" × ".join(map(str, spec.factors))} choices'] if spec.factors else []
+  kinds += [f'{rest} continuous actions'] if rest else []
+  return f'{observations} and {" and ".join(kinds)}'

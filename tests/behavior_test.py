@@ -51,6 +51,14 @@ CASES = {
   'pro, continuous': ({**PRO, 'behavior__entropy': 0.5}, None),
   'pro, reinforce': (PRO, dreamer.reinforce),
   'pro, mixed': (PRO, dreamer_pro.mixed(0.1)),
+  'v3, two choices': (dict(discrete=False, actions=5, choices=(3, 2), behavior__entropy=0.1), None),
+  'v2, with choices': (
+    dict(
+      name='dreamerv2', discrete=False, actions=4, choices=(2,), behavior__entropy=0.5, **ENDING
+    ),
+    None,
+  ),
+  'pro, with choices': ({**PRO, 'actions': 4, 'choices': (2,), 'behavior__entropy': 0.5}, None),
 }
 
 

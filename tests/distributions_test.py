@@ -13,6 +13,7 @@ from scipy import integrate, stats
 
 from harmony_jax import actions
 from harmony_jax import distributions as dists
+from harmony_jax.methods import dreamer
 from harmony_jax.returns import Percentiles, ema_update, lambda_returns
 from tests import small
 
@@ -301,6 +302,86 @@ def test_entropy_is_estimated_from_draws():
   states = tanh_normal(RNG.normal(size=(4, 5, 2)), np.ones((4, 5, 2)))
   middle = -np.asarray(states.log_prob_of(jnp.zeros((4, 5, 2))))
   np.testing.assert_allclose(states.entropy(), middle, rtol=1e-6)
+
+
+def product(rest=None):
+  """Probabilities (0.5, 0.3, 0.2) and (0.9, 0.1), and what stands behind them."""
+  logits = [jnp.log(jnp.float32([probs])) for probs in ((0.5, 0.3, 0.2), (0.9, 0.1))]
+  return actions.Product(tuple(map(actions.OneHot, logits)), rest)
+
+
+NORMAL = actions.Normal(jnp.float32([[0.2]]), jnp.float32([[0.5]]))
+ACTION = jnp.float32([[0, 1, 0, 1, 0]])  # the second of 3 and the first of 2
+
+
+def test_a_product_is_a_sum_over_its_parts():
+  """log 0.3 + log 0.9; entropies of both; N(0.7; 0.2, 0.5) and ½ log(2πe) + log 0.5 behind them."""
+  entropy = -sum(p * np.log(p) for p in (0.5, 0.3, 0.2, 0.9, 0.1))
+  np.testing.assert_allclose(product().log_prob(ACTION), [np.log(0.27)], rtol=1e-6)
+  np.testing.assert_allclose(product().entropy(), [entropy], rtol=1e-6)
+  mixed, action = product(NORMAL), jnp.concatenate([ACTION, jnp.float32([[0.7]])], -1)
+  normal = -0.5 - np.log(0.5) - 0.5 * np.log(2 * np.pi)
+  np.testing.assert_allclose(mixed.log_prob(action), [np.log(0.27) + normal], rtol=1e-6)
+  spread = 0.5 * np.log(2 * np.pi * np.e) + np.log(0.5)
+  np.testing.assert_allclose(mixed.entropy(), [entropy + spread], rtol=1e-6)
+
+
+def test_a_product_draws_each_part_by_its_own_noise():
+  """Exact one-hots: 0.6 lies in the second of (0.5, 0.3, 0.2), 0.95 in the second of (0.9, 0.1)."""
+  noise, mixed = jnp.float32([[0.6, 0.95, 2.0]]), product(NORMAL)
+  np.testing.assert_array_equal(product().sample(noise[:, :2]), [[0, 1, 0, 0, 1]])
+  np.testing.assert_allclose(mixed.sample(noise), [[0, 1, 0, 0, 1, 1.2]])
+  for middle in (mixed.mode(), mixed.mode(noise), mixed.sample(None)):
+    np.testing.assert_allclose(middle, [[1, 0, 0, 1, 0, 0.2]])
+
+
+def test_gradients_of_products():
+  """REINFORCE: advantage · (one-hot - p) for each factor, (a - μ) / σ² behind them; samples have
+  the probabilities' gradient.
+  """
+  config, kind = actions.ActorSettings(unimix=0.0), actions.Factored((3, 2), actions.Normal)
+  logits = np.log([[0.5, 0.3, 0.2, 0.9, 0.1]]).astype(np.float32)
+  mean, spread = jnp.arctanh(jnp.float32([[0.2]])), jnp.zeros((1, 1))
+  action = jnp.concatenate([ACTION, jnp.float32([[0.7]])], -1)
+
+  def objective(logits, mean):
+    policy = kind.of((logits, mean, spread), config)
+    return dreamer.reinforce.objective(policy, action, jnp.zeros(1), jnp.float32([2.0]))[0]
+
+  of_logits, of_mean = jax.grad(objective, (0, 1))(logits, mean)
+  np.testing.assert_allclose(of_logits, [[-1, 1.4, -0.4, 0.2, -0.2]], rtol=1e-5)
+  std = 0.9 / (1 + np.exp(-2)) + 0.1
+  np.testing.assert_allclose(of_mean, [[2 * 0.5 / std**2 * (1 - 0.2**2)]], rtol=1e-5)
+  worth = jnp.float32([1, 0, 0, 0, 1, 0])
+  sample = lambda logits: (kind.of((logits, mean, spread), config).sample(None) @ worth)[0]
+  slopes = [0.25, -0.15, -0.1, -0.09, 0.09]  # p₁(1 - p₁), -p₁p₂, -p₁p₃; -q₂q₁, q₂(1 - q₂)
+  np.testing.assert_allclose(jax.grad(sample)(logits), [slopes], rtol=1e-5)
+
+
+def test_actors_of_products():
+  """Outputs and noise of the parts; a share of uniform choices; a single choice is certain."""
+  make = lambda kind, count, choices: actions.Actor.make(
+    actions.ActorSettings(1, 4, kind, 7), 3, count, False, choices
+  )
+  for kind, law in (('normal', 'norm'), ('trunc_normal', 'uniform'), ('tanh_normal', 'norm')):
+    actor = make(kind, 7, (3, 2))
+    assert actor.head.outputs == (5, 2, 2) and actor.samples == (7 if kind == 'tanh_normal' else 0)
+    noise = np.asarray(actor.noise(jax.random.key(0), (2000,)))
+    assert noise.shape == (2000, 4)
+    assert stats.kstest(noise[:, :2].ravel(), 'uniform').pvalue > 1e-3
+    assert stats.kstest(noise[:, 2:].ravel(), law).pvalue > 1e-3
+  draws = jax.random.normal(jax.random.key(1), (7, 4))[:, None]  # [samples, 1, …]
+  policy = product(tanh_normal([[0.3, -1.0]], [[0.5, 0.8]]))
+  expected = product().entropy() + policy.rest.entropy(draws[..., 2:])
+  np.testing.assert_allclose(policy.entropy(draws), expected, rtol=1e-6)
+  mode = policy.mode(jnp.moveaxis(draws, 0, 1))
+  np.testing.assert_array_equal(mode[:, 5:], policy.rest.mode(jnp.moveaxis(draws, 0, 1)[..., 2:]))
+  actor = make('tanh_normal', 4, (1, 3))
+  assert actor.head.outputs == (4,) and actor.samples == 0
+  config = actions.ActorSettings(unimix=0.3)
+  policy = actor.kind.of(jnp.float32([[5, 100, 0, 0]]), config)
+  likely = [policy.log_prob(jnp.float32([[1, *choice]]))[0] for choice in np.eye(3)]
+  np.testing.assert_allclose(np.exp(likely), [0.8, 0.1, 0.1], rtol=1e-5)
 
 
 def test_noise_of_actors():

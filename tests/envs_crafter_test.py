@@ -50,7 +50,7 @@ def test_an_end_by_the_limit_is_not_terminal():
 
 
 def test_the_score_is_the_geometric_mean_of_rates():
-  """By hand, and as the paper has it: a random player unlocks few, its score is about 1.6 over many episodes."""
+  """By hand; a random player, who unlocks few, has about 1.6 in the paper."""
   rates = dict.fromkeys(crafter.ACHIEVEMENTS, 0.0)
   assert crafter.score(rates) == 0
   assert crafter.score(dict.fromkeys(rates, 1.0)) == pytest.approx(100)

@@ -369,7 +369,7 @@ def test_unbounded_actions_stay_and_a_warning_says_so():
     np.array([-np.inf, -4, 0.5, -3e38], np.float32), np.array([np.inf, 4, np.inf, 3e38], np.float32)
   )
   with pytest.warns(
-    UserWarning, match=r'Probe-v0: 3 of 4 dimensions .* no bounds; .* only the numbers in \[-1, 1\]'
+    UserWarning, match=r'Probe-v0: 2 of 4 dimensions .* no bounds; .* only the numbers in \[-1, 1\]'
   ):
     result = taken(space, np.array([5, 1, -1, 0.25], np.float32))
   np.testing.assert_allclose(result, [1, 4, 0.5, 0.25])
@@ -383,17 +383,30 @@ def test_discrete_actions():
       taken(spaces.Discrete(3), action)
 
 
+def test_nested_actions_reach_the_environment():
+  space = spaces.Dict(arm=spaces.Box(0, 4, (1,)), move=spaces.MultiDiscrete([3, 2], start=[1, 0]))
+  env = Gym('Probe-v0', 2, action=space)
+  assert (env.spec.num_actions, env.spec.choices) == (6, (3, 2))
+  assert env.spec.readings[1] == (
+    'actions: arm [1]: [-1, 1] stretched to [0, 4]; move [2]: 1 of 3; 1 of 2'
+  )
+  check(env)
+  result = taken(space, np.array([0, 0, 1, 1, 0, 0.5], np.float32))
+  assert (result['move'].tolist(), result['arm'].tolist()) == ([3, 0], [3])
+
+
 @pytest.mark.parametrize(
   'space',
   [
-    spaces.MultiDiscrete([2, 2]),
+    spaces.Text(4),
     spaces.Box(0, 9, (2,), np.int32),
-    spaces.Dict(a=spaces.Discrete(2)),
+    spaces.Dict(a=spaces.Graph(spaces.Discrete(2), None)),
   ],
 )
 def test_unsupported_actions_are_one_line(space):
   with pytest.raises(
-    ValueError, match='^Probe-v0: actions .* are not supported: only Discrete, and Box of floats'
+    ValueError,
+    match="^Probe-v0: the action '(action|a)' is a .*: supported are Discrete, .* Box of",
   ):
     Gym('Probe-v0', 1, action=space)
 

@@ -1,8 +1,9 @@
 """A method that is no Dreamer: random shooting over a learned latent model.
 
 It needs nothing but this file and `--method=tests.shooting:METHOD`, though its carry is its last
-plan, its replay has priorities and its optimiser a name of its own. For one picture and discrete
-actions. Shapes: B sequences of T steps, N environments, A actions, C plans of H steps, Z units.
+plan, its replay has priorities and its optimiser a name of its own. For one picture and actions
+that are choices alone. Shapes: B sequences of T steps, N environments, A actions, C plans of H
+steps, Z units.
 """
 
 import dataclasses
@@ -90,8 +91,8 @@ class Shooting(method.Method):
   def __init__(self, settings, spec):
     self.settings, self.spec, self.optimizer = settings, spec, optax.adam(settings.lr)
     ((self.picture, array),) = spec.observation.items()
-    if len(array.shape) != 3 or not spec.discrete:
-      raise ValueError('shooting needs one picture and discrete actions')
+    if len(array.shape) != 3 or sum(spec.factors) != spec.num_actions:
+      raise ValueError('shooting needs one picture and no continuous actions')
     self.model = Model(settings.latent)
     self.capabilities = {'open_loop': self.open_loop}
 
@@ -137,9 +138,10 @@ class Shooting(method.Method):
   def act(self, variables, carry, observation, is_first, key, mode=False):
     model = self.model.bind(variables['model'])
     latent = model.encode(observation[self.picture])  # [N, Z]
-    shape = (len(latent), self.settings.plans, self.settings.horizon)
-    plans = jax.random.randint(key, shape, 0, self.spec.num_actions)
-    plans = jax.nn.one_hot(plans, self.spec.num_actions)  # [N, C, H, A]
+    shape, sizes = (len(latent), self.settings.plans, self.settings.horizon), self.spec.factors
+    chosen = jax.random.randint(key, (*shape, len(sizes)), 0, np.array(sizes))
+    blocks = [jax.nn.one_hot(chosen[..., i], size) for i, size in enumerate(sizes)]
+    plans = jnp.concatenate(blocks, -1)  # [N, C, H, A]
     last = jnp.concatenate([carry['plan'][:, 1:], plans[:, 0, -1:]], 1)  # goes on with the last one
     plans = plans.at[:, 0].set(jnp.where(is_first[:, None, None], plans[:, 0], last))
     start = jnp.broadcast_to(latent[:, None], (*shape[:2], latent.shape[-1]))

@@ -47,10 +47,10 @@ SIZES = {
 IMAGE, VECTOR = {'image': (16, 16, 3)}, {'joints': (3,), 'speed': ()}
 
 
-def spec(shapes=IMAGE, actions=3, discrete=True) -> Spec:
+def spec(shapes=IMAGE, actions=3, discrete=True, choices=()) -> Spec:
   """Return an environment's spec; observations of rank 3 are pictures."""
   arrays = {k: ArraySpec(v, np.uint8 if len(v) == 3 else np.float32) for k, v in shapes.items()}
-  return Spec(arrays, discrete, actions, 1)
+  return Spec(arrays, discrete, actions, 1, choices)
 
 
 def settings_of(name='dreamerv3', **changes):
@@ -60,11 +60,17 @@ def settings_of(name='dreamerv3', **changes):
 
 
 def agent(
-  shapes=IMAGE, actions=3, discrete=True, deterministic=False, name='dreamerv3', **changes
+  shapes=IMAGE,
+  actions=3,
+  discrete=True,
+  deterministic=False,
+  name='dreamerv3',
+  choices=(),
+  **changes,
 ) -> method.Method:
   """Return a method at small sizes."""
   chosen = settings_of(name, **changes)
-  return method.entry(name).make(chosen, spec(shapes, actions, discrete), deterministic)
+  return method.entry(name).make(chosen, spec(shapes, actions, discrete, choices), deterministic)
 
 
 def run_config(name='dreamerv3', **changes) -> config_.Config:
@@ -117,7 +123,7 @@ def shaken(state, seed):
   )
 
 
-def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0) -> dict:
+def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0, choices=()) -> dict:
   """Return a random batch with an episode's end and beginning inside."""
   rng = np.random.default_rng(seed)
   data = {}
@@ -129,6 +135,8 @@ def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0) -> d
     data['action'] = np.eye(actions)[rng.integers(0, actions, (size, length))]
   else:
     data['action'] = rng.uniform(-1, 1, (size, length, actions))
+    for end, count in zip(np.cumsum(choices, dtype=int), choices):
+      data['action'][..., end - count : end] = np.eye(count)[rng.integers(0, count, (size, length))]
   data['reward'] = rng.normal(size=(size, length))
   for name in ('is_first', 'is_last', 'is_terminal'):
     data[name] = np.zeros((size, length), bool)

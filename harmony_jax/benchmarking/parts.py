@@ -22,6 +22,7 @@ from harmony_jax.benchmarking.machine import repeat, spread
 from harmony_jax.benchmarking.subject import Subject, row
 from harmony_jax.config import Config
 from harmony_jax.device_replay import DeviceReplay
+from harmony_jax.envs.base import to_environment
 from harmony_jax.training import evaluation, run_folder, setup
 from harmony_jax.training.loop import Trainer
 
@@ -210,7 +211,7 @@ def environment(config: Config, repeats: int) -> dict[str, Any]:
   env, took = setup.make_env(config.replace({'env_processes': False}), 1), {True: [], False: []}
   for number in range(1 + count + count // 6):
     vector = evaluation.random_actions(env.spec, 1, config.run.seed, number)
-    action = evaluation.to_environment(vector, env.spec.discrete)
+    action = to_environment(vector, env.spec)
     restart, before = last or number <= count // 6, clocks()
     last = env.step(action, np.full(1, restart), np.full(1, number)).is_last.item()
     if number:  # the first one loads the simulator

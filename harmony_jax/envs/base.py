@@ -8,8 +8,17 @@ A suite environment is any class with
     step(actions, restart, seeds, idle=None) -> TimeStep
     close()
 
-where `actions` is [N] int32 (discrete) or [N, A] float32 in [-1, 1], and
-`restart` [N] bool, `seeds` [N] int, `idle` [N] bool:
+where `restart` is [N] bool, `seeds` [N] int, `idle` [N] bool, and `actions` are of
+one of three kinds, by the spec:
+
+    discrete             [N] int32: one of `num_actions`
+    neither              [N, A] float32 in [-1, 1]
+    choices (K₁, K₂, …)  [N, A] float32: a one-hot of K₁ numbers, one of K₂, …, and
+                         behind them the continuous numbers, if any, in [-1, 1];
+                         `decode` reads them
+
+Methods and the replay have every action as such a vector, a discrete one as a
+one-hot. In a step
 
 - an environment under `restart` begins the episode that belongs to its seed:
   its action is ignored, `is_first` is True and the reward is 0;
@@ -29,7 +38,7 @@ An environment may have two more attributes, refreshed by every step:
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -52,23 +61,37 @@ class Spec:
 
   Attributes:
     observation: `{name: ArraySpec}`. Images are uint8 `[height, width, 3]`.
-    discrete: actions are int32 [N], else float32 [N, A] in [-1, 1].
+    discrete: actions are int32 [N], else float32 [N, A].
     num_actions: number of choices, or A.
     action_repeat: simulator frames per step (frames = steps x action_repeat).
+    choices: sizes of the categorical factors whose one-hots an action begins with.
     episode_limit: steps after which every episode ends; 0 where that is not known.
-    readings: how each entry is read and what is left out, in words, for the first lines of a run.
+    readings: lines that say how observations and actions are read, for the beginning of a run.
   """
 
   observation: dict[str, ArraySpec]
   discrete: bool
   num_actions: int
   action_repeat: int
+  choices: tuple[int, ...] = ()
   episode_limit: int = dataclasses.field(default=0, compare=False)
   readings: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
   def __post_init__(self):
     if self.action_repeat < 1:
       raise ValueError(f'action_repeat is {self.action_repeat}: expected 1 or more')
+    if self.choices and self.discrete:
+      raise ValueError(f'choices are {self.choices}: expected none with discrete=True')
+    if min(self.choices, default=1) < 1 or sum(self.choices) > self.num_actions:
+      raise ValueError(
+        f'choices are {self.choices}: expected sizes from 1, together at most num_actions = '
+        f'{self.num_actions}'
+      )
+
+  @property
+  def factors(self) -> tuple[int, ...]:
+    """Return the sizes of the one-hots that an action vector [N, A] begins with."""
+    return (self.num_actions,) if self.discrete else self.choices
 
   def to_json(self) -> dict:
     """As JSON can hold it."""
@@ -87,7 +110,8 @@ class Spec:
       name: ArraySpec(tuple(shape), np.dtype(dtype).type)
       for name, (shape, dtype) in saved['observation'].items()
     }
-    return cls(**{**saved, 'observation': observation})
+    choices = tuple(saved.get('choices', ()))  # older ones have none
+    return cls(**{**saved, 'observation': observation, 'choices': choices})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,10 +211,34 @@ def truncate(timestep: TimeStep, where: np.ndarray | int) -> None:
 
 
 def zero_actions(spec: Spec, num_envs: int) -> np.ndarray:
-  """Actions [N] or [N, A] that say nothing: for calls that only restart."""
+  """Actions [N] or [N, A] for calls that only restart: first choices, and zeros."""
   if spec.discrete:
     return np.zeros(num_envs, np.int32)
-  return np.zeros((num_envs, spec.num_actions), np.float32)
+  actions = np.zeros((num_envs, spec.num_actions), np.float32)
+  actions[:, np.cumsum((0, *spec.choices))[:-1]] = 1
+  return actions
+
+
+def random_vectors(spec: Spec, num_envs: int, rng: np.random.Generator) -> np.ndarray:
+  """Uniform actions as vectors [N, A], as methods and the replay have them."""
+  blocks = [
+    np.eye(size, dtype=np.float32)[rng.integers(size, size=num_envs)] for size in spec.factors
+  ]
+  rest = rng.uniform(-1, 1, (num_envs, spec.num_actions - sum(spec.factors)))
+  return np.concatenate([*blocks, rest.astype(np.float32)], -1)
+
+
+def to_environment(vectors: np.ndarray, spec: Spec) -> np.ndarray:
+  """Vectors [N, A] as an environment takes them: int32 [N], or clipped to [-1, 1]."""
+  if spec.discrete:
+    return vectors.argmax(-1).astype(np.int32)
+  return np.clip(vectors, -1, 1).astype(np.float32)
+
+
+def decode(actions: np.ndarray, choices: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+  """What actions [..., A] say: (the number [...] of each factor's choice, from 0; the rest)."""
+  *blocks, rest = np.split(np.asarray(actions), np.cumsum(choices, dtype=int), -1)
+  return [block.argmax(-1) for block in blocks], rest
 
 
 def unknown(

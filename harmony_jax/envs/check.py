@@ -52,6 +52,9 @@ def _check_spec(env):
   assert isinstance(env.num_envs, int) and env.num_envs > 0, f'num_envs is {env.num_envs!r}'
   assert spec.observation, 'spec.observation is empty'
   assert spec.num_actions >= 1 and spec.action_repeat >= 1, f'impossible counts in {spec}'
+  assert isinstance(spec.choices, tuple) and all(type(size) is int for size in spec.choices), (
+    f'spec.choices is {spec.choices!r}, not a tuple of integers'
+  )
   for name, array in spec.observation.items():
     assert name not in RESERVED, (
       f'an observation cannot be named {name!r}: the replay stores something else there'

@@ -271,6 +271,6 @@ def random_policy(spec: base.Spec, seed: int) -> Callable[[base.TimeStep], np.nd
     num_envs = len(timestep.reward)
     if spec.discrete:
       return rng.integers(spec.num_actions, size=num_envs, dtype=np.int32)
-    return rng.uniform(-1, 1, (num_envs, spec.num_actions)).astype(np.float32)
+    return base.random_vectors(spec, num_envs, rng)
 
   return policy

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from harmony_jax.envs import base, rendering, spaces
+from harmony_jax.envs import base, gym_actions, rendering, spaces
 from harmony_jax.errors import EnvironmentFault, one_line
 from harmony_jax.settings import setting
 
@@ -86,9 +86,7 @@ class Gym:
   Observations: see `spaces`. The only picture is named 'image', the only vector of a space that is
   no `Dict` 'state'; entries of a `Dict` keep their names, inner ones as 'outer_inner'.
 
-  Actions: `Discrete`, or `Box` of floats, to which [-1, 1] is stretched. A
-  dimension without two finite bounds is not: there the agent reaches only the
-  numbers in [-1, 1], and a warning says so.
+  Actions: see `gym_actions`.
 
   Args:
     task: the id.
@@ -98,6 +96,7 @@ class Gym:
       observe='both' the picture that `render()` draws is 'image' beside the vectors.
 
   Attributes:
+    actions: how each entry of an action is read, as short texts.
     measures: {'success': [N] float32} if `success` is given (0 where an info
       lacks the entry), else {}.
 
@@ -139,10 +138,13 @@ class Gym:
       observation['image'] = base.ArraySpec((size, size, 3), np.uint8)
       readings.append(f'image: drawn {"×".join(map(str, shape))} → {size}×{size}')
     readings += [f'left out: {", ".join(left)}'] if left else []
-    discrete, num_actions, self._translate = _actions(first.action_space, self.task)
+    actions = gym_actions.read(first.action_space, self.task)
+    self._translate = actions.translate
+    told = f'observations: {"; ".join(readings)}', f'actions: {"; ".join(actions.texts)}'
     limit = -(-(first.limit or 0) // action_repeat)
-    told = {'episode_limit': limit, 'readings': tuple(readings)}
-    self.spec = base.Spec(observation, discrete, num_actions, action_repeat, **told)
+    self.spec = base.Spec(
+      observation, action_repeat=action_repeat, episode_limit=limit, readings=told, **actions.spec
+    )
     self._success = _Success(self.task, chosen.success)
     self.measures = {'success': np.zeros(num_envs, np.float32)} if chosen.success else {}
     self._still = {name: None for name, each in observation.items() if len(each.shape) == 3}
@@ -439,40 +441,6 @@ def _try_to_draw(simulator):
     if isinstance(fault.__cause__, (ImportError, gymnasium.error.Error)):
       raise RuntimeError(f'{simulator.task} cannot draw: {_one_line(fault.__cause__)}') from None
     raise
-
-
-def _actions(space, task):
-  """(discrete?, number of actions, function from the agent's action to the environment's)."""
-  from gymnasium import spaces
-
-  if isinstance(space, spaces.Discrete):
-    count, start = int(space.n), int(space.start)
-
-    def choice(action):
-      if not 0 <= action < count:
-        raise ValueError(f'{task} has actions 0 to {count - 1}; got {action}')
-      return int(action) + start
-
-    return True, count, choice
-  if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-    raise ValueError(f'{task}: actions {space} are not supported: only Discrete, and Box of floats')
-  low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-  # some write the largest float in place of infinity
-  bounded = np.maximum(abs(low), abs(high)) < 1e9
-  if not bounded.all():
-    warnings.warn(
-      f'{task}: {(~bounded).sum()} of {bounded.size} dimensions of its actions have no bounds; '
-      'there the agent reaches only the numbers in [-1, 1]',
-      stacklevel=3,
-    )
-  low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
-
-  def stretch(action):
-    action = np.clip(np.asarray(action, np.float64).reshape(space.shape), -1, 1)
-    stretched = low + (action + 1) / 2 * (high - low)
-    return np.clip(stretched, space.low, space.high).astype(space.dtype)
-
-  return False, int(np.prod(space.shape)), stretch
 
 
 def _close_all(simulators):

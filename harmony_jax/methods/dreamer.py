@@ -55,8 +55,8 @@ class Dreamer(DreamerParts):
   """The algorithm as pure functions over a `TrainState`."""
 
   def actor_objective(self) -> ActorLoss:
-    """REINFORCE for discrete actions, gradients through the dynamics for others."""
-    return reinforce if self.spec.discrete else dynamics
+    """REINFORCE where there is anything to choose, gradients through the dynamics elsewhere."""
+    return reinforce if self.spec.factors else dynamics
 
   # ------------------------------------------------------------------------------------------------
   # The world model
@@ -199,7 +199,7 @@ class Dreamer(DreamerParts):
     """Return (loss, (trajectory, the critic's targets, normalizer, metrics)).
 
     -[objective(Rₜ, Vₜ) / max(1, range of returns) + η H(π)], weighed by the discounted probability
-    to get there: REINFORCE for discrete actions, gradients through the dynamics for others.
+    to get there: REINFORCE where there are choices, gradients through the dynamics elsewhere.
 
     Args:
       params: by subtree, the world model's after its update. start, alive: as for `imagine`.

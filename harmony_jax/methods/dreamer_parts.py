@@ -89,7 +89,8 @@ class DreamerParts(method.Method):
     self.objective = self.make_objective()
     self.reward = ScalarHead.make(size, s.reward_head, **layers)
     self.continue_head = Head(size, s.continue_head, (1,), **layers)
-    self.actor = Actor.make(s.actor, size, spec.num_actions, spec.discrete, **layers)
+    actions = spec.num_actions, spec.discrete, spec.choices
+    self.actor = Actor.make(s.actor, size, *actions, **layers)
     self.critic = ScalarHead.make(size, s.critic, **layers)
     # What the continue head predicts where an episode goes on: 1, or the discount (DreamerV2).
     self.continues = s.behavior.discount if s.continue_head.predicts == 'discount' else 1.0

@@ -104,8 +104,8 @@ class DreamerV2(dreamer.Dreamer):
   """The page of DreamerV3, where an action is judged by the value of the state after it."""
 
   def actor_objective(self) -> dreamer.ActorLoss:
-    """REINFORCE for discrete actions, gradients through the dynamics, without V, for others."""
-    return dreamer.reinforce if self.spec.discrete else dynamics
+    """REINFORCE where there are choices, gradients through the dynamics, without V, elsewhere."""
+    return dreamer.reinforce if self.spec.factors else dynamics
 
   def discounts(
     self, params: Params, feature: jax.Array, alive: jax.Array
@@ -144,7 +144,7 @@ class DreamerV2(dreamer.Dreamer):
     """Return (loss, (trajectory, the critic's targets, normalizer, metrics)).
 
     -[objective(Rₜ₊₁, Vₜ) + η H(π)], weighed by the discounted probability to get there. Returns
-    bootstrap from the slow critic and are not normalised. For continuous actions the critic's
+    bootstrap from the slow critic and are not normalised. For continuous actions alone the critic's
     targets of states 1 … H-1 contain the entropy bonus: the authors' code, not the paper's eq. 7.
     """
     trajectory, (returns, value, reward) = self.judged(actor, params, state, start, alive, draws)
@@ -153,7 +153,7 @@ class DreamerV2(dreamer.Dreamer):
     bonus = self.settings.behavior.entropy * entropy
     loss, advantage = self.weighed_loss(policy, trajectory, returns[1:], value[:-1], bonus)
     metrics = imagination_metrics(loss, returns, value, reward, entropy, advantage)
-    if not self.spec.discrete:
+    if not self.spec.factors:
       returns = returns.at[1:].add(bonus)
     return loss, (sg(trajectory), sg(returns), state.normalizer, metrics)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from harmony_jax import envs
 from harmony_jax.envs import EpisodeResult, TimeStep, episode_seed, play
-from harmony_jax.envs.base import Spec
+from harmony_jax.envs.base import Spec, random_vectors, to_environment
 from harmony_jax.method import Method, Variables
 from harmony_jax.parallel import Compiled
 from harmony_jax.processes import ALONE, ProcessGroup
@@ -42,7 +42,7 @@ class Player:
     key: jax.Array,
     mode: bool = False,
   ):
-    self._discrete, self._act = method.spec.discrete, compiled.act
+    self._spec, self._act = method.spec, compiled.act
     self._key, self._mode = key, mode
     # Bound to a device as what `act` returns may be: it would be compiled again for a carry that is
     # not.
@@ -64,23 +64,13 @@ class Player:
   def finish(self, action: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Return what `act` returns, for an action that was begun."""
     vector = jax.device_get(action)
-    return to_environment(vector, self._discrete), vector
-
-
-def to_environment(vector: np.ndarray, discrete: bool) -> np.ndarray:
-  """Return action vectors [N, A] as an environment takes them: int32 [N], or clipped to [-1, 1]."""
-  if discrete:
-    return vector.argmax(-1).astype(np.int32)
-  return np.clip(vector, -1, 1).astype(np.float32)
+    return to_environment(vector, self._spec), vector
 
 
 def random_actions(spec: Spec, num_envs: int, seed: int, step: int) -> np.ndarray:
   """Return uniform action vectors [N, A] for a step of a run with this seed."""
   rng = np.random.Generator(np.random.Philox(key=[seed, step]))
-  if spec.discrete:
-    chosen = rng.integers(spec.num_actions, size=num_envs)
-    return np.eye(spec.num_actions, dtype=np.float32)[chosen]
-  return rng.uniform(-1, 1, (num_envs, spec.num_actions)).astype(np.float32)
+  return random_vectors(spec, num_envs, rng)
 
 
 def group_sizes(num_envs: int) -> list[int]:

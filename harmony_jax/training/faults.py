@@ -59,7 +59,8 @@ def dump(
   batch = jax.tree.map(jnp.asarray, dict(batch))
   path, update = pathlib.Path(folder) / FOLDER, int(state.step)
   arrays = {name: [list(array.shape), array.dtype.name] for name, array in batch.items()}
-  meta = {'step': step, 'first': names, 'discrete': of.spec.discrete, 'batch': arrays}
+  actions = {'discrete': of.spec.discrete, 'choices': of.spec.choices}
+  meta = {'step': step, 'first': names, **actions, 'batch': arrays}
   with Checkpoints(path, keep=None) as dumps:
     # the same run, continued, fails in the same update
     newest = dumps.latest()
@@ -92,7 +93,8 @@ def reproduce(folder: str | pathlib.Path, update: int | None = None) -> dict[str
       for name, array in arrays.items()
       if name not in _FLAGS
     }
-    spec = Spec(seen, meta['discrete'], arrays['action'].shape[-1], 1)
+    choices = tuple(meta.get('choices', ()))  # older ones have none
+    spec = Spec(seen, meta['discrete'], arrays['action'].shape[-1], 1, choices)
     of = method.entry(chosen.run.method).make(chosen.agent, spec)
     like = {'train': jax.eval_shape(of.init, jax.random.key(0)), 'batch': arrays}
     saved, _ = dumps.restore(like, update)

@@ -21,10 +21,11 @@ import numpy as np
 
 from harmony_jax import envs, parallel, processes
 from harmony_jax.config import Config
+from harmony_jax.envs.base import to_environment
 from harmony_jax.method import Method
 from harmony_jax.training import hooks, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
-from harmony_jax.training.evaluation import Evaluation, Player, random_actions, to_environment
+from harmony_jax.training.evaluation import Evaluation, Player, random_actions
 from harmony_jax.training.interruption import Interruption
 from harmony_jax.training.logger import MetricsWriter, NoWriter
 from harmony_jax.training.run_folder import RunFolder
@@ -135,7 +136,7 @@ class Trainer:
     self._store(vector)
     if learning:
       self._update()
-    self.timestep = self.episodes.step(to_environment(vector, self.env.spec.discrete))
+    self.timestep = self.episodes.step(to_environment(vector, self.env.spec))
     for hook in self.hooks:
       if self.schedule.crossed(self.state.step, hook.every):
         hook(self)

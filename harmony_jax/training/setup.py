@@ -112,8 +112,8 @@ def introduce(trainer: 'Trainer') -> Progress:
     f'seed {run.seed}: {run.steps:,} steps, {trainer.schedule.updates:,} updates, '
     f'{parameters:,} parameters, {config.agent.compute_dtype} on {machine}'
   )
-  if trainer.env.spec.readings:
-    progress.line(f'observations: {"; ".join(trainer.env.spec.readings)}')
+  for reading in trainer.env.spec.readings:
+    progress.line(reading)
   progress.line(trainer.replay.describe() + (' in each of them' if several else ''))
   if run.eval_share:
     progress.line(
