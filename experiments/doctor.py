@@ -18,6 +18,8 @@ import sys
 import tempfile
 from typing import Any
 
+from . import streams
+
 PYTHONS = ((3, 11), (3, 12))  # the tested ones
 RESTORE = 'Go back to the tested versions: make clean setup'
 SHOWN = ('jax', 'jaxlib', 'flax', 'optax', 'ale-py', 'dm_control', 'mujoco', 'metaworld')
@@ -213,6 +215,7 @@ def examine() -> dict[str, list[Finding]]:
 
 def main() -> int:
   """Print the report; return the exit code."""
+  streams.settle()
   sections = examine()
   for title, findings in sections.items():
     print(title)
