@@ -17,7 +17,9 @@ from absl import flags
 from . import launcher
 
 _number = functools.partial(flags.DEFINE_integer, lower_bound=0)
-flags.DEFINE_string('logdir', None, 'The run folder; the run may be going on.', required=True)
+flags.DEFINE(
+  launcher.PATH, 'logdir', None, 'The run folder; the run may be going on.', required=True
+)
 _number('episodes', 100, 'How many complete episodes.', lower_bound=1)
 _number('num_envs', 0, 'Environments that play at a time; 0 for as many as in the run.')
 _number('checkpoint', None, 'Of which step; by default the newest one.')
@@ -25,7 +27,9 @@ _number('seed', None, 'Of episodes and actions; by default those of the run.')
 flags.DEFINE_enum('policy', 'auto', ('auto', 'sample', 'mode'), 'Of actions; auto: as the run.')
 flags.DEFINE_bool('video', False, 'Also write a video of the first episode.')
 _number('fps', 20, 'Steps per second of the video.', lower_bound=1)
-flags.DEFINE_string('output', None, 'Where the files go; by default evaluation/ in the run folder.')
+flags.DEFINE(
+  launcher.PATH, 'output', None, 'Where the files go; by default evaluation/ in the run folder.'
+)
 
 
 def main(words: list[str], overrides: list[str]) -> int:

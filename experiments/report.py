@@ -17,8 +17,9 @@ from harmony_jax.errors import UserError
 
 from . import launcher
 
-flags.DEFINE_string('output', 'report', 'A new or empty folder, or an earlier report.')
-flags.DEFINE_string(
+flags.DEFINE(launcher.PATH, 'output', 'report', 'A new or empty folder, or an earlier report.')
+flags.DEFINE(
+  launcher.PATH,
   'reference',
   None,
   "A folder with the authors' scores per seed (harmony_dreamerv3.json, dreamerv3_reproduced.json).",

@@ -8,7 +8,7 @@ from absl import flags
 
 from . import launcher
 
-flags.DEFINE_string('logdir', None, 'The run folder.', required=True)
+flags.DEFINE(launcher.PATH, 'logdir', None, 'The run folder.', required=True)
 flags.DEFINE_integer('update', None, 'Which update; by default the last one that was written down.')
 
 

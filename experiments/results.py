@@ -14,7 +14,9 @@ from harmony_jax.errors import UserError
 
 from . import launcher
 
-flags.DEFINE_string('output', 'results', 'Where the files go; of several suites, in a folder each.')
+flags.DEFINE(
+  launcher.PATH, 'output', 'results', 'Where the files go; of several suites, in a folder each.'
+)
 flags.DEFINE_string(
   'references', '{}', 'JSON of {task: {name: score}} for dashed lines; {name: score}: in all tasks.'
 )

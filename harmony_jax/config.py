@@ -13,6 +13,7 @@ from typing import Any
 
 from harmony_jax import method, settings
 from harmony_jax.errors import UserError, one_line
+from harmony_jax.paths import local_path
 from harmony_jax.settings import setting
 
 FORMAT = 2  # of config.json; 1 had the settings that told three methods apart in `behavior`
@@ -171,7 +172,7 @@ def read(folder: str | pathlib.Path) -> Config:
   Raises:
     UserError: no run, or one that this version cannot know.
   """
-  path = pathlib.Path(folder).expanduser() / 'config.json'
+  path = local_path(folder) / 'config.json'
   try:
     return from_json(json.loads(path.read_text(encoding='utf-8')), str(path))
   except OSError as error:

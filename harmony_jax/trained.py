@@ -22,6 +22,7 @@ from harmony_jax import envs, parallel
 from harmony_jax import method as methods
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
+from harmony_jax.paths import local_path
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.evaluation import to_environment
 
@@ -77,7 +78,7 @@ class TrainedAgent:
     Raises:
       UserError: no run, no checkpoint of this step, or one of another configuration.
     """
-    path = pathlib.Path(path).expanduser()
+    path = local_path(path)
     config = configuration.read(path)
     if not (path / 'checkpoints').is_dir():
       raise UserError(f'{path} holds no checkpoint yet: the run has not come that far')

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas
 
 from harmony_jax.errors import UserError, one_line
+from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol
 from harmony_jax.reporting.schema import DAMAGES, FACTS, Record
 from harmony_jax.training.run_folder import atomic_write
@@ -100,7 +101,7 @@ def write(
     UserError: the folder cannot be written, or a file in the way is not one of these files. Nothing
       is written then.
   """
-  folder, groups, texts, problems = pathlib.Path(os.path.expanduser(folder)), {}, {}, []
+  folder, groups, texts, problems = local_path(folder), {}, {}, []
   for record in records:
     groups.setdefault(record.suite, []).append(record)
   for suite, group in sorted(groups.items()):

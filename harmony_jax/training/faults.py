@@ -11,6 +11,7 @@ import numpy as np
 from harmony_jax import config, finite, method
 from harmony_jax.envs.base import ArraySpec, Spec
 from harmony_jax.errors import UserError
+from harmony_jax.paths import local_path
 from harmony_jax.training.checkpoint import Checkpoints
 
 FOLDER = 'nonfinite'  # in a run folder: the states and batches whose update went wrong
@@ -77,7 +78,7 @@ def reproduce(folder: str | pathlib.Path, update: int | None = None) -> dict[str
   Raises:
     UserError: no run, or no such dump.
   """
-  folder = pathlib.Path(folder)
+  folder = local_path(folder)
   chosen = config.read(folder)
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder} holds no update that was not finite')

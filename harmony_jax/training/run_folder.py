@@ -28,6 +28,7 @@ from typing import IO, Any
 from harmony_jax import config as config_
 from harmony_jax import settings
 from harmony_jax.errors import InUse, UserError
+from harmony_jax.paths import local_path
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
 FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
@@ -53,7 +54,7 @@ def prepare(
       holds a run of another configuration (lists each differing key) or of one
       that cannot be told. Nothing is overwritten.
   """
-  path = pathlib.Path(logdir).expanduser()
+  path = local_path(logdir)
   try:
     path.mkdir(parents=True, exist_ok=True)
     lock = open(path / '.lock', 'a+', encoding='utf-8', errors='replace')
@@ -214,7 +215,7 @@ def _settle_config(path, config, identity):
 
 def check(logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[str, Any]) -> None:
   """Raise UserError where a folder holds another run; nothing is written or locked."""
-  path = pathlib.Path(logdir) / 'config.json'
+  path = local_path(logdir) / 'config.json'
   if path.exists():
     _compare(path, {'format': config_.FORMAT, 'config': config.to_json(), 'identity': identity})
 
