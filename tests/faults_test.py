@@ -15,6 +15,7 @@ import pytest
 
 from harmony_jax import replay_files
 from harmony_jax.errors import UserError
+from harmony_jax.sweeping.sweep import signals_received
 from harmony_jax.training import faults, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import SIGNALS, Interrupted, Interruption
@@ -185,6 +186,21 @@ def test_what_ends_a_job_asks_the_run(number):
     while not interruption.requested and time.monotonic() < deadline:
       time.sleep(0.01)
   assert interruption.requested == number.name
+
+
+def test_what_is_ignored_stays_ignored():
+  """As nohup has it: the terminal closes, and the run goes on."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with Interruption() as interruption, signals_received() as received:
+      interruption.arm()
+      assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+      os.kill(os.getpid(), signal.SIGHUP)
+      os.kill(os.getpid(), signal.SIGUSR2)
+      time.sleep(0.1)
+    assert received == ['SIGUSR2'] and interruption.requested in ('', 'SIGUSR2')
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_before_training_a_signal_is_the_usual_ctrl_c():
