@@ -137,7 +137,9 @@ def check_devices(
       give it to JAX. platforms: the environment's JAX_PLATFORMS.
   """
   if probe.answer is None:
-    return [Finding('fail', f'JAX does not start: {probe.error}', RESTORE)]
+    told = f' with JAX_PLATFORMS={platforms}' if platforms else ''
+    remedy = 'unset JAX_PLATFORMS' if platforms else RESTORE
+    return [Finding('fail', f'JAX does not start{told}: {probe.error}', remedy)]
   backend = probe.answer['backend']
   findings = [Finding('ok', f'Backend {backend}: {", ".join(probe.answer["devices"])}')]
   if not gpu or backend != 'cpu':

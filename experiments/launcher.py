@@ -17,7 +17,7 @@ from types import ModuleType
 from absl import app, flags, logging
 
 from harmony_jax import config as config_
-from harmony_jax import envs, method
+from harmony_jax import envs, method, surroundings
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
@@ -50,6 +50,8 @@ def command(main: Callable[..., int | None], configurable: bool = False) -> None
   """
   streams.settle()
   _quieten()
+  for line in surroundings.settle():
+    print(f'note: {line}', file=sys.stderr)
   argv, more = sys.argv, ()
   try:
     if configurable:

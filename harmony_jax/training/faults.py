@@ -1,7 +1,9 @@
 """What goes wrong in a run: numbers that are not finite, and machines that have no more room."""
 
 import errno
+import os
 import pathlib
+import traceback
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 
 from harmony_jax import config, finite, method
 from harmony_jax.envs.base import ArraySpec, Spec
-from harmony_jax.errors import UserError
+from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.training.checkpoint import Checkpoints
 
@@ -114,6 +116,8 @@ _TEXTS = {
   'rights': 'cannot write{place} ({reason}); what was saved before is whole',
   'memory': 'out of memory: take a smaller batch or model (--config.batch_size=…, --preset=cpu), '
   'fewer seeds at a time, or --replay=host',
+  'platform': 'JAX cannot start with JAX_PLATFORMS={platforms} ({told}): leave the variable out, '
+  'and JAX takes what is there; python -m experiments.doctor says what that is',
   'others': 'another process of this run has ended, or cannot be reached: start all of them again, '
   'and they continue from the last checkpoint',
 }
@@ -131,7 +135,10 @@ def explain(error: BaseException | None) -> str | None:
     if kind:
       name = getattr(error, 'filename', None)
       reason = getattr(error, 'strerror', None)
-      return _TEXTS[kind].format(place=f': {name}' if name else '', reason=reason)
+      told = one_line(str(error)).partition(' (set JAX_PLATFORMS')[0] or 'there is no such device'
+      platforms = os.environ.get('JAX_PLATFORMS', '')
+      place = f': {name}' if name else ''
+      return _TEXTS[kind].format(place=place, reason=reason, platforms=platforms, told=told)
     error = error.__cause__ or error.__context__
   return None
 
@@ -147,6 +154,10 @@ def _kind(error: BaseException) -> str | None:
   if isinstance(error, jax.errors.JaxRuntimeError):
     # Gloo reports a process that is gone as FAILED_PRECONDITION or INTERNAL with its name only.
     return 'others' if 'Gloo' in text else next((_STATUS[k] for k in _STATUS if k in text), None)
+  # Of a platform that is not there JAX raises one of these two, at times without a word.
+  if type(error) in (RuntimeError, AssertionError):
+    began = any('xla_bridge.py' in line for line in traceback.format_exception(error))
+    return 'platform' if began else None
   # TensorStore, under orbax, passes the system's errors on as a ValueError with their number.
   full = isinstance(error, ValueError) and f"os_error_code='{errno.ENOSPC}'" in text
   return 'disk' if full else None

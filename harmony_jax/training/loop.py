@@ -129,7 +129,7 @@ class Trainer:
   def _iterate(self):
     """Act, store, update, step."""
     learning = self._learning()
-    with jax.transfer_guard('disallow'):  # a copy that nobody asked for would wait for the device
+    with parallel.no_transfer():  # a copy that nobody asked for would wait for the device
       vector = self._choose(learning)
     self.settle()  # the action waited for the updates before it
     self._store(vector)

@@ -146,12 +146,18 @@ def describe_environment() -> str:
       f'command: {shlex.join(sys.orig_argv)}',
       f'commit:  {git_commit()}',
       f'python:  {platform.python_version()} on {platform.platform()}',
+      f'variables: {" ".join(_variables())}',
       f'devices: {", ".join(str(d.device_kind) for d in jax.devices())} ({jax.default_backend()})',
       *_packages(),
       '',
       '',
     ]
   )
+
+
+def _variables() -> list[str]:
+  """What this process tells JAX and its compiler, as 'NAME=value'."""
+  return sorted(f'{k}={v}' for k, v in os.environ.items() if k.startswith(('JAX_', 'XLA_')))
 
 
 @functools.cache

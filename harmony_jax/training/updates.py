@@ -71,7 +71,7 @@ class Updates:
       batch = self.prefetcher.get()
       if update < number + count - 1 or ahead:
         self.prefetcher.request(update + 1)
-      with jax.transfer_guard('disallow'):
+      with parallel.no_transfer():
         self.state, self.metrics = self.compiled.train_step(self.state, batch)
         # before the next update takes the state
         rows = self.compiled.feedback(self.state) if self._feedback else None
