@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harmony_jax import method, settings
+from harmony_jax import method, sampling, settings
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.settings import setting
@@ -129,13 +129,33 @@ class Config:
       UserError: names the field, its value and what it must be.
     """
     run, agent = self.run, self.agent
-    needed = agent.batch_size * agent.batch_length // run.num_envs + agent.batch_length
+    # as many as windows need, whatever the rule; only those look at what is kept for `prefill`
+    prefill = agent.prefill if agent.replay.sampling == 'windows' else 0
+    sizes = run.num_envs, agent.batch_length, agent.batch_size
+    needed = sampling.Windows.least(*sizes, prefill)
     if run.replay_capacity // run.num_envs < needed:
       raise UserError(
         f'config.replay_capacity is {run.replay_capacity}: it must be at least '
         f'{needed * run.num_envs} to hold a first batch, by config.batch_size, '
-        'config.batch_length and config.num_envs'
+        'config.batch_length, config.prefill and config.num_envs'
       )
+    if run.steps <= self.begins:
+      raise UserError(
+        f'config.steps is {run.steps}: nothing would be learned, as training begins after '
+        f'{self.begins} steps at the earliest, by config.batch_size, config.batch_length, '
+        f'config.prefill and config.prefill_chunk; it must be at least {self.begins + 1}'
+      )
+
+  @property
+  def begins(self) -> int:
+    """The step of the run before which it cannot learn: it looks after every `prefill_chunk`."""
+    run, agent = self.run, self.agent
+    rule = sampling.RULES[agent.replay.sampling]
+    steps = rule.least(run.num_envs, agent.batch_length, agent.batch_size, agent.prefill)
+    first, chunk = steps * run.num_envs, run.prefill_chunk
+    if first // chunk > (first - run.num_envs) // chunk:
+      return first
+    return -(-(first // chunk + 1) * chunk // run.num_envs) * run.num_envs
 
   def to_json(self) -> dict[str, Any]:
     """Return nested dicts that JSON keeps without loss."""

@@ -27,6 +27,17 @@ class Hook(Protocol):
     ...
 
 
+class Learned:
+  """Refuses to end a run that has learned nothing, before it is evaluated and saved."""
+
+  def __init__(self, every: int):
+    self.every = every
+
+  def __call__(self, trainer: 'Trainer') -> None:
+    """Raise UserError if there was no update."""
+    trainer.require_learning()
+
+
 class Metrics:
   """A line of metrics. It is prepared here, and written when its update is done."""
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from harmony_jax import envs, parallel, processes
 from harmony_jax.config import Config
+from harmony_jax.errors import UserError
 from harmony_jax.method import Method
 from harmony_jax.training import hooks, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
@@ -100,7 +101,8 @@ class Trainer:
     self.saver = saving.Saver(config.checkpoint_every)
     # Several processes do not leave an evaluation early, and may be ended in it.
     ends = [self.evaluation, self.saver][:: -1 if self.group.count > 1 else 1]
-    self.hooks: list[hooks.Hook] = [self.metrics, hooks.Video(config.video_every), *ends]
+    self.hooks: list[hooks.Hook] = [hooks.Learned(config.steps), self.metrics]
+    self.hooks += [hooks.Video(config.video_every), *ends]
     self.hooks += [hooks.Signals(self), *more]
 
   # ------------------------------------------------------------------------------------------------
@@ -122,6 +124,7 @@ class Trainer:
         self._iterate()
       self.settle()
       self.checkpoints.wait()
+      self.require_learning()  # of a run that another version had saved at its end
       return saving.complete(self)
     finally:
       self._close()
@@ -168,7 +171,17 @@ class Trainer:
     looks = state.trained_at is None and self.schedule.crossed(state.step, chunk)
     if looks and self.filled():
       state.trained_at = float(state.step)
+    elif looks and self.replay.full and state.step >= self.config.begins:
+      self.require_learning()
     return state.trained_at is not None
+
+  def require_learning(self) -> None:
+    """Raise UserError, saying why, if there was no update yet."""
+    state = self.state
+    if state.update == 0:
+      lacks = self.replay.lacks(self.config.agent.prefill // self.group.count)
+      wanted = lacks or 'a look after the last of config.prefill_chunk steps: take fewer'
+      raise UserError(f'no update in {state.step:,} steps: training waits for {wanted}')
 
   def filled(self) -> bool:
     """Return whether every process's replay has enough: episodes end at other times elsewhere."""
