@@ -3,6 +3,9 @@
 A suite of configs/ that has no file here is a command, too: `harmony SUITE --task=…`.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import ast
 import pathlib
 import runpy

@@ -14,6 +14,9 @@ scaling     one update on 1, 2, 4, … devices, and the bytes that they exchange
 compile     the first update of a process with an empty cache, and of the next one
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import json
 import os
 import pathlib

@@ -6,6 +6,9 @@ seed.
     --output=camera.png
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import numpy as np
 from absl import flags
 

@@ -4,6 +4,9 @@ configuration.md    every setting and flag, as classes of settings, configs/ and
 harmony_losses.png  the harmonious losses over σ, and what follows from them
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any

@@ -6,6 +6,9 @@ mismatched or crash is tried in a child process: this one needs the standard lib
 
 from __future__ import annotations  # an old Python should be told so, not crash here
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import dataclasses
 import importlib.metadata
 import json

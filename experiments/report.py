@@ -7,6 +7,9 @@ be new, empty, or an earlier report, which is written anew. Runs may still be go
 cannot be read are named and left out.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import datetime
 import shlex
 import sys

@@ -6,6 +6,9 @@ results files. Writes one JSON per method with everything that reports are made 
 so that 26 games can be added one by one.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import sys
 
 from absl import flags

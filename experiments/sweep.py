@@ -11,6 +11,9 @@ Exit codes: 0 all runs are finished, 1 some are not, 2 a mistake in the command,
 saved.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import contextlib
 import itertools
 import json
