@@ -6,6 +6,9 @@ kind of device, with as many episodes and environments, comes to the same scores
 others. Options of the environment can be changed: --config.env.camera=side.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import contextlib
 import functools
 import json
@@ -30,6 +33,7 @@ _number('fps', 20, 'Steps per second of the video.', lower_bound=1)
 flags.DEFINE(
   launcher.PATH, 'output', None, 'Where the files go; by default evaluation/ in the run folder.'
 )
+flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 
 
 def main(words: list[str], overrides: list[str]) -> int:
@@ -40,7 +44,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   from harmony_jax.training import evaluation, recording, run_folder, video
 
   parallel.use_compilation_cache()
-  agent = trained.Agent.load(options.logdir, options.checkpoint)
+  agent = trained.Agent.load(options.logdir, options.checkpoint, allow_import=options.allow_import)
   agent.config = trained.change_environment(agent.config, overrides)
   if options.video:
     recording.picture_name(agent.spec)

@@ -4,6 +4,9 @@ The only place with flags, and the only one that turns errors into an exit code:
 mend is told in one line, with the error's `exit_code`, which is 2 where nothing else is said.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import contextlib
 import functools
 import gc
@@ -154,6 +157,7 @@ class _PathParser(flags.ArgumentParser):
     return 'path'
 
 
+ALLOW_IMPORT = 'Import the module of a method or of environments that the folder names.'
 PATH = _PathParser()  # flags.DEFINE(PATH, name, default, help)
 
 

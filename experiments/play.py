@@ -8,6 +8,9 @@ episodes, and the policy acts in them. What a method cannot predict is left out;
 shows the assignments to prototypes, and pictures where the run had --config.decoder.probe=True.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import contextlib
 import functools
 import itertools
@@ -38,6 +41,7 @@ flags.DEFINE_bool('show', False, "Open the video with the desktop's viewer.")
 flags.DEFINE(
   launcher.PATH, 'output', None, 'Folder for the video; by default videos/ in the run folder.'
 )
+flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 
 
 def main(words: list[str], overrides: list[str]) -> int:
@@ -48,7 +52,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   from harmony_jax.training import recording, video
 
   parallel.use_compilation_cache()
-  agent = trained.Agent.load(options.logdir, options.checkpoint, options.seed)
+  agent = trained.Agent.load(options.logdir, options.checkpoint, options.seed, options.allow_import)
   agent.config = trained.change_environment(agent.config, overrides)
   recording.picture_name(agent.spec)
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'videos')

@@ -184,17 +184,35 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[An
   }
 
 
-def read(folder: str | pathlib.Path) -> Config:
+def allow(name: str, what: str, source: str, allowed: bool) -> None:
+  """Raise UserError where a name from a file asks for an import that nobody allowed.
+
+  Args:
+    name: of a method or a task; one with a colon begins with the module that it is in.
+    what: it is. source: the file.
+  """
+  module, colon, _ = name.partition(':')
+  if colon and not allowed:
+    raise UserError(
+      f'{source} names the {what} {name!r}, for which Python would run the module {module!r}: if '
+      'you trust it, --allow_import (of Agent.load allow_import=True)'
+    )
+
+
+def read(folder: str | pathlib.Path, allow_import: bool = False) -> Config:
   """Return the configuration of a run folder.
 
   Settings that its version did not have take today's defaults, with a warning.
+
+  Args:
+    allow_import: whether its method may be a module that is imported.
 
   Raises:
     UserError: no run, or one that this version cannot know.
   """
   path = local_path(folder) / 'config.json'
   try:
-    return from_json(json.loads(path.read_text(encoding='utf-8')), str(path))
+    return from_json(json.loads(path.read_text(encoding='utf-8')), str(path), allow_import)
   except OSError as error:
     raise UserError(
       f'{path.parent} holds no run: its config.json cannot be read ({error.strerror})'
@@ -206,9 +224,12 @@ def read(folder: str | pathlib.Path) -> Config:
     ) from None
 
 
-def from_json(saved: Mapping[str, Any], source: str = 'config.json') -> Config:
-  """Return the configuration in the JSON of a run folder, {'format', 'config': {…}}."""
+def from_json(
+  saved: Mapping[str, Any], source: str = 'config.json', allow_import: bool = False
+) -> Config:
+  """Return the configuration in the JSON of a run folder, {'format', 'config': {…}}; see `read`."""
   tree = dict(saved['config'])
+  allow(str(tree['method']), 'method', source, allow_import)
   entry = method.entry(tree['method'])
   if saved.get('format', 1) < FORMAT:
     tree = entry.upgrade(tree)

@@ -214,6 +214,7 @@ def test_before_training_a_signal_is_the_usual_ctrl_c():
 def test_a_run_goes_on_with_other_ways_of_the_same_numbers(tmp_path):
   config = config_of()
   run_folder.prepare(tmp_path, config, {}).close()
+  (tmp_path / 'checkpoints' / '10').mkdir(parents=True)
   for name, value in (('env_processes', True), ('replay_on', 'host')):
     run_folder.prepare(tmp_path, config.replace({name: value}), {}).close()
   with pytest.raises(UserError, match='batch_size'):

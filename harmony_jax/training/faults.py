@@ -71,8 +71,13 @@ def dump(
   return names, path / str(update)
 
 
-def reproduce(folder: str | pathlib.Path, update: int | None = None) -> dict[str, Any]:
+def reproduce(
+  folder: str | pathlib.Path, update: int | None = None, allow_import: bool = False
+) -> dict[str, Any]:
   """Repeat an update that `dump` wrote down in the run folder; by default the last one.
+
+  Args:
+    allow_import: as of `Agent.load`.
 
   Returns: {'update', 'step', 'recorded', 'found'}: its number, the environment step, and
     `first_not_finite` then and now.
@@ -81,7 +86,7 @@ def reproduce(folder: str | pathlib.Path, update: int | None = None) -> dict[str
     UserError: no run, or no such dump.
   """
   folder = local_path(folder)
-  chosen = config.read(folder)
+  chosen = config.read(folder, allow_import)
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder} holds no update that was not finite')
   with Checkpoints(folder / FOLDER, keep=None, read_only=True) as dumps:
