@@ -135,9 +135,15 @@ class Trainer:
     with parallel.no_transfer():  # a copy that nobody asked for would wait for the device
       vector = self._choose(learning)
     self.settle()  # the action waited for the updates before it
+    if self.updates.done:
+      self.progress.prepare('')
     self._store(vector)
     if learning:
       self._update()
+    if self.state.trained_at is None:
+      done, wanted = self.state.step, self.config.begins
+      more = f'{done:,} of at least {wanted:,} steps' if done < wanted else self.replay.lacks(0)
+      self.progress.prepare(f'collects experience: {more}')
     self.timestep = self.episodes.step(to_environment(vector, self.env.spec.discrete))
     for hook in self.hooks:
       if self.schedule.crossed(self.state.step, hook.every):
@@ -160,10 +166,12 @@ class Trainer:
 
   def _update(self):
     first, due = self.state.update, self.schedule.due(self.state)
+    if due and not self.updates.done:
+      what = 'first update' if first == 0 else 'goes on updating'
+      self.progress.line(f'{what} after {self.state.step:,} steps: compiling')
+      self.progress.prepare('compiling')
     self.updates.begin(first, due, self.schedule.runs_ahead(self.replay.margin))
     self.state.update += due
-    if due and first == 0:
-      self.progress.line(f'first update after {self.state.step:,} steps')
 
   def _learning(self):
     """Whether there is enough to learn from, as the authors look at it: at times."""
