@@ -3,6 +3,10 @@
 import importlib
 from types import ModuleType
 
+from . import streams
+
+streams.keep_descriptors()
+
 
 def configs() -> ModuleType:
   """Return `configs.common` of the folder beside this one, wherever the two are installed."""

@@ -3,12 +3,15 @@
 A suite of configs/ that has no file here is a command, too: `harmony SUITE --task=…`.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import ast
 import pathlib
 import runpy
 import sys
 
-from . import configs
+from . import configs, streams
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -25,6 +28,7 @@ def commands() -> dict[str, str]:
 
 def main() -> int:
   """Run the command that is named first; without one, list them."""
+  streams.settle()
   known = commands()
   if not sys.argv[1:] or sys.argv[1] in ('-h', '--help', 'help'):
     print(f'{__doc__}\nharmony COMMAND --help tells its options.\n')

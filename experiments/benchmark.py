@@ -14,6 +14,9 @@ scaling     one update on 1, 2, 4, … devices, and the bytes that they exchange
 compile     the first update of a process with an empty cache, and of the next one
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import json
 import os
 import pathlib
@@ -32,7 +35,7 @@ flags.DEFINE_string('suite', 'atari100k', 'One of the suites in configs/.')
 flags.DEFINE_string('task', None, "By default the suite's.")
 flags.DEFINE_string('method', None, "As for training; by default the suite's.")
 flags.DEFINE_string('preset', None, "Sizes: 'paper' by default, 'cpu' for loop and precision.")
-flags.DEFINE_string('output', '', 'JSON file to write.')
+flags.DEFINE(launcher.PATH, 'output', '', 'JSON file to write.')
 flags.DEFINE_integer('repeats', 0, 'Calls, updates, episodes or steps; 0 for what suits a part.')
 flags.DEFINE_integer('product_size', 4096, 'Rows and columns of the products of the ceiling.')
 

@@ -6,20 +6,25 @@ seed.
     --output=camera.png
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from harmony_jax.envs.dmcr import DMCR
 
-OUTPUT = flags.DEFINE_string('output', 'dmcr.png', 'PNG file to write.')
+from . import launcher
+
+OUTPUT = flags.DEFINE(launcher.PATH, 'output', 'dmcr.png', 'PNG file to write.')
 TASKS = flags.DEFINE_list(
   'tasks', ['cheetah_run', 'walker_run', 'finger_turn_hard'], 'Tasks of DMC Remastered.'
 )
 SEEDS = flags.DEFINE_integer('seeds', 8, 'Number of episodes of each task.', lower_bound=1)
 VARY = flags.DEFINE_string('vary', 'all', "'all', or factors separated by commas.")
 RENDER = flags.DEFINE_enum('render', 'stock', ['stock', 'fast'], 'Quality of the pictures.')
-ASSETS = flags.DEFINE_string(
-  'assets', '', 'Folder of photographs; painted floors and skies if empty.'
+ASSETS = flags.DEFINE(
+  launcher.PATH, 'assets', '', 'Folder of photographs; painted floors and skies if empty.'
 )
 
 SCALE, GAP = 2, 4  # pixels of the sheet per pixel of an image, and between two images
@@ -48,7 +53,9 @@ def sheet(images: np.ndarray) -> np.ndarray:
   return whole[:-GAP, :-GAP]
 
 
-def main(_: list[str]):
+def main(words: list[str]) -> None:
+  """Draw the sheet."""
+  launcher.no_words(words, '--output=…')
   from PIL import Image
 
   picture = sheet(np.stack([first_images(task) for task in TASKS.value]))
@@ -57,4 +64,4 @@ def main(_: list[str]):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  launcher.command(main)

@@ -4,7 +4,9 @@ configuration.md    every setting and flag, as classes of settings, configs/ and
 harmony_losses.png  the harmonious losses over σ, and what follows from them
 """
 
-import pathlib
+if not __package__:
+  import as_file  # noqa: F401
+
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -43,7 +45,7 @@ The presets: `paper` is what the authors ran; `cpu` is a smaller model and run f
 `paper` on an accelerator and `cpu` otherwise.
 """
 
-flags.DEFINE_string('output', 'docs', 'The folder to write to.')
+flags.DEFINE(launcher.PATH, 'output', 'docs', 'The folder to write to.')
 
 
 def cell(values: dict[str, Any]) -> str:
@@ -160,9 +162,10 @@ def harmonious_losses(points: int = 241) -> dict:
 def main(words: list[str]) -> None:
   """Write the files."""
   from harmony_jax.reporting import concepts
+  from harmony_jax.training import recording
 
   launcher.no_words(words, '--output=docs')
-  output = pathlib.Path(flags.FLAGS.output)
+  output = recording.writable(flags.FLAGS.output)
   (output / 'configuration.md').write_text(configuration(), encoding='utf-8')
   concepts.draw(harmonious_losses(), output / 'harmony_losses.png')
 

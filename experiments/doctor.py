@@ -6,6 +6,9 @@ mismatched or crash is tried in a child process: this one needs the standard lib
 
 from __future__ import annotations  # an old Python should be told so, not crash here
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import dataclasses
 import importlib.metadata
 import json
@@ -17,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 from typing import Any
+
+from . import streams
 
 PYTHONS = ((3, 11), (3, 12))  # the tested ones
 RESTORE = 'Go back to the tested versions: make clean setup'
@@ -135,7 +140,9 @@ def check_devices(
       give it to JAX. platforms: the environment's JAX_PLATFORMS.
   """
   if probe.answer is None:
-    return [Finding('fail', f'JAX does not start: {probe.error}', RESTORE)]
+    told = f' with JAX_PLATFORMS={platforms}' if platforms else ''
+    remedy = 'unset JAX_PLATFORMS' if platforms else RESTORE
+    return [Finding('fail', f'JAX does not start{told}: {probe.error}', remedy)]
   backend = probe.answer['backend']
   findings = [Finding('ok', f'Backend {backend}: {", ".join(probe.answer["devices"])}')]
   if not gpu or backend != 'cpu':
@@ -213,6 +220,7 @@ def examine() -> dict[str, list[Finding]]:
 
 def main() -> int:
   """Print the report; return the exit code."""
+  streams.settle()
   sections = examine()
   for title, findings in sections.items():
     print(title)

@@ -6,6 +6,9 @@ kind of device, with as many episodes and environments, comes to the same scores
 others. Options of the environment can be changed: --config.env.camera=side.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import contextlib
 import functools
 import json
@@ -17,7 +20,9 @@ from absl import flags
 from . import launcher
 
 _number = functools.partial(flags.DEFINE_integer, lower_bound=0)
-flags.DEFINE_string('logdir', None, 'The run folder; the run may be going on.', required=True)
+flags.DEFINE(
+  launcher.PATH, 'logdir', None, 'The run folder; the run may be going on.', required=True
+)
 _number('episodes', 100, 'How many complete episodes.', lower_bound=1)
 _number('num_envs', 0, 'Environments that play at a time; 0 for as many as in the run.')
 _number('checkpoint', None, 'Of which step; by default the newest one.')
@@ -25,7 +30,10 @@ _number('seed', None, 'Of episodes and actions; by default those of the run.')
 flags.DEFINE_enum('policy', 'auto', ('auto', 'sample', 'mode'), 'Of actions; auto: as the run.')
 flags.DEFINE_bool('video', False, 'Also write a video of the first episode.')
 _number('fps', 20, 'Steps per second of the video.', lower_bound=1)
-flags.DEFINE_string('output', None, 'Where the files go; by default evaluation/ in the run folder.')
+flags.DEFINE(
+  launcher.PATH, 'output', None, 'Where the files go; by default evaluation/ in the run folder.'
+)
+flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 
 
 def main(words: list[str], overrides: list[str]) -> int:
@@ -36,7 +44,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   from harmony_jax.training import evaluation, recording, run_folder, video
 
   parallel.use_compilation_cache()
-  agent = trained.Agent.load(options.logdir, options.checkpoint)
+  agent = trained.Agent.load(options.logdir, options.checkpoint, allow_import=options.allow_import)
   agent.config = trained.change_environment(agent.config, overrides)
   if options.video:
     recording.picture_name(agent.spec)

@@ -4,6 +4,9 @@ The only place with flags, and the only one that turns errors into an exit code:
 mend is told in one line, with the error's `exit_code`, which is 2 where nothing else is said.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import contextlib
 import functools
 import gc
@@ -18,17 +21,19 @@ from types import ModuleType
 from absl import app, flags, logging
 
 from harmony_jax import config as config_
-from harmony_jax import envs, errors, method
+from harmony_jax import envs, errors, method, surroundings
 from harmony_jax.config import Config
 from harmony_jax.errors import EnvironmentFault, UserError
+from harmony_jax.paths import local_path
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.progress import format_seconds
 
-from . import configs
+from . import configs, streams
 
 
 def run(name: str) -> None:
   """Run the command of a suite, configs/<name>.py."""
+  streams.settle()
   try:
     suite = configs().suite(name)
   except UserError as error:
@@ -47,7 +52,10 @@ def command(main: Callable[..., int | None], configurable: bool = False) -> None
     main: called with the words that are no flags, and, if `configurable`, the texts 'field=value'
       of --config.field=value; returns the exit code.
   """
+  streams.settle()
   _quieten()
+  for line in surroundings.settle():
+    print(f'note: {line}', file=sys.stderr)
   argv, more = sys.argv, ()
   try:
     if configurable:
@@ -66,9 +74,10 @@ def command(main: Callable[..., int | None], configurable: bool = False) -> None
 
 def define_flags(suite: ModuleType, values: flags.FlagValues = flags.FLAGS) -> None:
   """Define the flags of a suite's command; other `values` than absl's own are for sweeps."""
-  string, integer, enum, switch = (
-    functools.partial(define, flag_values=values)
-    for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool)
+  define = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool
+  define += (functools.partial(flags.DEFINE, PATH),)
+  string, integer, enum, switch, path = (
+    functools.partial(each, flag_values=values) for each in define
   )
   string(suite.TASK_FLAG, suite.DEFAULT_TASK, f'The {suite.TASK_FLAG} to train on.')
   for name, (_, text) in getattr(suite, 'ENV_FLAGS', {}).items():
@@ -110,11 +119,11 @@ def define_flags(suite: ModuleType, values: flags.FlagValues = flags.FLAGS) -> N
     'as many as can share it equally.',
     lower_bound=0,
   )
-  _define_places(string, integer)
+  _define_places(string, integer, path)
   switch('wandb', False, 'Also log to Weights & Biases.')
 
 
-def _define_places(string, integer):
+def _define_places(string, integer, path):
   """Define the flags that say where a run is trained and kept."""
   string(
     'coordinator',
@@ -127,13 +136,30 @@ def _define_places(string, integer):
     'num_processes', None, 'How many processes train together, with --coordinator.', lower_bound=1
   )
   integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
-  string(
+  path(
     'logdir',
     None,
     'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
     'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
     'of their run folders seed<seed>.',
   )
+
+
+class _PathParser(flags.ArgumentParser):
+  """Of a flag that names a folder or a file: see `paths.local_path`."""
+
+  def parse(self, argument: str) -> str:
+    try:
+      return str(local_path(argument)) if argument else argument
+    except UserError as error:
+      raise ValueError(str(error)) from None
+
+  def flag_type(self) -> str:
+    return 'path'
+
+
+ALLOW_IMPORT = 'Import the module of a method or of environments that the folder names.'
+PATH = _PathParser()  # flags.DEFINE(PATH, name, default, help)
 
 
 def no_words(words: Sequence[str], example: str) -> None:

@@ -8,6 +8,9 @@ episodes, and the policy acts in them. What a method cannot predict is left out;
 shows the assignments to prototypes, and pictures where the run had --config.decoder.probe=True.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import contextlib
 import functools
 import itertools
@@ -22,7 +25,9 @@ from harmony_jax.errors import UserError
 from . import launcher
 
 _number = functools.partial(flags.DEFINE_integer, lower_bound=1)
-flags.DEFINE_string('logdir', None, 'The run folder; the run may be going on.', required=True)
+flags.DEFINE(
+  launcher.PATH, 'logdir', None, 'The run folder; the run may be going on.', required=True
+)
 flags.DEFINE_bool('dream', False, 'Roll the model out without the environment.')
 _number('steps', 500, 'At most so many agent steps; of a dream a tenth.', lower_bound=2)
 _number('context', 5, 'Steps of each window that the model sees.')
@@ -33,7 +38,10 @@ _number('seed', None, 'Of the episode and the draws; by default that of the run.
 flags.DEFINE_enum('policy', 'auto', ('auto', 'sample', 'mode'), 'Of actions; auto: as the run.')
 _number('fps', 15, 'Steps per second.')
 flags.DEFINE_bool('show', False, "Open the video with the desktop's viewer.")
-flags.DEFINE_string('output', None, 'Folder for the video; by default videos/ in the run folder.')
+flags.DEFINE(
+  launcher.PATH, 'output', None, 'Folder for the video; by default videos/ in the run folder.'
+)
+flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 
 
 def main(words: list[str], overrides: list[str]) -> int:
@@ -44,7 +52,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   from harmony_jax.training import recording, video
 
   parallel.use_compilation_cache()
-  agent = trained.Agent.load(options.logdir, options.checkpoint, options.seed)
+  agent = trained.Agent.load(options.logdir, options.checkpoint, options.seed, options.allow_import)
   agent.config = trained.change_environment(agent.config, overrides)
   recording.picture_name(agent.spec)
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'videos')

@@ -6,6 +6,9 @@ Plays Pong at random (or another --suite), trains one method in each precision f
 parameters on the same batches and draws, and writes <output>.json and <output>.png.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import json
 import pathlib
 from typing import Any

@@ -7,6 +7,9 @@ be new, empty, or an earlier report, which is written anew. Runs may still be go
 cannot be read are named and left out.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import datetime
 import shlex
 import sys
@@ -17,8 +20,9 @@ from harmony_jax.errors import UserError
 
 from . import launcher
 
-flags.DEFINE_string('output', 'report', 'A new or empty folder, or an earlier report.')
-flags.DEFINE_string(
+flags.DEFINE(launcher.PATH, 'output', 'report', 'A new or empty folder, or an earlier report.')
+flags.DEFINE(
+  launcher.PATH,
   'reference',
   None,
   "A folder with the authors' scores per seed (harmony_dreamerv3.json, dreamerv3_reproduced.json).",

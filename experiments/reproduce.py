@@ -4,12 +4,16 @@ Such an update stops a run, which leaves the state before it and its batch in th
 `nonfinite`.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 from absl import flags
 
 from . import launcher
 
-flags.DEFINE_string('logdir', None, 'The run folder.', required=True)
+flags.DEFINE(launcher.PATH, 'logdir', None, 'The run folder.', required=True)
 flags.DEFINE_integer('update', None, 'Which update; by default the last one that was written down.')
+flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 
 
 def main(words: list[str]) -> int:
@@ -17,7 +21,7 @@ def main(words: list[str]) -> int:
   launcher.no_words(words, '--logdir=…')
   from harmony_jax.training import faults
 
-  found = faults.reproduce(flags.FLAGS.logdir, flags.FLAGS.update)
+  found = faults.reproduce(flags.FLAGS.logdir, flags.FLAGS.update, flags.FLAGS.allow_import)
   print(f'update {found["update"]:,} at step {found["step"]:,}: not finite, first in')
   for name in found['found'] or ['nothing']:
     print(f'  {name}')

@@ -6,6 +6,9 @@ results files. Writes one JSON per method with everything that reports are made 
 so that 26 games can be added one by one.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import sys
 
 from absl import flags
@@ -14,7 +17,9 @@ from harmony_jax.errors import UserError
 
 from . import launcher
 
-flags.DEFINE_string('output', 'results', 'Where the files go; of several suites, in a folder each.')
+flags.DEFINE(
+  launcher.PATH, 'output', 'results', 'Where the files go; of several suites, in a folder each.'
+)
 flags.DEFINE_string(
   'references', '{}', 'JSON of {task: {name: score}} for dashed lines; {name: score}: in all tasks.'
 )

@@ -11,6 +11,9 @@ Exit codes: 0 all runs are finished, 1 some are not, 2 a mistake in the command,
 saved.
 """
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import contextlib
 import itertools
 import json
@@ -45,7 +48,7 @@ flags.DEFINE_list('method', 'dreamerv3', 'Base methods with commas.')
 flags.DEFINE_alias('methods', 'method')
 flags.DEFINE_list('weighting', 'harmony', 'Weighting rules with commas.')
 flags.DEFINE_string('preset', 'auto', "Sizes; 'auto' is 'paper' on an accelerator, else 'cpu'.")
-flags.DEFINE_string('root', 'runs', 'The folder of <suite>/<task>/<method>-…/seed<seed>.')
+flags.DEFINE(launcher.PATH, 'root', 'runs', 'The folder of <suite>/<task>/<method>-…/seed<seed>.')
 flags.DEFINE_bool('dry_run', False, 'Show what would be run and its hours; start nothing.')
 flags.DEFINE_bool('seeds_together', False, 'All seeds of a configuration in one program.')
 flags.DEFINE_integer('retries', 2, 'How often a run that fails is tried again.', 0)

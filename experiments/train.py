@@ -1,5 +1,8 @@
 """Any suite of configs/ by its name: python -m experiments.train SUITE --task=… [--preset=auto]."""
 
+if not __package__:
+  import as_file  # noqa: F401
+
 import sys
 
 from . import launcher

@@ -11,8 +11,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harmony_jax import method, settings
+from harmony_jax import method, sampling, settings
 from harmony_jax.errors import UserError, one_line
+from harmony_jax.paths import local_path
 from harmony_jax.settings import setting
 
 FORMAT = 2  # of config.json; 1 had the settings that told three methods apart in `behavior`
@@ -141,13 +142,33 @@ class Config:
       UserError: names the field, its value and what it must be.
     """
     run, agent = self.run, self.agent
-    needed = agent.batch_size * agent.batch_length // run.num_envs + agent.batch_length
+    # as many as windows need, whatever the rule; only those look at what is kept for `prefill`
+    prefill = agent.prefill if agent.replay.sampling == 'windows' else 0
+    sizes = run.num_envs, agent.batch_length, agent.batch_size
+    needed = sampling.Windows.least(*sizes, prefill)
     if run.replay_capacity // run.num_envs < needed:
       raise UserError(
         f'config.replay_capacity is {run.replay_capacity}: it must be at least '
         f'{needed * run.num_envs} to hold a first batch, by config.batch_size, '
-        'config.batch_length and config.num_envs'
+        'config.batch_length, config.prefill and config.num_envs'
       )
+    if run.steps <= self.begins:
+      raise UserError(
+        f'config.steps is {run.steps}: nothing would be learned, as training begins after '
+        f'{self.begins} steps at the earliest, by config.batch_size, config.batch_length, '
+        f'config.prefill and config.prefill_chunk; it must be at least {self.begins + 1}'
+      )
+
+  @property
+  def begins(self) -> int:
+    """The step of the run before which it cannot learn: it looks after every `prefill_chunk`."""
+    run, agent = self.run, self.agent
+    rule = sampling.RULES[agent.replay.sampling]
+    steps = rule.least(run.num_envs, agent.batch_length, agent.batch_size, agent.prefill)
+    first, chunk = steps * run.num_envs, run.prefill_chunk
+    if first // chunk > (first - run.num_envs) // chunk:
+      return first
+    return -(-(first // chunk + 1) * chunk // run.num_envs) * run.num_envs
 
   def to_json(self) -> dict[str, Any]:
     """Return nested dicts that JSON keeps without loss."""
@@ -176,17 +197,35 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[An
   }
 
 
-def read(folder: str | pathlib.Path) -> Config:
+def allow(name: str, what: str, source: str, allowed: bool) -> None:
+  """Raise UserError where a name from a file asks for an import that nobody allowed.
+
+  Args:
+    name: of a method or a task; one with a colon begins with the module that it is in.
+    what: it is. source: the file.
+  """
+  module, colon, _ = name.partition(':')
+  if colon and not allowed:
+    raise UserError(
+      f'{source} names the {what} {name!r}, for which Python would run the module {module!r}: if '
+      'you trust it, --allow_import (of Agent.load allow_import=True)'
+    )
+
+
+def read(folder: str | pathlib.Path, allow_import: bool = False) -> Config:
   """Return the configuration of a run folder.
 
   Settings that its version did not have take today's defaults, with a warning.
 
+  Args:
+    allow_import: whether its method may be a module that is imported.
+
   Raises:
     UserError: no run, or one that this version cannot know.
   """
-  path = pathlib.Path(folder).expanduser() / 'config.json'
+  path = local_path(folder) / 'config.json'
   try:
-    return from_json(json.loads(path.read_text(encoding='utf-8')), str(path))
+    return from_json(json.loads(path.read_text(encoding='utf-8')), str(path), allow_import)
   except OSError as error:
     raise UserError(
       f'{path.parent} holds no run: its config.json cannot be read ({error.strerror})'
@@ -198,9 +237,12 @@ def read(folder: str | pathlib.Path) -> Config:
     ) from None
 
 
-def from_json(saved: Mapping[str, Any], source: str = 'config.json') -> Config:
-  """Return the configuration in the JSON of a run folder, {'format', 'config': {…}}."""
+def from_json(
+  saved: Mapping[str, Any], source: str = 'config.json', allow_import: bool = False
+) -> Config:
+  """Return the configuration in the JSON of a run folder, {'format', 'config': {…}}; see `read`."""
   tree = dict(saved['config'])
+  allow(str(tree['method']), 'method', source, allow_import)
   entry = method.entry(tree['method'])
   if saved.get('format', 1) < FORMAT:
     tree = entry.upgrade(tree)

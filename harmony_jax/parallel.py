@@ -10,12 +10,14 @@ this process alone is what we want with several (`processes.py`). It hands array
 but keys only through the host: so they travel as numbers here.
 """
 
+import contextlib
 import ctypes
 import dataclasses
+import errno
 import functools
 import inspect
+import logging
 import os
-import pathlib
 import types
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +35,7 @@ from harmony_jax.method import Batch, Method, Metrics, TrainState, Variables
 # (benchmarks/NOTES.md).
 CPU_OPTIONS = {'xla_backend_optimization_level': 1}
 AXIS = 'replicas'
+_log = logging.getLogger(__name__)
 _STATIC = ('context', 'count', 'length')  # arguments of capabilities, by which shapes are known
 
 
@@ -276,11 +279,37 @@ def jit(function: Callable, **how: Any) -> Callable:
   return jax.jit(function, compiler_options=options or None, **how)
 
 
+def no_transfer() -> contextlib.AbstractContextManager:
+  """Return a context in which a copy to a device that nobody asked for is an error.
+
+  Not where JAX is told to compile nothing: each operation copies its constants then.
+  """
+  disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+  return contextlib.nullcontext() if disabled else jax.transfer_guard('disallow')
+
+
 def use_compilation_cache() -> None:
-  """Keep compiled programs on disk, so that the second run starts at once, unless JAX is set so."""
-  if not getattr(jax.config, 'jax_compilation_cache_dir', None):
-    root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
-    jax.config.update('jax_compilation_cache_dir', str(root / 'harmony_jax' / 'xla'))
+  """Keep compiled programs on disk, so that the second run starts at once.
+
+  They go where JAX is told to keep them, or to the user's cache; where nothing can be written, a
+  warning says so.
+  """
+  place = getattr(jax.config, 'jax_compilation_cache_dir', None)
+  if not place:
+    root = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    place = os.path.join(root, 'harmony_jax', 'xla')
+  if '://' not in place:  # JAX itself reaches buckets
+    try:
+      if place.startswith('~'):  # nobody's home
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
+      os.makedirs(place, exist_ok=True)
+      if not os.access(place, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+    except OSError as error:
+      told = 'compiled programs are not kept for the next start: %s cannot be written (%s)'
+      _log.warning(told, place, error.strerror)
+      place = None
+  jax.config.update('jax_compilation_cache_dir', place)
 
 
 def keep_freed_memory() -> None:

@@ -6,6 +6,7 @@ stored steps alone, so a resumed run draws what the uninterrupted one would have
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -48,8 +49,8 @@ class Replay:
       own.
 
   Raises:
-    ValueError: no `is_first`, a capacity that holds no window, or `first_action` with other windows
-    or without `action`.
+    ValueError: no `is_first`, a capacity that holds no window or has no room in memory, or
+      `first_action` with other windows or without `action`.
   """
 
   def __init__(
@@ -91,10 +92,17 @@ class Replay:
     self.part = part
     self.first_action = first_action
     self._rows = self.kept + margin
-    self._data: dict[str, np.ndarray] = {
-      name: np.zeros((num_envs, self._rows, *shape), dtype)
-      for name, (shape, dtype) in self.specs.items()
-    }
+    row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.specs.values())
+    self._data: dict[str, np.ndarray] = {}
+    try:
+      for name, (shape, dtype) in self.specs.items():
+        self._data[name] = np.zeros((num_envs, self._rows, *shape), dtype)
+    except (MemoryError, ValueError):  # NumPy cannot count so many
+      size = num_envs * self._rows * row / 1e9
+      raise ValueError(
+        f'replay_capacity {capacity:,} takes {size:,.1f} GB of memory, more than this machine '
+        'gives: take a smaller config.replay_capacity'
+      ) from None
     options = {'prioritize_ends': prioritize_ends} if sampling == 'episodes' else {}
     self._rule = rules.RULES[sampling](num_envs, self.kept, self._rows, length, **options)
     self._steps = 0  # per environment, appended since the run began
@@ -113,6 +121,15 @@ class Replay:
   def filled(self, prefill: int) -> bool:
     """Whether training can begin: `prefill` steps are there, and a first batch."""
     return self._rule.filled(self._steps, self.batch_size, prefill)
+
+  def lacks(self, prefill: int) -> str:
+    """Return what it waits for before training can begin, in words; '' where it can begin."""
+    return '' if self.filled(prefill) else self._rule.wants
+
+  @property
+  def full(self) -> bool:
+    """Whether each further step takes the place of one that is stored."""
+    return self._steps >= self.kept
 
   @property
   def nbytes(self) -> int:

@@ -23,6 +23,7 @@ from harmony_jax import method as methods
 from harmony_jax.config import Config
 from harmony_jax.envs.base import to_environment
 from harmony_jax.errors import UserError
+from harmony_jax.paths import local_path
 from harmony_jax.training.checkpoint import Checkpoints
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class TrainedAgent:
     config: of the run. spec: of its environment. step: of the checkpoint, in agent steps.
     method, compiled: the pure functions, and as they are called. variables: what they act and look
       with.
+    source: the folder that it was loaded from. allow_import: whether that may name modules.
   """
 
   def __init__(
@@ -57,6 +59,7 @@ class TrainedAgent:
     self.spec = method.spec
     self.compiled = parallel.compile_method(method, devices=1)
     self._key = jax.random.key(seed)
+    self.allow_import, self.source = True, ''  # what the caller made
 
   @property
   def title(self) -> str:
@@ -66,24 +69,33 @@ class TrainedAgent:
 
   @classmethod
   def load(
-    cls, path: str | pathlib.Path, step: int | None = None, seed: int | None = None
+    cls,
+    path: str | pathlib.Path,
+    step: int | None = None,
+    seed: int | None = None,
+    allow_import: bool = False,
   ) -> 'TrainedAgent':
     """Return the agent of a run folder.
 
     Args:
       step: of which checkpoint; by default the newest one that is intact.
       seed: of sampled actions and of dreams; by default that of the run.
+      allow_import: whether a module that the folder names, of a method or of a package of
+        environments, may be imported. It can do anything: for folders of people you trust.
 
     Raises:
-      UserError: no run, no checkpoint of this step, or one of another configuration.
+      UserError: no run, a module that is not allowed, no checkpoint of this step, or one of
+        another configuration.
     """
-    path = pathlib.Path(path).expanduser()
-    config = configuration.read(path)
+    path = local_path(path)
+    config = configuration.read(path, allow_import)
     if not (path / 'checkpoints').is_dir():
       raise UserError(f'{path} holds no checkpoint yet: the run has not come that far')
     with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
-      method, variables, found = _restore(checkpoints, config, path, step)
-    return cls(config, method, variables, found, config.run.seed if seed is None else seed)
+      method, variables, found = _restore(checkpoints, config, path, step, allow_import)
+    agent = cls(config, method, variables, found, config.run.seed if seed is None else seed)
+    agent.allow_import, agent.source = allow_import, str(path)
+    return agent
 
   def policy(
     self,
@@ -135,6 +147,7 @@ class TrainedAgent:
         is not what it has learned with.
     """
     options = {**self.config.env, **self.config.eval_env}
+    configuration.allow(self.config.run.task, 'task', self.source, self.allow_import)
     env = _make(self.config, num_envs, self.config.run.env_processes, options)
     learned, here = _seen(self.spec), _seen(env.spec)
     if learned != here:
@@ -232,7 +245,7 @@ def _batched(observation, specs) -> tuple[dict[str, np.ndarray], bool]:
 
 
 def _restore(
-  checkpoints: Checkpoints, config: Config, path: pathlib.Path, step: int | None
+  checkpoints: Checkpoints, config: Config, path: pathlib.Path, step: int | None, allow_import: bool
 ) -> tuple[methods.Method, Any, int]:
   """Return (method, variables, step) of a checkpoint, by default the first that can be read."""
   there = checkpoints.steps()
@@ -244,7 +257,7 @@ def _restore(
   failures = []
   for each in reversed(there) if step is None else [step]:
     try:
-      method, variables = _restore_one(checkpoints, config, each)
+      method, variables = _restore_one(checkpoints, config, each, path, allow_import)
     except UserError as error:
       failures.append(error)
       continue
@@ -254,9 +267,12 @@ def _restore(
   raise failures[0]
 
 
-def _restore_one(checkpoints, config, step):
+def _restore_one(checkpoints, config, step, path, allow_import):
   try:
-    spec = _spec(config, checkpoints.meta(step))
+    meta = checkpoints.meta(step)
+    if 'spec' not in meta:
+      configuration.allow(config.run.task, 'task', str(path), allow_import)
+    spec = _spec(config, meta)
     method = methods.entry(config.run.method).make(config.agent, spec)
   except ValueError as error:  # sizes that do not fit the observations
     raise UserError(str(error)) from None

@@ -55,7 +55,7 @@ class PlainSettings(MethodSettings):
   pass
 
 
-PLAIN = method.Entry(PlainSettings(batch_size=7), make=lambda settings, spec: None)
+PLAIN = method.Entry(PlainSettings(batch_size=7, batch_length=8), make=lambda settings, spec: None)
 
 
 @pytest.mark.parametrize('suite', SUITES)

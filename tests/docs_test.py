@@ -170,7 +170,12 @@ def test_a_wrong_command_fails(command, tmp_path):
 def test_flags_in_the_text_exist():
   """`--flag=value`, alone in a line of text, is a flag of some command."""
   source = '\n'.join(path.read_text() for path in (ROOT / 'experiments').glob('*.py'))
-  known = set(re.findall(r"(?:DEFINE_\w+|_number|string|integer|enum|switch)\(\s*'(\w+)'", source))
+  known = set(
+    re.findall(
+      r"(?:DEFINE\w*|_number|string|integer|enum|switch|path)\((?:\s*launcher.PATH,)?\s*'(\w+)'",
+      source,
+    )
+  )
   known |= {'ntasks', 'help', '…'}
   # the last ones are options of environments themselves
   fields = {'some.field', 'x', '…', 'env.length', 'env.…', 'env.continuous', 'env.obs_type'}

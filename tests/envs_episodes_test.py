@@ -3,6 +3,8 @@ environments.
 """
 
 import json
+import subprocess
+import sys
 
 import chex
 import numpy as np
@@ -21,6 +23,7 @@ from harmony_jax.envs import (
 )
 from harmony_jax.envs.check import check
 from harmony_jax.training.evaluation import summary
+from tests.commands import ROOT
 
 
 class Counter:
@@ -357,3 +360,9 @@ def test_check_finds_an_environment_that_steps_while_idle():
 
   with pytest.raises(AssertionError, match='idle'):
     check(Restless())
+
+
+def test_check_finds_the_same_where_python_leaves_assertions_out():
+  words = ['-O', '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__, '-k', 'finds_a']
+  done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+  assert done.returncode == 0 and f'{len(BROKEN) + 1} passed' in done.stdout, done.stdout

@@ -15,6 +15,7 @@ import pytest
 
 from harmony_jax import replay_files
 from harmony_jax.errors import UserError
+from harmony_jax.sweeping.sweep import signals_received
 from harmony_jax.training import faults, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import SIGNALS, Interrupted, Interruption
@@ -187,6 +188,21 @@ def test_what_ends_a_job_asks_the_run(number):
   assert interruption.requested == number.name
 
 
+def test_what_is_ignored_stays_ignored():
+  """As nohup has it: the terminal closes, and the run goes on."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with Interruption() as interruption, signals_received() as received:
+      interruption.arm()
+      assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+      os.kill(os.getpid(), signal.SIGHUP)
+      os.kill(os.getpid(), signal.SIGUSR2)
+      time.sleep(0.1)
+    assert received == ['SIGUSR2'] and interruption.requested in ('', 'SIGUSR2')
+  finally:
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_before_training_a_signal_is_the_usual_ctrl_c():
   with pytest.raises(KeyboardInterrupt):
     with Interruption():
@@ -198,6 +214,7 @@ def test_before_training_a_signal_is_the_usual_ctrl_c():
 def test_a_run_goes_on_with_other_ways_of_the_same_numbers(tmp_path):
   config = config_of()
   run_folder.prepare(tmp_path, config, {}).close()
+  (tmp_path / 'checkpoints' / '10').mkdir(parents=True)
   for name, value in (('env_processes', True), ('replay_on', 'host')):
     run_folder.prepare(tmp_path, config.replace({name: value}), {}).close()
   with pytest.raises(UserError, match='batch_size'):

@@ -105,7 +105,7 @@ def test_a_checkpoint_is_restored_whole(one, saved):
 
 def test_it_is_loaded_and_looked_at(saved):
   """Open-loop rewards are those of the model, window by window, rolled out by hand."""
-  agent = trained.Agent.load(saved[0])
+  agent = trained.Agent.load(saved[0], allow_import=True)
   assert agent.title == f'catch catch, {NAME}' and agent.can('open_loop') and not agent.can('dream')
   env = agent.make_env()
   episode = recording.record(agent, env, envs.episode_seed(0, 'eval', 160, 0), 100, False)
@@ -121,10 +121,12 @@ def test_it_is_loaded_and_looked_at(saved):
 
 
 def test_it_is_played(saved, tmp_path):
-  done = commands.run('play', f'--logdir={saved[0]}', f'--output={tmp_path}')
+  done = commands.run('play', f'--logdir={saved[0]}', '--allow_import', f'--output={tmp_path}')
   assert done.returncode == 0 and 'rewards of steps seen' in done.stdout, done.stderr
   assert {path.name for path in tmp_path.iterdir()} == {'play_00000160.mp4'}
-  done = commands.run('play', f'--logdir={saved[0]}', f'--output={tmp_path}', '--dream')
+  done = commands.run(
+    'play', f'--logdir={saved[0]}', '--allow_import', f'--output={tmp_path}', '--dream'
+  )
   assert done.returncode == 2 and "cannot show 'dream': it can show open_loop" in done.stderr
 
 
@@ -164,7 +166,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(whole, config, tmp_path, monke
 
 
 def test_evaluating_again_gives_the_runs_own_scores(whole):
-  done = commands.run('evaluate', f'--logdir={whole}', '--episodes=4')
+  done = commands.run('evaluate', f'--logdir={whole}', '--episodes=4', '--allow_import')
   assert done.returncode == 0, done.stderr
   (path,) = (whole / 'evaluation').glob('*.json')
   assert json.loads(path.read_text())['scores'] == lines(whole, 'scores.jsonl')[-1]['eval_scores']

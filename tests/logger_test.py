@@ -161,3 +161,22 @@ def test_speed_leaves_out_the_steps_of_an_earlier_start(monkeypatch):
   shown.update(600)
   assert shown.speed() == 20.0
   assert '20.0 steps/s  0:00:20 left' in file.getvalue()
+
+
+def test_before_the_first_update_there_is_no_speed(monkeypatch):
+  """And then it is counted from there: compiling took 100 s, a step takes one."""
+  now = [0.0]
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+  file = io.StringIO()
+  shown = progress.Progress(1000, start=400, interval=0, file=file)
+  shown.prepare('collects experience: 400 of at least 401 steps')
+  shown.update(401)
+  shown.prepare('compiling')
+  now[0] = 100.0
+  shown.prepare('')
+  for step in range(402, 414):
+    now[0] += 1
+    shown.update(step)
+  first, *_, last = file.getvalue().splitlines()
+  assert first == 'step 401/1,000 (40.1%)  collects experience: 400 of at least 401 steps'
+  assert last.endswith('1.0 steps/s  0:09:47 left')

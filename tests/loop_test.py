@@ -224,3 +224,16 @@ def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
   sigma = np.exp(float(params['harmony']['observation']))
   first = [line for line in lines(tmp_path, 'metrics.jsonl') if 'loss/observation' in line][0]
   assert 0.3 < sigma / first['loss/observation'] < 3 and sigma > 100
+
+
+def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys):
+  """Also after a stop, from whose first update on time is counted."""
+  with pytest.raises(Interrupted):
+    train(tmp_path, config_of(), From(120, ask))
+  first = capsys.readouterr().out
+  train(tmp_path, config_of())
+  second = capsys.readouterr().out
+  begins = config_of().begins
+  assert f'collects experience: 4 of at least {begins} steps' in first
+  assert f'first update after {begins} steps: compiling' in first
+  assert 'goes on updating after' in second and 'left' not in second.partition('compiling')[0]

@@ -519,3 +519,9 @@ def test_no_window_inside_yet():
     replay.draw(0)
   assert make_episodes(steps=5, sampling='inside').filled(5)
   assert not make_episodes(steps=5, sampling='inside').filled(6)
+
+
+@pytest.mark.parametrize('capacity', [10**12, 10**18])
+def test_a_capacity_that_no_memory_holds_is_named(capacity):
+  with pytest.raises(ValueError, match=f'replay_capacity {capacity:,} takes [0-9,.]+ GB of memory'):
+    make(capacity=capacity, specs=SPECS | {'picture': ((64, 64, 3), np.uint8)})

@@ -4,6 +4,7 @@ overwritten.
 
 import dataclasses
 import json
+import pathlib
 import tempfile
 
 import pytest
@@ -25,6 +26,7 @@ def without_source(found):
 # --------------------------------------------------------------------------------------------------
 # Whatever a record holds
 
+names_ = st.text('=+-@\'"ab,; ', min_size=1, max_size=5)
 numbers = st.floats(-1e9, 1e9) | st.integers(-(10**6), 10**6)
 lists = st.lists(st.integers(0, 3), max_size=3)
 leaves = numbers | st.booleans() | st.none() | st.text(max_size=5) | lists
@@ -244,3 +246,14 @@ def test_the_command(tmp_path):
     result = run('results', *words)
     assert result.returncode == 2 and 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1].startswith('error: ') and told in result.stderr
+
+
+@given(st.lists(st.tuples(names_, names_, st.integers(0, 9), st.integers(0, 99), st.floats(-9, 9))))
+def test_names_that_a_spreadsheet_would_compute_are_texts(rows):
+  """And are read as they were; numbers stay numbers."""
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder, 'scores.csv')
+    path.write_text(results_files.to_csv(rows), encoding='utf-8', newline='')
+    assert results_files.read_csv(path) == [list(row) for row in rows]
+  for line in results_files.to_csv([('=1+1', '@x', 0, 1, -2.5)]).splitlines()[1:]:
+    assert line == "'=1+1,'@x,0,1,-2.5"

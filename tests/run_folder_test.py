@@ -15,6 +15,12 @@ CONFIG = small.run_config()
 IDENTITY = {'task': 'pong', 'method': 'harmony'}
 
 
+def begun(folder, config=CONFIG):
+  """Make a run's folder with something to go on with."""
+  run_folder.prepare(folder, config, IDENTITY).close()
+  (folder / 'checkpoints' / '10').mkdir(parents=True)
+
+
 def test_a_new_folder_says_what_the_run_is(tmp_path):
   with run_folder.prepare(tmp_path / 'a' / 'b', CONFIG, IDENTITY) as folder:
     assert not folder.resumed and folder.path == tmp_path / 'a' / 'b'
@@ -40,8 +46,8 @@ def test_the_same_run_goes_on_in_its_folder(tmp_path):
 
 
 def test_another_run_is_refused_with_each_key_that_differs(tmp_path):
-  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
-  before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != '.lock'}
+  begun(tmp_path)
+  before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file() and p.name != '.lock'}
   other = CONFIG.replace({'seed': 1, 'rssm.units': 8, 'weighting.tasks': ['reward']})
   with pytest.raises(UserError) as caught:
     run_folder.prepare(tmp_path, other, IDENTITY | {'task': 'breakout'})
@@ -51,9 +57,8 @@ def test_another_run_is_refused_with_each_key_that_differs(tmp_path):
   assert "folder has ['observation', 'reward', 'dynamics'], command has ['reward']" in text
   assert "identity.task: folder has 'pong', command has 'breakout'" in text
   assert 'deter' not in text and '\n' not in text
-  assert {
-    path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != '.lock'
-  } == before
+  after = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file() and p.name != '.lock'}
+  assert after == before
   run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()  # the refused start left no lock
 
 
@@ -61,6 +66,7 @@ def test_a_run_of_the_format_before_goes_on(tmp_path):
   """Its config.json stays as it is; a setting that differs is told by its name of today."""
   before = {'config': CONFIG.to_json(), 'identity': IDENTITY}
   (tmp_path / 'config.json').write_text(json.dumps(before))
+  (tmp_path / 'checkpoints' / '10').mkdir(parents=True)
   with run_folder.prepare(tmp_path, CONFIG, IDENTITY) as folder:
     assert folder.resumed
   with pytest.raises(UserError, match='config.seed: folder has 0, command has 3'):
@@ -115,3 +121,35 @@ def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
       file.write('new')
       raise ZeroDivisionError
   assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('left', ['nothing', 'lines', 'config', 'half'])
+def test_a_folder_in_which_nothing_is_saved_belongs_to_nobody(left, tmp_path):
+  """A start that was refused, killed or failed before its first checkpoint, then another one."""
+  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
+  (tmp_path / 'checkpoints').mkdir()
+  if left != 'nothing':
+    (tmp_path / 'scores.jsonl').write_text('{"step": 0}\n')
+  if left == 'config':
+    (tmp_path / 'config.json').unlink()
+  if left == 'half':
+    (tmp_path / 'config.json').write_text('{"config": ')
+  other = CONFIG.replace({'seed': 1})
+  if left == 'half':  # nobody knows whose
+    with pytest.raises(UserError, match='not readable as JSON'):
+      run_folder.prepare(tmp_path, other, IDENTITY)
+    return
+  with run_folder.prepare(tmp_path, other, IDENTITY) as folder:
+    assert not folder.resumed and config.read(tmp_path) == other
+    assert (tmp_path / 'scores.jsonl').exists() == (left == 'config')
+  assert (tmp_path / 'environment.txt').read_text().count('command: ') == 1 + (left == 'config')
+
+
+@pytest.mark.parametrize('kept', ['checkpoints/10', 'nonfinite/7'])
+def test_a_folder_in_which_something_is_saved_is_its_runs(kept, tmp_path):
+  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
+  (tmp_path / kept).mkdir(parents=True)
+  with pytest.raises(UserError, match='holds another run'):
+    run_folder.prepare(tmp_path, CONFIG.replace({'seed': 1}), IDENTITY)
+  with pytest.raises(UserError, match='holds another run'):
+    run_folder.check(tmp_path, CONFIG.replace({'seed': 1}), IDENTITY)

@@ -3,8 +3,10 @@
 import copy
 import functools
 import json
+import os
 import pathlib
 import shutil
+import sys
 import tarfile
 
 import jax
@@ -14,7 +16,8 @@ import pytest
 from harmony_jax import config as configuration
 from harmony_jax import envs, method, trained
 from harmony_jax.errors import UserError
-from harmony_jax.training import loop, panels, recording, run_folder
+from harmony_jax.reporting import records
+from harmony_jax.training import faults, loop, panels, recording, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
 from tests import commands, small
 
@@ -344,3 +347,64 @@ def test_nothing_is_overwritten(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='cannot write to'):
     recording.writable(tmp_path / 'file' / 'folder')
+
+
+# --------------------------------------------------------------------------------------------------
+# Folders from elsewhere
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+  """A module that leaves a mark where it is imported."""
+  (tmp_path / 'trap_of_tests.py').write_text('open(__file__ + ".run", "w").close()\nMETHOD = 1\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.setenv('PYTHONPATH', f'{tmp_path}:{commands.ROOT}')
+  yield tmp_path / 'trap_of_tests.py.run'
+  sys.modules.pop('trap_of_tests', None)
+
+
+def foreign(saved, folder, **names):
+  """Copy a run folder that says of itself other names."""
+  shutil.copytree(saved[0], folder)
+  path = folder / 'config.json'
+  saying = json.loads(path.read_text())
+  saying['config'] |= names
+  path.write_text(json.dumps(saying))
+  (folder / 'nonfinite').mkdir()
+  return folder
+
+
+def test_a_folder_cannot_have_a_method_imported(saved, trap, tmp_path):
+  folder = foreign(saved, tmp_path / 'run', method='trap_of_tests:METHOD')
+  calls = [trained.Agent.load, configuration.read, faults.reproduce]
+  for call in calls:
+    with pytest.raises(UserError, match="module 'trap_of_tests': .*--allow_import"):
+      call(folder)
+  for command in ('evaluate', 'play', 'reproduce'):
+    done = commands.run(command, f'--logdir={folder}', PYTHONPATH=os.environ['PYTHONPATH'])
+    assert done.returncode == 2 and "module 'trap_of_tests'" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+  # a command that trains another method there
+  before = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps(before | {'format': 1}))
+  with pytest.raises(UserError):
+    run_folder.prepare(folder, small.run_config(**SHORT), {})
+  records.collect([folder])
+  assert not trap.exists()
+  (folder / 'config.json').write_text(json.dumps(before))
+  with pytest.raises(UserError, match='expected a method.Entry'):
+    trained.Agent.load(folder, allow_import=True)
+  assert trap.exists()
+
+
+def test_a_folder_cannot_have_environments_imported(saved, trap, tmp_path):
+  """An agent that needs no environment is loaded without the module."""
+  folder = foreign(saved, tmp_path / 'run', suite='gym', task='trap_of_tests:Id-v0', env={})
+  agent = trained.Agent.load(folder)
+  with pytest.raises(UserError, match="task 'trap_of_tests:Id-v0'.*--allow_import"):
+    agent.make_env()
+  records.collect([folder])
+  assert not trap.exists()
+  with pytest.raises(UserError, match='Id-v0'):
+    trained.Agent.load(folder, allow_import=True).make_env()
+  assert trap.exists()

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from harmony_jax.paths import local_path
+
 PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
 VIDEOS = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.gif')
 
@@ -151,7 +153,7 @@ def read_frames(files: str | pathlib.Path, size: int, frames: int) -> np.ndarray
 
   Raises: as `Backgrounds`.
   """
-  path = pathlib.Path(files).expanduser()
+  path = local_path(files)
   if not path.exists():
     raise ValueError(f'background files: there is no {files!r}')
   found = sorted(path.rglob('*'), key=_natural_order) if path.is_dir() else [path]

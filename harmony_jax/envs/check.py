@@ -37,9 +37,15 @@ def check(env: base.Environment, steps: int = 50, deterministic: bool = True) ->
   _check_idle(env, seeds)
 
 
+def _require(fact, message):
+  """Raise what `assert` would, which Python leaves out with -O."""
+  if not fact:
+    raise AssertionError(message)
+
+
 def _check_spec(env):
   for name in ('spec', 'num_envs', 'step', 'close'):
-    assert hasattr(env, name), f'{type(env).__name__} has no {name!r}'
+    _require(hasattr(env, name), f'{type(env).__name__} has no {name!r}')
   signature = inspect.signature(env.step)
   try:
     signature.bind(None, None, None, idle=None)
@@ -48,26 +54,31 @@ def _check_spec(env):
       f'step takes {signature}, not (actions, restart, seeds, idle=None)'
     ) from None
   spec = env.spec
-  assert isinstance(spec, base.Spec), f'env.spec is a {type(spec).__name__}, not a Spec'
-  assert isinstance(env.num_envs, int) and env.num_envs > 0, f'num_envs is {env.num_envs!r}'
-  assert spec.observation, 'spec.observation is empty'
-  assert spec.num_actions >= 1 and spec.action_repeat >= 1, f'impossible counts in {spec}'
-  assert isinstance(spec.choices, tuple) and all(type(size) is int for size in spec.choices), (
-    f'spec.choices is {spec.choices!r}, not a tuple of integers'
+  _require(isinstance(spec, base.Spec), f'env.spec is a {type(spec).__name__}, not a Spec')
+  _require(isinstance(env.num_envs, int) and env.num_envs > 0, f'num_envs is {env.num_envs!r}')
+  _require(spec.observation, 'spec.observation is empty')
+  _require(spec.num_actions >= 1 and spec.action_repeat >= 1, f'impossible counts in {spec}')
+  _require(
+    isinstance(spec.choices, tuple) and all(type(size) is int for size in spec.choices),
+    f'spec.choices is {spec.choices!r}, not a tuple of integers',
   )
   for name, array in spec.observation.items():
-    assert name not in RESERVED, (
-      f'an observation cannot be named {name!r}: the replay stores something else there'
+    _require(
+      name not in RESERVED,
+      f'an observation cannot be named {name!r}: the replay stores something else there',
     )
-    assert isinstance(array, base.ArraySpec), (
-      f'the spec of observation {name!r} is {array!r}, not an ArraySpec'
+    _require(
+      isinstance(array, base.ArraySpec),
+      f'the spec of observation {name!r} is {array!r}, not an ArraySpec',
     )
     rank, dtype = len(array.shape), np.dtype(array.dtype)
-    assert rank in (0, 1, 3), (
-      f'observation {name!r} has shape {array.shape}: neither [H, W, C] nor a vector or scalar'
+    _require(
+      rank in (0, 1, 3),
+      f'observation {name!r} has shape {array.shape}: neither [H, W, C] nor a vector or scalar',
     )
-    assert rank < 3 or dtype == np.uint8, (
-      f'observation {name!r} is an image of {dtype}; images are uint8'
+    _require(
+      rank < 3 or dtype == np.uint8,
+      f'observation {name!r} is an image of {dtype}; images are uint8',
     )
 
 
@@ -91,34 +102,36 @@ def _play(env, seeds, steps):
 
 def _check_timestep(env, timestep, restart):
   """Keys, shapes and dtypes; flags that agree with each other and with `restart` [N]."""
-  assert isinstance(timestep, base.TimeStep), f'step returned a {type(timestep).__name__}'
+  _require(isinstance(timestep, base.TimeStep), f'step returned a {type(timestep).__name__}')
   specs = env.spec.observation
-  assert timestep.observation.keys() == specs.keys(), (
-    f'observation has {sorted(timestep.observation)}, the spec {sorted(specs)}'
+  _require(
+    timestep.observation.keys() == specs.keys(),
+    f'observation has {sorted(timestep.observation)}, the spec {sorted(specs)}',
   )
   for name, spec in specs.items():
     array = timestep.observation[name]
     _check_array(f'observation {name!r}', array, (env.num_envs, *spec.shape), spec.dtype)
-    assert np.isfinite(array).all(), (
-      f'observation {name!r} has {array[~np.isfinite(array)][0]} in it'
-    )
+    bad = array[~np.isfinite(array)]
+    _require(not bad.size, f'observation {name!r} has {next(iter(bad), 0)} in it')
   _check_array('reward', timestep.reward, (env.num_envs,), np.float32)
   for name in ('is_first', 'is_last', 'is_terminal'):
     _check_array(name, getattr(timestep, name), (env.num_envs,), bool)
   first, last = timestep.is_first, timestep.is_last
-  assert np.isfinite(timestep.reward).all(), f'reward is {timestep.reward}'
-  assert (first == restart).all(), f'restart was {restart}, is_first is {first}'
-  assert not (first & last).any(), 'is_first and is_last at once: an episode without a step'
-  assert (timestep.reward[first] == 0).all(), f'reward {timestep.reward} where is_first is {first}'
-  assert (last | ~timestep.is_terminal).all(), 'is_terminal without is_last'
+  _require(np.isfinite(timestep.reward).all(), f'reward is {timestep.reward}')
+  _require((first == restart).all(), f'restart was {restart}, is_first is {first}')
+  _require(not (first & last).any(), 'is_first and is_last at once: an episode without a step')
+  _require(
+    (timestep.reward[first] == 0).all(), f'reward {timestep.reward} where is_first is {first}'
+  )
+  _require((last | ~timestep.is_terminal).all(), 'is_terminal without is_last')
   for name, array in getattr(env, 'measures', {}).items():
     _check_array(f'measure {name!r}', array, (env.num_envs,), np.float32)
 
 
 def _check_array(name, array, shape, dtype):
-  assert isinstance(array, np.ndarray), f'{name} is a {type(array).__name__}, not a NumPy array'
-  assert array.shape == shape, f'{name} has shape {array.shape}, not {shape}'
-  assert array.dtype == dtype, f'{name} has dtype {array.dtype}, not {np.dtype(dtype)}'
+  _require(isinstance(array, np.ndarray), f'{name} is a {type(array).__name__}, not a NumPy array')
+  _require(array.shape == shape, f'{name} has shape {array.shape}, not {shape}')
+  _require(array.dtype == dtype, f'{name} has dtype {array.dtype}, not {np.dtype(dtype)}')
 
 
 def _check_restart(env, seeds):
@@ -140,12 +153,12 @@ def _check_idle(env, seeds):
     after = env.step(actions, restart, seeds, idle=only)
     _assert_same(before, after, only, 'an idle environment did not repeat its time step')
   after = env.step(actions, after.is_last, seeds)
-  assert not after.is_first[0], 'an environment began anew after it was idle'
+  _require(not after.is_first[0], 'an environment began anew after it was idle')
 
 
 def _assert_same(a, b, rows, message):
   for name in a.observation:
     same = np.array_equal(a.observation[name][rows], b.observation[name][rows])
-    assert same, f'{message} (observation {name!r})'
+    _require(same, f'{message} (observation {name!r})')
   for name in ('reward', 'is_first', 'is_last', 'is_terminal'):
-    assert np.array_equal(getattr(a, name)[rows], getattr(b, name)[rows]), f'{message} ({name})'
+    _require(np.array_equal(getattr(a, name)[rows], getattr(b, name)[rows]), f'{message} ({name})')

@@ -15,6 +15,8 @@ import pathlib
 
 import numpy as np
 
+from harmony_jax.paths import local_path
+
 FLOOR_SIZE, SKY_SIZE = 128, 256
 IMAGES = ('.png', '.jpg', '.jpeg')
 # How many floors of each kind the original has ('moss' with lichen, 'soil' with the rest).
@@ -76,7 +78,7 @@ class Photos:
   """
 
   def __init__(self, folder: str | pathlib.Path):
-    root = pathlib.Path(folder).expanduser()
+    root = local_path(folder)
     paths = sorted(path for path in root.rglob('*') if path.suffix.lower() in IMAGES)
     self.floors = [path for path in paths if _is_in(path.relative_to(root), 'floor')]
     self.skies = [

@@ -6,10 +6,10 @@ episodes at the end, as ours are.
 """
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 from harmony_jax.errors import UserError
+from harmony_jax.paths import local_path
 from harmony_jax.reporting import results_files
 from harmony_jax.reporting.schema import COUNTS, DAMAGES, NUMBERS, Record, is_count
 
@@ -80,7 +80,7 @@ def read_scores(folder: str | os.PathLike) -> list[Record]:
   A file is {'steps': [frames of each evaluation], 'score': {game: [[mean return at each evaluation]
   of each seed]}}: every number the mean over 100 episodes. UserError names one that is not.
   """
-  folder, found = pathlib.Path(os.path.expanduser(folder)), []
+  folder, found = local_path(folder), []
   paths = [folder / name for name in FILES if (folder / name).exists()]
   if not paths:
     raise UserError(f'{folder} is no folder with {" or ".join(FILES)}')

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from harmony_jax.errors import UserError, one_line
+from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
 from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record, is_number
 from harmony_jax.training.run_folder import FREE
@@ -41,7 +42,7 @@ def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
   Raises:
     UserError: the folder holds no run, or one that is damaged; names it.
   """
-  folder = pathlib.Path(folder)
+  folder = local_path(folder)
   name = f'{folder} holds no run: its config.json'
   config = results_files.read_json(folder / 'config.json', name)
   try:
@@ -67,7 +68,7 @@ def collect(
   """
   found, problems, seen = [], [], set(map(os.path.realpath, skip))
   for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-    given = pathlib.Path(os.path.expanduser(given))
+    given = local_path(given)
     for path in _find(given, seen, problems):
       try:
         found += [read(path, metrics)] if path.is_dir() else results_files.read(path)

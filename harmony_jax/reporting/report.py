@@ -17,6 +17,7 @@ import jinja2
 import pandas
 
 from harmony_jax.errors import UserError
+from harmony_jax.paths import local_path
 from harmony_jax.reporting import comparisons, curves, figures, protocol, published, tables
 from harmony_jax.reporting.curves import References
 from harmony_jax.reporting.figures import Figure
@@ -218,7 +219,7 @@ def _atari(scores, colors):
 
 def check(folder: str | os.PathLike) -> pathlib.Path:
   """Return the folder; raise UserError where it holds something that no report wrote."""
-  folder, there, own = pathlib.Path(os.path.expanduser(folder)), set(), []
+  folder, there, own = local_path(folder), set(), []
   wish = 'name a new or empty folder, or an earlier report'
   try:
     if folder.exists():

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas
 
 from harmony_jax.errors import UserError, one_line
+from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol
 from harmony_jax.reporting.schema import DAMAGES, FACTS, Record
 from harmony_jax.training.run_folder import atomic_write
@@ -28,6 +29,9 @@ FORMAT = 'harmony-jax results, version 1'
 HEADER = ['method', 'task', 'seed', 'step', 'return']
 _FIELDS = 'complete hours steps_per_second frames_per_step evaluations final_scores metrics'.split()
 _OWN = {('task',), ('seed',)}  # keys of a configuration that no two runs share
+
+
+_GUARDED = tuple("=+-@\t\r'")
 
 
 class NoResults(UserError):
@@ -100,7 +104,7 @@ def write(
     UserError: the folder cannot be written, or a file in the way is not one of these files. Nothing
       is written then.
   """
-  folder, groups, texts, problems = pathlib.Path(os.path.expanduser(folder)), {}, {}, []
+  folder, groups, texts, problems = local_path(folder), {}, {}, []
   for record in records:
     groups.setdefault(record.suite, []).append(record)
   for suite, group in sorted(groups.items()):
@@ -125,8 +129,7 @@ def write(
       for record in everything
       for step, score in zip(record.evaluations['step'], record.scores)
     ]
-    table = pandas.DataFrame(rows, columns=HEADER, dtype=object)
-    texts[parent / 'scores.csv'] = table.to_csv(index=False, lineterminator='\n')
+    texts[parent / 'scores.csv'] = to_csv(rows)
   try:
     for path, text in texts.items():
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +138,25 @@ def write(
   except OSError as error:
     raise UserError(f'cannot write to {folder}: {error.strerror}') from None
   return list(texts), problems
+
+
+def to_csv(rows: Iterable[Sequence]) -> str:
+  """Return the table of scores, rows as `HEADER` says.
+
+  A name that a spreadsheet would compute gets a ' in front, by which it is a text there.
+  """
+  guard = lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in _GUARDED else cell
+  table = pandas.DataFrame([[*map(guard, row)] for row in rows], columns=HEADER, dtype=object)
+  return table.to_csv(index=False, lineterminator='\n')
+
+
+def read_csv(path: str | os.PathLike) -> list[list]:
+  """Return the rows of a table of scores as they were before `to_csv`."""
+  how = {'dtype': {'method': str, 'task': str}, 'na_values': {'return': ['']}}
+  table = pandas.read_csv(path, keep_default_na=False, float_precision='round_trip', **how)
+  names = ['method', 'task']
+  table[names] = table[names].map(lambda name: name.removeprefix("'"))
+  return table.astype(object).values.tolist()
 
 
 def to_text(records: Sequence[Record]) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from harmony_jax.errors import InUse, UserError
 from harmony_jax.sweeping.executors import LOST, Executor
 from harmony_jax.sweeping.job import Job, last_line
+from harmony_jax.training.interruption import heard
 
 # First those that deserve most attention.
 STATES = ('running', 'failed', 'in use', 'stopped', 'finished', 'waiting')
 RUNNING, FAILED, IN_USE, STOPPED, FINISHED, WAITING = STATES
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PAUSE = 0.5  # seconds between two looks
 
 
@@ -121,7 +121,7 @@ def signals_received() -> Iterator[list[str]]:
   """Yield a list that the names of signals are added to, in place of what they do."""
   received = []
   handle = lambda number, _: received.append(signal.Signals(number).name)
-  before = {number: signal.signal(number, handle) for number in SIGNALS}
+  before = {number: signal.signal(number, handle) for number in heard()}
   try:
     yield received
   finally:

@@ -1,7 +1,9 @@
 """What goes wrong in a run: numbers that are not finite, and machines that have no more room."""
 
 import errno
+import os
 import pathlib
+import traceback
 from typing import Any
 
 import jax
@@ -10,7 +12,8 @@ import numpy as np
 
 from harmony_jax import config, finite, method
 from harmony_jax.envs.base import ArraySpec, Spec
-from harmony_jax.errors import UserError
+from harmony_jax.errors import UserError, one_line
+from harmony_jax.paths import local_path
 from harmony_jax.training.checkpoint import Checkpoints
 
 FOLDER = 'nonfinite'  # in a run folder: the states and batches whose update went wrong
@@ -69,8 +72,13 @@ def dump(
   return names, path / str(update)
 
 
-def reproduce(folder: str | pathlib.Path, update: int | None = None) -> dict[str, Any]:
+def reproduce(
+  folder: str | pathlib.Path, update: int | None = None, allow_import: bool = False
+) -> dict[str, Any]:
   """Repeat an update that `dump` wrote down in the run folder; by default the last one.
+
+  Args:
+    allow_import: as of `Agent.load`.
 
   Returns: {'update', 'step', 'recorded', 'found'}: its number, the environment step, and
     `first_not_finite` then and now.
@@ -78,8 +86,8 @@ def reproduce(folder: str | pathlib.Path, update: int | None = None) -> dict[str
   Raises:
     UserError: no run, or no such dump.
   """
-  folder = pathlib.Path(folder)
-  chosen = config.read(folder)
+  folder = local_path(folder)
+  chosen = config.read(folder, allow_import)
   if not (folder / FOLDER).is_dir():
     raise UserError(f'{folder} holds no update that was not finite')
   with Checkpoints(folder / FOLDER, keep=None, read_only=True) as dumps:
@@ -115,6 +123,8 @@ _TEXTS = {
   'rights': 'cannot write{place} ({reason}); what was saved before is whole',
   'memory': 'out of memory: take a smaller batch or model (--config.batch_size=…, --preset=cpu), '
   'fewer seeds at a time, or --replay=host',
+  'platform': 'JAX cannot start with JAX_PLATFORMS={platforms} ({told}): leave the variable out, '
+  'and JAX takes what is there; python -m experiments.doctor says what that is',
   'others': 'another process of this run has ended, or cannot be reached: start all of them again, '
   'and they continue from the last checkpoint',
 }
@@ -132,7 +142,10 @@ def explain(error: BaseException | None) -> str | None:
     if kind:
       name = getattr(error, 'filename', None)
       reason = getattr(error, 'strerror', None)
-      return _TEXTS[kind].format(place=f': {name}' if name else '', reason=reason)
+      told = one_line(str(error)).partition(' (set JAX_PLATFORMS')[0] or 'there is no such device'
+      platforms = os.environ.get('JAX_PLATFORMS', '')
+      place = f': {name}' if name else ''
+      return _TEXTS[kind].format(place=place, reason=reason, platforms=platforms, told=told)
     error = error.__cause__ or error.__context__
   return None
 
@@ -148,6 +161,10 @@ def _kind(error: BaseException) -> str | None:
   if isinstance(error, jax.errors.JaxRuntimeError):
     # Gloo reports a process that is gone as FAILED_PRECONDITION or INTERNAL with its name only.
     return 'others' if 'Gloo' in text else next((_STATUS[k] for k in _STATUS if k in text), None)
+  # Of a platform that is not there JAX raises one of these two, at times without a word.
+  if type(error) in (RuntimeError, AssertionError):
+    began = any('xla_bridge.py' in line for line in traceback.format_exception(error))
+    return 'platform' if began else None
   # TensorStore, under orbax, passes the system's errors on as a ValueError with their number.
   full = isinstance(error, ValueError) and f"os_error_code='{errno.ENOSPC}'" in text
   return 'disk' if full else None

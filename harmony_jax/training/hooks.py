@@ -27,6 +27,17 @@ class Hook(Protocol):
     ...
 
 
+class Learned:
+  """Refuses to end a run that has learned nothing, before it is evaluated and saved."""
+
+  def __init__(self, every: int):
+    self.every = every
+
+  def __call__(self, trainer: 'Trainer') -> None:
+    """Raise UserError if there was no update."""
+    trainer.require_learning()
+
+
 class Metrics:
   """A line of metrics. It is prepared here, and written when its update is done."""
 
@@ -68,7 +79,7 @@ class Metrics:
 class Video:
   """Sequences of the replay beside their open-loop prediction, where the method can report."""
 
-  sequences, context = 6, 5  # of these steps the method knows
+  sequences, context = 6, 5  # of these steps the method knows, if there are more
 
   def __init__(self, every: int):
     self.every = every
@@ -85,11 +96,13 @@ class Video:
     batch = jax.device_get(trainer.replay.sample(2**32 + trainer.state.update))
     batch = {name: rows[: self.sequences] for name, rows in batch.items()}
     report = updates.compiled.look('report')
-    found = jax.device_get(report(updates.variables, batch, context=self.context, key=key))
+    context = min(self.context, len(batch['is_first'][0]) - 1)
+    looked = report(updates.variables, jax.device_put(batch), context=context, key=key)
+    found = jax.device_get(looked)
     folder = trainer.folder / 'videos'
     for name, images in found['observation'].items():
       if images.ndim == 5:
-        grid = video.open_loop_grid(batch[name], images, self.context)
+        grid = video.open_loop_grid(batch[name], images, context)
         video.save_video(folder / f'open_loop_{name}_{step:08d}', grid)
     pictures = [k for k, array in trainer.method.spec.observation.items() if len(array.shape) == 3]
     if 'assigned' in found and pictures:
@@ -98,7 +111,7 @@ class Video:
         batch[pictures[0]][0],
         found['assigned'][0],
         found['prototype'][0],
-        np.arange(len(batch['is_first'][0])) < self.context,
+        np.arange(len(batch['is_first'][0])) < context,
         f'{run.suite} {run.task}, step {step:,}: a sequence of the replay',
       )
       video.save_image(folder / f'prototypes_{step:08d}.png', drawn)

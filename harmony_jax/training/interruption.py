@@ -17,8 +17,13 @@ import sys
 import threading
 
 # What ends a job: a scheduler (also before its time is up), a terminal that closes, a person.
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 KILLED = 128 + signal.SIGINT  # exit code after the second Ctrl-C, as shells have it
+
+
+def heard() -> list[signal.Signals]:
+  """Return those of `SIGNALS` that this process was not told to ignore, as by nohup."""
+  return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 class Interrupted(Exception):
@@ -43,7 +48,7 @@ class Interruption:
     self._armed = True
 
   def __enter__(self) -> 'Interruption':
-    self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+    self._before = {number: signal.signal(number, self._handle) for number in heard()}
     ours, self._theirs = socket.socketpair()
     self._theirs.setblocking(False)
     self._wakeup = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
@@ -66,7 +71,7 @@ class Interruption:
     with pipe:
       while received := pipe.recv(1):
         name = signal.Signals(received[0]).name
-        if not self._armed or name not in [number.name for number in SIGNALS]:
+        if not self._armed or name not in [number.name for number in self._before]:
           continue
         if self.requested and name == 'SIGINT':
           os._exit(KILLED)

@@ -22,6 +22,7 @@ import numpy as np
 from harmony_jax import envs, parallel, processes
 from harmony_jax.config import Config
 from harmony_jax.envs.base import to_environment
+from harmony_jax.errors import UserError
 from harmony_jax.method import Method
 from harmony_jax.training import hooks, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
@@ -101,7 +102,8 @@ class Trainer:
     self.saver = saving.Saver(config.checkpoint_every)
     # Several processes do not leave an evaluation early, and may be ended in it.
     ends = [self.evaluation, self.saver][:: -1 if self.group.count > 1 else 1]
-    self.hooks: list[hooks.Hook] = [self.metrics, hooks.Video(config.video_every), *ends]
+    self.hooks: list[hooks.Hook] = [hooks.Learned(config.steps), self.metrics]
+    self.hooks += [hooks.Video(config.video_every), *ends]
     self.hooks += [hooks.Signals(self), *more]
 
   # ------------------------------------------------------------------------------------------------
@@ -123,6 +125,7 @@ class Trainer:
         self._iterate()
       self.settle()
       self.checkpoints.wait()
+      self.require_learning()  # of a run that another version had saved at its end
       return saving.complete(self)
     finally:
       self._close()
@@ -130,12 +133,18 @@ class Trainer:
   def _iterate(self):
     """Act, store, update, step."""
     learning = self._learning()
-    with jax.transfer_guard('disallow'):  # a copy that nobody asked for would wait for the device
+    with parallel.no_transfer():  # a copy that nobody asked for would wait for the device
       vector = self._choose(learning)
     self.settle()  # the action waited for the updates before it
+    if self.updates.done:
+      self.progress.prepare('')
     self._store(vector)
     if learning:
       self._update()
+    if self.state.trained_at is None:
+      done, wanted = self.state.step, self.config.begins
+      more = f'{done:,} of at least {wanted:,} steps' if done < wanted else self.replay.lacks(0)
+      self.progress.prepare(f'collects experience: {more}')
     self.timestep = self.episodes.step(to_environment(vector, self.env.spec))
     for hook in self.hooks:
       if self.schedule.crossed(self.state.step, hook.every):
@@ -158,10 +167,12 @@ class Trainer:
 
   def _update(self):
     first, due = self.state.update, self.schedule.due(self.state)
+    if due and not self.updates.done:
+      what = 'first update' if first == 0 else 'goes on updating'
+      self.progress.line(f'{what} after {self.state.step:,} steps: compiling')
+      self.progress.prepare('compiling')
     self.updates.begin(first, due, self.schedule.runs_ahead(self.replay.margin))
     self.state.update += due
-    if due and first == 0:
-      self.progress.line(f'first update after {self.state.step:,} steps')
 
   def _learning(self):
     """Whether there is enough to learn from, as the authors look at it: at times."""
@@ -169,7 +180,17 @@ class Trainer:
     looks = state.trained_at is None and self.schedule.crossed(state.step, chunk)
     if looks and self.filled():
       state.trained_at = float(state.step)
+    elif looks and self.replay.full and state.step >= self.config.begins:
+      self.require_learning()
     return state.trained_at is not None
+
+  def require_learning(self) -> None:
+    """Raise UserError, saying why, if there was no update yet."""
+    state = self.state
+    if state.update == 0:
+      lacks = self.replay.lacks(self.config.agent.prefill // self.group.count)
+      wanted = lacks or 'a look after the last of config.prefill_chunk steps: take fewer'
+      raise UserError(f'no update in {state.step:,} steps: training waits for {wanted}')
 
   def filled(self) -> bool:
     """Return whether every process's replay has enough: episodes end at other times elsewhere."""

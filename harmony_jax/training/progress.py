@@ -37,6 +37,7 @@ class Progress:
     self._info = {}
     self._interval = interval
     self._printed = -float('inf')
+    self._before = ''  # what is done before the first update
     # Pairs (time, step) of about the last minute: a speed over the whole run
     # would hide that it has just become slow.
     self._marks = collections.deque([(time.monotonic(), start)], maxlen=60)
@@ -66,6 +67,17 @@ class Progress:
       self._printed = now
       self._print(self._text())
 
+  def prepare(self, text: str) -> None:
+    """Say what is done before the first update, in place of speed and time left.
+
+    Args:
+      text: '' at the first update of this process, from which on time is counted.
+    """
+    if self._before and not text:
+      self._marks.clear()
+      self._marks.append((time.monotonic(), self._step))
+    self._before = text
+
   def line(self, text: str) -> None:
     """Write one line that stays, above the panel."""
     if self._live is not None:
@@ -90,14 +102,13 @@ class Progress:
     print(f'{self._prefix}{text}\n', end='', file=self._file, flush=True)
 
   def _headline(self):
+    done = f'step {self._step:,}/{self._total:,} ({self._step / max(1, self._total):.1%})'
+    if self._before:
+      return f'{done}  {self._before}'
     speed = self.speed()
-    # Starting, compiling and the cheap steps before the first update say nothing about the rest.
     known = speed > 0 and time.monotonic() - self._marks[0][0] >= 10
     left = format_seconds((self._total - self._step) / speed) if known else '?'
-    return (
-      f'step {self._step:,}/{self._total:,} ({self._step / max(1, self._total):.1%})'
-      f'  {speed:.1f} steps/s  {left} left'
-    )
+    return f'{done}  {speed:.1f} steps/s  {left} left'
 
   def _text(self):
     """The state in one plain line."""

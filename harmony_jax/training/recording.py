@@ -10,6 +10,7 @@ import numpy as np
 
 from harmony_jax import envs
 from harmony_jax.errors import UserError
+from harmony_jax.paths import local_path
 
 if TYPE_CHECKING:
   from harmony_jax.trained import Agent
@@ -103,7 +104,7 @@ def picture_name(spec: envs.Spec) -> str:
 
 def writable(folder: str | pathlib.Path) -> pathlib.Path:
   """Return a folder, made where it is not there; UserError where nothing can be written to it."""
-  folder = pathlib.Path(folder).expanduser()
+  folder = local_path(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -6,7 +6,8 @@
     .lock              held while a process works in the folder
 
 A folder belongs to one configuration. A start with another one is refused, so
-that the curve in a folder is always the curve of its config.json.
+that the curve in a folder is always the curve of its config.json. As long as no
+checkpoint is in it, a start has nothing to go on with: it belongs to nobody.
 """
 
 import contextlib
@@ -28,12 +29,18 @@ from typing import IO, Any
 from harmony_jax import config as config_
 from harmony_jax import settings
 from harmony_jax.errors import InUse, UserError
+from harmony_jax.paths import local_path
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
 FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
 
 # never before config.json
-_LATER = ('environment.txt', 'metrics.jsonl', 'scores.jsonl', 'checkpoints', '.complete')
+_LINES = ('environment.txt', 'metrics.jsonl', 'scores.jsonl')
+_LATER = (*_LINES, 'checkpoints', '.complete')
+
+
+class AnotherRun(UserError):
+  """A folder with a configuration that is not the command's."""
 
 
 def prepare(
@@ -53,7 +60,7 @@ def prepare(
       holds a run of another configuration (lists each differing key) or of one
       that cannot be told. Nothing is overwritten.
   """
-  path = pathlib.Path(logdir).expanduser()
+  path = local_path(logdir)
   try:
     path.mkdir(parents=True, exist_ok=True)
     lock = open(path / '.lock', 'a+', encoding='utf-8', errors='replace')
@@ -145,12 +152,18 @@ def describe_environment() -> str:
       f'command: {shlex.join(sys.orig_argv)}',
       f'commit:  {git_commit()}',
       f'python:  {platform.python_version()} on {platform.platform()}',
+      f'variables: {" ".join(_variables())}',
       f'devices: {", ".join(str(d.device_kind) for d in jax.devices())} ({jax.default_backend()})',
       *_packages(),
       '',
       '',
     ]
   )
+
+
+def _variables() -> list[str]:
+  """What this process tells JAX and its compiler, as 'NAME=value'."""
+  return sorted(f'{k}={v}' for k, v in os.environ.items() if k.startswith(('JAX_', 'XLA_')))
 
 
 @functools.cache
@@ -200,7 +213,7 @@ def _settle_config(path, config, identity):
   wanted = {'format': config_.FORMAT, 'config': config.to_json(), 'identity': dict(identity)}
   if not path.exists():
     orphans = [name for name in _LATER if (path.parent / name).exists()]
-    if orphans:
+    if orphans and is_recorded(path.parent):
       raise UserError(
         f'{path.parent} holds {orphans[0]} of a run, but not its config.json; choose another folder'
       )
@@ -208,34 +221,48 @@ def _settle_config(path, config, identity):
       json.dump(settings.plain(wanted), file, indent=2, allow_nan=False)
       file.write('\n')
     return False
-  _compare(path, wanted)
+  try:
+    _compare(path, wanted)
+  except AnotherRun:
+    if is_recorded(path.parent):
+      raise
+    for name in ('config.json', *_LINES):
+      (path.parent / name).unlink(missing_ok=True)
+    return _settle_config(path, config, identity)
   return True
+
+
+def is_recorded(path: pathlib.Path) -> bool:
+  """Return whether a folder holds what another start of its run would go on with, or show."""
+  parts = (path / name for name in ('checkpoints', 'nonfinite', '.complete'))
+  return any(part.is_file() or part.is_dir() and any(part.iterdir()) for part in parts)
 
 
 def check(logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[str, Any]) -> None:
   """Raise UserError where a folder holds another run; nothing is written or locked."""
-  path = pathlib.Path(logdir) / 'config.json'
-  if path.exists():
+  path = local_path(logdir) / 'config.json'
+  if path.exists() and is_recorded(path.parent):
     _compare(path, {'format': config_.FORMAT, 'config': config.to_json(), 'identity': identity})
 
 
 def _compare(path, wanted):
-  differing = config_.difference(_present(path), settings.plain(wanted))
+  differing = config_.difference(_present(path, wanted), settings.plain(wanted))
   told = [
     f'{key}: folder has {old!r}, command has {new!r}'
     for key, (old, new) in differing.items()
     if key not in FREE and (old, new) != (None, [])  # an option of later, which says nothing
   ]
   if told:
-    raise UserError(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
+    raise AnotherRun(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
 
 
-def _present(path):
+def _present(path, wanted):
   """What config.json holds, in today's format."""
   try:
     present = json.loads(path.read_text(encoding='utf-8'))
     # settings that its version did not have are today's defaults
-    upgraded = config_.from_json(present, str(path)).to_json()
+    same = present['config']['method'] == wanted['config']['method']
+    upgraded = config_.from_json(present, str(path), allow_import=same).to_json()
     present = {**present, 'format': config_.FORMAT, 'config': upgraded}
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     raise UserError(f'{path} is not readable as JSON; nothing was overwritten') from None

@@ -123,4 +123,5 @@ def introduce(trainer: 'Trainer') -> Progress:
   if state.step:
     so_far = format_seconds(state.hours * 3600)
     progress.line(f'continues from step {state.step:,} (update {state.update:,}, {so_far} so far)')
+  progress.prepare('starting')
   return progress

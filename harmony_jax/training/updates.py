@@ -28,7 +28,7 @@ class Updates:
     method, compiled: the method, and its compiled functions. replay: where batches come from.
     prefetcher: of batches that were chosen. state: as `train_step` has it, perhaps still running.
     metrics: of the last update, likewise; none before the first. left_out: updates so far that were
-      not finite.
+      not finite. done: whether an update of this process has been waited for.
   """
 
   def __init__(
@@ -39,6 +39,7 @@ class Updates:
     self.state: TrainState = compiled.init(jax.random.fold_in(jax.random.key(seed), 0))
     self.metrics: Mapping[str, Any] = {}
     self._begun: list[tuple[Draw, Any]] = []  # draws and feedback of updates not yet settled
+    self.done = False  # one of this process
     self.left_out = 0  # updates that were not finite
     self._feedback = getattr(replay, 'feedback', None)
 
@@ -71,7 +72,7 @@ class Updates:
       batch = self.prefetcher.get()
       if update < number + count - 1 or ahead:
         self.prefetcher.request(update + 1)
-      with jax.transfer_guard('disallow'):
+      with parallel.no_transfer():
         self.state, self.metrics = self.compiled.train_step(self.state, batch)
         # before the next update takes the state
         rows = self.compiled.feedback(self.state) if self._feedback else None
@@ -106,7 +107,7 @@ class Updates:
     for draw, rows in self._begun:
       if self._feedback and rows is not None:
         self._feedback(draw, jax.device_get(rows))
-    more, self.left_out, self._begun = found - self.left_out, found, []
+    more, self.left_out, self._begun, self.done = found - self.left_out, found, [], True
     return more
 
   def _stop(self, folder, checkpoints, step):

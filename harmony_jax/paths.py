@@ -1,0 +1,25 @@
+"""Folders and files as users name them."""
+
+import os
+import pathlib
+import re
+
+from harmony_jax.errors import UserError
+
+
+def local_path(path: str | os.PathLike) -> pathlib.Path:
+  """Return a path of this machine, `~` being a user's home.
+
+  Raises:
+    UserError: an address such as gs://bucket/run, or a home that nobody knows.
+  """
+  text = os.fspath(path)
+  # a Path has one slash where there were two
+  if address := re.match('([A-Za-z][A-Za-z0-9+.-]*):/', text):
+    if address[1].lower() == 'file':
+      raise UserError(f'{text} is an address: write the path alone, without file://')
+    raise UserError(f'{text} is an address: mount it, or name a folder of this machine')
+  found = os.path.expanduser(text)
+  if found.startswith('~'):
+    raise UserError(f'{text}: there is no such home; write the whole path, or ./{text}')
+  return pathlib.Path(found)

@@ -1,0 +1,38 @@
+"""What JAX takes from the variables of the process, and what of it a run does not take."""
+
+import jax
+
+# With other values a run would have other numbers, or end though all is well.
+SET = {
+  'jax_enable_x64': (False, 'a run computes in float32'),
+  'jax_numpy_dtype_promotion': ('standard', 'the programs are written for it'),
+  'jax_numpy_rank_promotion': ('allow', 'the programs are written for it'),
+  'jax_default_prng_impl': ('threefry2x32', "a run's draws are those of its seed"),
+  'jax_threefry_partitionable': (True, "a run's draws are those of its seed"),
+  'jax_random_seed_offset': (0, "a run's draws are those of its seed"),
+  'jax_high_dynamic_range_gumbel': (False, "a run's draws are those of its seed"),
+  'jax_debug_nans': (False, 'a run looks itself for what is not finite: experiments.reproduce'),
+  'jax_debug_infs': (False, 'a run looks itself for what is not finite: experiments.reproduce'),
+  'jax_transfer_guard': (None, 'a run guards its own copies'),
+}
+LEFT = {
+  'jax_default_matmul_precision': (None, 'products are rounded otherwise than without it'),
+  'jax_disable_jit': (False, 'nothing is compiled: a hundred times slower, and rounded otherwise'),
+}
+
+
+def settle() -> list[str]:
+  """Set what JAX's variables may not change; return a line for each that says what it does.
+
+  Before anything is computed.
+  """
+  lines = []
+  for name, (value, reason) in {**SET, **LEFT}.items():
+    found = getattr(jax.config, name, value)
+    if found == value:
+      continue
+    if name in SET:
+      jax.config.update(name, value)
+    effect = 'is not taken' if name in SET else 'is taken'
+    lines.append(f'{name.upper()}={found} {effect}: {reason}')
+  return lines

@@ -1,0 +1,93 @@
+"""No run that learns nothing is taken for a result: refused before, or ended with the reason."""
+
+import numpy as np
+import pytest
+
+from harmony_jax import sampling
+from harmony_jax.errors import UserError
+from harmony_jax.training import run_folder
+from tests.runs import config_of, train
+
+
+def began(config):
+  """Return the step at which training begins where each episode is long, by the rule itself."""
+  run, agent = config.run, config.agent
+  rows = run.replay_capacity // run.num_envs
+  name = agent.replay.sampling
+  rule = sampling.RULES[name](run.num_envs, rows, rows + 9, agent.batch_length)
+  none = np.zeros(run.num_envs, bool)
+  for step in range(1, 500):
+    rule.note(step - 1, none | (step == 1), none | (step % 2 == 0 and name == 'episodes'))
+    total = step * run.num_envs
+    looked = total // run.prefill_chunk > (total - run.num_envs) // run.prefill_chunk
+    if looked and rule.filled(step, agent.batch_size, agent.prefill):
+      return total
+  raise AssertionError
+
+
+@pytest.mark.parametrize('rule', sampling.RULES)
+@pytest.mark.parametrize(
+  'sizes', [(4, 8, 16, 0, 8), (3, 5, 4, 0, 100), (8, 2, 1, 333, 7), (1, 4, 2, 40, 9)]
+)
+def test_the_first_step_of_training_is_known_before(rule, sizes):
+  names = 'num_envs', 'batch_length', 'batch_size', 'prefill', 'prefill_chunk'
+  config = config_of(**dict(zip(names, sizes)), steps=10_000, replay__sampling=rule)
+  config.check()
+  assert config.begins == began(config)
+  config.replace({'steps': config.begins + 1}).check()
+  with pytest.raises(UserError, match=f'nothing would be learned.* at least {config.begins + 1}$'):
+    config.replace({'steps': config.begins}).check()
+
+
+def test_a_capacity_below_prefill_is_refused():
+  config = config_of(prefill=2000, steps=10_000)
+  with pytest.raises(UserError, match=r'must be at least 2028 .*config\.prefill'):
+    config.check()
+  config.replace({'replay.sampling': 'inside'}).check()
+
+
+CASES = {
+  'episodes': (dict(replay__sampling='episodes', replay_capacity=32), 'a larger config.replay_cap'),
+  'inside': (dict(replay__sampling='inside', replay_capacity=64), 'config.batch_length steps'),
+  'prefill': (dict(prefill=900), 'config.prefill steps'),
+  'chunk': (dict(prefill_chunk=160), 'config.prefill_chunk'),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_a_run_without_an_update_is_no_result(case, tmp_path):
+  """Episodes of 8 steps that a window of 12 does not fit into, or 8 kept that hold none whole."""
+  changes, told = CASES[case]
+  length = 12 if case == 'inside' else 4
+  config = config_of(**changes, batch_length=length, batch_size=1, eval_every=4000)
+  config = config.replace({'replay_capacity': 28}) if case == 'episodes' else config
+  with pytest.raises(UserError, match=told) as caught:
+    train(tmp_path, config)
+  step = 160 if case in ('prefill', 'chunk') else config.run.replay_capacity + 4
+  assert f'no update in {step} steps' in str(caught.value) or step < 160
+  assert not run_folder.is_complete(tmp_path) and not (tmp_path / 'scores.jsonl').exists()
+
+
+def growing(trainer):
+  """Have episodes never end from step 60 on."""
+  step = trainer.episodes.step
+
+  def endless(action):
+    timestep = step(action)
+    if trainer.state.step >= 60:
+      for flags in (timestep.is_first, timestep.is_last, timestep.is_terminal):
+        flags[:] = False
+    return timestep
+
+  trainer.episodes.step = endless
+
+
+def test_episodes_that_outgrow_the_replay(tmp_path, caplog):
+  """It goes on with the parts that are stored, says so once, and likewise after a restart."""
+  config = config_of(
+    replay__sampling='episodes', replay_capacity=80, batch_length=4, batch_size=2, eval_episodes=0
+  )
+  whole = train(tmp_path / 'whole', config, prepare=growing)
+  assert whole.state.update > 0
+  assert [r.getMessage() for r in caplog.records if 'episodes have become longer' in r.getMessage()]
+  assert sum('episodes have become longer' in r.getMessage() for r in caplog.records) == 1
