@@ -9,7 +9,7 @@ have in common once, and for each run what is its own. Runs are added to what a 
 so that 26 games can come one by one.
 """
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 # (pandas and Matplotlib come without types)
 
 import json
@@ -152,8 +152,13 @@ def to_csv(rows: Iterable[Sequence]) -> str:
 
 def read_csv(path: str | os.PathLike) -> list[list]:
   """Return the rows of a table of scores as they were before `to_csv`."""
-  how = {'dtype': {'method': str, 'task': str}, 'na_values': {'return': ['']}}
-  table = pandas.read_csv(path, keep_default_na=False, float_precision='round_trip', **how)
+  table = pandas.read_csv(
+    path,
+    dtype={'method': str, 'task': str},
+    keep_default_na=False,
+    na_values={'return': ['']},
+    float_precision='round_trip',
+  )
   names = ['method', 'task']
   table[names] = table[names].map(lambda name: name.removeprefix("'"))
   return table.astype(object).values.tolist()
