@@ -140,9 +140,10 @@ def check_devices(
       give it to JAX. platforms: the environment's JAX_PLATFORMS.
   """
   if probe.answer is None:
-    told = f' with JAX_PLATFORMS={platforms}' if platforms else ''
-    remedy = 'unset JAX_PLATFORMS' if platforms else RESTORE
-    return [Finding('fail', f'JAX does not start{told}: {probe.error}', remedy)]
+    if platforms and probe.error.startswith(('AssertionError', 'RuntimeError')):  # not there
+      text = f'JAX does not start with JAX_PLATFORMS={platforms}: {probe.error}'
+      return [Finding('fail', text, 'unset JAX_PLATFORMS')]
+    return [Finding('fail', f'JAX does not start: {probe.error}', RESTORE)]
   backend = probe.answer['backend']
   findings = [Finding('ok', f'Backend {backend}: {", ".join(probe.answer["devices"])}')]
   if not gpu or backend != 'cpu':

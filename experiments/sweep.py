@@ -159,7 +159,7 @@ def finished_hours(folder: Path, config: Config) -> float | None:
     f'*/{config.run.method}-*-{config.run.preset}/seed*/.complete'
   ):
     with contextlib.suppress(ValueError, KeyError, TypeError):  # of an older version
-      end = json.loads(marker.read_text())
+      end = json.loads(marker.read_text(encoding='utf-8'))
       rates.append(end['hours'] / end['step'])
   return statistics.median(rates) * config.run.steps if rates else None
 

@@ -11,7 +11,7 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
   """Return a path of this machine, `~` being a user's home.
 
   Raises:
-    UserError: an address such as gs://bucket/run, or a home that nobody knows.
+    UserError: an address such as gs://bucket/run, a home that nobody knows, or no text.
   """
   text = os.fspath(path)
   # a Path has one slash where there were two
@@ -19,6 +19,12 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
     if address[1].lower() == 'file':
       raise UserError(f'{text} is an address: write the path alone, without file://')
     raise UserError(f'{text} is an address: mount it, or name a folder of this machine')
+  try:
+    text.encode()
+  except UnicodeEncodeError:  # bytes of the command line that Python could not read: LC_ALL=C
+    raise UserError(
+      f'{ascii(text)}: this locale has not all of its signs; start with PYTHONUTF8=1'
+    ) from None
   found = os.path.expanduser(text)
   if found.startswith('~'):
     raise UserError(f'{text}: there is no such home; write the whole path, or ./{text}')

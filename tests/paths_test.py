@@ -59,6 +59,12 @@ def test_a_home_that_nobody_knows_is_one_line(monkeypatch):
       local_path(text)
 
 
+def test_bytes_that_are_no_text_are_one_line():
+  """Checkpoints could not be written there, which would show hours later."""
+  with pytest.raises(UserError, match='PYTHONUTF8=1'):
+    local_path('runs/\udcc3\udcbc')
+
+
 # of each command, the flags that name a place
 PLACES = {
   'catch': ['logdir'],

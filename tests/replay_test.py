@@ -525,3 +525,32 @@ def test_no_window_inside_yet():
 def test_a_capacity_that_no_memory_holds_is_named(capacity):
   with pytest.raises(ValueError, match=f'replay_capacity {capacity:,} takes [0-9,.]+ GB of memory'):
     make(capacity=capacity, specs=SPECS | {'picture': ((64, 64, 3), np.uint8)})
+
+
+def test_episodes_that_outgrow_it_are_drawn_in_parts(tmp_path, caplog):
+  """Likewise in a run that goes on."""
+  specs = SPECS | {'is_last': ((), bool)}
+  make_one = lambda: Replay(specs, 2, 40, 8, 4, 0, 3, 'episodes', True)
+  replay = make_one()
+  ends = {5, 9, 70}  # steps that end an episode
+
+  def append(count):
+    flags = {'is_first': np.full(2, count == 0 or count - 1 in ends)}
+    replay.append({**step_of(count, 2), **flags, 'is_last': np.full(2, count in ends)})
+
+  for count in range(60):
+    append(count)
+  batch = replay.sample(3)
+  assert set(batch['env'].ravel()) == {0, 1} and batch['count'].min() >= 40
+  assert (np.diff(batch['count'], axis=1) == 1).all()
+  assert [r.getMessage() for r in caplog.records if 'longer than the 20 steps' in r.getMessage()]
+  replay.save(tmp_path)
+  other = make_one()
+  other.load(tmp_path)
+  for name, array in other.sample(3).items():
+    np.testing.assert_array_equal(array, batch[name])
+  for count in range(60, 90):
+    append(count)
+  assert replay.filled(0) is False and replay.lacks(0).startswith('a whole episode')
+  with pytest.raises(ValueError, match='no complete episode yet'):
+    make_one().sample(0)

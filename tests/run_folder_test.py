@@ -153,3 +153,11 @@ def test_a_folder_in_which_something_is_saved_is_its_runs(kept, tmp_path):
     run_folder.prepare(tmp_path, CONFIG.replace({'seed': 1}), IDENTITY)
   with pytest.raises(UserError, match='holds another run'):
     run_folder.check(tmp_path, CONFIG.replace({'seed': 1}), IDENTITY)
+
+
+def test_a_command_with_bytes_that_are_no_text_is_written_down(tmp_path, monkeypatch):
+  """As Python has them of another alphabet where the locale is C."""
+  monkeypatch.setattr(sys, 'orig_argv', ['python', '--config.env.files=\udcc3\udcbc'])
+  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
+  text = (tmp_path / 'environment.txt').read_text(encoding='utf-8')
+  assert r'--config.env.files=\udcc3\udcbc' in text

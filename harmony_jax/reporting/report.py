@@ -227,7 +227,7 @@ def check(folder: str | os.PathLike) -> pathlib.Path:
       paths = [path for path in folder.rglob('*') if path.is_symlink() or not path.is_dir()]
       there = {path.relative_to(folder).as_posix() for path in paths}
     if _MANIFEST in there:
-      own = json.loads((folder / _MANIFEST).read_text())
+      own = json.loads((folder / _MANIFEST).read_text(encoding='utf-8'))
     others = sorted(there - {_MANIFEST, *own})
   except (OSError, ValueError, TypeError) as error:
     told = getattr(error, 'strerror', None) or error
@@ -257,9 +257,9 @@ def write(
       for figure in report.figures():
         figures.save(figure, new / 'figures')
       results(new / 'results')
-      (new / 'index.html').write_text(html, encoding='utf-8')
+      (new / 'index.html').write_text(html, encoding='utf-8', errors='backslashreplace')
       names = [path.relative_to(new).as_posix() for path in new.rglob('*') if path.is_file()]
-      (new / _MANIFEST).write_text(json.dumps(sorted(names), indent=1))
+      (new / _MANIFEST).write_text(json.dumps(sorted(names), indent=1), encoding='utf-8')
       check(folder)  # drawing takes a while
       if folder.exists():
         folder.rename(old)

@@ -101,7 +101,7 @@ class Slurm(Executor):
       **parameters,
     )
     self._file = folder / 'jobs.json'
-    ids = json.loads(self._file.read_text()) if self._file.exists() else {}
+    ids = json.loads(self._file.read_text(encoding='utf-8')) if self._file.exists() else {}
     earlier = {key: submitit.SlurmJob(self._executor.folder, ids[key]) for key in ids}
     alive = lambda task: not task.done(force_check=True) and task.state != 'UNKNOWN'
     self._tasks = {key: task for key, task in earlier.items() if alive(task)}  # by command

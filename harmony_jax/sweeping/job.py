@@ -105,7 +105,7 @@ class Attempt:
 
   def _run(self):
     self.job.output.parent.mkdir(parents=True, exist_ok=True)
-    with open(self.job.output, 'a') as output:
+    with open(self.job.output, 'a', encoding='utf-8') as output:
       print(
         f'\n# {time.strftime("%F %T")}: {shlex.join(self.job.command)}', file=output, flush=True
       )

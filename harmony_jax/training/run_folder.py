@@ -69,7 +69,7 @@ def prepare(
   try:
     _lock(lock, path)
     resumed = _settle_config(path / 'config.json', config, identity)
-    with open(path / 'environment.txt', 'a', encoding='utf-8') as file:
+    with open(path / 'environment.txt', 'a', encoding='utf-8', errors='backslashreplace') as file:
       file.write(describe_environment())
   except OSError as error:
     lock.close()
@@ -133,7 +133,8 @@ def atomic_write(path: str | pathlib.Path) -> Iterator[IO[str]]:
   path = pathlib.Path(path)
   temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
   try:
-    with open(temporary, 'w', encoding='utf-8') as file:
+    # a path may hold bytes that are no text
+    with open(temporary, 'w', encoding='utf-8', errors='backslashreplace') as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
