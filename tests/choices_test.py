@@ -131,7 +131,7 @@ def test_what_was_stored_and_learned(whole):
   (left, right), lever = blocks_of(stored['action'])
   going = ~stored['is_last']
   assert (left.sum(-1) == going).all() and (right.sum(-1) == going).all() and lever.any()
-  agent = trained.Agent.load(folder)
+  agent = trained.Agent.load(folder, allow_import=True)
   assert agent.spec == trainer.env.spec and agent.spec.choices == (2, 3)
   env = agent.make_env(3)
   timestep = envs.Episodes(env, 0, 'eval').step(None)
@@ -159,7 +159,7 @@ def test_an_update_that_went_wrong_is_repeated_with_its_choices(whole, monkeypat
 
 
 def test_an_agent_of_other_choices_does_not_fit(whole):
-  agent = trained.Agent.load(whole[0])
+  agent = trained.Agent.load(whole[0], allow_import=True)
   other = agent.config.replace({'task': 'tests.matching:Matching-v0'})
   stranger = trained.Agent(other, agent.method, agent.variables)
   with pytest.raises(trained.UserError, match='2 × 3 choices and 1 continuous actions, here are'):

@@ -96,7 +96,6 @@ class Gym:
       observe='both' the picture that `render()` draws is 'image' beside the vectors.
 
   Attributes:
-    actions: how each entry of an action is read, as short texts.
     measures: {'success': [N] float32} if `success` is given (0 where an info
       lacks the entry), else {}.
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harmony_jax.envs import base
+from harmony_jax.errors import one_line
 
 WINDOW = 2.0  # width of what the agent reaches from a single bound
 LARGEST = 1e9  # some write the largest float in place of infinity
@@ -63,7 +64,7 @@ def read(space: Any, task: str) -> Reading:
   choices = tuple(itertools.chain.from_iterable(leaf.choices for leaf in leaves))
   numbers = sum(leaf.numbers for leaf in leaves)
   if not choices and not numbers:
-    raise ValueError(f'{task}: its actions {_one_line(space)} hold nothing to choose')
+    raise ValueError(f'{task}: its actions {one_line(str(space))} hold nothing to choose')
   if unbounded:
     warnings.warn(
       f'{task}: {unbounded} of {numbers} dimensions of its actions have no bounds; '
@@ -175,7 +176,3 @@ def _text(name, space, entries):
   told = [f'{count} × {text}' if count > 1 and len(runs) > 1 else text for text, count in runs]
   shape = f' [{", ".join(map(str, space.shape))}]' if space.shape else ''
   return f'{name}{shape}: {"; ".join(told)}'
-
-
-def _one_line(space):
-  return ' '.join(str(space).split())
