@@ -18,6 +18,7 @@ from harmony_jax.settings import setting
 
 FORMAT = 2  # of config.json; 1 had the settings that told three methods apart in `behavior`
 _OPTIONS = ('env', 'eval_env')
+LATER = ('eval_share',)  # settings whose default is what runs did before there was a choice
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)
 
@@ -250,7 +251,9 @@ def from_json(
   config = Config(RunSettings(), entry.settings, env, eval_env)
   known, given = config.flat(), {**nested_flat(tree)}
   missing = [
-    name for name in known if name not in given and not name.startswith(('env.', 'eval_env.'))
+    name
+    for name in known
+    if name not in (*given, *LATER) and not name.startswith(('env.', 'eval_env.'))
   ]
   strange = [name for name in given if name not in known]
   if missing or strange:
