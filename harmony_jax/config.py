@@ -18,7 +18,9 @@ from harmony_jax.settings import setting
 
 FORMAT = 2  # of config.json; 1 had the settings that told three methods apart in `behavior`
 _OPTIONS = ('env', 'eval_env')
-LATER = ('eval_share',)  # settings whose default is what runs did before there was a choice
+# What runs did before there was a setting for it.
+LATER = {'eval_share': 0.0, **dict.fromkeys(('env.keys', 'env.ignore', 'env.read'), [])}
+LATER['env.wrappers'] = []
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)
 
@@ -196,6 +198,12 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[An
   return {
     k: (x, y) for k, (x, y) in pairs.items() if x != y or isinstance(x, bool) != isinstance(y, bool)
   }
+
+
+def as_before(key: str, value: Any) -> bool:
+  """Return whether a setting 'config.…' that an older run lacks says what it did."""
+  name = key.removeprefix('config.')
+  return name in LATER and LATER[name] == value
 
 
 def allow(name: str, what: str, source: str, allowed: bool) -> None:

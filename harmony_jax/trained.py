@@ -147,8 +147,9 @@ class TrainedAgent:
         is not what it has learned with.
     """
     options = {**self.config.env, **self.config.eval_env}
-    for name in (self.config.run.task, *options.get('wrappers', ())):
-      configuration.allow(name, 'task or wrapper', self.source, self.allow_import)
+    configuration.allow(self.config.run.task, 'task', self.source, self.allow_import)
+    for name in options.get('wrappers', ()):
+      configuration.allow(name, 'wrapper', self.source, self.allow_import)
     env = _make(self.config, num_envs, self.config.run.env_processes, options)
     learned, here = _seen(self.spec), _seen(env.spec)
     if learned != here:

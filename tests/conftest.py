@@ -2,8 +2,8 @@
 
 Compiling is most of their time. Programs are kept on disk between runs, by JAX's version, and are
 compiled as training's are (`parallel.CPU_OPTIONS`); what a worker has compiled is dropped after
-a file of tests where it has grown large. A Ctrl-C is heard even where a shell that started the
-tests in the background ignores it.
+a file of tests where it has grown large. Signals are heard even where what started the tests
+ignores them.
 
 Shapes in annotations are checked in every call (`SHAPED`).
 """
@@ -37,8 +37,13 @@ if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
 
 gc.set_threshold(100_000)  # tracing makes objects by the million, of which few are garbage
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background jobs ignore the one, those of nohup the other.
+for _number, _usual in (
+  (signal.SIGINT, signal.default_int_handler),
+  (signal.SIGHUP, signal.SIG_DFL),
+):
+  if signal.getsignal(_number) == signal.SIG_IGN:
+    signal.signal(_number, _usual)
 
 
 @pytest.fixture(autouse=True, scope='module')

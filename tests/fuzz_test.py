@@ -144,7 +144,8 @@ def test_an_override_is_taken_or_named(of, pair, words, others):
     assert_one_line(error)
     assert len(str(error)) < 2000
     known = key.strip().removeprefix('config.')
-    assert f'config.{known if known in VALUES else ""}' in str(error)
+    named = [known, *(each.partition('=')[0] for each in others)] if known in VALUES else ['']
+    assert any(f'config.{each}' in str(error) for each in named)
     OUTCOMES['command lines']['refused'] += 1
     return
   assert rest == ['run']

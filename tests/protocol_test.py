@@ -12,7 +12,12 @@ from tests.damage import assert_one_line
 from tests.reports import record
 
 TASKS = {'atari': 'Pong', 'catch': 'catch', 'dmc': 'walker_run', 'dmcr': 'walker_run'}
-TASKS |= {'metaworld': 'push', 'rlbench': 'reach_target', 'gym': 'CartPole-v1'}
+TASKS |= {
+  'metaworld': 'push',
+  'rlbench': 'reach_target',
+  'gym': 'CartPole-v1',
+  'crafter': 'crafter',
+}
 
 
 def config_of(suite, env=(), **changes):

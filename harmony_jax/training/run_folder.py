@@ -251,7 +251,7 @@ def _compare(path, wanted):
   told = [
     f'{key}: folder has {old!r}, command has {new!r}'
     for key, (old, new) in differing.items()
-    if key not in FREE and (old, new) != (None, [])  # an option of later, which says nothing
+    if key not in FREE and not (old is None and config_.as_before(key, new))
   ]
   if told:
     raise AnotherRun(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
@@ -261,10 +261,10 @@ def _present(path, wanted):
   """What config.json holds, in today's format."""
   try:
     present = json.loads(path.read_text(encoding='utf-8'))
-    # settings that its version did not have are today's defaults
-    same = present['config']['method'] == wanted['config']['method']
-    upgraded = config_.from_json(present, str(path), allow_import=same).to_json()
-    present = {**present, 'format': config_.FORMAT, 'config': upgraded}
+    if present.get('format', 1) < config_.FORMAT:
+      same = present['config']['method'] == wanted['config']['method']
+      upgraded = config_.from_json(present, str(path), allow_import=same).to_json()
+      present = {**present, 'format': config_.FORMAT, 'config': upgraded}
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     raise UserError(f'{path} is not readable as JSON; nothing was overwritten') from None
   return present
