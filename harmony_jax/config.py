@@ -159,7 +159,8 @@ class Config:
       raise UserError(
         f'config.steps is {run.steps}: nothing would be learned, as training begins after '
         f'{self.begins} steps at the earliest, by config.batch_size, config.batch_length, '
-        f'config.prefill and config.prefill_chunk; it must be at least {self.begins + 1}'
+        'config.num_envs, config.prefill and config.prefill_chunk; it must be at least '
+        f'{self.begins + 1}'
       )
 
   @property

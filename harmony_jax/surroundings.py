@@ -33,6 +33,7 @@ def settle() -> list[str]:
       continue
     if name in SET:
       jax.config.update(name, value)
-    effect = 'is not taken' if name in SET else 'is taken'
-    lines.append(f'{name.upper()}={found} {effect}: {reason}')
+      lines.append(f'{name.upper()}={found} is not taken: {reason}')
+    else:
+      lines.append(f'{name.upper()}={found} is taken: {reason}')
   return lines

@@ -125,7 +125,7 @@ keys = st.sampled_from(sorted(VALUES)) | (
   pair=st.sampled_from([(key, str(value)) for key, value in VALUES.items()])
   | st.tuples(keys, texts),
   words=st.booleans(),
-  others=st.lists(st.sampled_from(['seed=3', 'rssm.deter=64', 'steps=7']), max_size=2),
+  others=st.lists(st.sampled_from(['seed=3', 'rssm.deter=64', 'steps=7000']), max_size=2),
 )
 def test_an_override_is_taken_or_named(of, pair, words, others):
   """`words`: `--config.key value` in place of `--config.key=value`."""
