@@ -408,7 +408,7 @@ def test_what_reaches_the_agent_is_what_the_environment_gave(space, seed):
     assert 'nothing is left' in str(error) and 'Text' in str(error)
     return
   leaves = {
-    '_'.join(map(str, path)) or 'state': (path, leaf) for path, leaf in readings._leaves(space)
+    '_'.join(map(str, path)) or 'state': (path, leaf) for path, leaf in readings.leaves_of(space)
   }
   assert len(found) + len(left) == len(leaves)
   space.seed(seed)

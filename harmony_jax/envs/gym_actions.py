@@ -11,12 +11,13 @@ and a warning says so. With one bound it reaches as wide a window from there: [2
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from harmony_jax.envs import base
+from harmony_jax.envs.spaces import leaves_of
 from harmony_jax.errors import one_line
 
 WINDOW = 2.0  # width of what the agent reaches from a single bound
@@ -57,8 +58,8 @@ def read(space: Any, task: str) -> Reading:
   if isinstance(space, spaces.Discrete):
     return _one_choice(int(space.n), int(space.start), task)
   leaves, unbounded = [], 0
-  for name, leaf in _leaves(space):
-    leaves.append(_leaf(leaf, name, task))
+  for path, leaf in leaves_of(space):
+    leaves.append(_leaf(leaf, '_'.join(map(str, path)) or 'action', task))
     if isinstance(leaf, spaces.Box):
       unbounded += (~np.logical_or(*_bounded(leaf))).sum()
   choices = tuple(itertools.chain.from_iterable(leaf.choices for leaf in leaves))
@@ -91,17 +92,6 @@ def _one_choice(count, start, task):
     return int(action) + start
 
   return Reading({'discrete': True, 'num_actions': count}, translate, [f'action: 1 of {count}'])
-
-
-def _leaves(space, path=()) -> Iterator[tuple[str, Any]]:
-  """(name, space) of all leaves, in the space's order."""
-  from gymnasium import spaces
-
-  if isinstance(space, spaces.Dict | spaces.Tuple):
-    for key, inner in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
-      yield from _leaves(inner, (*path, key))
-  else:
-    yield '_'.join(map(str, path)) or 'action', space
 
 
 def _nested(space, made):

@@ -35,7 +35,6 @@ class Entry:
   Attributes:
     name: what the agent calls it. spec: what the agent gets. words: how it is read.
     read(whole): its array of a whole observation; ValueError where that does not fit its space.
-    show(whole): the space's own values, for a test of a picture that never changes.
   """
 
   name: str
@@ -64,8 +63,9 @@ def entries(
   Raises:
     ValueError: a pattern that fits nothing, a space that cannot be read so, or nothing is left.
   """
-  leaves = {'_'.join(map(str, path)) or 'state': (path, leaf) for path, leaf in _leaves(space)}
-  if len(leaves) < len(list(_leaves(space))):
+  found_in = list(leaves_of(space))
+  leaves = {'_'.join(map(str, path)) or 'state': (path, leaf) for path, leaf in found_in}
+  if len(leaves) < len(found_in):
     raise ValueError(f'two of its observations would have one name of {", ".join(leaves)}')
   chosen = _chosen(leaves, keys, ignore)
   how = {name: each for name, each in _told(leaves, read).items() if name in chosen}
@@ -89,19 +89,19 @@ def entries(
   named = _names(found, drawn)
   result = []
   for name, (path, spec, words, convert) in found.items():
-    whole = functools.partial(_convert, path, _fitting(leaves[name][1], name), convert)
+    whole = functools.partial(_convert, path, _fitting(leaves[name][1]), convert)
     result.append(Entry(named[name], spec, f'{named[name]}: {words}', whole))
   return result, left
 
 
-def _leaves(space, path=()) -> Iterator[tuple[tuple, Any]]:
-  """(path, space) of all spaces that are no `Dict` and no `Tuple`."""
+def leaves_of(space: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+  """Yield (path, space) of all spaces that are no `Dict` and no `Tuple`, in their order."""
   from gymnasium import spaces
 
   if isinstance(space, spaces.Dict | spaces.Tuple):
     inner = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
     for key, child in inner:
-      yield from _leaves(child, (*path, key))
+      yield from leaves_of(child, (*path, key))
   else:
     yield path, space
 
@@ -269,7 +269,7 @@ def _convert(path, fit, convert, whole):
     raise ValueError(f'its observation {name!r} {error}') from None
 
 
-def _fitting(space, name):
+def _fitting(space):
   """A function that returns a value as its space has it; ValueError where it does not fit."""
   from gymnasium import spaces
 
