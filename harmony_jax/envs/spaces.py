@@ -351,19 +351,31 @@ def picture(image: Any, size: int) -> np.ndarray:
   image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
   if image.shape[:2] == (size, size):
     return image.astype(np.uint8, copy=False)
-  height, width = image.shape[:2]
-  rows = _areas(height, size) @ image.reshape(height, -1).astype(np.float32)  # [size, W * 3]
-  columns = rows.reshape(size, width, 3).transpose(1, 0, 2).reshape(width, -1)  # [W, size * 3]
-  resized = (_areas(width, size) @ columns).reshape(size, size, 3).transpose(1, 0, 2)
+  columns = _averaged(image.astype(np.float32), size).transpose(1, 0, 2)  # [W, size, 3]
+  resized = _averaged(columns, size).transpose(1, 0, 2)
   return np.rint(resized).clip(0, 255).astype(np.uint8)
+
+
+def _averaged(image, size):
+  """[H, W, 3] -> [size, W, 3]. No product of matrices: the library of these would wait for threads
+  which updates keep busy (0.4 ms for 84 × 84 on an idle machine, 68 on a busy one).
+  """
+  places, shares = _areas(len(image), size)
+  return sum(image[place] * share for place, share in zip(places, shares))
 
 
 @functools.cache
 def _areas(source, target):
-  """[target, source] float32: the share of each source pixel in each target pixel's interval; rows
-  sum to 1.
+  """Which source pixels each target pixel's interval has a part of, and their shares of it.
+
+  Returns: [K, target] indices, and [K, target, 1, 1] float32 shares, which sum to 1.
   """
   edges = np.linspace(0, source, target + 1)
   pixels = np.arange(source)
   overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-  return (overlap.clip(0) * target / source).astype(np.float32)
+  share = overlap.clip(0) * target / source  # [target, source]
+  first = (share > 0).argmax(1)
+  most = int((share > 0).sum(1).max())
+  places = np.minimum(first + np.arange(most)[:, None], source - 1)
+  shares = np.where(first + np.arange(most)[:, None] < source, share[np.arange(target), places], 0)
+  return places, shares[..., None, None].astype(np.float32)
