@@ -361,7 +361,7 @@ def _averaged(image, size):
   which updates keep busy (0.4 ms for 84 × 84 on an idle machine, 68 on a busy one).
   """
   places, shares = _areas(len(image), size)
-  return sum(image[place] * share for place, share in zip(places, shares))
+  return np.sum([image[place] * share for place, share in zip(places, shares)], axis=0)
 
 
 @functools.cache
