@@ -101,12 +101,13 @@ class TensorBoard:
     from tensorboardX import event_file_writer, summary
     from tensorboardX.proto import event_pb2
 
-    self._summary, self._event = summary, event_pb2.Event
+    proto: Any = event_pb2  # made at its import, unseen by type checkers
+    self._summary, self._event = summary, proto.Event
     folder = start.folder / 'tensorboard'
     folder.mkdir(exist_ok=True)
     self._events = event_file_writer.EventsWriter(str(folder / 'events'), f'.{start.step}')
     # The viewer drops what an earlier start wrote from this step on: it comes again.
-    begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    begins = proto.SessionLog(status=proto.SessionLog.START)
     self._write(start.step + 1 if start.step else 0, session_log=begins)
     settings = {name: _plain(value) for name, value in start.config.flat().items()}
     for part in summary.hparams(settings, {'return/eval': 0})[:2]:  # the third says that it ended
