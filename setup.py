@@ -54,6 +54,8 @@ EXTRAS_REQUIRE = {
   # Sweeps on a Ray cluster.
   'ray': ['ray>=2.60,<3'],
   'wandb': ['wandb>=0.31,<1'],
+  # It needs pillow below 13, so it does not go with `constraints/`.
+  'trackio': ['trackio>=0.43,<1'],
 }
 # ruff and basedpyright (pyright without a download) check the code.
 # The tests cover Meta-World, Crafter, drawn gymnasium environments and sweeps on every engine, too.

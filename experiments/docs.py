@@ -52,7 +52,7 @@ def cell(values: dict[str, Any]) -> str:
   """Return {method: value} as one writes it after `--config.field=`: once where all agree."""
   texts = {}
   for name, value in values.items():
-    text = ','.join(value) if isinstance(value, tuple) else str(value)
+    text = ','.join(value) if isinstance(value, (tuple, list)) else str(value)
     texts[name] = f'`{value:.6g}`' if isinstance(value, float) and value % 1 else f'`{text}`'
   if len(set(texts.values())) == 1:
     return next(iter(texts.values())).replace('``', '(empty)')

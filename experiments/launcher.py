@@ -25,6 +25,7 @@ from harmony_jax import envs, errors, method, surroundings
 from harmony_jax.config import Config
 from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.paths import local_path
+from harmony_jax.training import trackers
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.progress import format_seconds
 
@@ -120,7 +121,8 @@ def define_flags(suite: ModuleType, values: flags.FlagValues = flags.FLAGS) -> N
     lower_bound=0,
   )
   _define_places(string, integer, path)
-  switch('wandb', False, 'Also log to Weights & Biases.')
+  flags.DEFINE_list('tracker', *TRACKER, flag_values=values)
+  switch('wandb', False, 'As wandb among --tracker.')
 
 
 def _define_places(string, integer, path):
@@ -159,6 +161,10 @@ class _PathParser(flags.ArgumentParser):
 
 
 ALLOW_IMPORT = 'Import the module of a method or of environments that the folder names.'
+TRACKER = (  # no part of a run's configuration
+  list(trackers.DEFAULT),
+  f'Where to watch a run, with commas: {", ".join(trackers.TRACKERS)}; or none.',
+)
 PATH = _PathParser()  # flags.DEFINE(PATH, name, default, help)
 
 
@@ -253,10 +259,9 @@ def _run(suite, options, texts, group, interruption):
   if not parallel.has_accelerator():
     parallel.keep_freed_memory()
   config, reason = make_config(suite, options, texts, parallel.has_accelerator())
-  if options.num_seeds > 1 and (options.wandb or group.count > 1 or config.run.devices > 1):
-    raise UserError(
-      '--num_seeds trains on one device of one process, without --wandb: start each seed by itself'
-    )
+  shown = trackers.choose([*options.tracker, *(['wandb'] if options.wandb else [])])
+  if options.num_seeds > 1 and (group.count > 1 or config.run.devices > 1):
+    raise UserError('--num_seeds trains on one device of one process: start each seed by itself')
   with contextlib.ExitStack() as stack:
     runs = folders.open_runs(stack, _places(config, options), group)
     if not runs:
@@ -269,9 +274,9 @@ def _run(suite, options, texts, group, interruption):
       print(deviations(suite, config))
       print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
     if options.num_seeds > 1:
-      seeds.train(runs, interruption)
+      seeds.train(runs, interruption, trackers=shown)
     else:
-      Trainer(*runs[0], options.wandb, interruption).run()
+      Trainer(*runs[0], shown, interruption).run()
   return 0
 
 

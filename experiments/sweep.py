@@ -34,7 +34,7 @@ from harmony_jax.sweeping import devices, executors
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.job import SAVED, Job
 from harmony_jax.sweeping.sweep import FINISHED, Sweep
-from harmony_jax.training import run_folder
+from harmony_jax.training import run_folder, trackers
 
 from . import configs, folders, launcher
 
@@ -51,6 +51,7 @@ flags.DEFINE_string('preset', 'auto', "Sizes; 'auto' is 'paper' on an accelerato
 flags.DEFINE(launcher.PATH, 'root', 'runs', 'The folder of <suite>/<task>/<method>-…/seed<seed>.')
 flags.DEFINE_bool('dry_run', False, 'Show what would be run and its hours; start nothing.')
 flags.DEFINE_bool('seeds_together', False, 'All seeds of a configuration in one program.')
+flags.DEFINE_list('tracker', *launcher.TRACKER)
 flags.DEFINE_integer('retries', 2, 'How often a run that fails is tried again.', 0)
 flags.DEFINE_enum('executor', 'local', ['local', 'ray', 'slurm'], 'Where runs are started.')
 flags.DEFINE_integer('workers', 0, 'Runs at a time, local or on Slurm; 0: one per accelerator.', 0)
@@ -136,6 +137,7 @@ def _job(module, runs, overrides):
     'preset': config.run.preset,
     'logdir': places[0] if number == 1 else places[0].parent,
     **({'num_seeds': number} if number > 1 else {}),
+    **({'tracker': ','.join(FLAGS.tracker)} if FLAGS['tracker'].present else {}),
     **dict(f'config.{text}'.split('=', 1) for text in overrides),
   }
   command = [sys.executable, '-m', __package__, FLAGS.suite]
@@ -233,6 +235,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   module = configs().suite(FLAGS.suite)
   if FLAGS.detach and FLAGS.executor != 'slurm':
     raise UserError('--detach goes with --executor=slurm: other executors end with the sweep')
+  trackers.choose(FLAGS.tracker)
   places, accelerated = [], FLAGS.run_gpus
   if FLAGS.executor == 'local':
     backend, number = devices.count()

@@ -34,6 +34,7 @@ NOT_RUN = {
   'tensorboard': 'a package of its own, which is not installed for the tests',
   'pip install tensorboard': 'the same',
   'pip install wandb': 'a quoted message',
+  'pip install trackio': 'the same',
   'pip install git+': 'needs the network',
 }
 COMMANDS = {command: page for page, text in PAGES.items() for command in documents.commands(text)}

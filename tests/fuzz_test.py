@@ -174,7 +174,7 @@ def run(tmp_path_factory):
   """The folder of a run that is complete."""
   path = tmp_path_factory.mktemp('run')
   with run_folder.prepare(path, CONFIG, IDENTITY) as folder:
-    writer = MetricsWriter(path, tensorboard=False)
+    writer = MetricsWriter(path)
     for step in STEPS:
       counts = {'step': step, 'frame': 4 * step, 'update': step // 2}
       writer.write(**counts, metrics={'loss/reward': 1 / step, 'harmony/reward/weight': 0.5})
@@ -251,7 +251,7 @@ def test_a_resumed_run_keeps_every_whole_line(run, harm, step, counts):
     for damage in harm:
       damage.do([folder / name for name in LOGS])
     before = contents(folder)
-    writer = MetricsWriter(folder, tensorboard=False)
+    writer = MetricsWriter(folder)
     try:
       writer.truncate_after(step, counts)
     except UserError as error:
@@ -487,7 +487,7 @@ def test_no_pickle_in_a_run_folder_is_executed(run, payload):
     with copy_of(run) as folder:
       (folder / name).write_bytes(pickle.dumps(payload))
       records.collect([folder])
-      MetricsWriter(folder, tensorboard=False).truncate_after(100)
+      MetricsWriter(folder).truncate_after(100)
       try:
         run_folder.prepare(folder, CONFIG, IDENTITY).close()
       except UserError as error:

@@ -2,14 +2,11 @@
 
 import io
 import json
-import sys
-import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax.errors import UserError
 from harmony_jax.training import progress
 from harmony_jax.training.logger import MetricsWriter
 
@@ -19,7 +16,7 @@ def lines(path):
 
 
 def test_metrics_take_every_kind_of_scalar(tmp_path):
-  writer = MetricsWriter(tmp_path, tensorboard=False)
+  writer = MetricsWriter(tmp_path)
   assert writer.write(10, 40, 3, {'loss/reward': jnp.float32(0.5), 'a': np.ones(1), 'b': 2}) == []
   assert lines(tmp_path / 'metrics.jsonl') == [
     {'step': 10, 'frame': 40, 'update': 3, 'loss/reward': 0.5, 'a': 1.0, 'b': 2.0}
@@ -27,7 +24,7 @@ def test_metrics_take_every_kind_of_scalar(tmp_path):
 
 
 def test_what_is_not_finite_is_null_and_named(tmp_path):
-  writer = MetricsWriter(tmp_path, tensorboard=False)
+  writer = MetricsWriter(tmp_path)
   bad = writer.write(1, 4, 0, {'x': np.nan, 'y': jnp.inf, 'z': 1.0})
   assert bad == ['x', 'y']
   assert lines(tmp_path / 'metrics.jsonl') == [
@@ -36,14 +33,14 @@ def test_what_is_not_finite_is_null_and_named(tmp_path):
 
 
 def test_a_metric_that_is_no_scalar_is_named(tmp_path):
-  writer = MetricsWriter(tmp_path, tensorboard=False)
+  writer = MetricsWriter(tmp_path)
   with pytest.raises(ValueError, match='loss/image has shape'):
     writer.write(1, 4, 0, {'loss/image': np.zeros(3)})
   assert not (tmp_path / 'metrics.jsonl').exists()
 
 
 def test_scores_keep_their_lists(tmp_path):
-  writer = MetricsWriter(tmp_path, tensorboard=False)
+  writer = MetricsWriter(tmp_path)
   writer.write_score(
     {'step': 5, 'scores': np.array([1.5, np.nan]), 'task': 'pong', 'n': np.int64(2)}
   )
@@ -57,13 +54,13 @@ def test_scores_keep_their_lists(tmp_path):
 
 
 def test_truncate_drops_later_and_unfinished_lines(tmp_path):
-  writer = MetricsWriter(tmp_path, tensorboard=False)
+  writer = MetricsWriter(tmp_path)
   for step in (10, 20, 30):
     writer.write(step, 4 * step, step, {'x': step})
     writer.write_score({'step': step, 'score': 1.0})
   with open(tmp_path / 'metrics.jsonl', 'a') as file:
     file.write('{"step": 15, "fra')  # a crash in the middle of a line
-  resumed = MetricsWriter(tmp_path, tensorboard=False)
+  resumed = MetricsWriter(tmp_path)
   resumed.truncate_after(20)
   assert [line['step'] for line in lines(tmp_path / 'metrics.jsonl')] == [10, 20]
   assert [line['step'] for line in lines(tmp_path / 'scores.jsonl')] == [10, 20]
@@ -72,59 +69,11 @@ def test_truncate_drops_later_and_unfinished_lines(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ['metrics.jsonl', 'scores.jsonl']
 
 
-def read_events(folder):
-  """`[(tag, step, value)]` of all event files, as TensorBoard's own format holds them."""
-  from tensorboardX.event_file_writer import EventsWriter  # noqa: F401  (the format's writer)
-  from tensorboardX.proto import event_pb2
-
-  found, purges = [], []
-  for path in sorted(folder.glob('events*')):
-    data = path.read_bytes()
-    while data:  # a record: 8 bytes of length, 4 of checksum, the event, 4 of checksum
-      size = int.from_bytes(data[:8], 'little')
-      event = event_pb2.Event.FromString(data[12 : 12 + size])
-      data = data[16 + size :]
-      found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-      if event.HasField('session_log'):
-        purges.append(event.step)
-  return found, purges
-
-
-def test_tensorboard_shows_finite_values_and_hides_doubled_steps(tmp_path):
-  writer = MetricsWriter(tmp_path)
+def test_what_is_finite_is_shown(tmp_path):
+  shown = []
+  writer = MetricsWriter(tmp_path, lambda step, values: shown.append((step, values)))
   writer.write(10, 40, 3, {'loss/reward': 0.5, 'broken': np.nan})
-  writer.close()
-  assert read_events(tmp_path / 'tensorboard') == ([('loss/reward', 10, 0.5)], [])
-  resumed = MetricsWriter(tmp_path)
-  resumed.truncate_after(5)
-  resumed.write(6, 24, 3, {'loss/reward': 0.25})
-  resumed.close()
-  assert read_events(tmp_path / 'tensorboard')[1] == [6]
-
-
-def test_wandb_is_one_line_where_it_is_missing(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'wandb', None)
-  with pytest.raises(UserError, match='pip install wandb'):
-    MetricsWriter(tmp_path, tensorboard=False, wandb=True)
-
-
-def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
-  started, logged = [], []
-  fake = types.SimpleNamespace(
-    init=lambda **settings: (
-      started.append(settings)
-      or types.SimpleNamespace(
-        log=lambda values, step: logged.append((values, step)), finish=lambda: None
-      )
-    )
-  )
-  monkeypatch.setitem(sys.modules, 'wandb', fake)
-  for _ in range(2):
-    writer = MetricsWriter(tmp_path, tensorboard=False, wandb=True)
-    writer.write(1, 4, 0, {'x': 1.0, 'y': np.inf})
-    writer.close()
-  assert started[0]['id'] == started[1]['id'] and started[0]['resume'] == 'allow'
-  assert logged == [({'x': 1.0}, 1)] * 2
+  assert shown == [(10, {'loss/reward': 0.5})]
 
 
 INFO = {'score': 21.0, 'harmony/reward/sigma': 0.25, 'harmony/reward/weight': 4.0}

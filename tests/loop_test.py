@@ -17,6 +17,7 @@ from harmony_jax.replay import Replay
 from harmony_jax.training import evaluation
 from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState, Schedule
+from tests import events
 from tests.runs import From, Killed, ask, compile_once, config_of, die, lines, train
 
 
@@ -33,7 +34,7 @@ def assert_same(folder, one, other_folder, other):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp('whole')
-  return folder, train(folder, config_of())
+  return folder, train(folder, config_of(video_every=160))
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
@@ -41,6 +42,26 @@ def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
   with pytest.raises(Killed):
     train(tmp_path, config_of(), From(120, die))
   assert_same(*whole, tmp_path, train(tmp_path, config_of()))
+  first, again = (events.shown(folder / 'tensorboard') for folder in (whole[0], tmp_path))
+  for name in ('episode/return', 'episode/length', 'return/eval', 'loss/reward'):
+    assert first[name] == again[name]
+
+
+def test_what_tensorboard_shows(whole):
+  """Metrics and scores as recorded, settings, a video, and each episode at a step of its own."""
+  folder, _ = whole
+  found = events.shown(folder / 'tensorboard')
+  scores, metrics = (lines(folder, name) for name in ('scores.jsonl', 'metrics.jsonl'))
+  assert found['return/eval'] == [(score['step'], score['eval_mean']) for score in scores]
+  assert [step for step, _ in found['loss/reward']] == [
+    line['step'] for line in metrics if 'loss/reward' in line
+  ]
+  steps, returns = zip(*found['episode/return'])
+  assert list(returns) == sum((score['train_scores'] for score in scores), [])
+  games = range(32, 161, 32)  # 4 environments end one after every 8 steps of each
+  assert list(steps) == [end - 3 + env for end in games for env in range(4)]
+  assert found['episode/length'] == [(step, 7.0) for step in steps]
+  assert len(found['open_loop/image']) == len(found['_hparams_/experiment']) == 1
 
 
 def test_every_function_is_compiled_once(whole):

@@ -80,14 +80,15 @@ def test_the_plan_is_the_product(tmp_path):
 
 def test_a_job_is_the_ordinary_run(tmp_path):
   overrides = ('batch_size=5', 'steps=1e3')
-  (config,), (only,) = planned(tmp_path, '--games=Pong', '--seeds=7,', overrides=overrides)
+  words = '--games=Pong', '--seeds=7,', '--tracker=none,trackio'
+  (config,), (only,) = planned(tmp_path, *words, overrides=overrides)
   folder = tmp_path / pathlib.Path(launcher.default_logdir(config)).relative_to('runs')
   assert only.folders == (folder,) and only.output == folder / 'output.txt'
   assert only.steps == 1000 and only.hours is None  # what was measured had other settings
   assert only.command == (
     *(sys.executable, '-m', 'experiments', 'atari100k', '--game=Pong', '--seed=7'),
     *('--method=dreamerv3', '--weighting=harmony', '--preset=tiny', f'--logdir={folder}'),
-    *('--config.batch_size=5', '--config.steps=1e3'),
+    *('--tracker=none,trackio', '--config.batch_size=5', '--config.steps=1e3'),
   )
 
 
@@ -118,6 +119,7 @@ MISTAKES = {
   '--root=/proc/nowhere': '/proc/nowhere',
   '--executor=slurm': 'srun',
   '--executor=slurm --run_gpus=0.5': 'whole GPUs',
+  '--tracker=wandv': 'wandb',
   '--executor=ray': r"pip install 'harmony-jax\[ray\]'",
 }
 

@@ -87,6 +87,11 @@ class Episodes:
     """Return how many have ended so far."""
     return int((self._episode + self._restart).sum())
 
+  @property
+  def lengths(self) -> np.ndarray:
+    """Return how many actions the present episodes have had, [N]."""
+    return np.array([len(actions) for actions in self._actions])
+
   def state(self) -> dict[str, list]:
     """Everything a resumed run needs, as plain lists for JSON.
 
@@ -133,7 +138,7 @@ class Episodes:
     return None
 
   def _replay(self) -> base.TimeStep:
-    lengths = np.array([len(actions) for actions in self._actions])
+    lengths = self.lengths
     seeds = self._seeds()
     # [N] time steps of its episode that each environment has shown
     shown = np.zeros(self.env.num_envs, int)

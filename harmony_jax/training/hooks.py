@@ -103,7 +103,8 @@ class Video:
     for name, images in found['observation'].items():
       if images.ndim == 5:
         grid = video.open_loop_grid(batch[name], images, context)
-        video.save_video(folder / f'open_loop_{name}_{step:08d}', grid)
+        path = video.save_video(folder / f'open_loop_{name}_{step:08d}', grid)
+        trainer.trackers.video(step, f'open_loop/{name}', path, grid)
     pictures = [k for k, array in trainer.method.spec.observation.items() if len(array.shape) == 3]
     if 'assigned' in found and pictures:
       run = trainer.config.run
@@ -114,7 +115,8 @@ class Video:
         np.arange(len(batch['is_first'][0])) < context,
         f'{run.suite} {run.task}, step {step:,}: a sequence of the replay',
       )
-      video.save_image(folder / f'prototypes_{step:08d}.png', drawn)
+      path = video.save_image(folder / f'prototypes_{step:08d}.png', drawn)
+      trainer.trackers.image(step, 'prototypes', path)
 
 
 class Signals:

@@ -1,7 +1,7 @@
 """What a run writes down: metrics and scores, one JSON object per line.
 
 `metrics.jsonl` and `scores.jsonl` are the record that reports are made from;
-TensorBoard and Weights & Biases show the same numbers while the run goes on.
+`trackers` show the same numbers while the run goes on.
 """
 
 import json
@@ -9,8 +9,7 @@ import logging
 import math
 import os
 import pathlib
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,31 +25,17 @@ class MetricsWriter:
 
   Args:
     folder: the run folder; it exists.
-    tensorboard: whether to write event files to `folder/tensorboard`, too.
-    wandb: whether to send the metrics to Weights & Biases, too. The run's id is kept in
-      `folder/wandb_id.txt`, so that a resumed run goes on in its place.
-    project, config: the Weights & Biases project, and the configuration that it shows.
-
-  Raises:
-    UserError: `wandb` is asked for and not installed.
+    show: called with the step and the finite metrics of each line.
   """
 
   def __init__(
     self,
     folder: str | pathlib.Path,
-    tensorboard: bool = True,
-    wandb: bool = False,
-    *,
-    project: str = 'harmony-jax',
-    config: Mapping[str, Any] | None = None,
+    show: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
   ):
-    self._folder = pathlib.Path(folder)
-    self._metrics = self._folder / 'metrics.jsonl'
-    self._scores = self._folder / 'scores.jsonl'
-    self._tensorboard = tensorboard
-    self._events = None  # made with the first metric, after `truncate_after`
-    self._purge_step = None
-    self._wandb = _start_wandb(self._folder, project, config) if wandb else None
+    self._metrics = pathlib.Path(folder, 'metrics.jsonl')
+    self._scores = pathlib.Path(folder, 'scores.jsonl')
+    self._show = show
 
   def write(self, step: int, frame: int, update: int, metrics: Mapping[str, Any]) -> list[str]:
     """Write one line of metrics.
@@ -75,7 +60,7 @@ class MetricsWriter:
     if nonfinite:
       line['nonfinite'] = nonfinite
     _append(self._metrics, line)
-    self._show(step, finite)
+    self._show(int(step), finite)
     return nonfinite
 
   def write_score(self, score: Mapping[str, Any]) -> None:
@@ -109,7 +94,6 @@ class MetricsWriter:
         _log.warning('dropped %d damaged line%s of %s', damaged, 's' if damaged > 1 else '', path)
       with atomic_write(path) as file:
         file.writelines(line.decode() + '\n' for line in present if _step_of(line) <= step)
-    self._purge_step = step + 1  # TensorBoard hides the older events itself
 
   def flush(self) -> list[int]:
     """Wait until all lines are on disk; return how many [of metrics, of scores] there are.
@@ -124,32 +108,6 @@ class MetricsWriter:
           os.fsync(file.fileno())
           lines[-1] = sum(1 for _ in file)
     return lines
-
-  def close(self) -> None:
-    """End the event file and the Weights & Biases run."""
-    if self._events is not None:
-      self._events.close()
-    if self._wandb is not None:
-      self._wandb.finish()
-
-  def _show(self, step, values):
-    """Sends finite values to TensorBoard and Weights & Biases."""
-    if self._tensorboard and self._events is None:
-      try:
-        import tensorboardX
-      except ImportError:
-        _log.warning('no TensorBoard events: tensorboardX is not installed')
-        self._tensorboard = False
-      else:
-        self._events = tensorboardX.SummaryWriter(
-          str(self._folder / 'tensorboard'), purge_step=self._purge_step
-        )
-    if self._events is not None:
-      for name, value in values.items():
-        self._events.add_scalar(name, value, int(step))
-      self._events.flush()
-    if self._wandb is not None:
-      self._wandb.log(values, step=int(step))
 
 
 class NoWriter:
@@ -168,29 +126,6 @@ class NoWriter:
   def flush(self) -> list[int]:
     """Return that there are no lines."""
     return [0, 0]
-
-  def close(self) -> None:
-    """Do nothing."""
-
-
-def _start_wandb(folder, project, config):
-  """Starts the Weights & Biases run of a folder, or goes on with it."""
-  try:
-    import wandb  # pyright: ignore[reportMissingImports]
-  except ImportError:
-    raise UserError('Weights & Biases is not installed: pip install wandb') from None
-  path = folder / 'wandb_id.txt'
-  if not path.exists():
-    with atomic_write(path) as file:
-      file.write(uuid.uuid4().hex)
-  return wandb.init(
-    project=project,
-    id=path.read_text(encoding='utf-8').strip(),
-    name=folder.name,
-    dir=str(folder),
-    resume='allow',
-    config=config,
-  )
 
 
 def _append(path, line):

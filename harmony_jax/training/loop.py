@@ -31,6 +31,7 @@ from harmony_jax.training.interruption import Interruption
 from harmony_jax.training.logger import MetricsWriter, NoWriter
 from harmony_jax.training.run_folder import RunFolder
 from harmony_jax.training.run_state import RunState, Schedule
+from harmony_jax.training.trackers import DEFAULT, Start, Trackers
 from harmony_jax.training.updates import Updates
 
 
@@ -46,7 +47,7 @@ class Trainer:
     self,
     config: Config,
     folder: RunFolder,
-    wandb: bool = False,
+    trackers: Sequence[str] = DEFAULT,
     interruption: Interruption | None = None,
     *,
     compiler: Callable[[Method], parallel.Compiled] | None = None,
@@ -57,6 +58,7 @@ class Trainer:
     """Make the run's parts; the last four are for one run among several.
 
     Args:
+      trackers: names of those that show it; `trackers.TRACKERS` has them.
       interruption: by which the run can be asked to save and to end.
       compiler: `parallel.compile_method`, or what returns the same.
       name: stands before its lines; a run without one may show a panel.
@@ -83,13 +85,13 @@ class Trainer:
     self.episodes = envs.Episodes(self.env, seed, 'train', self.envs.start)
     self.timestep: Any = None  # an `envs.TimeStep`, from `run` on
     self.state = RunState(np.zeros(num_envs))
-    self._open_files(wandb)
+    self._open_files(trackers)
     self._make_hooks(more)
 
-  def _open_files(self, wandb):
+  def _open_files(self, trackers):
     path, lead = self.folder.path, self.group.leads
-    shown = self.config.to_json()
-    self.writer = MetricsWriter(path, wandb=wandb, config=shown) if lead else NoWriter()
+    self.trackers = Trackers(trackers if lead else ())
+    self.writer = MetricsWriter(path, self.trackers.scalars) if lead else NoWriter()
     if lead:
       (path / 'checkpoints').mkdir(exist_ok=True)
     self.group.exchange()  # the others only look into it
@@ -116,6 +118,7 @@ class Trainer:
     """
     try:
       saving.resume(self)
+      self.trackers.begin(Start(self.config, self.folder.path, self.state.step))
       self.progress = setup.introduce(self)
       self.interruption.arm()
       self.evaluation.begin(self)
@@ -163,6 +166,10 @@ class Trainer:
     self.replay.append(_row(now, vector))
     state.returns = np.where(now.is_first, 0, state.returns) + now.reward
     state.recent += state.returns[now.is_last].tolist()
+    for index in np.flatnonzero(now.is_last):  # each environment has a step of its own
+      ended = {'return': state.returns[index], 'length': self.episodes.lengths[index]}
+      values = {f'episode/{name}': float(value) for name, value in ended.items()}
+      self.trackers.scalars(state.step + self.envs.start + int(index) + 1, values)
     state.step += self.config.run.num_envs
 
   def _update(self):
@@ -216,7 +223,8 @@ class Trainer:
   def _close(self):
     if self.progress:
       self.progress.close()
-    for part in (self.updates, self.writer, self.checkpoints, self.env, *self.evaluation.envs):
+    parts = self.updates, self.checkpoints, self.env, *self.evaluation.envs, self.trackers
+    for part in parts:
       part.close()
 
 

@@ -24,6 +24,7 @@ from harmony_jax.training.hooks import Hook
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.loop import Trainer
 from harmony_jax.training.run_folder import RunFolder
+from harmony_jax.training.trackers import DEFAULT
 
 
 def train(
@@ -31,6 +32,7 @@ def train(
   interruption: Interruption | None = None,
   together: bool | None = None,
   more: Sequence[Hook] = (),
+  trackers: Sequence[str] = DEFAULT,
 ) -> dict[int, float]:
   """Train one run per seed to its end; return {seed: last score}.
 
@@ -43,6 +45,7 @@ def train(
       products leave half idle. A CPU runs products with a matrix of parameters per seed more slowly
       than one seed after the other.
     more: hooks, for each run.
+    trackers: names of those that show each run.
 
   Raises:
     Interrupted: they were asked to end, and have been saved.
@@ -55,7 +58,8 @@ def train(
   meeting = Together([config.run.seed for config, _ in runs], programs.train_step, joint)
   interruption = interruption or Interruption()
   with concurrent.futures.ThreadPoolExecutor(len(runs), 'seed') as pool:
-    ends = [pool.submit(_run, *run, interruption, programs, meeting, scores, more) for run in runs]
+    shared = interruption, trackers, programs, meeting, scores, more
+    ends = [pool.submit(_run, *run, *shared) for run in runs]
     try:
       # Ctrl-C comes to this thread, and Python looks when it wakes. (A `join` that it interrupts
       # takes the thread for ended.)
@@ -75,7 +79,7 @@ def train(
   return scores
 
 
-def _run(config, folder, interruption, programs, meeting, scores, more):
+def _run(config, folder, interruption, trackers, programs, meeting, scores, more):
   """The life of a seed's thread. The trainer is made here, as OpenGL draws only in the thread that
   made its context.
   """
@@ -96,7 +100,8 @@ def _run(config, folder, interruption, programs, meeting, scores, more):
     trainer = Trainer(
       config,
       folder,
-      interruption=interruption,
+      trackers,
+      interruption,
       compiler=compiler,
       name=f'seed {seed}',
       sharing=meeting.count,

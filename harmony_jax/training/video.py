@@ -1,5 +1,6 @@
 """Videos and images that a run leaves behind."""
 
+import io
 import logging
 import pathlib
 import subprocess
@@ -42,7 +43,21 @@ def save_video(
     _log.warning(
       'no mp4 (%s): a gif instead', (str(error).splitlines() or [type(error).__name__])[0]
     )
-  return _save_gif(path.with_name(path.name + '.gif'), frames, fps, scale)
+  path = path.with_name(path.name + '.gif')
+  path.write_bytes(gif(frames, fps, scale))
+  return path
+
+
+def gif(frames: np.ndarray, fps: int = 20, scale: int = 1) -> bytes:
+  """Return a video as a gif; arguments as of `save_video`."""
+  from PIL import Image
+
+  images = [Image.fromarray(frame.repeat(scale, 0).repeat(scale, 1)) for frame in frames]
+  file = io.BytesIO()
+  # A gif counts in hundredths of a second, and viewers slow down below two.
+  kept = {'save_all': True, 'append_images': images[1:], 'duration': max(20, round(1000 / fps))}
+  images[0].save(file, 'gif', loop=0, **kept)
+  return file.getvalue()
 
 
 def save_image(path: str | pathlib.Path, array: np.ndarray) -> pathlib.Path:
@@ -137,14 +152,3 @@ def _save_mp4(path, frames, fps, scale):
   )
   if done.returncode:
     raise RuntimeError(done.stderr.decode(errors='replace').strip() or f'ffmpeg: {done.returncode}')
-
-
-def _save_gif(path, frames, fps, scale):
-  from PIL import Image
-
-  images = [Image.fromarray(frame.repeat(scale, 0).repeat(scale, 1)) for frame in frames]
-  # A gif counts in hundredths of a second, and viewers slow down below two.
-  images[0].save(
-    path, save_all=True, append_images=images[1:], loop=0, duration=max(20, round(1000 / fps))
-  )
-  return path
