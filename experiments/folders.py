@@ -26,7 +26,9 @@ def open_runs(
   for config, place in places:
     folder = stack.enter_context(_open_folder(place, config, group))
     if folder.is_complete():
-      print(f'this run is complete: {folder.path}')
+      # it may have been killed before that
+      dropped = folder.drop_replay(config) if group.leads else ''
+      print(f'this run is complete: {folder.path}{dropped}')
     else:
       stack.push(functools.partial(_forget, folder))
       runs.append((config, folder))

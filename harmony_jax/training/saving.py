@@ -115,11 +115,13 @@ def _restore(trainer: 'Trainer') -> tuple[dict, dict[str, Any]]:
 def complete(trainer: 'Trainer') -> float | None:
   """Mark a run as complete and say so; return its last score."""
   state, score = trainer.state, trainer.state.last_score
+  dropped = ''
   if trainer.group.leads:
     done = {'step': state.step, 'update': state.update, 'hours': state.hours, 'score': score}
     trainer.folder.mark_complete(done)
+    dropped = trainer.folder.drop_replay(trainer.config)
   trainer.progress.line(
     f'complete: {state.step:,} steps, {state.update:,} updates, {state.hours:.2f} h, '
-    f'final score {score:.2f}; results in {trainer.folder.path}'
+    f'final score {score:.2f}; results in {trainer.folder.path}{dropped}'
   )
   return score
