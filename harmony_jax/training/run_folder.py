@@ -262,8 +262,14 @@ def _settle_config(path, config, identity):
 
 def is_recorded(path: pathlib.Path) -> bool:
   """Return whether a folder holds what another start of its run would go on with, or show."""
-  parts = (path / name for name in ('checkpoints', 'nonfinite', '.complete'))
-  return any(part.is_file() or part.is_dir() and any(part.iterdir()) for part in parts)
+  dumps = path / 'nonfinite'
+  return has_checkpoint(path) or is_complete(path) or dumps.is_dir() and any(dumps.iterdir())
+
+
+def has_checkpoint(path: pathlib.Path) -> bool:
+  """Return whether a folder has a whole checkpoint; those being written have longer names."""
+  names = (each.name for each in (path / 'checkpoints').glob('*'))
+  return any(name.isdigit() or name == 'damaged' for name in names)
 
 
 def check(logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[str, Any]) -> None:

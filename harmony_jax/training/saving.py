@@ -27,6 +27,11 @@ class Saver:
     self.every = every
 
   def __call__(self, trainer: 'Trainer') -> None:
+    """Save the run once it has learned something: until then another one may take its folder."""
+    if trainer.state.update:
+      self.save(trainer)
+
+  def save(self, trainer: 'Trainer') -> None:
     """Save the run, unless this step was saved."""
     state, updates = trainer.state, trainer.updates
     if state.saved == state.step:
@@ -58,7 +63,7 @@ class Saver:
     """Save, where that was not just done, and raise `Interrupted`."""
     step, where = trainer.state.step, 'nothing to save yet in'
     if step:
-      self(trainer)
+      self.save(trainer)
       where = f'saved at step {step:,} of {trainer.config.run.steps:,} in'
     trainer.checkpoints.wait()
     raise Interrupted(f'{requested}: {where} {trainer.folder.path}')
