@@ -82,7 +82,7 @@ class Checkpoints:
     if newest is not None and step <= newest:
       raise ValueError(f'checkpoint {step} is not newer than {newest} in {self._folder}')
     copy = jax.tree.map(lambda leaf: np.array(_numbers(leaf)), state)
-    saved = {'meta': meta, 'structure': _structure(state), 'checksums': _checksums(copy)}
+    saved = {'meta': meta, 'structure': structure(state), 'checksums': _checksums(copy)}
     text = json.dumps(saved)
     file = {'saved': json.loads(text), 'checksum': zlib.crc32(text.encode())}
     args = ocp.args.Composite(state=ocp.args.PyTreeSave(copy), meta=ocp.args.JsonSave(file))
@@ -164,6 +164,32 @@ class Checkpoints:
     """
     return self._described(step)['checksums']
 
+  def structure(self, step: int) -> dict[str, str]:
+    """Return {name of an array: 'float32[512,1024]'}. Raises as `meta`."""
+    return self._described(step)['structure']
+
+  def checksum(self, step: int) -> int:
+    """Return the CRC-32 of all that `meta`, `structure` and `checksums` say. Raises as `meta`."""
+    return zlib.crc32(json.dumps(self._described(step)).encode())
+
+  def newest_intact(self) -> int:
+    """Return the newest step whose arrays are those that were saved, whatever they are of.
+
+    Raises:
+      UserError: there is none.
+    """
+    everything = ocp.args.Composite(state=ocp.args.PyTreeRestore())
+    for step in reversed(self.steps()):
+      try:
+        saved = self._read_meta(step)
+        restored: Any = self._manager.restore(step, args=everything)
+        if _checksums(restored.state) != saved['checksums']:
+          raise ValueError('its arrays are not what was saved')
+        return step
+      except Exception as error:  # whatever orbax and the system have for damage
+        _log.warning('checkpoint %d in %s is damaged (%s)', step, self._folder, _first_line(error))
+    raise UserError(f'no checkpoint in {self._folder} that can be read')
+
   def wait(self) -> None:
     """Wait until what was saved is on disk; raise what went wrong in it."""
     self._manager.wait_until_finished()
@@ -187,7 +213,7 @@ class Checkpoints:
 
   def _restore(self, like, step, check, part):
     """One checkpoint, or whatever exception its damage causes."""
-    saved, wanted = self._read_meta(step), _structure(like)
+    saved, wanted = self._read_meta(step), structure(like)
     for name in [*wanted, *([] if part else saved['structure'])]:
       there, here = (where.get(name, 'nothing') for where in (saved['structure'], wanted))
       if there != here:
@@ -241,8 +267,8 @@ def _by_name(state):
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
-def _structure(state):
-  """{name of a leaf: 'float32[512,1024]'}, of arrays and of their shapes."""
+def structure(state: Any) -> dict[str, str]:
+  """Return {name of a leaf: 'float32[512,1024]'}, of arrays and of their shapes."""
   return {
     name: f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
     for name, leaf in _by_name(state).items()

@@ -35,6 +35,8 @@ from harmony_jax.paths import local_path
 # Settings that change nothing in a run's numbers; a run may go on with others.
 FREE = ('config.env_processes', 'config.replay_on', 'config.devices', 'config.keep_replay')
 
+_OF_SOURCE = [f'identity.from.{name}' for name in ('task', 'method', 'step', 'checksum')]
+
 # never before config.json
 _LINES = ('environment.txt', 'metrics.jsonl', 'scores.jsonl')
 _LATER = (*_LINES, 'checkpoints', '.complete')
@@ -281,6 +283,8 @@ def check(logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[
 
 def _compare(path, wanted):
   differing = config_.difference(_present(path, wanted), settings.plain(wanted))
+  if 'identity.from.run' in differing:  # what else is said of it follows
+    differing = {key: pair for key, pair in differing.items() if key not in _OF_SOURCE}
   told = [
     f'{key}: folder has {old!r}, command has {new!r}'
     for key, (old, new) in differing.items()

@@ -120,6 +120,8 @@ def introduce(trainer: 'Trainer') -> Progress:
       f'evaluation: every {run.eval_every:,} steps up to {run.eval_episodes} episodes, as many as '
       f'fit into {run.eval_share:.0%} of the steps of training'
     )
+  if trainer.starts:
+    progress.line(trainer.starts)
   if state.step:
     so_far = format_seconds(state.hours * 3600)
     progress.line(f'continues from step {state.step:,} (update {state.update:,}, {so_far} so far)')
