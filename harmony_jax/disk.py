@@ -5,8 +5,10 @@ import pathlib
 import shutil
 
 from harmony_jax import replay_files
+from harmony_jax.config import RunSettings
+from harmony_jax.replay import MARGIN
 
-PICTURE = 64 * 64 * 3  # bytes of an observation, where a suite shows pictures
+PICTURE = 64 * 64 * 3 + 64  # bytes of a step where a suite shows pictures, nearly
 
 
 def size(path: str | os.PathLike) -> int:
@@ -27,14 +29,14 @@ def free(path: str | os.PathLike) -> int:
   return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
 
 
-def replay_steps(steps: int, capacity: int, checkpoint_every: int, margin: int = 0) -> int:
-  """Return the largest number of steps that a run's replay has on disk.
+def replay(run: RunSettings, step: int) -> int:
+  """Return the most bytes that a run's replay has on disk, by those of one step.
 
-  Beside what it keeps there are those that a checkpoint before the newest needs, and the rest of
+  Beside what it keeps there are steps that a checkpoint before the newest needs, and the rest of
   their file.
   """
-  older = (replay_files.SAVES - 1) * checkpoint_every + replay_files.MOST_STEPS
-  return min(steps, capacity + margin + older)
+  older = (replay_files.SAVES - 1) * run.checkpoint_every + replay_files.MOST_STEPS
+  return step * min(run.steps, run.replay_capacity + MARGIN * run.num_envs + older)
 
 
 def text(count: float) -> str:
@@ -45,10 +47,8 @@ def text(count: float) -> str:
   return f'{count / 1e3:,.0f} kB'
 
 
-def warning(needed: float, path: str | os.PathLike) -> str:
-  """Return the line that says that a disk has too little room; '' where it has enough."""
+def room(needed: float, path: str | os.PathLike) -> str:
+  """Return ', 34 GB are free', with a warning where more than that is needed."""
   there = free(path)
-  lacks = (
-    f'warning: {text(needed)} more are needed on the disk of {path}, and {text(there)} are free'
-  )
-  return lacks if needed > there else ''
+  told = f', {text(there)} are free'
+  return told if needed <= there else f'{told}: WARNING, {text(needed)} are needed'

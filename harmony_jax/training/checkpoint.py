@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from harmony_jax.errors import UserError, one_line
 
+KEEP = 2  # of a run's checkpoints
 Meta = dict[str, Any]
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Checkpoints:
       saved.
   """
 
-  def __init__(self, folder: str | pathlib.Path, keep: int | None = 2, read_only: bool = False):
+  def __init__(self, folder: str | pathlib.Path, keep: int | None = KEEP, read_only: bool = False):
     logging.getLogger('absl').addFilter(_passes)  # a second time changes nothing
     self._folder = pathlib.Path(folder).expanduser().absolute()
     self._damaged: list[int] = []  # steps that could not be restored
