@@ -9,6 +9,7 @@ checksums of the arrays and of all this, for orbax does not see a flipped bit in
 import json
 import logging
 import pathlib
+import shutil
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -43,10 +44,12 @@ class Checkpoints:
       raise UserError(f'no checkpoints: {self._folder} does not exist')
     if not read_only:
       self._folder.mkdir(parents=True, exist_ok=True)
+      # orbax would do it in a thread, which complains where the folder of a refused run goes again
+      for unfinished in self._folder.glob('*.orbax-checkpoint-tmp*'):
+        shutil.rmtree(unfinished, ignore_errors=True)
     self._options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       create=False,
-      cleanup_tmp_directories=not read_only,
       read_only=read_only,
       multiprocessing_options=_alone(),
       # else one damaged file of metadata keeps all checkpoints from being opened
