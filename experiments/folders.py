@@ -5,48 +5,59 @@ if not __package__:
 
 import contextlib
 import functools
+from typing import Any
 
 from harmony_jax import config as config_
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
 from harmony_jax.processes import ProcessGroup
-from harmony_jax.training import run_folder
+from harmony_jax.training import origin, run_folder
 from harmony_jax.training.run_folder import RunFolder
 
 
 def open_runs(
-  stack: contextlib.ExitStack, places: list[tuple[Config, str]], group: ProcessGroup
+  stack: contextlib.ExitStack,
+  places: list[tuple[Config, str]],
+  group: ProcessGroup,
+  source: str | None = None,
 ) -> list[tuple[Config, RunFolder]]:
   """Return (configuration, locked folder) of those runs that are not complete.
 
   `stack` closes the folders; where it ends with a refusal, those of runs that had not begun are
-  nobody's again.
+  nobody's again. `source`: the run folder that all of them start from.
   """
   runs = []
   for config, place in places:
-    folder = stack.enter_context(_open_folder(place, config, group))
+    folder = stack.enter_context(_open_folder(place, config, group, source))
     if folder.is_complete():
-      print(f'this run is complete: {folder.path}')
+      # it may have been killed before that
+      dropped = folder.drop_replay(config) if group.leads else ''
+      print(f'this run is complete: {folder.path}{dropped}')
     else:
       stack.push(functools.partial(_forget, folder))
       runs.append((config, folder))
   return runs
 
 
-def identity(config: Config) -> dict[str, str]:
-  """Return what tells one run from another, beside its settings."""
+def identity(config: Config) -> dict[str, Any]:
+  """Return what tells one run from another, beside its settings and what it starts from."""
   return {name: getattr(config.run, name) for name in ('suite', 'task', 'method')}
 
 
-def _open_folder(logdir, config, group):
+def _prepare(logdir, config, source):
+  start = {'from': origin.facts(source, logdir, config.run.method)} if source else {}
+  return run_folder.prepare(logdir, config, identity(config) | start)
+
+
+def _open_folder(logdir, config, group, source):
   """Return `run_folder.prepare`. Of several processes, process 0 does it, and all learn of it."""
   if group.count == 1:
-    return run_folder.prepare(logdir, config, identity(config))
-  _check_equal(group.exchange(config.to_json()))
+    return _prepare(logdir, config, source)
+  _check_equal(group.exchange({**config.to_json(), '--from': source}))
   folder = told = None
   if group.leads:
     try:
-      folder = run_folder.prepare(logdir, config, identity(config))
+      folder = _prepare(logdir, config, source)
       told = {'path': str(folder.path.absolute()), 'complete': folder.is_complete()}
     except UserError as error:
       told = {'refused': str(error)}

@@ -145,6 +145,12 @@ def _define_places(string, integer, path):
     'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
     'of their run folders seed<seed>.',
   )
+  path(
+    'from',
+    None,
+    'Run folder of a trained agent that a new run starts from: the same method and sizes, for more '
+    'steps, with other settings, or on another task with the same observations and actions.',
+  )
 
 
 class _PathParser(flags.ArgumentParser):
@@ -215,10 +221,14 @@ def make_config(
   return config, reason
 
 
-def default_logdir(config: Config) -> str:
-  """Return runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>."""
+def default_logdir(config: Config, origin: str | None = None) -> str:
+  """Return runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>.
+
+  Of a run that starts from another one, `origin` is the task of that.
+  """
   run, rule = config.run, config.flat().get('weighting.rule')
-  name = '-'.join(filter(None, (run.method, rule, run.preset)))
+  start = f'from-{origin.lower()}' if origin else None
+  name = '-'.join(filter(None, (run.method, rule, run.preset, start)))
   # gymnasium's ids may have slashes and colons, methods of one's own have colons
   plain = lambda text: text.replace('/', '-').replace(':', '-')
   return os.path.join('runs', run.suite, plain(run.task.lower()), plain(name), f'seed{run.seed}')
@@ -230,7 +240,7 @@ def deviations(suite: ModuleType, config: Config) -> str:
   changed = [
     f'{name}={ours} ({published})'
     for name, (published, ours) in config_.difference(paper.to_json(), config.to_json()).items()
-    if name not in ('seed', 'preset', 'weighting.rule', 'devices')
+    if name not in ('seed', 'preset', 'weighting.rule', 'devices', 'keep_replay')
   ]
   return f'differs from the paper: {", ".join(changed) or "in nothing"}'
 
@@ -263,7 +273,9 @@ def _run(suite, options, texts, group, interruption):
   if options.num_seeds > 1 and (group.count > 1 or config.run.devices > 1):
     raise UserError('--num_seeds trains on one device of one process: start each seed by itself')
   with contextlib.ExitStack() as stack:
-    runs = folders.open_runs(stack, _places(config, options), group)
+    source = options['from'].value
+    places = _places(config, options, source and not options.logdir and _task_of(source))
+    runs = folders.open_runs(stack, places, group, source)
     if not runs:
       return 0
     if group.leads:
@@ -280,15 +292,24 @@ def _run(suite, options, texts, group, interruption):
   return 0
 
 
-def _places(config, options):
-  """Return (configuration, its folder) of each seed."""
+def _places(config, options, origin=None):
+  """Return (configuration, its folder) of each seed; `origin` as of `default_logdir`."""
   if options.num_seeds == 1:
-    return [(config, options.logdir or default_logdir(config))]
+    return [(config, options.logdir or default_logdir(config, origin))]
   seeds = range(config.run.seed, config.run.seed + options.num_seeds)
   each = [config.replace({'seed': seed}) for seed in seeds]
   if options.logdir:
     return [(one, os.path.join(options.logdir, f'seed{one.run.seed}')) for one in each]
-  return [(one, default_logdir(one)) for one in each]
+  return [(one, default_logdir(one, origin)) for one in each]
+
+
+def _task_of(source):
+  """Return the task of a run folder."""
+  try:
+    return config_.saved(source)['config']['task']
+  except UserError as error:
+    told = 'a run that began from it goes on by its --logdir'
+    raise UserError(f'--from: {error}; {told}') from None
 
 
 @contextlib.contextmanager

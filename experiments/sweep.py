@@ -26,7 +26,7 @@ from types import ModuleType
 
 from absl import flags
 
-from harmony_jax import envs
+from harmony_jax import disk, envs
 from harmony_jax.config import IDENTITY, Config
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import schema
@@ -181,6 +181,25 @@ def show_plan(sweep: Sweep, workers: int):
     print(f'{sweep.counts()}, {sum(left):.2f} h, {clock:.2f} h with {workers} at a time')
 
 
+def describe_disk(runs: list[Config], jobs: list[Job], workers: int) -> str:
+  """Return what the replays of runs that are not finished take on disk, and what is free there.
+
+  By the configuration alone: no environment is made. Checkpoints depend on that.
+  """
+  left = [config for config in runs if not run_folder.is_complete(folder_of(config))]
+  left = [config for config in left if config.env.get('observe') != 'state']
+  if not left:
+    return 'disk: no more replays of pictures'
+  kept = left[0].run.keep_replay
+  count = len(left) if kept else min(len(left), workers * max(len(job.folders) for job in jobs))
+  each = sorted((disk.replay(config.run, disk.PICTURE) for config in left), reverse=True)
+  needed = sum(each[:count])
+  pictures = ' if it shows pictures of 64 × 64' if left[0].env.get('observe') == 'auto' else ''
+  until = '' if kept else ' until its end'
+  told = f"disk: a run's replay takes up to {disk.text(each[0])}{until}{pictures}; {count} of them"
+  return f'{told} {disk.text(needed)}, without checkpoints{disk.room(needed, FLAGS.root)}'
+
+
 def report(runs: list[Config], output: Path):
   """Write aggregate.json and the scores of what there is, and print the table."""
   from harmony_jax.reporting import aggregate, records, results_files
@@ -244,9 +263,13 @@ def main(words: list[str], overrides: list[str]) -> int:
     FLAGS.preset = 'paper' if accelerated else 'cpu'
   runs = plan(module, overrides)
   sweep = Sweep(make_jobs(module, runs, overrides))
+  workers = len(places) or FLAGS.workers or len(sweep.rows)
+  needed = describe_disk(runs, [row.job for row in sweep.rows], workers)
   if FLAGS.dry_run:
-    show_plan(sweep, len(places) or FLAGS.workers or len(sweep.rows))
+    show_plan(sweep, workers)
+    print(needed)
     return 0
+  print(needed, flush=True)
   name = '-'.join([FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset])
   return run(sweep, runs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
 

@@ -20,7 +20,7 @@ FORMAT = 2  # of config.json; 1 had the settings that told three methods apart i
 _OPTIONS = ('env', 'eval_env')
 # What runs did before there was a setting for it.
 LATER = {'eval_share': 0.0, **dict.fromkeys(('env.keys', 'env.ignore', 'env.read'), [])}
-LATER['env.wrappers'] = []
+LATER |= {'env.wrappers': [], 'keep_replay': True}
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class RunSettings:
   log_every: int = setting(250, 'steps between two lines of metrics', least=1)
   checkpoint_every: int = setting(5_000, 'steps between two checkpoints', least=1)
   video_every: int = setting(10_000, 'steps between two open-loop videos; 0: none')
+  keep_replay: bool = setting(False, 'keep the replay on disk after the end, too')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,8 +235,28 @@ def read(folder: str | pathlib.Path, allow_import: bool = False) -> Config:
     UserError: no run, or one that this version cannot know.
   """
   path = local_path(folder) / 'config.json'
+  return _readable(path, lambda: from_json(saved(folder), str(path), allow_import))
+
+
+def saved(folder: str | pathlib.Path) -> dict[str, Any]:
+  """Return what a run's config.json holds: {'format', 'config': {…}, 'identity': {…}}.
+
+  Raises:
+    UserError: no run, or a config.json that is none.
+  """
+  path = local_path(folder) / 'config.json'
+
+  def read():
+    tree = json.loads(path.read_text(encoding='utf-8'))
+    return {**tree, 'config': {**tree['config']}, 'identity': {**tree.get('identity', {})}}
+
+  return _readable(path, read)
+
+
+def _readable(path, read):
+  """What `read` returns of a config.json, or UserError."""
   try:
-    return from_json(json.loads(path.read_text(encoding='utf-8')), str(path), allow_import)
+    return read()
   except OSError as error:
     raise UserError(
       f'{path.parent} holds no run: its config.json cannot be read ({error.strerror})'

@@ -20,6 +20,8 @@ from harmony_jax.prefetch import Prefetcher  # a part of replay to its users
 
 __all__ = ['Draw', 'Prefetcher', 'Replay']
 
+MARGIN = 256  # steps per environment, see `Replay`
+
 
 class Draw(NamedTuple):
   """The windows chosen for one update: plain numbers, no data."""
@@ -61,7 +63,7 @@ class Replay:
     batch_size: int,
     length: int,
     seed: int,
-    margin: int = 256,
+    margin: int = MARGIN,
     sampling: str = 'windows',
     prioritize_ends: bool = False,
     first_action: bool = False,

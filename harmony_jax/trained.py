@@ -151,7 +151,7 @@ class TrainedAgent:
     for name in options.get('wrappers', ()):
       configuration.allow(name, 'wrapper', self.source, self.allow_import)
     env = _make(self.config, num_envs, self.config.run.env_processes, options)
-    learned, here = _seen(self.spec), _seen(env.spec)
+    learned, here = self.spec.spaces, env.spec.spaces
     if learned != here:
       env.close()
       raise UserError(
@@ -301,15 +301,3 @@ def _make(config: Config, num_envs: int, processes: bool, options: Mapping) -> A
     raise
   except (ValueError, RuntimeError) as error:  # a bad option, or no simulator: the text says which
     raise UserError(str(error)) from None
-
-
-def _seen(spec):
-  """Return all of a spec that an agent must fit, in words."""
-  observations = ', '.join(
-    f'{name} {list(each.shape)}' + ('' if len(each.shape) == 3 else f' {np.dtype(each.dtype).name}')
-    for name, each in sorted(spec.observation.items())
-  )
-  rest = spec.num_actions - sum(spec.factors)
-  kinds = [f'{" × ".join(map(str, spec.factors))} choices'] if spec.factors else []
-  kinds += [f'{rest} continuous actions'] if rest else []
-  return f'{observations} and {" and ".join(kinds)}'

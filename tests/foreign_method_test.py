@@ -23,7 +23,7 @@ def config():
   run = RunSettings('catch', 'catch', NAME, 'tiny')
   toy = {**shooting.SIZES, **SHORT, 'train_ratio': 24.0, 'prefill_chunk': 8}
   made = Config(run, shooting.METHOD.settings, {'distractors': 4, 'size': 8})
-  return made.replace({**toy, 'replay_capacity': 1000, 'batch_length': 6})
+  return made.replace({**toy, 'replay_capacity': 1000, 'batch_length': 6, 'keep_replay': True})
 
 
 @pytest.fixture(scope='module')

@@ -15,6 +15,7 @@ CATCH = (
   '--config.checkpoint_every=80',
   '--config.eval_every=320',
   '--config.video_every=0',
+  '--config.keep_replay=True',
   '--config.log_every=40',
   '--config.final_eval_episodes=16',
   '--config.eval_episodes=16',
@@ -27,6 +28,7 @@ ATARI = (
   '--config.checkpoint_every=100',
   '--config.eval_every=500',
   '--config.video_every=0',
+  '--config.keep_replay=True',
 )
 DMC = (
   'dmc',
@@ -36,6 +38,7 @@ DMC = (
   '--config.checkpoint_every=100',
   '--config.eval_every=400',
   '--config.video_every=0',
+  '--config.keep_replay=True',
   '--config.num_envs=2',
 )
 

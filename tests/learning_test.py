@@ -59,13 +59,15 @@ def test_a_run_without_an_update_is_no_result(case, tmp_path):
   """Episodes of 8 steps that a window of 12 does not fit into, or 8 kept that hold none whole."""
   changes, told = CASES[case]
   length = 12 if case == 'inside' else 4
-  config = config_of(**changes, batch_length=length, batch_size=1, eval_every=4000)
+  config = config_of(
+    **changes, batch_length=length, batch_size=1, eval_every=4000, checkpoint_every=20
+  )
   config = config.replace({'replay_capacity': 28}) if case == 'episodes' else config
   with pytest.raises(UserError, match=told) as caught:
     train(tmp_path, config)
   step = 160 if case in ('prefill', 'chunk') else config.run.replay_capacity + 4
   assert f'no update in {step} steps' in str(caught.value) or step < 160
-  assert not run_folder.is_complete(tmp_path) and not (tmp_path / 'scores.jsonl').exists()
+  assert not run_folder.is_recorded(tmp_path) and not (tmp_path / 'scores.jsonl').exists()
 
 
 def growing(trainer):

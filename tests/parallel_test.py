@@ -31,6 +31,7 @@ TINY = [
   '--config.final_eval_episodes=6',
   '--config.video_every=0',
   '--config.replay_capacity=2000',
+  '--config.keep_replay=True',
 ]
 LIMIT = 300  # seconds
 

@@ -9,6 +9,7 @@ import pytest
 from harmony_jax import config
 from harmony_jax.errors import UserError
 from harmony_jax.training import run_folder
+from harmony_jax.training.checkpoint import Checkpoints
 from tests import small
 
 CONFIG = small.run_config()
@@ -143,6 +144,19 @@ def test_a_folder_in_which_nothing_is_saved_belongs_to_nobody(left, tmp_path):
     assert not folder.resumed and config.read(tmp_path) == other
     assert (tmp_path / 'scores.jsonl').exists() == (left == 'config')
   assert (tmp_path / 'environment.txt').read_text().count('command: ') == 1 + (left == 'config')
+
+
+def test_what_a_start_may_leave_keeps_nobody_out(tmp_path):
+  run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
+  for name in ('replay', 'videos', 'tensorboard', 'checkpoints/10.orbax-checkpoint-tmp'):
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / 'file').touch()
+  other = CONFIG.replace({'seed': 1})
+  run_folder.prepare(tmp_path, other, IDENTITY).close()
+  (tmp_path / 'config.json').unlink()
+  run_folder.prepare(tmp_path, other, IDENTITY).close()
+  with Checkpoints(tmp_path / 'checkpoints'):
+    assert not list((tmp_path / 'checkpoints').iterdir())
 
 
 @pytest.mark.parametrize('kept', ['checkpoints/10', 'nonfinite/7'])

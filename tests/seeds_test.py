@@ -40,6 +40,7 @@ def tiny(seed, **changes):
       'eval_every': 48,
       'checkpoint_every': 48,
       'batch_size': 2,
+      'keep_replay': True,
       **changes,
     }
   )

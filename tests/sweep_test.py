@@ -182,6 +182,7 @@ def test_dry_run_starts_nothing(tmp_path, capsys, monkeypatch):
     assert sweep.main([], []) == 0
   printed = capsys.readouterr().out
   assert '260 waiting of 260, hours not measured of 260' in printed
+  assert "disk: a run's replay takes up to 1.2 GB until its end; 1 of them 1.2 GB" in printed
   assert '--game=UpNDown --seed=4' in printed and not list(tmp_path.iterdir())
 
 

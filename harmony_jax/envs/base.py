@@ -93,6 +93,19 @@ class Spec:
     """Return the sizes of the one-hots that an action vector [N, A] begins with."""
     return (self.num_actions,) if self.discrete else self.choices
 
+  @property
+  def spaces(self) -> str:
+    """Return all that an agent must fit, in words."""
+    observations = ', '.join(
+      f'{name} {list(each.shape)}'
+      + ('' if len(each.shape) == 3 else f' {np.dtype(each.dtype).name}')
+      for name, each in sorted(self.observation.items())
+    )
+    rest = self.num_actions - sum(self.factors)
+    kinds = [f'{" × ".join(map(str, self.factors))} choices'] if self.factors else []
+    kinds += [f'{rest} continuous actions'] if rest else []
+    return f'{observations} and {" and ".join(kinds)}'
+
   def to_json(self) -> dict:
     """As JSON can hold it."""
     observation = {

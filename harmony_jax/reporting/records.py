@@ -46,7 +46,10 @@ def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
   name = f'{folder} holds no run: its config.json'
   config = results_files.read_json(folder / 'config.json', name)
   try:
-    return _record(folder, without_paths(config['config']), tuple(metrics))
+    source = config.get('identity', {}).get('from')
+    # a part of its method's name: no run from scratch
+    made = config['config'] | ({'from': source['task']} if source else {})
+    return _record(folder, without_paths(made), tuple(metrics))
   except (OSError, *DAMAGES) as error:
     raise results_files.damaged(folder, error) from None
 

@@ -19,9 +19,15 @@ DAMAGES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, 
 
 def label(config: Mapping) -> str:
   """Return what reports call a run's method: 'dreamerv3-harmony-cpu', or 'mine-cpu' if it has no
-  weighting."""
+  weighting; '…-from-pong' of one that starts from an agent of Pong (`from` is that task)."""
   rules = [config['weighting']['rule']] if config.get('weighting') is not None else []
-  return '-'.join([config['method'], *rules, config['preset']])
+  starts = [f'from-{_plain(config["from"])}'] if 'from' in config else []
+  return '-'.join([config['method'], *rules, config['preset'], *starts])
+
+
+def _plain(task):
+  """A task as a part of a file's name."""
+  return re.sub(r'[^\w.+-]', '-', task.lower())
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -9,6 +9,7 @@ checksums of the arrays and of all this, for orbax does not see a flipped bit in
 import json
 import logging
 import pathlib
+import shutil
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from harmony_jax.errors import UserError, one_line
 
+KEEP = 2  # of a run's checkpoints
 Meta = dict[str, Any]
 _log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Checkpoints:
       saved.
   """
 
-  def __init__(self, folder: str | pathlib.Path, keep: int | None = 2, read_only: bool = False):
+  def __init__(self, folder: str | pathlib.Path, keep: int | None = KEEP, read_only: bool = False):
     logging.getLogger('absl').addFilter(_passes)  # a second time changes nothing
     self._folder = pathlib.Path(folder).expanduser().absolute()
     self._damaged: list[int] = []  # steps that could not be restored
@@ -42,10 +44,12 @@ class Checkpoints:
       raise UserError(f'no checkpoints: {self._folder} does not exist')
     if not read_only:
       self._folder.mkdir(parents=True, exist_ok=True)
+      # orbax would do it in a thread, which complains where the folder of a refused run goes again
+      for unfinished in self._folder.glob('*.orbax-checkpoint-tmp*'):
+        shutil.rmtree(unfinished, ignore_errors=True)
     self._options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       create=False,
-      cleanup_tmp_directories=not read_only,
       read_only=read_only,
       multiprocessing_options=_alone(),
       # else one damaged file of metadata keeps all checkpoints from being opened
@@ -82,7 +86,7 @@ class Checkpoints:
     if newest is not None and step <= newest:
       raise ValueError(f'checkpoint {step} is not newer than {newest} in {self._folder}')
     copy = jax.tree.map(lambda leaf: np.array(_numbers(leaf)), state)
-    saved = {'meta': meta, 'structure': _structure(state), 'checksums': _checksums(copy)}
+    saved = {'meta': meta, 'structure': structure(state), 'checksums': _checksums(copy)}
     text = json.dumps(saved)
     file = {'saved': json.loads(text), 'checksum': zlib.crc32(text.encode())}
     args = ocp.args.Composite(state=ocp.args.PyTreeSave(copy), meta=ocp.args.JsonSave(file))
@@ -164,6 +168,32 @@ class Checkpoints:
     """
     return self._described(step)['checksums']
 
+  def structure(self, step: int) -> dict[str, str]:
+    """Return {name of an array: 'float32[512,1024]'}. Raises as `meta`."""
+    return self._described(step)['structure']
+
+  def checksum(self, step: int) -> int:
+    """Return the CRC-32 of all that `meta`, `structure` and `checksums` say. Raises as `meta`."""
+    return zlib.crc32(json.dumps(self._described(step)).encode())
+
+  def newest_intact(self) -> int:
+    """Return the newest step whose arrays are those that were saved, whatever they are of.
+
+    Raises:
+      UserError: there is none.
+    """
+    everything = ocp.args.Composite(state=ocp.args.PyTreeRestore())
+    for step in reversed(self.steps()):
+      try:
+        saved = self._read_meta(step)
+        restored: Any = self._manager.restore(step, args=everything)
+        if _checksums(restored.state) != saved['checksums']:
+          raise ValueError('its arrays are not what was saved')
+        return step
+      except Exception as error:  # whatever orbax and the system have for damage
+        _log.warning('checkpoint %d in %s is damaged (%s)', step, self._folder, _first_line(error))
+    raise UserError(f'no checkpoint in {self._folder} that can be read')
+
   def wait(self) -> None:
     """Wait until what was saved is on disk; raise what went wrong in it."""
     self._manager.wait_until_finished()
@@ -187,7 +217,7 @@ class Checkpoints:
 
   def _restore(self, like, step, check, part):
     """One checkpoint, or whatever exception its damage causes."""
-    saved, wanted = self._read_meta(step), _structure(like)
+    saved, wanted = self._read_meta(step), structure(like)
     for name in [*wanted, *([] if part else saved['structure'])]:
       there, here = (where.get(name, 'nothing') for where in (saved['structure'], wanted))
       if there != here:
@@ -241,8 +271,8 @@ def _by_name(state):
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
-def _structure(state):
-  """{name of a leaf: 'float32[512,1024]'}, of arrays and of their shapes."""
+def structure(state: Any) -> dict[str, str]:
+  """Return {name of a leaf: 'float32[512,1024]'}, of arrays and of their shapes."""
   return {
     name: f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
     for name, leaf in _by_name(state).items()

@@ -24,7 +24,7 @@ from harmony_jax.config import Config
 from harmony_jax.envs.base import to_environment
 from harmony_jax.errors import UserError
 from harmony_jax.method import Method
-from harmony_jax.training import hooks, saving, setup
+from harmony_jax.training import hooks, origin, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.evaluation import Evaluation, Player, random_actions
 from harmony_jax.training.interruption import Interruption
@@ -40,6 +40,7 @@ class Trainer:
 
   Attributes:
     state: where it is. updates: what it learns with. timestep: the present one.
+    starts: the line that says from what other run, if from any.
     hooks: what is called after each step, in this order.
   """
 
@@ -80,6 +81,7 @@ class Trainer:
     compiled, seed = compiler(self.method), config.run.seed
     self.replay = setup.make_replay(config, self.method, self.group, sharing)
     self.updates = Updates(self.method, compiled, self.replay, self.group, seed)
+    self.starts = origin.begin(self)  # refuses a source before anything is written
     key = jax.random.fold_in(jax.random.key(seed), 2 + self.group.index)
     self.player = Player(self.method, compiled, self.updates.variables, num_envs, key)
     self.episodes = envs.Episodes(self.env, seed, 'train', self.envs.start)

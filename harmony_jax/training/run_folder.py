@@ -20,6 +20,7 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,12 +28,14 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from harmony_jax import config as config_
-from harmony_jax import settings
+from harmony_jax import disk, settings
 from harmony_jax.errors import InUse, UserError
 from harmony_jax.paths import local_path
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
-FREE = ('config.env_processes', 'config.replay_on', 'config.devices')
+FREE = ('config.env_processes', 'config.replay_on', 'config.devices', 'config.keep_replay')
+
+_OF_SOURCE = [f'identity.from.{name}' for name in ('task', 'method', 'step', 'checksum')]
 
 # never before config.json
 _LINES = ('environment.txt', 'metrics.jsonl', 'scores.jsonl')
@@ -113,6 +116,21 @@ class RunFolder:
     with atomic_write(self.path / '.complete') as file:
       file.write(text + '\n')
 
+  def drop_replay(self, config: config_.Config) -> str:
+    """Delete the replay of a complete run, unless it is to be kept; say so, '' for nothing.
+
+    Only where config.json says so, too: what an older version left stays.
+    """
+    keeps = config_.saved(self.path)['config'].get('keep_replay', True)
+    replay = self.path / 'replay'
+    if keeps or config.run.keep_replay or not self.is_complete():
+      return ''
+    freed = disk.size(replay)
+    shutil.rmtree(replay, ignore_errors=True)
+    freed -= disk.size(replay)
+    told = f'; replay of {disk.text(freed)} dropped (--config.keep_replay=True keeps it)'
+    return told if freed else ''
+
   def close(self) -> None:
     """Unlock the folder."""
     if self._lock:
@@ -139,8 +157,19 @@ def atomic_write(path: str | pathlib.Path) -> Iterator[IO[str]]:
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
+    _sync(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def _sync(folder):
+  """Have the system write the names in a folder: after it, what another file needed may go."""
+  with contextlib.suppress(OSError):  # not every file system can
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+      os.fsync(opened)
+    finally:
+      os.close(opened)
 
 
 def describe_environment() -> str:
@@ -235,8 +264,14 @@ def _settle_config(path, config, identity):
 
 def is_recorded(path: pathlib.Path) -> bool:
   """Return whether a folder holds what another start of its run would go on with, or show."""
-  parts = (path / name for name in ('checkpoints', 'nonfinite', '.complete'))
-  return any(part.is_file() or part.is_dir() and any(part.iterdir()) for part in parts)
+  dumps = path / 'nonfinite'
+  return has_checkpoint(path) or is_complete(path) or dumps.is_dir() and any(dumps.iterdir())
+
+
+def has_checkpoint(path: pathlib.Path) -> bool:
+  """Return whether a folder has a whole checkpoint; those being written have longer names."""
+  names = (each.name for each in (path / 'checkpoints').glob('*'))
+  return any(name.isdigit() or name == 'damaged' for name in names)
 
 
 def check(logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[str, Any]) -> None:
@@ -248,6 +283,8 @@ def check(logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[
 
 def _compare(path, wanted):
   differing = config_.difference(_present(path, wanted), settings.plain(wanted))
+  if 'identity.from.run' in differing:  # what else is said of it follows
+    differing = {key: pair for key, pair in differing.items() if key not in _OF_SOURCE}
   told = [
     f'{key}: folder has {old!r}, command has {new!r}'
     for key, (old, new) in differing.items()

@@ -27,6 +27,11 @@ class Saver:
     self.every = every
 
   def __call__(self, trainer: 'Trainer') -> None:
+    """Save the run once it has learned something: until then another one may take its folder."""
+    if trainer.state.update:
+      self.save(trainer)
+
+  def save(self, trainer: 'Trainer') -> None:
     """Save the run, unless this step was saved."""
     state, updates = trainer.state, trainer.updates
     if state.saved == state.step:
@@ -58,7 +63,7 @@ class Saver:
     """Save, where that was not just done, and raise `Interrupted`."""
     step, where = trainer.state.step, 'nothing to save yet in'
     if step:
-      self(trainer)
+      self.save(trainer)
       where = f'saved at step {step:,} of {trainer.config.run.steps:,} in'
     trainer.checkpoints.wait()
     raise Interrupted(f'{requested}: {where} {trainer.folder.path}')
@@ -115,11 +120,13 @@ def _restore(trainer: 'Trainer') -> tuple[dict, dict[str, Any]]:
 def complete(trainer: 'Trainer') -> float | None:
   """Mark a run as complete and say so; return its last score."""
   state, score = trainer.state, trainer.state.last_score
+  dropped = ''
   if trainer.group.leads:
     done = {'step': state.step, 'update': state.update, 'hours': state.hours, 'score': score}
     trainer.folder.mark_complete(done)
+    dropped = trainer.folder.drop_replay(trainer.config)
   trainer.progress.line(
     f'complete: {state.step:,} steps, {state.update:,} updates, {state.hours:.2f} h, '
-    f'final score {score:.2f}; results in {trainer.folder.path}'
+    f'final score {score:.2f}; results in {trainer.folder.path}{dropped}'
   )
   return score

@@ -1,6 +1,7 @@
 """What a run is made of, by its configuration, and how it introduces itself."""
 
 import dataclasses
+import math
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from harmony_jax import device_replay, envs, method
+from harmony_jax import device_replay, disk, envs, method
 from harmony_jax.config import Config
-from harmony_jax.envs.base import Spec
+from harmony_jax.envs.base import ArraySpec, Spec
 from harmony_jax.errors import UserError
 from harmony_jax.processes import ProcessGroup
+from harmony_jax.training.checkpoint import KEEP
 from harmony_jax.training.progress import Progress, format_seconds
 
 if TYPE_CHECKING:
@@ -91,6 +93,24 @@ def _place(config, replay, sharing):
   return 'host' if crowded and config.run.replay_on == 'auto' else config.run.replay_on
 
 
+def describe_disk(trainer: 'Trainer') -> str:
+  """Return what the run takes on disk, all of its processes together, and what is free.
+
+  A third checkpoint is written before the oldest goes.
+  """
+  config, spec = trainer.config, trainer.env.spec
+  arrays = [*spec.observation.values(), ArraySpec((spec.num_actions + 1,), np.float32)]
+  step = 3 + sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in arrays)
+  replay = disk.replay(config.run, step)
+  checkpoint = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.updates.state))
+  most, kept = replay + (KEEP + 1) * checkpoint, KEEP * checkpoint
+  kept += replay if config.run.keep_replay else 0
+  told = (
+    f'disk: up to {disk.text(most)} for replay and checkpoints, {disk.text(kept)} after the end'
+  )
+  return told + disk.room(most - disk.size(trainer.folder.path), trainer.folder.path)
+
+
 def introduce(trainer: 'Trainer') -> Progress:
   """Return where a run shows how far it is, having said there what it is."""
   config, state, devices = trainer.config, trainer.state, trainer.devices
@@ -115,11 +135,14 @@ def introduce(trainer: 'Trainer') -> Progress:
   for reading in trainer.env.spec.readings:
     progress.line(reading)
   progress.line(trainer.replay.describe() + (' in each of them' if several else ''))
+  progress.line(describe_disk(trainer))
   if run.eval_share:
     progress.line(
       f'evaluation: every {run.eval_every:,} steps up to {run.eval_episodes} episodes, as many as '
       f'fit into {run.eval_share:.0%} of the steps of training'
     )
+  if trainer.starts:
+    progress.line(trainer.starts)
   if state.step:
     so_far = format_seconds(state.hours * 3600)
     progress.line(f'continues from step {state.step:,} (update {state.update:,}, {so_far} so far)')

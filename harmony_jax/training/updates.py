@@ -55,6 +55,10 @@ class Updates:
     for draw in draws:
       self.prefetcher.take_up(draw)
 
+  def start_from(self, learned: Mapping[str, Any]) -> None:
+    """Take fields of the state, on one device, that another run has learned."""
+    self.state = self.compiled.spread(self.compiled.gather(self.state).replace(**learned))
+
   def begin(self, number: int, count: int, ahead: bool) -> None:
     """Begin `count` updates, the first of which has this number.
 

@@ -1,0 +1,190 @@
+"""A run that starts from what another one has learned."""
+
+import contextlib
+import json
+import shutil
+
+import chex
+import jax
+import pytest
+
+from experiments import folders, launcher
+from harmony_jax import config as config_
+from harmony_jax.errors import UserError
+from harmony_jax.processes import ALONE
+from harmony_jax.reporting import records, results_files
+from harmony_jax.training import loop, origin
+from harmony_jax.training.checkpoint import Checkpoints
+from harmony_jax.training.interruption import Interrupted
+from tests.commands import run
+from tests.runs import From, ask, compile_once, config_of, lines, train
+
+SHORT = {'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_size': 2, 'batch_length': 4}
+LEARNED = ('params', 'opt_state', 'targets', 'statistics', 'weighting', 'normalizer')
+
+
+def short(**changes):
+  return config_of(**{**SHORT, **changes})
+
+
+def opened(stack, folder, config, source):
+  """The folder of a run, as its command opens it."""
+  ((_, there),) = folders.open_runs(stack, [(config, str(folder))], ALONE, str(source))
+  return there
+
+
+def start(folder, config, source, *more, look=None):
+  """Train a run that starts from a source, as the command does; `look(trainer)` before it."""
+  with contextlib.ExitStack() as stack:
+    there = opened(stack, folder, config, source)
+    trainer = loop.Trainer(config, there, more=more, compiler=compile_once)
+    if look:
+      look(trainer)
+    trainer.run()
+  return trainer
+
+
+def tree(folder):
+  """{name: bytes} of all files but the lock."""
+  return {p: p.read_bytes() for p in folder.rglob('*') if p.is_file() and p.name != '.lock'}
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('source')
+  trainer = train(folder, short())
+  return folder, trainer
+
+
+def test_it_begins_with_what_was_learned_and_a_course_of_its_own(source, tmp_path, capsys):
+  folder, old = source
+  before = tree(folder)
+
+  def look(new):
+    learned, fresh = new.updates.state, new.method.init(jax.random.fold_in(jax.random.key(5), 0))
+    for name in LEARNED:
+      chex.assert_trees_all_equal(getattr(learned, name), getattr(old.updates.state, name))
+    for name in ('rng', 'step', 'nonfinite', 'carry'):
+      key = lambda x: jax.random.key_data(x) if name == 'rng' else x
+      chex.assert_trees_all_equal(key(getattr(learned, name)), key(getattr(fresh, name)))
+    assert (new.replay.steps, new.state.step, new.state.update) == (0, 0, 0)
+
+  new = start(tmp_path / 'new', short(seed=5, env__distractors=2), folder, look=look)
+  assert new.state.step == 96 and int(new.updates.state.step) == new.state.update > 0
+  score = lines(folder, 'scores.jsonl')[-1]['eval_mean']
+  assert f'starts from {folder} (catch, step 96, score {score:.2f})' in capsys.readouterr().out
+  assert tree(folder) == before
+  said = config_.saved(tmp_path / 'new')['identity']['from']
+  with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
+    checksum = checkpoints.checksum(96)
+  run = {'run': str(folder), 'task': 'catch', 'method': 'dreamerv3'}
+  assert said == run | {'step': 96, 'checksum': checksum}
+
+
+def test_once_it_has_a_checkpoint_it_goes_on_without_the_source(source, tmp_path, capsys):
+  """Bit for bit, and no other source is taken; before that it begins from the source again."""
+  shutil.copytree(source[0], tmp_path / 'source')
+  config = short(seed=5)
+  whole = start(tmp_path / 'whole', config, tmp_path / 'source')
+  with pytest.raises(Interrupted):
+    start(tmp_path / 'cut', config, tmp_path / 'source', From(60, ask))
+  shutil.rmtree(tmp_path / 'source')
+  capsys.readouterr()
+  again = start(tmp_path / 'cut', config, tmp_path / 'source')
+  assert 'starts from' not in capsys.readouterr().out
+  for name in LEARNED:
+    states = (whole.updates.state, again.updates.state)
+    chex.assert_trees_all_equal(*(getattr(state, name) for state in states))
+  assert lines(tmp_path / 'whole', 'scores.jsonl') == lines(tmp_path / 'cut', 'scores.jsonl')
+  for other in (source[0], None):
+    with contextlib.ExitStack() as stack, pytest.raises(UserError) as caught:
+      place = [(config, str(tmp_path / 'cut'))]
+      folders.open_runs(stack, place, ALONE, other and str(other))
+    assert 'holds another run (identity.from.run: folder has' in str(caught.value)
+    assert str(caught.value).count('folder has') == 1
+
+
+MISFITS = {
+  'size': (dict(rssm__deter=8), 'config.rssm.deter is 64 there, 8 here'),
+  'rule': (dict(weighting__rule='none'), "config.weighting.rule is 'harmony' there, 'none' here"),
+}
+
+
+@pytest.mark.parametrize('case', ['size', 'rule'])
+def test_what_does_not_fit_is_one_line(case, source, tmp_path):
+  changes, told = MISFITS[case]
+  with pytest.raises(UserError, match=f'does not fit this run: {told}'):
+    start(tmp_path / 'new', short(**changes), source[0])
+  assert not (tmp_path / 'new').exists()
+
+
+def test_rules_with_the_same_harmonizers_fit(source, tmp_path):
+  config = short(weighting__rule='harmony_unrectified')
+  with contextlib.ExitStack() as stack:
+    there = opened(stack, tmp_path / 'new', config, source[0])
+    trainer = loop.Trainer(config, there, compiler=compile_once)
+    stack.callback(trainer._close)
+    new, old = (each.updates.state.params for each in (trainer, source[1]))
+    chex.assert_trees_all_equal(new, old)
+
+
+def test_other_spaces_do_not_fit(source, tmp_path):
+  words = ['--preset=tiny', f'--from={source[0]}', f'--logdir={tmp_path}/new']
+  done = run('gym', '--env=CartPole-v1', *words)
+  assert done.returncode == 2, done
+  told = 'it has learned with image [64, 64, 3] and 3 choices, here are state [4] float32'
+  assert told in done.stderr and 'Traceback' not in done.stderr
+  assert not (tmp_path / 'new').exists()
+
+
+def test_what_is_no_source(source, tmp_path):
+  config = config_.saved(source[0])
+  shutil.copy(source[0] / 'config.json', tmp_path)
+  with pytest.raises(UserError, match='holds no checkpoint yet'):
+    origin.find(str(tmp_path), 'dreamerv3')
+  with pytest.raises(UserError, match="has the method 'dreamerv3', this run 'dreamerv2'"):
+    origin.find(str(tmp_path), 'dreamerv2')
+  with pytest.raises(UserError, match='holds no run'):
+    origin.find(str(tmp_path / 'nowhere'), 'dreamerv3')
+  # it would be imported only as the command's own
+  config['config']['method'] = 'my_package.trap:METHOD'
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(UserError, match='my_package.trap'):
+    origin.find(str(tmp_path), 'dreamerv3')
+
+
+def test_a_damaged_checkpoint_of_the_source_is_passed_over(source, tmp_path, caplog):
+  shutil.copytree(source[0], tmp_path / 'source')
+  largest = max((tmp_path / 'source/checkpoints/96').rglob('*'), key=lambda p: p.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 255
+  largest.write_bytes(data)
+  assert origin.find(str(tmp_path / 'source'), 'dreamerv3')['step'] == 48
+  assert 'checkpoint 96' in caplog.text
+
+
+def test_its_folder_and_its_name_in_reports_say_it(source, tmp_path):
+  """It is a method of its own there, also in results files."""
+  config = short(seed=5)
+  assert launcher.default_logdir(config, 'ALE/Pong-v5') == (
+    'runs/catch/catch/dreamerv3-harmony-tiny-from-ale-pong-v5/seed5'
+  )
+  start(tmp_path / 'new', config, source[0])
+  found, problems = records.collect([source[0], tmp_path / 'new'])
+  names = {'dreamerv3-harmony-tiny', 'dreamerv3-harmony-tiny-from-catch'}
+  assert {each.method for each in found} == names and not problems
+  paths, _ = results_files.write(found, tmp_path / 'results')
+  assert {path.stem for path in paths} == names | {'scores'}
+  again, problems = records.collect(tmp_path / 'results')
+  assert {each.method for each in again} == names and not problems
+
+
+def test_seeds_start_from_one_source(source, tmp_path):
+  names = {**SHORT, 'eval_episodes': 4, 'final_eval_episodes': 4, 'eval_envs': 4, 'video_every': 0}
+  words = [f'--config.{name}={value}' for name, value in names.items()]
+  words += ['--preset=tiny', f'--from={source[0]}', f'--logdir={tmp_path}', '--num_seeds=2']
+  words += ['--config.weighting.beta2=0.999']  # the source's: the tiny preset has another
+  done = run('catch', *words, '--config.num_envs=4')
+  assert done.returncode == 0, done.stderr
+  for seed in (0, 1):
+    assert f'seed {seed}: starts from {source[0]} (catch, step 96' in done.stdout
