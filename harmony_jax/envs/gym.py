@@ -194,6 +194,11 @@ class Gym:
   def close(self) -> None:
     self._free()
 
+  @property
+  def unwrapped(self) -> Any:
+    """Return the first environment, as its package has it."""
+    return self._simulators[0].unwrapped
+
   def _advance(self, index, action):
     """Observation, summed reward, is_first, terminated, truncated and info after `action_repeat`
     steps or the end.
@@ -269,6 +274,7 @@ class _Simulator:
       self._env = _wrapper(path)(self._env)
     self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
     self.metadata, self.limit = self._env.metadata, getattr(self._env.spec, 'max_episode_steps', 0)
+    self.unwrapped = self._env.unwrapped
 
   def fault(self, text):
     """The error that says what it did in which step."""
@@ -311,7 +317,7 @@ class _Simulator:
 
   def draw(self):
     """Its picture."""
-    viewer = getattr(getattr(self._env.unwrapped, 'mujoco_renderer', None), 'viewer', None)
+    viewer = getattr(getattr(self.unwrapped, 'mujoco_renderer', None), 'viewer', None)
     if viewer is not None:
       # Gymnasium would draw with whichever environment's context came last
       viewer.make_context_current()
