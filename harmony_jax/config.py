@@ -39,7 +39,11 @@ class RunSettings:
   score: str = setting(
     'return', "what is reported: the return of an episode, or a measure like 'success'"
   )
-  env_processes: bool = setting(False, 'each environment in a process of its own')
+  env_processes: settings.Switch = setting(
+    'auto',
+    'each environment in a process of its own; auto: several whose steps are slow, by the suite',
+    choices=(True, False, 'auto'),
+  )
   replay_capacity: int = setting(
     1_000_000, 'steps; a 100K run never fills more than 100,000', least=1
   )

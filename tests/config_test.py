@@ -101,6 +101,7 @@ def test_overrides():
 
 def test_settings_that_do_not_fit_are_one_line():
   for text, told in (
+    ('env_processes=maybe', "config.env_processes is 'maybe': it must be one of True, False, auto"),
     ('env.size=7', 'config.env.size is 7: it must be one of 2, 4'),
     ('replay_capacity=30', 'config.replay_capacity is 30: it must be at least'),
   ):
@@ -151,7 +152,7 @@ def save(folder, tree, **more):
 @pytest.mark.parametrize('suite', ['catch', 'dmcr'])
 def test_a_run_folder_gives_its_configuration_back(suite, name, tmp_path):
   made = make(suite, name).override(
-    ['rssm.deter=24', 'env.action_repeat=3'][: 1 + (suite == 'dmcr')]
+    ['rssm.deter=24', 'env_processes=false', 'env.action_repeat=3'][: 2 + (suite == 'dmcr')]
   )
   save(tmp_path, made.to_json(), format=config.FORMAT)
   assert read(tmp_path) == made
@@ -186,33 +187,33 @@ def test_a_configuration_needs_no_suite():
 
 # First ten digits of a SHA-256 by preset: `digest` above.
 GOLDEN = {
-  'atari100k dreamerv3': '4ba15630ee 00b5c58d27 40867ec22a 70f6458a67',
-  'atari100k dreamerv2': '2822adc75a e1fbb9e214 89ae394b16 26e7582fcf',
-  'atari100k dreamerpro': 'ee8e8c00c4 6378181766 ff3a348e0a af7ad80f09',
-  'catch dreamerv3': 'e1e57e3b49 8935ff46e8 a6a1d8ee80 f21a4ff7bf',
-  'catch dreamerv2': '5089c95ea5 6306e85afb 1ba8f96e4b fc427719cd',
-  'catch dreamerpro': '84a3cc693d 7fca91b80e 5ff40fc6c5 7338ee5adf',
-  'crafter dreamerv3': 'bc22f6cdec 01396486de 2e8bbecb23 220740f258',
-  'crafter dreamerv2': '5d0fcfa713 697a0e71e5 93da8f48d2 fd54c4a605',
-  'crafter dreamerpro': '8d2962ae7c 9af171df9b 189e54b92e ab6e24b310',
+  'atari100k dreamerv3': '23c788f605 edcee3567c c2f2cbb9f9 b41a3efbbf',
+  'atari100k dreamerv2': '5022d24267 22581e4a91 07c5f9a444 02068ee953',
+  'atari100k dreamerpro': '34b9e2ff22 0ef0f4220d faee08059d f1fb484bec',
+  'catch dreamerv3': '6daeea5d32 9f23f46a63 3dda0c9a48 4def7859c3',
+  'catch dreamerv2': 'd5e8706803 3f8769c5cd 069a843f77 25f8c2847e',
+  'catch dreamerpro': '4bd2b112cb 7897c0110b c7f1fe776e c2fcd052fc',
+  'crafter dreamerv3': 'fd2c798768 2ae6a7533f 72df50181f b3a873f475',
+  'crafter dreamerv2': '269a2e8175 7a8ca48ab9 d3a6e81e32 be34ad47ca',
+  'crafter dreamerpro': '910383fc19 d1744dcbd9 5167eff98f 783726dfaa',
   'dmc dreamerv3': 'ba6cfd4db0 a89d362ca7 18b6cf94c1 b6dfc3a6b1',
   'dmc dreamerv2': '8b2132cf02 3b48d0e4ac fddc85f54e 29ac1a79f1',
   'dmc dreamerpro': 'a315bc7d27 9ef2c5cdc3 6063515265 4c1429708b',
   'dmcr dreamerv3': '70bbeba9ae d15261d26a 5f701389d1 e740ac1eef',
   'dmcr dreamerv2': '5d4410a39f 6e8abc5912 551f71693d 435ffddc92',
   'dmcr dreamerpro': '1225ed001c 30276260b9 2ad3dd8bb0 0a75b87c52',
-  'gym dreamerv3': '6571dee1ce d8e4d6ff8f 7742e3cbb8 2ef8a22041',
-  'gym dreamerv2': '5659fd2ddd 4cd2d02d13 16933dc066 0b109b5204',
-  'gym dreamerpro': '55fcf19f57 78a0ff8071 1c90b414f6 961f3d7272',
-  'memory_maze dreamerv3': 'b271ff06cb 14c501b105 de4e7bdf3e 63079a0112',
-  'memory_maze dreamerv2': '330874b5b9 0a934f8e8e 43c574e0ae 0d9047e361',
-  'memory_maze dreamerpro': '0e6e0d48c4 573d5d7eea b758fc9db4 81c7f4184f',
+  'gym dreamerv3': 'ead68a4ff1 05fa203205 736ea4beea ddafc7d662',
+  'gym dreamerv2': 'e82cb293d4 3044939a3e 3db7ca7f49 dbb81b2f5c',
+  'gym dreamerpro': '8604a86769 4418ece60d c4d83d0d62 305c3d5667',
+  'memory_maze dreamerv3': 'eadcbc3f81 277eeb827d 92f8fabfd7 ba06218ac5',
+  'memory_maze dreamerv2': 'b99301e249 d98c66da04 5ced83587f 13eaddda49',
+  'memory_maze dreamerpro': 'db543f1684 bd923294e7 862d8fc50a 4a4c501f06',
   'metaworld dreamerv3': '96849565bd 2ef2b7fc4f 71870903c1 94d34cfd46',
   'metaworld dreamerv2': 'e3cbce8629 a1cf25305f 4af78b1ce6 ae533b98d1',
   'metaworld dreamerpro': '6c10c43c1d e040b550b2 301fa2e3d3 ac1a516468',
-  'minigrid dreamerv3': '30a6759655 39e00fc540 8b1ab95ed0 cebe94ba2b',
-  'minigrid dreamerv2': '51df6875f9 3a1c1606e3 872f312a53 8847a7b3e1',
-  'minigrid dreamerpro': 'd593f66320 2804ebc4bc 6801efb0c7 8e2cf12a2a',
+  'minigrid dreamerv3': 'e5a79c49fc f5909765f4 7918d605f1 975e265ee3',
+  'minigrid dreamerv2': '1e6873ac43 250bb41fb7 c091c23ec9 0eda9ab384',
+  'minigrid dreamerpro': '43666e10ee 0ef140acee 81a068b019 15b7231a3a',
   'rlbench dreamerv3': 'ba491b8a71 c4efaea129 53ddac558d 9e20a0e620',
   'rlbench dreamerv2': 'e2df573da5 f3f72883cf 5467947b67 6931c58a62',
   'rlbench dreamerpro': '948395b759 0c2480db17 0c81d3a073 2154c94067',

@@ -271,12 +271,15 @@ class Suite:
       facts for JSON, 'action_repeat' among them, and phrases for a reader. An option that an older
       configuration lacks is what runs did before there was a choice.
     summary: further measures of an evaluation, from the means of the environment's own.
+    slow: a step takes milliseconds, so that several are in processes of their own by default. No
+      measurement decides that, for what fails ends a run in one process, and an episode in several.
   """
 
   environment: type
   title: str
   protocol: Callable[[Mapping], tuple[dict, list[str]]]
   summary: Callable[[Mapping[str, float]], dict[str, float]] = lambda measures: {}
+  slow: bool = False
 
 
 def evaluation_options(config: Mapping) -> dict:

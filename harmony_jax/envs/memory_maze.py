@@ -146,4 +146,4 @@ def _protocol(config):
   return facts, [f'episodes of {steps:,} steps at 4 Hz', '64 × 64 images', '1 for each object']
 
 
-SUITE = base.Suite(environment=MemoryMaze, title='Memory Maze', protocol=_protocol)
+SUITE = base.Suite(environment=MemoryMaze, title='Memory Maze', protocol=_protocol, slow=True)
