@@ -33,6 +33,13 @@ An environment may have two more attributes, refreshed by every step:
                 the last observation once more, with reward 0 and `is_last`,
                 and the episode is no sample of what the policy can do
 
+And two more, which it has once and for all:
+
+    waves       begins episodes with their seeds only where all do: an evaluation
+                then waits for the last one before it begins the next
+    replays     False where rows cannot idle within an episode: a resumed run begins
+                the running ones anew
+
 `check.check(env)` verifies all this for an environment of your own.
 """
 
