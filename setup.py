@@ -49,16 +49,19 @@ EXTRAS_REQUIRE = {
   # Meta-World imports packaging without declaring it.
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
   'crafter': ['crafter>=1.8.3,<2'],
-  # CartPole and its kind draw with pygame.
-  'gym': ['pygame>=2.6,<3'],
+  'minigrid': ['minigrid>=3.2,<4'],
+  'memory_maze': ['memory-maze>=1.0.3,<2; python_version < "3.13"'],
+  # CartPole and its kind draw with pygame: the edition that MiniGrid needs, for there can be one.
+  'gym': ['pygame-ce>=2.5,<3'],
   # Sweeps on a Ray cluster.
   'ray': ['ray>=2.60,<3'],
   'wandb': ['wandb>=0.31,<1'],
   # It needs pillow below 13, so it does not go with `constraints/`.
   'trackio': ['trackio>=0.43,<1'],
 }
+SUITES = ('metaworld', 'crafter', 'minigrid', 'memory_maze')
 # ruff and basedpyright (pyright without a download) check the code.
-# The tests cover Meta-World, Crafter, drawn gymnasium environments and sweeps on every engine, too.
+# The tests cover every suite of an extra, drawn gymnasium environments and sweeps on every engine.
 # beartype checks the shapes in annotations (tests/conftest.py).
 # rliable is what our statistics are held against; the arch it needs breaks from pandas 3 on.
 # selenium drives a browser, where there is one, in which the page of a report is looked at.
@@ -71,7 +74,7 @@ EXTRAS_REQUIRE['dev'] = [
   'ruff>=0.17,<0.18',
   'basedpyright>=1.40,<2',
   'selenium>=4.51,<5',
-  *(need for extra in ('metaworld', 'gym', 'crafter', 'ray') for need in EXTRAS_REQUIRE[extra]),
+  *(need for extra in (*SUITES, 'gym', 'ray') for need in EXTRAS_REQUIRE[extra]),
 ]
 
 COMMANDS = {f'harmony_jax._commands.{name}': name for name in ('configs', 'experiments')}

@@ -91,7 +91,10 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   """
   if own := {text.partition('=')[0] for text in overrides} & set(OWN):
     raise UserError(f'--config.{own.pop()} is chosen by a flag of its own in a sweep')
-  tasks = envs.tasks(module.SUITE) if FLAGS.games == ['all'] else FLAGS.games
+  try:
+    tasks = envs.tasks(module.SUITE) if FLAGS.games == ['all'] else FLAGS.games
+  except RuntimeError as error:  # the list is the simulator's, which is missing
+    raise UserError(str(error)) from None
   if not tasks:
     raise UserError(f"--games is empty, or 'all' of {module.SUITE!r}, which has no list: name some")
   found = {}

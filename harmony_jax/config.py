@@ -20,7 +20,7 @@ FORMAT = 2  # of config.json; 1 had the settings that told three methods apart i
 _OPTIONS = ('env', 'eval_env')
 # What runs did before there was a setting for it.
 LATER = {'eval_share': 0.0, **dict.fromkeys(('env.keys', 'env.ignore', 'env.read'), [])}
-LATER |= {'env.wrappers': [], 'keep_replay': True}
+LATER |= {'env.wrappers': [], 'env.vector': False, 'keep_replay': True}
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,11 @@ class RunSettings:
   score: str = setting(
     'return', "what is reported: the return of an episode, or a measure like 'success'"
   )
-  env_processes: bool = setting(False, 'each environment in a process of its own')
+  env_processes: settings.Switch = setting(
+    'auto',
+    'each environment in a process of its own; auto: several whose steps are slow, by the suite',
+    choices=(True, False, 'auto'),
+  )
   replay_capacity: int = setting(
     1_000_000, 'steps; a 100K run never fills more than 100,000', least=1
   )

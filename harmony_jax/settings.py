@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from harmony_jax.errors import UserError
 
 T = TypeVar('T')
+Switch = bool | str  # on, off, or a word of the setting's choices
 _LONGEST = 200  # characters of a name or a value that are shown
 
 
@@ -128,7 +129,7 @@ def _wanted(known: Setting, value: Any) -> str:
     strange = ok and known.choices and set(value) - set(known.choices)
     return '' if ok and not strange else f'a list of {", ".join(known.choices) or "names"}'
   numbers = (int, float) if kind is float else (kind,)
-  if not isinstance(value, numbers) or (isinstance(value, bool) and kind is not bool):
+  if not isinstance(value, numbers) or (isinstance(value, bool) and kind not in (bool, Switch)):
     return f'{_article(kind)}, not {type(value).__name__}'
   if known.choices and value not in known.choices:
     near = difflib.get_close_matches(str(value), map(str, known.choices), n=1, cutoff=0.5)
@@ -162,8 +163,9 @@ def parse(name: str, kind: Any, text: str) -> Any:
     if typing.get_origin(kind) is tuple or kind in (tuple, list):
       parts = [part.strip(' \'"') for part in text.strip('()[] ').split(',')]
       return tuple(part for part in parts if part)
-    if kind is bool:
-      return {'true': True, '1': True, 'false': False, '0': False}[text.lower()]
+    if kind in (bool, Switch):
+      known = {'true': True, '1': True, 'false': False, '0': False}
+      return known.get(text.lower(), text) if kind is not bool else known[text.lower()]
     if kind is int and 'e' in text.lower():  # 1e5 steps
       if not (math.isfinite(float(text)) and float(text).is_integer()):
         raise ValueError(text)
@@ -215,5 +217,11 @@ def plain(value: Any) -> Any:
 
 
 def _article(kind: Any) -> str:
-  names = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}
+  names = {
+    bool: 'true or false',
+    Switch: 'true, false or a word',
+    int: 'a whole number',
+    float: 'a number',
+    str: 'a text',
+  }
   return names.get(kind, 'a list of names such as a,b')

@@ -24,6 +24,7 @@ from harmony_jax.config import Config
 from harmony_jax.envs.base import to_environment
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
+from harmony_jax.settings import Switch
 from harmony_jax.training.checkpoint import Checkpoints
 
 _log = logging.getLogger(__name__)
@@ -294,7 +295,7 @@ def _spec(config, meta) -> envs.Spec:
   return env.spec
 
 
-def _make(config: Config, num_envs: int, processes: bool, options: Mapping) -> Any:
+def _make(config: Config, num_envs: int, processes: Switch, options: Mapping) -> Any:
   try:
     return envs.make(config.run.suite, config.run.task, num_envs, processes, **options)
   except UserError:

@@ -101,6 +101,7 @@ def test_overrides():
 
 def test_settings_that_do_not_fit_are_one_line():
   for text, told in (
+    ('env_processes=maybe', "config.env_processes is 'maybe': it must be one of True, False, auto"),
     ('env.size=7', 'config.env.size is 7: it must be one of 2, 4'),
     ('replay_capacity=30', 'config.replay_capacity is 30: it must be at least'),
   ):
@@ -151,7 +152,7 @@ def save(folder, tree, **more):
 @pytest.mark.parametrize('suite', ['catch', 'dmcr'])
 def test_a_run_folder_gives_its_configuration_back(suite, name, tmp_path):
   made = make(suite, name).override(
-    ['rssm.deter=24', 'env.action_repeat=3'][: 1 + (suite == 'dmcr')]
+    ['rssm.deter=24', 'env_processes=false', 'env.action_repeat=3'][: 2 + (suite == 'dmcr')]
   )
   save(tmp_path, made.to_json(), format=config.FORMAT)
   assert read(tmp_path) == made
@@ -186,27 +187,33 @@ def test_a_configuration_needs_no_suite():
 
 # First ten digits of a SHA-256 by preset: `digest` above.
 GOLDEN = {
-  'atari100k dreamerv3': 'f58c2538fd f682897b75 4ecd5f1e09 709b89d3e4',
-  'atari100k dreamerv2': '401f1211aa 08d849642b 4830847d6b 8ddcfce7e6',
-  'atari100k dreamerpro': 'bc9f6d558a af3d65047c 70e0474ec9 b00aa5dbb7',
-  'catch dreamerv3': '7c91eab157 c00bcce63d a9af2299cb 5f89217964',
-  'catch dreamerv2': 'b6e760b372 abb263525f 36cb1b6c21 cc85f982bd',
-  'catch dreamerpro': '693112f9e5 d59e718f6a a2b68007cd 0999ed4c7d',
-  'crafter dreamerv3': 'b7da3849e5 65db2e945c 1a9bfdb164 40c6e2a9f7',
-  'crafter dreamerv2': '65b16d708f 66a866f458 d7ce3ac8c0 f9afff8658',
-  'crafter dreamerpro': 'dd026e6a20 6b31c3fb7c fcfe1d5ac7 d137e6a12a',
+  'atari100k dreamerv3': '3b50135ee9 5d08b2e861 58a34d4236 3bb401beb7',
+  'atari100k dreamerv2': '9513966ed8 18d1762d77 054175d8bc 2c257a9e4b',
+  'atari100k dreamerpro': '77cf4b0256 0f8fd3b4fc 9b639bbdf2 5402e634c0',
+  'catch dreamerv3': 'c85c3dc75d 0d9ece9895 0dc896287d 9d236906c0',
+  'catch dreamerv2': '65086929dd 5e9fd363c1 e0c22850be 51a9f5d627',
+  'catch dreamerpro': 'c4aba70341 c311df3ff9 76d2e843bd 748c921dd0',
+  'crafter dreamerv3': '97a9837785 7ac812b93f dbae26acc8 268f7ec293',
+  'crafter dreamerv2': '57f3bcb21a 032d06a83b 05d2ed2f06 5304b5d919',
+  'crafter dreamerpro': 'fec7a5ec66 44b775675a c0c19c3ad0 9b5c2f4b34',
   'dmc dreamerv3': 'eed0adb696 8cd5f08246 89a39d14cb 0a19c39010',
   'dmc dreamerv2': '548202664d 90a7a73e85 c92e00b4ac 874ef5a879',
   'dmc dreamerpro': '0a8f3429d4 cc52aed769 4dcfb79c7f a17ac6ddc2',
   'dmcr dreamerv3': '706d7b98f8 9f6d0d81e7 d8ed6d6a3c f8de9e46e8',
   'dmcr dreamerv2': 'eada7674ad 1e1d59be41 4e2f346b01 9bb635941d',
   'dmcr dreamerpro': 'db6f515256 b55b98b146 adde2ddf90 0789d2f7e3',
-  'gym dreamerv3': 'a0bb0a0b55 f5bcbe3acc 0db8ee2823 f97a383016',
-  'gym dreamerv2': '5b3c9003c1 6aa42de73e 214ba303dd 1a1b17e57c',
-  'gym dreamerpro': 'b092eeaf5f ae74f660e7 42d8b8a92f 93a9eae151',
+  'gym dreamerv3': 'c8686620cc ae5fa9bbea 95e3f2a7d5 176226446f',
+  'gym dreamerv2': '2359e1aa9b 48fbe9c5b2 58cc1a31ef 3e73dca7c9',
+  'gym dreamerpro': 'f042646a9c 1fbcca623d 68fbd0d9c2 a30ea26474',
+  'memory_maze dreamerv3': 'c144a66594 a8de9abfe0 81b2c13a14 a16ad12167',
+  'memory_maze dreamerv2': '6c49ab99b4 873887fa0e 10a2ddda8d 4a9e132771',
+  'memory_maze dreamerpro': '38cfb3fa4c 6bbba158ef 7c5294f44f ba8f8dd64a',
   'metaworld dreamerv3': 'b1113134bf 7bd1d5431c d3b25fcbcb 80729e4c84',
   'metaworld dreamerv2': '64f3fc60be 8d27b7a4ea 5deedbc15b 16201bbe8b',
   'metaworld dreamerpro': 'd3395e9a10 0b1e3b1945 5afa724a7e 5328c370b3',
+  'minigrid dreamerv3': '310f7fe03d 929f40fd45 db7ac6d6d9 c5bcb67afe',
+  'minigrid dreamerv2': '79b06ff95b 126cac7cda 52b97d3c51 2141e5eb9f',
+  'minigrid dreamerpro': '2f0c5806a8 e69e5c7c82 c83f86c909 43643dec4c',
   'rlbench dreamerv3': 'bf353b10d2 eaa1b52ead 34f304e09e adee0351c9',
   'rlbench dreamerv2': 'f42105773c 480234a7be ac79cba9a7 e852a8ded8',
   'rlbench dreamerpro': '63ee570157 aae1308a18 8c57c6bc93 973882950c',

@@ -124,6 +124,19 @@ def test_the_numbers_of_one_process_with_restarts_and_idling():
   several.close()
 
 
+@pytest.mark.parametrize(
+  'suite, count, cores, apart',
+  [('dmc', 2, 2, True), ('dmc', 1, 2, False), ('dmc', 2, 1, False), ('catch', 2, 2, False)],
+)
+def test_auto_is_several_of_a_slow_suite_on_several_cores(suite, count, cores, apart, monkeypatch):
+  told = []
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(cores)))
+  monkeypatch.setattr(envs, 'Processes', lambda *args: told.append('apart'))
+  monkeypatch.setattr(envs, '_class', lambda name: lambda *args: told.append('here'))
+  envs.make(suite, '', count, processes='auto')
+  assert told == ['apart' if apart else 'here']
+
+
 def test_what_a_worker_sees_and_tells():
   env = Processes(Probe, 2)
   untouched = env.step(

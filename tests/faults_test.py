@@ -219,7 +219,7 @@ def test_a_run_goes_on_with_other_ways_of_the_same_numbers(tmp_path):
     run_folder.prepare(tmp_path, config.replace({name: value}), {}).close()
   with pytest.raises(UserError, match='batch_size'):
     run_folder.prepare(tmp_path, config.replace({'batch_size': 5}), {})
-  assert json.loads((tmp_path / 'config.json').read_text())['config']['env_processes'] is False
+  assert json.loads((tmp_path / 'config.json').read_text())['config']['env_processes'] == 'auto'
 
 
 def test_damage_of_the_newest_replay_file(tmp_path, caplog):

@@ -17,6 +17,8 @@ TASKS |= {
   'rlbench': 'reach_target',
   'gym': 'CartPole-v1',
   'crafter': 'crafter',
+  'minigrid': 'DoorKey-8x8',
+  'memory_maze': '9x9',
 }
 
 
@@ -92,6 +94,8 @@ def test_atari_s_facts_are_the_options_of_its_simulator(monkeypatch, game, stick
     ('metaworld', {'score': 'success'}, 'mean success of 7'),
     ('metaworld', {}, 'V3 tasks (the paper ran V2: not directly comparable)'),
     ('gym', {'env': {'success': 'won'}}, "success as its info's 'won'"),
+    ('minigrid', {'env': {'view': 'full'}}, 'a 64 × 64 picture of the whole world'),
+    ('memory_maze', {'task': '15x15'}, 'episodes of 4,000 steps'),
   ],
 )
 def test_what_a_configuration_says_is_told(suite, changes, told):

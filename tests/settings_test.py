@@ -97,6 +97,8 @@ def test_what_cannot_be_is_one_line(name, value, text):
     (float, '1', 1.0),
     (bool, 'False', False),
     (bool, '1', True),
+    (settings.Switch, 'True', True),
+    (settings.Switch, 'auto', 'auto'),
     (str, 'none', 'none'),
     (tuple[str, ...], "('a', b)", ('a', 'b')),
     (tuple[str, ...], '', ()),

@@ -95,7 +95,8 @@ def test_a_job_is_the_ordinary_run(tmp_path):
 def test_suites_are_the_modules_of_configs(tmp_path):
   suites = suites_of().suites()
   assert set(suites) == {
-    *('atari100k', 'catch', 'crafter', 'dmc', 'dmcr', 'gym', 'metaworld', 'rlbench')
+    *('atari100k', 'catch', 'crafter', 'dmc', 'dmcr', 'gym', 'memory_maze', 'metaworld'),
+    *('minigrid', 'rlbench'),
   }
   for module in suites.values():
     assert set(module.HOURS) == {'paper', 'cpu', 'debug', 'tiny'}

@@ -8,6 +8,7 @@ timestep = episodes.step(actions)         # ended ones begin again by themselves
 
 import functools
 import importlib
+import os
 import pkgutil
 from typing import Any
 
@@ -28,6 +29,7 @@ __all__ = [
   'EpisodeResult',
   'Episodes',
   'Options',
+  'Processes',
   'Spec',
   'Suite',
   'TimeStep',
@@ -49,7 +51,7 @@ def make(
   suite: str,
   task: str,
   num_envs: int,
-  processes: bool = False,
+  processes: bool | str = False,
   timeout: float | None = TIMEOUT,
   **options: Any,
 ) -> Environment:
@@ -60,7 +62,8 @@ def make(
     task: e.g. 'Pong' for 'atari'.
     num_envs: N.
     processes: run each environment in a process of its own, side by side: for simulators that are
-      slow to render, fail at times, or allow one per process.
+      slow to render, fail at times, or allow one per process. 'auto': several of a slow suite,
+      where there is more than one core.
     timeout: of `Processes`: seconds after which one that does not answer is started again; None for
     ever. **options: of the suite's class, e.g. `frame_cap` for 'atari'.
 
@@ -70,6 +73,8 @@ def make(
   Raises:
     ValueError: an unknown suite or task; the text names the nearest known one.
   """
+  if processes == 'auto':
+    processes = num_envs > 1 and _suite(suite).slow and len(os.sched_getaffinity(0)) > 1
   if processes:
     return Processes(functools.partial(make, suite, task, 1, **options), num_envs, timeout)
   return _class(suite)(task, num_envs, **options)
@@ -124,6 +129,9 @@ def names() -> tuple[str, ...]:
 @functools.cache
 def _modules() -> list[str]:
   return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
+_suite = suite  # where an argument has its name
 
 
 def _class(name: str) -> type:

@@ -33,6 +33,13 @@ An environment may have two more attributes, refreshed by every step:
                 the last observation once more, with reward 0 and `is_last`,
                 and the episode is no sample of what the policy can do
 
+And two more, which it has once and for all:
+
+    waves       begins episodes with their seeds only where all do: an evaluation
+                then waits for the last one before it begins the next
+    replays     False where rows cannot idle within an episode: a resumed run begins
+                the running ones anew
+
 `check.check(env)` verifies all this for an environment of your own.
 """
 
@@ -284,12 +291,15 @@ class Suite:
       facts for JSON, 'action_repeat' among them, and phrases for a reader. An option that an older
       configuration lacks is what runs did before there was a choice.
     summary: further measures of an evaluation, from the means of the environment's own.
+    slow: a step takes milliseconds, so that several are in processes of their own by default. No
+      measurement decides that, for what fails ends a run in one process, and an episode in several.
   """
 
   environment: type
   title: str
   protocol: Callable[[Mapping], tuple[dict, list[str]]]
   summary: Callable[[Mapping[str, float]], dict[str, float]] = lambda measures: {}
+  slow: bool = False
 
 
 def evaluation_options(config: Mapping) -> dict:

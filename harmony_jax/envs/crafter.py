@@ -151,4 +151,5 @@ SUITE = base.Suite(
   title='Crafter',
   protocol=_protocol,
   summary=lambda rates: {'crafter_score': score(rates)},
+  slow=True,
 )

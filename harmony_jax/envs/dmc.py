@@ -257,4 +257,4 @@ def _protocol(config):
   return {**facts, 'camera': camera, 'background': background}, [*phrases, f'camera {camera}']
 
 
-SUITE = base.Suite(environment=DMC, title='DeepMind Control', protocol=_protocol)
+SUITE = base.Suite(environment=DMC, title='DeepMind Control', protocol=_protocol, slow=True)

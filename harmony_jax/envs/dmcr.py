@@ -259,4 +259,4 @@ def _looks(seeds):
   }.get(str(seeds), f'seeds 1 to {seeds}')
 
 
-SUITE = base.Suite(environment=DMCR, title='DMC Remastered', protocol=_protocol)
+SUITE = base.Suite(environment=DMCR, title='DMC Remastered', protocol=_protocol, slow=True)

@@ -130,7 +130,7 @@ class Episodes:
     self._actions = [list(actions) for actions in state['actions']]
     if (self._episode < 0).all():
       return None
-    if replay:
+    if replay and getattr(self.env, 'replays', True):
       return self._replay()
     self._episode = self._episode - ~self._restart  # interrupted: the same number again
     self._restart[:] = True
@@ -239,16 +239,20 @@ def play(
   scores, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), int)
   best = {name: np.full(len(seeds), -np.inf) for name in _measures(env)}
   cut = np.zeros(len(seeds), bool)
+  waves = getattr(env, 'waves', False)
   playing = np.arange(num_envs)  # [N] index of the seed that each environment plays
   begun = num_envs  # seeds given out
   restart = np.ones(num_envs, bool)
   actions = zero_actions(env.spec, num_envs)
   while (playing < len(seeds)).any():
-    idle = playing >= len(seeds)
-    now = np.array([0 if idle[i] else seeds[playing[i]] for i in range(num_envs)])
+    idle = over = playing >= len(seeds)
+    if waves and not (restart | over).all():
+      idle = over | restart
+    now = np.array([0 if over[i] else seeds[playing[i]] for i in range(num_envs)])
     timestep = env.step(actions, restart, now, idle=idle)
-    restart = _failed(env)
-    for index in np.flatnonzero(restart):
+    failed = _failed(env)
+    restart = restart & idle | failed
+    for index in np.flatnonzero(failed):
       scores[playing[index]] = lengths[playing[index]] = 0
       for values in best.values():
         values[playing[index]] = -np.inf
@@ -259,7 +263,8 @@ def play(
         values[playing[index]] = max(values[playing[index]], _measures(env)[name][index])
       cut[playing[index]] = lengths[playing[index]] == limit > 0 and not timestep.is_last[index]
       if timestep.is_last[index] or cut[playing[index]]:
-        playing[index], begun, restart[index] = begun, begun + 1, True
+        playing[index] = playing[index] + num_envs if waves else begun
+        begun, restart[index] = begun + 1, True
     actions = yield timestep
   measures = [
     {name: float(values[index]) for name, values in best.items()} for index in range(len(seeds))

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from harmony_jax.envs import base, gym_actions, rendering, spaces
+from harmony_jax.envs import base, gym_actions, gym_vector, rendering, spaces
 from harmony_jax.errors import EnvironmentFault, one_line
 from harmony_jax.settings import setting
 
@@ -72,6 +72,9 @@ class Options(base.Options):
   wrappers: tuple[str, ...] = setting(
     (), 'to put around it, in this order, as my_package:MyWrapper'
   )
+  vector: bool = setting(
+    False, "make all together, as the id's own `VectorEnv`; an id with no other is so in any case"
+  )
 
   @classmethod
   def of(cls, given: Mapping[str, Any]) -> Self:
@@ -98,6 +101,7 @@ class Gym:
   Attributes:
     measures: {'success': [N] float32} if `success` is given (0 where an info
       lacks the entry), else {}.
+    waves, replays: see `base`; of a vector environment they are as `gym_vector` tells.
 
   Raises:
     ValueError: an unknown id or option, or a space that is not supported.
@@ -117,8 +121,10 @@ class Gym:
     if chosen.time_limit:
       options['max_episode_steps'] = chosen.time_limit * action_repeat
     self.num_envs, self.action_repeat, self.size = num_envs, action_repeat, size
-    make = functools.partial(_Simulator, self.task, options, chosen.wrappers)
-    self._simulators = [make() for _ in range(num_envs)]
+    self._vector = _vector(self.task, num_envs, options, chosen)
+    made = self._vector.rows if self._vector else [None] * num_envs
+    make = functools.partial(_Simulator, self.task, options, tuple(chosen.wrappers))
+    self._simulators = [make(each) for each in made]
     # OpenGL contexts must be freed before Python takes their library away, so also at exit.
     self._free = weakref.finalize(self, _close_all, self._simulators)
     first = self._simulators[0]
@@ -140,6 +146,11 @@ class Gym:
     actions = gym_actions.read(first.action_space, self.task)
     self._translate = actions.translate
     told = f'observations: {"; ".join(readings)}', f'actions: {"; ".join(actions.texts)}'
+    self.waves = self._vector is not None and not self._vector.masked
+    self.replays = self._vector is None or num_envs == 1
+    if self._vector:
+      seeds = 'those that begin together from one seed' if self.waves else 'each with its seed'
+      told += (f'episodes: of one vector environment, {seeds}; a stopped run begins them anew',)
     limit = -(-(first.limit or 0) // action_repeat)
     self.spec = base.Spec(
       observation, action_repeat=action_repeat, episode_limit=limit, readings=told, **actions.spec
@@ -182,6 +193,11 @@ class Gym:
   ) -> base.TimeStep:
     """See `base`. Raises ValueError for a discrete action that does not exist."""
     idle = np.zeros(self.num_envs, bool) if idle is None else idle
+    if self._vector and not idle.all():
+      zeros = base.zero_actions(self.spec, 1)[0]
+      chosen = lambda index: zeros if restart[index] or idle[index] else actions[index]
+      row = lambda index: self._translate(chosen(index))
+      self._simulators[0].call('move', row, np.asarray(restart, bool), seeds, idle)
     for index in np.flatnonzero(~idle):
       if restart[index]:
         observation, info = self._simulators[index].reset(int(seeds[index]))
@@ -193,6 +209,11 @@ class Gym:
 
   def close(self) -> None:
     self._free()
+
+  @property
+  def unwrapped(self) -> Any:
+    """Return the first environment, as its package has it."""
+    return self._simulators[0].unwrapped
 
   def _advance(self, index, action):
     """Observation, summed reward, is_first, terminated, truncated and info after `action_repeat`
@@ -262,13 +283,14 @@ class _Success:
 class _Simulator:
   """One environment of Gymnasium's, whose faults are its own."""
 
-  def __init__(self, task, options, wrappers):
+  def __init__(self, task, options, wrappers, row=None):
     self.task, self._steps = task, 0
-    self._env = _make(task, options)
+    self._env = row or _make(task, options)
     for path in wrappers:
       self._env = _wrapper(path)(self._env)
     self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
     self.metadata, self.limit = self._env.metadata, getattr(self._env.spec, 'max_episode_steps', 0)
+    self.unwrapped = self._env.unwrapped
 
   def fault(self, text):
     """The error that says what it did in which step."""
@@ -278,7 +300,7 @@ class _Simulator:
   def reset(self, seed):
     """(observation, info)."""
     self._steps = 0
-    result = self._call('reset', seed=seed)
+    result = self.call('reset', seed=seed)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
       raise self.fault(f'its reset returned {_kind(result)}: {CONVENTION["reset"]}')
     return result
@@ -286,7 +308,7 @@ class _Simulator:
   def step(self, action):
     """(observation, reward, terminated, truncated, info)."""
     self._steps += 1
-    result = self._call('step', action)
+    result = self.call('step', action)
     if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
       raise self.fault(f'its step returned {_kind(result)}: {CONVENTION["step"]}')
     observation, reward, terminated, truncated, info = result
@@ -311,11 +333,11 @@ class _Simulator:
 
   def draw(self):
     """Its picture."""
-    viewer = getattr(getattr(self._env.unwrapped, 'mujoco_renderer', None), 'viewer', None)
+    viewer = getattr(getattr(self.unwrapped, 'mujoco_renderer', None), 'viewer', None)
     if viewer is not None:
       # Gymnasium would draw with whichever environment's context came last
       viewer.make_context_current()
-    image = self._call('render')
+    image = self.call('render')
     if getattr(image, 'dtype', None) != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
       raise self.fault(f'its render returned {_kind(image)}, not a picture uint8 [H, W, 3]')
     return image
@@ -324,12 +346,13 @@ class _Simulator:
     """Free what it holds."""
     self._env.close()
 
-  def _call(self, name, *args, **how):
+  def call(self, name, *args, **how):
+    """What a method returns; what it raises is the environment's fault."""
     try:
       return getattr(self._env, name)(*args, **how)
     except Exception as error:
-      hint = f' ({CONVENTION[name]})' if isinstance(error, (TypeError, ValueError)) else ''
-      hint = hint if name in CONVENTION else ''
+      told = isinstance(error, (TypeError, ValueError)) and name in CONVENTION
+      hint = f' ({CONVENTION[name]})' if told else ''
       raise self.fault(f'its {name} raised {_raised(error)}{hint}') from error
 
 
@@ -359,7 +382,7 @@ def _wrapper(path):
     raise ValueError(f'config.env.wrappers has {path!r}: {module} has no {name!r}') from None
 
 
-def _make(task, options):
+def _make(task, options, num_envs=0):
   import gymnasium
 
   if 'mujoco' in str(gymnasium.spec(task.rpartition(':')[2]).entry_point):
@@ -368,8 +391,12 @@ def _make(task, options):
     except RuntimeError:
       if 'render_mode' in options:
         raise
+  how = {'disable_env_checker': True}
+  if num_envs:
+    how = {'num_envs': num_envs, 'vectorization_mode': 'vector_entry_point'}
+  make = gymnasium.make_vec if num_envs else gymnasium.make
   try:
-    return gymnasium.make(task, disable_env_checker=True, **options)
+    return make(task, **how, **options)
   except (ImportError, gymnasium.error.Error) as error:
     raise RuntimeError(f'{task} cannot be made: {_one_line(error)}') from None
   except TypeError as error:
@@ -382,6 +409,26 @@ def _make(task, options):
   except Exception as error:
     text = f'does gymnasium.make({task!r}) work by itself?'
     raise EnvironmentFault(f'{task} cannot be made: {_raised(error)} ({text})') from error
+
+
+def _vector(task, num_envs, options, chosen):
+  """All of them as `gym_vector.Vector`, or None where each is one of its own."""
+  import gymnasium
+
+  spec = gymnasium.spec(task.rpartition(':')[2])
+  if not chosen.vector and (spec.entry_point or not spec.vector_entry_point):
+    return None
+  if not spec.vector_entry_point:
+    raise ValueError(f'{task} has no VectorEnv of its own (vector_entry_point): vector=False')
+  of_each = {'observe': 'auto', 'action_repeat': 1, 'wrappers': ()}
+  for name, usual in of_each.items():
+    if getattr(chosen, name) != usual:
+      raise ValueError(f'{task} is made as one VectorEnv, which has no config.env.{name}')
+  env = _make(task, options, num_envs)
+  try:
+    return gym_vector.Vector(env)
+  except ValueError as error:
+    raise ValueError(f'{task}: {error}') from None
 
 
 def _parameters(task):

@@ -302,4 +302,4 @@ def _protocol(config):
   ]
 
 
-SUITE = base.Suite(environment=MetaWorld, title='Meta-World', protocol=_protocol)
+SUITE = base.Suite(environment=MetaWorld, title='Meta-World', protocol=_protocol, slow=True)

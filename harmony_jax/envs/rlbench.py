@@ -316,4 +316,4 @@ def _protocol(config):
   ]
 
 
-SUITE = base.Suite(environment=RLBench, title='RLBench', protocol=_protocol)
+SUITE = base.Suite(environment=RLBench, title='RLBench', protocol=_protocol, slow=True)

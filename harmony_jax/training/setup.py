@@ -134,6 +134,10 @@ def introduce(trainer: 'Trainer') -> Progress:
   )
   for reading in trainer.env.spec.readings:
     progress.line(reading)
+  apart = isinstance(trainer.env, envs.Processes)
+  if apart or run.num_envs > 1:
+    place = 'each in a process of its own' if apart else 'in one process'
+    progress.line(f'environments: {trainer.env.num_envs}, {place} (config.env_processes)')
   progress.line(trainer.replay.describe() + (' in each of them' if several else ''))
   progress.line(describe_disk(trainer))
   if run.eval_share:
