@@ -126,9 +126,9 @@ def test_the_numbers_of_one_process_with_restarts_and_idling():
 
 @pytest.mark.parametrize(
   'suite, count, cores, apart',
-  [('dmc', 2, 2, True), ('dmc', 1, 2, False), ('dmc', 2, 1, False), ('catch', 2, 2, False)],
+  [('dmc', 2, 2, True), ('dmc', 1, 2, False), ('dmc', 3, 2, False), ('catch', 2, 2, False)],
 )
-def test_auto_is_several_of_a_slow_suite_on_several_cores(suite, count, cores, apart, monkeypatch):
+def test_auto_is_several_of_a_slow_suite_with_a_core_each(suite, count, cores, apart, monkeypatch):
   told = []
   monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(cores)))
   monkeypatch.setattr(envs, 'Processes', lambda *args: told.append('apart'))

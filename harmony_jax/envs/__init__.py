@@ -63,7 +63,7 @@ def make(
     num_envs: N.
     processes: run each environment in a process of its own, side by side: for simulators that are
       slow to render, fail at times, or allow one per process. 'auto': several of a slow suite,
-      where there is more than one core.
+      where each has a core of its own.
     timeout: of `Processes`: seconds after which one that does not answer is started again; None for
     ever. **options: of the suite's class, e.g. `frame_cap` for 'atari'.
 
@@ -74,7 +74,7 @@ def make(
     ValueError: an unknown suite or task; the text names the nearest known one.
   """
   if processes == 'auto':
-    processes = num_envs > 1 and _suite(suite).slow and len(os.sched_getaffinity(0)) > 1
+    processes = 1 < num_envs <= len(os.sched_getaffinity(0)) and _suite(suite).slow
   if processes:
     return Processes(functools.partial(make, suite, task, 1, **options), num_envs, timeout)
   return _class(suite)(task, num_envs, **options)
