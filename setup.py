@@ -1,9 +1,8 @@
 """Packaging of Harmony-JAX.
 
 The ranges below are sets of versions that work together, which is narrower
-than what the packages declare themselves: every dm_control needs exactly its
-own MuJoCo, and Meta-World 3.0.0 breaks from MuJoCo 3.17 on, although pip would
-accept both. `constraints/` pins one complete, tested set per Python version.
+than what the packages declare themselves: Meta-World 3.0.0 breaks from MuJoCo
+3.17 on, although pip would accept both. `constraints/` pins one complete, tested set per Python version.
 """
 
 from setuptools import find_packages, setup
@@ -17,19 +16,19 @@ INSTALL_REQUIRES = [
   'flax>=0.12.8,<0.13',
   'optax>=0.2.8,<0.3',
   'chex>=0.1.92,<0.2',
+  # Nothing imports it but the tests, whose second implementation it is (tests/networks_test.py).
   'dm-haiku>=0.0.17,<0.1',
   'jaxtyping>=0.3.11,<0.4',
   'numpy>=2.1,<3',
-  'ml_collections>=1.1,<2',
   'absl-py>=2.3,<3',
   'orbax-checkpoint>=0.12.8,<0.13',
   # Simulators. ale-py 0.10.0 and 0.10.1 ignore paddle actions (Pong).
   'ale-py>=0.12,<0.13',
   'gymnasium[atari]>=1.4,<1.5',
-  # Move these two together, and look at [metaworld] when you do. dm_control
-  # needs labmaze, which has no wheel for Python 3.13: no DMC there.
-  'dm_control>=1.0.49,<1.0.50; python_version < "3.13"',
-  'mujoco>=3.16,<3.17',
+  # dm_control asks for the MuJoCo that it fits; tested are 1.0.41 with 3.8.1 and 1.0.49 with 3.16.
+  # It needs labmaze, which has no wheel for Python 3.13: no DMC there.
+  'dm_control>=1.0.41,<1.0.50; python_version < "3.13"',
+  'mujoco>=3.8.1,<3.17',
   # Logs, videos and figures.
   'tensorboardX>=2.6.5,<3',
   'pillow>=12,<14',
@@ -44,6 +43,7 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
   'report': REPORT,
+  'cuda12': ['jax[cuda12]>=0.10.2,<0.12'],
   'cuda13': ['jax[cuda13]>=0.10.2,<0.12'],
   'tpu': ['jax[tpu]>=0.10.2,<0.12'],
   # Meta-World imports packaging without declaring it.

@@ -156,7 +156,7 @@ def check_devices(
     text, remedy = f'There is a GPU, but JAX_PLATFORMS is {platforms}', 'unset JAX_PLATFORMS'
   else:
     text = 'There is a GPU and its plugin, but JAX fell back to the CPU'
-    remedy = 'CUDA 13 needs driver 580 or newer: nvidia-smi shows which one this is'
+    remedy = 'CUDA 13 needs driver 580 or newer, which nvidia-smi shows: the extra cuda12 takes 525'
   return [*findings, Finding('warn', text, remedy)]
 
 
