@@ -6,6 +6,7 @@ a loop. `None` in place of the noise means the distribution's mode (mean for a G
 how the algorithm is made deterministic for comparisons with other implementations.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,11 +75,14 @@ def two_hot_mean(logits: Float[Array, '*batch K']) -> Float[Array, '*batch']:
 
 
 class Scalar(NamedTuple):
-  """How a head's K = `size` outputs describe a scalar: -log p of a target, and the mean."""
+  """How a head's K = `size` outputs describe a scalar: -log p of a target, the mean, and the largest
+  that it can be.
+  """
 
   size: int
   loss: Callable[[Float[Array, '*batch K'], Float[Array, '*batch']], Float[Array, '*batch']]
   mean: Callable[[Float[Array, '*batch K']], Float[Array, '*batch']]
+  largest: float = math.inf
 
 
 def scalar(distribution: str, bins: int = 255) -> Scalar:
@@ -90,7 +94,7 @@ def scalar(distribution: str, bins: int = 255) -> Scalar:
     return Scalar(
       1, lambda out, target: 0.5 * jnp.square(mean(out) - jax.lax.stop_gradient(target)), mean
     )
-  return Scalar(bins, two_hot_loss, two_hot_mean)
+  return Scalar(bins, two_hot_loss, two_hot_mean, math.expm1(two_hot_bins(bins)[-1]))
 
 
 def unimix(logits: Float[Array, '*batch K'], fraction: float) -> Float[Array, '*batch K']:

@@ -11,6 +11,7 @@ Shapes: B sequences in a batch, T steps of each, N environments, A actions.
 import dataclasses
 import difflib
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -111,6 +112,7 @@ class Method(Protocol):
       the names that play and training know, with their arguments. None of them is needed.
     calibration: how it starts from the first batches, if it does.
     acting: the fields of its `TrainState` that acting needs: all that `variables` looks at.
+    largest_reward: beyond which it learns a smaller one.
     replay: the class that stores its experience; one with priorities has a method
       `feedback(draw, rows)`, which gets what `feedback` returns after the update of that draw.
   """
@@ -120,6 +122,7 @@ class Method(Protocol):
   capabilities: Mapping[str, Callable] = {}
   calibration: Calibration | None = None
   acting: tuple[str, ...] = ('params',)
+  largest_reward: float = math.inf
   replay: type = Replay
 
   def init(self, key: jax.Array) -> TrainState:

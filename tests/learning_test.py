@@ -93,3 +93,14 @@ def test_episodes_that_outgrow_the_replay(tmp_path, caplog):
   assert whole.state.update > 0
   assert [r.getMessage() for r in caplog.records if 'episodes have become longer' in r.getMessage()]
   assert sum('episodes have become longer' in r.getMessage() for r in caplog.records) == 1
+
+
+def test_a_reward_that_no_head_can_say_is_told_once(tmp_path, capsys):
+  def enlarge(trainer):
+    step = trainer.env.step
+    trainer.env.step = lambda *how: (found := step(*how))._replace(reward=found.reward * 1e12)
+
+  train(tmp_path / 'run', config_of(), prepare=enlarge)
+  told = [line for line in capsys.readouterr().out.splitlines() if 'warning: a reward' in line]
+  assert len(told) == 1 and 'a reward of 1e+12 at step' in told[0]
+  assert "learned as 4.85e+08, the method's largest" in told[0]

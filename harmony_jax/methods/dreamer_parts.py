@@ -88,6 +88,7 @@ class DreamerParts(method.Method):
     size = self.rssm.feature_size  # F
     self.objective = self.make_objective()
     self.reward = ScalarHead.make(size, s.reward_head, **layers)
+    self.largest_reward = self.reward.scalar.largest
     self.continue_head = Head(size, s.continue_head, (1,), **layers)
     actions = spec.num_actions, spec.discrete, spec.choices
     self.actor = Actor.make(s.actor, size, *actions, **layers)

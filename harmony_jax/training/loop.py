@@ -87,6 +87,7 @@ class Trainer:
     self.episodes = envs.Episodes(self.env, seed, 'train', self.envs.start)
     self.timestep: Any = None  # an `envs.TimeStep`, from `run` on
     self.state = RunState(np.zeros(num_envs))
+    self._warned = False  # of a reward that is too large
     self._open_files(trackers)
     self._make_hooks(more)
 
@@ -166,6 +167,12 @@ class Trainer:
   def _store(self, vector):
     now, state = self.timestep, self.state
     self.replay.append(_row(now, vector))
+    if not self._warned and (largest := np.abs(now.reward).max()) > self.method.largest_reward:
+      self._warned = True
+      self.progress.line(
+        f'warning: a reward of {largest:.3g} at step {state.step:,} is learned as '
+        f"{self.method.largest_reward:.3g}, the method's largest: scale the rewards down"
+      )
     state.returns = np.where(now.is_first, 0, state.returns) + now.reward
     state.recent += state.returns[now.is_last].tolist()
     for index in np.flatnonzero(now.is_last):  # each environment has a step of its own
