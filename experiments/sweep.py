@@ -187,12 +187,13 @@ def show_plan(sweep: Sweep, workers: int):
 def describe_disk(runs: list[Config], jobs: list[Job], workers: int) -> str:
   """Return what the replays of runs that are not finished take on disk, and what is free there.
 
-  By the configuration alone: no environment is made. Checkpoints depend on that.
+  By the configuration alone: no environment is made. Checkpoints depend on that. '' where there
+  is nothing to tell.
   """
   left = [config for config in runs if not run_folder.is_complete(folder_of(config))]
   left = [config for config in left if config.env.get('observe') != 'state']
   if not left:
-    return 'disk: no more replays of pictures'
+    return ''
   kept = left[0].run.keep_replay
   count = len(left) if kept else min(len(left), workers * max(len(job.folders) for job in jobs))
   each = sorted((disk.replay(config.run, disk.PICTURE) for config in left), reverse=True)
@@ -270,10 +271,11 @@ def main(words: list[str], overrides: list[str]) -> int:
   needed = describe_disk(runs, [row.job for row in sweep.rows], workers)
   if FLAGS.dry_run:
     show_plan(sweep, workers)
-    print(needed)
+  if needed:
+    print(needed, flush=True)
+  if FLAGS.dry_run:
     return 0
-  print(needed, flush=True)
-  name = '-'.join([FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset])
+  name = '-'.join([FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset]).replace(':', '-')
   return run(sweep, runs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
 
 

@@ -387,6 +387,7 @@ def test_what_slurm_is_given(tmp_path):
   for line in ('mem=20GB', 'requeue', 'signal=USR2@120', 'open-mode=append'):
     assert f'#SBATCH --{line}\n' in given, given
   process = subprocess.Popen([*START, *words], env=ENVIRONMENT | environment, **PIPES)
+  assert process.stdout.readline().startswith('disk: ')
   assert '4 waiting of 4' in process.stdout.readline()
   process.terminate()
   process.communicate(timeout=60)
@@ -394,16 +395,18 @@ def test_what_slurm_is_given(tmp_path):
   assert process.returncode == 75 and cancelled == [f'1234_{index}' for index in range(4)]
 
 
+METHOD = 'tests.shooting:METHOD'  # a small one: it is the sweep that is tested
+LABEL = 'tests.shooting-METHOD-tiny'
 SHORT = [f'--config.{name}=8' for name in ('eval_envs', 'eval_episodes', 'final_eval_episodes')]
 
 
 @pytest.mark.parametrize('executor', ['local', pytest.param('ray', marks=pytest.mark.slow)])
 def test_a_sweep_loses_a_run_is_stopped_and_completes(executor, tmp_path):
   """The built-in game, two seeds: the first is killed, then stopped; the same command goes on."""
-  words = ['--suite=catch', '--seeds=2', '--preset=tiny', f'--root={tmp_path}', *SHORT]
-  words += [f'--executor={executor}']
+  words = ['--suite=catch', f'--method={METHOD}', '--seeds=2', '--preset=tiny', *SHORT]
+  words += [f'--root={tmp_path}', f'--executor={executor}']
   process = subprocess.Popen([*START, *words], env=ENVIRONMENT, **PIPES)
-  folder = tmp_path / 'catch' / 'catch' / 'dreamerv3-harmony-tiny' / 'seed0'
+  folder = tmp_path / 'catch' / 'catch' / LABEL / 'seed0'
   size = lambda: (folder / 'metrics.jsonl').exists() and (folder / 'metrics.jsonl').stat().st_size
   before = sweeps.wait_for(size)
   kill(int(re.search(r'\d+', (folder / '.lock').read_text())[0]))
@@ -411,13 +414,13 @@ def test_a_sweep_loses_a_run_is_stopped_and_completes(executor, tmp_path):
   process.terminate()
   printed, errors = process.communicate(timeout=120)
   assert process.returncode == 75 and 'failed 1 times (exit code -9' in printed, (printed, errors)
-  assert '0 of 2 runs complete\nmissing: dreamerv3-harmony-tiny on catch, seed 0\n' in printed
-  assert 'continue with: python -m experiments.sweep --suite=catch --seeds=2' in errors
+  assert f'0 of 2 runs complete\nmissing: {LABEL} on catch, seed 0\n' in printed
+  assert f'continue with: python -m experiments.sweep --suite=catch --method={METHOD}' in errors
   result = command(*words)
   assert result.returncode == 0 and '2 of 2 runs complete' in result.stdout, result
   assert 'continues from step' in (folder / 'output.txt').read_text()
-  report = tmp_path / 'sweeps' / 'catch-dreamerv3-harmony-tiny'
-  task = json.loads((report / 'aggregate.json').read_text())['methods']['dreamerv3-harmony-tiny']
+  (report,) = (tmp_path / 'sweeps').iterdir()
+  task = json.loads((report / 'aggregate.json').read_text())['methods'][LABEL]
   ends = [json.loads((folder.parent / f'seed{seed}/.complete').read_text()) for seed in (0, 1)]
   scores = [end['score'] for end in ends]
   assert task['tasks']['catch']['mean'] == pytest.approx(sum(scores) / 2)
