@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
   '--config.steps=320',
   '--config.eval_every=160',
-  '--config.checkpoint_every=160',
+  '--config.checkpoint_every=200',
   '--config.log_every=40',
   '--config.eval_episodes=6',
   '--config.final_eval_episodes=6',
@@ -154,10 +154,10 @@ def test_two_processes_train_one_run(undisturbed):
 
 def test_a_pair_of_which_one_was_killed_goes_on(undisturbed, tmp_path):
   pair = Pair(tmp_path / 'run')
-  codes = pair.start().signal(1, signal.SIGKILL, after=160).end()
+  codes = pair.start().signal(1, signal.SIGKILL, after=200).end()
   assert codes[1] == -signal.SIGKILL and codes[0] not in (0, -signal.SIGKILL), pair.text()
   assert pair.start().end() == [0, 0], pair.text()
-  assert 'continues from step 160' in pair.logs[0].read_text()
+  assert 'continues from step 200' in pair.logs[0].read_text()
   assert checksums(pair.folder) == checksums(undisturbed.folder)
   for name in ('metrics.jsonl', 'scores.jsonl'):
     assert lines(pair.folder / name) == lines(undisturbed.folder / name)
@@ -167,7 +167,7 @@ def test_a_pair_of_which_one_was_killed_goes_on(undisturbed, tmp_path):
 def test_a_pair_of_which_one_is_asked_to_end_saves_and_goes_on_as_one(tmp_path):
   """With another number of processes: other batches, but the same experience."""
   pair = Pair(tmp_path / 'run')
-  assert pair.start().signal(1, signal.SIGTERM, after=160).end() == [launcher.INTERRUPTED] * 2, (
+  assert pair.start().signal(1, signal.SIGTERM, after=200).end() == [launcher.INTERRUPTED] * 2, (
     pair.text()
   )
   left = int(re.search(r'SIGTERM: saved at step (\d+)', pair.logs[0].read_text())[1])
@@ -179,7 +179,7 @@ def test_a_pair_of_which_one_is_asked_to_end_saves_and_goes_on_as_one(tmp_path):
   whole = kills.replay(pair.folder / 'replay')
   for name, array in whole.items():
     experience = np.concatenate([part[name] for part in parts])
-    assert 160 <= left == experience.shape[1] * len(experience) < 320
+    assert 200 <= left == experience.shape[1] * len(experience) < 320
     np.testing.assert_array_equal(array[:, : experience.shape[1]], experience)
 
 

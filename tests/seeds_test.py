@@ -38,7 +38,7 @@ def tiny(seed, **changes):
       'seed': seed,
       'steps': 96,
       'eval_every': 48,
-      'checkpoint_every': 48,
+      'checkpoint_every': 56,
       'batch_size': 2,
       'keep_replay': True,
       **changes,
@@ -310,16 +310,16 @@ def test_seeds_go_on_from_different_checkpoints(
   """
   folder, scores = one_by_one
   programs.met.clear()
-  last = 48 if together else 96  # one that has no more updates to do would leave the others alone
-  for seed, step in ((3, last), (4, 48)):
+  last = 56 if together else 96  # one that has no more updates to do would leave the others alone
+  for seed, step in ((3, last), (4, 56)):
     shutil.copytree(folder / f'seed{seed}', tmp_path / f'seed{seed}')
     (tmp_path / f'seed{seed}' / '.complete').unlink()
-    if step == 48:
+    if step == 56:
       shutil.rmtree(tmp_path / f'seed{seed}' / 'checkpoints' / '96')
   again = train(tmp_path, together=together)
   written = capsys.readouterr().out.splitlines()
   assert all(line.startswith(('seed 3: ', 'seed 4: ', 'seed 5: ')) for line in written)
-  for seed, step in ((3, last), (4, 48)):
+  for seed, step in ((3, last), (4, 56)):
     assert (
       len([line for line in written if line.startswith(f'seed {seed}: continues from step {step}')])
       == 1
