@@ -66,11 +66,16 @@ def test_on_four_devices(which):
 
 
 class Pair:
-  """Two processes that train one tiny run in a folder, on this machine."""
+  """Two processes that train one tiny run in a folder, on this machine.
 
-  def __init__(self, folder):
+  By default with a small method, whose replay has priorities: it is the processes that are tested.
+  """
+
+  def __init__(self, folder, method='tests.shooting:METHOD'):
     self.folder, self.logs = folder, [folder.with_suffix(f'.log{index}') for index in range(2)]
     self._command = ['experiments.catch', '--preset=tiny', f'--logdir={folder}', *TINY]
+    self._command += [f'--method={method}', '--config.train_ratio=4']
+    self.method = method
     self._flags = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 
   def start(self, *arguments, each=((), ())):
@@ -122,9 +127,12 @@ def checksums(folder):
     return checkpoints.checksums(checkpoints.latest())
 
 
-@pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
-  pair = Pair(tmp_path_factory.mktemp('pair') / 'run')
+@pytest.fixture(
+  scope='module',
+  params=['tests.shooting:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)],
+)
+def undisturbed(request, tmp_path_factory):
+  pair = Pair(tmp_path_factory.mktemp('pair') / 'run', request.param)
   assert pair.start().end() == [0, 0], pair.text()
   return pair
 
@@ -153,7 +161,7 @@ def test_two_processes_train_one_run(undisturbed):
 
 
 def test_a_pair_of_which_one_was_killed_goes_on(undisturbed, tmp_path):
-  pair = Pair(tmp_path / 'run')
+  pair = Pair(tmp_path / 'run', undisturbed.method)
   codes = pair.start().signal(1, signal.SIGKILL, after=200).end()
   assert codes[1] == -signal.SIGKILL and codes[0] not in (0, -signal.SIGKILL), pair.text()
   assert pair.start().end() == [0, 0], pair.text()
