@@ -2,7 +2,8 @@
 
 The ranges below are sets of versions that work together, which is narrower
 than what the packages declare themselves: Meta-World 3.0.0 breaks from MuJoCo
-3.17 on, although pip would accept both. `constraints/` pins one complete, tested set per Python version.
+3.17 on, although pip would accept both. `constraints/` pins one complete,
+tested set per Python version.
 """
 
 from setuptools import find_packages, setup

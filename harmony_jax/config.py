@@ -41,7 +41,7 @@ class RunSettings:
   )
   env_processes: settings.Switch = setting(
     'auto',
-    'each environment in a process of its own; auto: several of a slow suite, where each has a core',
+    'each environment in a process of its own; auto: several of a slow suite with a core each',
     choices=(True, False, 'auto'),
   )
   replay_capacity: int = setting(

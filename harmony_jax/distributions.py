@@ -75,9 +75,7 @@ def two_hot_mean(logits: Float[Array, '*batch K']) -> Float[Array, '*batch']:
 
 
 class Scalar(NamedTuple):
-  """How a head's K = `size` outputs describe a scalar: -log p of a target, the mean, and the largest
-  that it can be.
-  """
+  """How a head's K = `size` outputs describe a scalar: -log p of a target, the mean, its largest."""
 
   size: int
   loss: Callable[[Float[Array, '*batch K'], Float[Array, '*batch']], Float[Array, '*batch']]
