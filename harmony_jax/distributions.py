@@ -75,7 +75,7 @@ def two_hot_mean(logits: Float[Array, '*batch K']) -> Float[Array, '*batch']:
 
 
 class Scalar(NamedTuple):
-  """How a head's K = `size` outputs describe a scalar: -log p of a target, the mean, its largest."""
+  """How a head's K = `size` outputs describe a scalar: -log p of a target, mean, largest mean."""
 
   size: int
   loss: Callable[[Float[Array, '*batch K'], Float[Array, '*batch']], Float[Array, '*batch']]
