@@ -25,7 +25,7 @@ RUN = {
 BY_METHOD = {'dreamerv3': {'train_ratio': 512.0}}
 
 CPU = {
-  'steps': 100_000,
+  'steps': 30_000,
   'train_ratio': 32.0,
   'replay_capacity': 100_000,
   'eval_every': 10_000,
