@@ -180,6 +180,7 @@ def test_flags_in_the_text_exist():
   known |= {'ntasks', 'help', '…'}
   # the last ones are options of environments themselves
   fields = {'some.field', 'x', '…', 'env.length', 'env.…', 'env.continuous', 'env.obs_type'}
+  fields |= {'env.frameskip', 'env.max_buttons_pressed'}
   for module in common.suites().values():
     known |= {module.TASK_FLAG, *getattr(module, 'ENV_FLAGS', {})}
     for name in method.METHODS:
