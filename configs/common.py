@@ -56,6 +56,24 @@ class Preset:
 SHORT_HARMONY = {'weighting.rate': 1.0, 'weighting.beta2': 0.99}
 
 
+def quick(short: Changes, tiny: int, family: Mapping[str, Changes] | None = None) -> dict:
+  """Return the presets `debug`, of 2,000 steps, and `tiny`, of so many, with toy models.
+
+  Both are evaluated and saved in their middle and at their end.
+  """
+  of = lambda steps, video: Preset(
+    'toy',
+    {
+      **short,
+      'steps': steps,
+      **dict.fromkeys(('eval_every', 'checkpoint_every'), steps // 2),
+      'video_every': video,
+    },
+    family or {},
+  )
+  return {'debug': of(2_000, 1_000), 'tiny': of(tiny, tiny)}
+
+
 def suites() -> dict[str, ModuleType]:
   """Return {command: suite} of every suite in this folder."""
   package = __name__.rpartition('.')[0]

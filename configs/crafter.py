@@ -8,7 +8,7 @@ Score:     of Crafter (geometric mean of success rates, in percent), here over t
 
 from harmony_jax.method import Traits
 
-from .common import SHORT_HARMONY, Preset
+from .common import SHORT_HARMONY, Preset, quick
 
 SUITE, TASK_FLAG, DEFAULT_TASK = 'crafter', 'task', 'crafter'
 HOURS = {'paper': None, 'cpu': None, 'debug': None, 'tiny': None}
@@ -44,11 +44,5 @@ SHORT = {
 PRESETS = {
   'paper': Preset(),
   'cpu': Preset('small', CPU, {'dreamer': SHORT_HARMONY}),
-  'debug': Preset(
-    'toy',
-    {**SHORT, 'steps': 2_000, 'eval_every': 1_000, 'checkpoint_every': 1_000, 'video_every': 1_000},
-  ),
-  'tiny': Preset(
-    'toy', {**SHORT, 'steps': 200, 'eval_every': 100, 'checkpoint_every': 100, 'video_every': 200}
-  ),
+  **quick(SHORT, 200),
 }

@@ -9,7 +9,7 @@ Hardware:  any GPU for `paper`; a step takes tens of milliseconds where a CPU dr
 
 from harmony_jax.method import Traits
 
-from .common import SHORT_HARMONY, Preset
+from .common import SHORT_HARMONY, Preset, quick
 
 SUITE, TASK_FLAG, DEFAULT_TASK = 'memory_maze', 'task', '9x9'
 HOURS = {'paper': None, 'cpu': None, 'debug': None, 'tiny': None}
@@ -53,11 +53,5 @@ SHORT = {
 PRESETS = {
   'paper': Preset(),
   'cpu': Preset('small', CPU, {'dreamer': SHORT_HARMONY}),
-  'debug': Preset(
-    'toy',
-    {**SHORT, 'steps': 2_000, 'eval_every': 1_000, 'checkpoint_every': 1_000, 'video_every': 1_000},
-  ),
-  'tiny': Preset(
-    'toy', {**SHORT, 'steps': 200, 'eval_every': 100, 'checkpoint_every': 100, 'video_every': 200}
-  ),
+  **quick(SHORT, 200),
 }

@@ -8,7 +8,7 @@ Score:     the share of episodes that end with a reward
 
 from harmony_jax.method import Traits
 
-from .common import SHORT_HARMONY, Preset
+from .common import SHORT_HARMONY, Preset, quick
 
 SUITE, TASK_FLAG, DEFAULT_TASK = 'minigrid', 'task', 'DoorKey-8x8'
 ENV_FLAGS = {
@@ -46,17 +46,4 @@ SHORT = {
   'prefill_chunk': 20,
 }
 FAMILY = {'dreamer': {**SHORT_HARMONY, 'encoder.mlp_units': 128, 'decoder.mlp_units': 128}}
-PRESETS = {
-  'paper': Preset(),
-  'cpu': Preset('small', CPU, FAMILY),
-  'debug': Preset(
-    'toy',
-    {**SHORT, 'steps': 2_000, 'eval_every': 1_000, 'checkpoint_every': 1_000, 'video_every': 1_000},
-    FAMILY,
-  ),
-  'tiny': Preset(
-    'toy',
-    {**SHORT, 'steps': 300, 'eval_every': 150, 'checkpoint_every': 150, 'video_every': 300},
-    FAMILY,
-  ),
-}
+PRESETS = {'paper': Preset(), 'cpu': Preset('small', CPU, FAMILY), **quick(SHORT, 300, FAMILY)}
