@@ -24,7 +24,7 @@ from harmony_jax import config as config_
 from harmony_jax import envs, errors, method, surroundings
 from harmony_jax.config import Config
 from harmony_jax.errors import EnvironmentFault, UserError
-from harmony_jax.paths import local_path
+from harmony_jax.paths import joined, local_path
 from harmony_jax.training import trackers
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.progress import format_seconds
@@ -228,10 +228,8 @@ def default_logdir(config: Config, origin: str | None = None) -> str:
   """
   run, rule = config.run, config.flat().get('weighting.rule')
   start = f'from-{origin.lower()}' if origin else None
-  name = '-'.join(filter(None, (run.method, rule, run.preset, start)))
-  # gymnasium's ids may have slashes and colons, methods of one's own have colons
-  plain = lambda text: text.replace('/', '-').replace(':', '-')
-  return os.path.join('runs', run.suite, plain(run.task.lower()), plain(name), f'seed{run.seed}')
+  name = joined(run.method, rule, run.preset, start)
+  return os.path.join('runs', run.suite, joined(run.task.lower()), name, f'seed{run.seed}')
 
 
 def deviations(suite: ModuleType, config: Config) -> str:

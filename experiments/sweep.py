@@ -29,6 +29,7 @@ from absl import flags
 from harmony_jax import disk, envs
 from harmony_jax.config import IDENTITY, Config
 from harmony_jax.errors import UserError
+from harmony_jax.paths import joined
 from harmony_jax.reporting import schema
 from harmony_jax.sweeping import devices, executors
 from harmony_jax.sweeping.display import Display
@@ -110,10 +111,15 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   return list(found.values())
 
 
+def place_of(config: Config) -> Path:
+  """Return where a run's folder is."""
+  relative = Path(launcher.default_logdir(config)).relative_to('runs')
+  return Path(FLAGS.root, relative).expanduser().absolute()
+
+
 def folder_of(config: Config) -> Path:
   """Return a run's folder. Raises UserError where it holds another run."""
-  relative = Path(launcher.default_logdir(config)).relative_to('runs')
-  folder = Path(FLAGS.root, relative).expanduser().absolute()
+  folder = place_of(config)
   run_folder.check(folder, config, folders.identity(config))
   return folder
 
@@ -190,7 +196,7 @@ def describe_disk(runs: list[Config], jobs: list[Job], workers: int) -> str:
   By the configuration alone: no environment is made. Checkpoints depend on that. '' where there
   is nothing to tell.
   """
-  left = [config for config in runs if not run_folder.is_complete(folder_of(config))]
+  left = [config for config in runs if not run_folder.is_complete(place_of(config))]
   left = [config for config in left if config.env.get('observe') != 'state']
   if not left:
     return ''
@@ -208,7 +214,7 @@ def report(runs: list[Config], output: Path):
   """Write aggregate.json and the scores of what there is, and print the table."""
   from harmony_jax.reporting import aggregate, records, results_files
 
-  there = [folder for folder in map(folder_of, runs) if (folder / 'config.json').exists()]
+  there = [folder for folder in map(place_of, runs) if (folder / 'config.json').exists()]
   found, problems = records.collect(there)
   results_files.write(found, output, replace=True)
   wanted = [(config.run.task, label(config), config.run.seed) for config in runs]
@@ -275,7 +281,7 @@ def main(words: list[str], overrides: list[str]) -> int:
     print(needed, flush=True)
   if FLAGS.dry_run:
     return 0
-  name = '-'.join([FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset]).replace(':', '-')
+  name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset)
   return run(sweep, runs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
 
 

@@ -7,6 +7,14 @@ import re
 from harmony_jax.errors import UserError
 
 
+def joined(*words: str | None) -> str:
+  """Return words as one part of a path, 'a-b', without those that are empty.
+
+  Gymnasium's ids may have slashes and colons, methods of one's own have colons.
+  """
+  return '-'.join(filter(None, words)).replace('/', '-').replace(':', '-')
+
+
 def local_path(path: str | os.PathLike) -> pathlib.Path:
   """Return a path of this machine, `~` being a user's home.
 

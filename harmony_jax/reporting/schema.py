@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from harmony_jax.paths import joined
 from harmony_jax.reporting import protocol
 
 FACTS = ('command', 'commit', 'python', 'devices', 'date', 'versions')
@@ -22,12 +23,7 @@ def label(config: Mapping) -> str:
   weighting; '…-from-pong' of one that starts from an agent of Pong (`from` is that task)."""
   rules = [config['weighting']['rule']] if config.get('weighting') is not None else []
   starts = [f'from-{_plain(config["from"])}'] if 'from' in config else []
-  return '-'.join([_method(config), *rules, config['preset'], *starts])
-
-
-def _method(config):
-  """A method's name as a part of a file's; one of one's own is 'module:NAME'."""
-  return config['method'].replace(':', '-')
+  return '-'.join([joined(config['method']), *rules, config['preset'], *starts])
 
 
 def _plain(task):
@@ -110,7 +106,7 @@ def is_number(number: object) -> bool:
 def _check(record):
   config, columns = record.config, record.evaluations
   rule = 'none' if record.weighting == '–' else record.weighting
-  for name in (record.suite, _method(config), rule, config['preset']):
+  for name in (record.suite, joined(config['method']), rule, config['preset']):
     _demand(re.fullmatch(r'\w[\w.+-]*', name), name, 'a name')  # it becomes part of a file's name
   for text in (record.task, record.judged_by):
     _demand(text.strip() and text.isprintable(), text, 'a text')

@@ -21,6 +21,7 @@ import numpy as np
 
 from harmony_jax import config as config_
 from harmony_jax.errors import UserError, one_line
+from harmony_jax.paths import joined
 from harmony_jax.training import video
 from harmony_jax.training.run_folder import atomic_write
 
@@ -69,13 +70,13 @@ class Start:
   def name(self) -> str:
     """<task>-<method>-<weighting>-s<seed>."""
     run = self.config.run
-    return _joined(run.task.lower(), run.method, self._rule, f's{run.seed}')
+    return joined(run.task.lower(), run.method, self._rule, f's{run.seed}')
 
   @property
   def group(self) -> str:
     """<suite>-<task>-<method>-<weighting>-<preset>: what several seeds share."""
     run = self.config.run
-    return _joined(run.suite, run.task.lower(), run.method, self._rule, run.preset)
+    return joined(run.suite, run.task.lower(), run.method, self._rule, run.preset)
 
   @property
   def _rule(self):
@@ -315,11 +316,6 @@ class _Aside:
         self._name,
         one_line(why),
       )
-
-
-def _joined(*words):
-  """Words as one name; gymnasium's ids may have slashes and colons, methods of one's own colons."""
-  return '-'.join(filter(None, words)).replace('/', '-').replace(':', '-')
 
 
 def _plain(value):
