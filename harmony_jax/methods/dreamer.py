@@ -254,21 +254,11 @@ class Dreamer(DreamerParts):
     self, state: TrainState, batch: method.Batch
   ) -> tuple[TrainState, method.Metrics, dict[str, Any], tuple[State, Draws]]:
     """Return (next state, metrics, gradients by subtree, (posterior states, draws))."""
-    params, opt, gradients = dict(state.params), dict(state.opt_state), {}
-    params['world_model'] = self.objective.project(params['world_model'])
-    size, length = batch['is_first'].shape
-    draws = self.draws(jax.random.fold_in(state.rng, state.step), size, length)
-    carry = sg(self.carry_before(params, batch) if 'before' in batch else state.carry)
+    draws = self.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
+    gradients = {}
+    state, model_metrics, gradients['world_model'], post = self.learn_model(state, batch, draws)
 
-    params['world_model'], opt['world_model'], gradients['world_model'], more = descend(
-      self.optimizers['world_model'],
-      lambda model: self.model_loss(model, state, batch, carry, draws),
-      params['world_model'],
-      opt['world_model'],
-      lambda gradient: self.objective.mask(gradient, state.step),
-    )
-    post, kept, model_metrics = more
-
+    params, opt = dict(state.params), dict(state.opt_state)
     start, alive = self.starts(post, batch)
     params_then = dict(params)
     params['actor'], opt['actor'], gradients['actor'], more = descend(
@@ -287,17 +277,49 @@ class Dreamer(DreamerParts):
     )
 
     metrics = replicas.mean(model_metrics | actor_metrics | critic_metrics)
-    last = jax.tree.map(lambda x: x[:size, -1], post)  # of the first view
     state = state.replace(
       params=params,
       opt_state=opt,
       targets=self.slow_copies(state, params),
       normalizer=normalizer,
-      carry=sg(Carry(last, batch['action'][:, -1])),
       step=state.step + 1,
-      **kept,
     )
     return state, metrics, gradients, (post, draws)
+
+  def learn_model(
+    self, state: TrainState, batch: method.Batch, draws: Draws
+  ) -> tuple[TrainState, method.Metrics, Params, State]:
+    """Return (state with the world model's update, metrics, gradient, posterior states)."""
+    params = self.objective.project(state.params['world_model'])
+    carry = sg(self.carry_before(state.params, batch) if 'before' in batch else state.carry)
+    params, opt, gradient, (post, kept, metrics) = descend(
+      self.optimizers['world_model'],
+      lambda model: self.model_loss(model, state, batch, carry, draws),
+      params,
+      state.opt_state['world_model'],
+      lambda gradient: self.objective.mask(gradient, state.step),
+    )
+    last = jax.tree.map(lambda x: x[: len(batch['is_first']), -1], post)  # of the first view
+    state = state.replace(
+      params={**state.params, 'world_model': params},
+      opt_state={**state.opt_state, 'world_model': opt},
+      carry=sg(Carry(last, batch['action'][:, -1])),
+      **kept,
+    )
+    return state, metrics, gradient, post
+
+  def model_step(self, state: TrainState, batch: method.Batch) -> tuple[TrainState, method.Metrics]:
+    """Do one update of the world model alone, as on recorded experience (appendix C.4)."""
+
+    def checked(state, batch):
+      draws = self.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
+      after, metrics, gradient, _ = self.learn_model(state, batch, draws)
+      targets = self.slow_copies(state, after.params)
+      metrics = replicas.mean(metrics) | {'grad_norm/world_model': norm(gradient)}
+      decisive = {k: v for k, v in metrics.items() if k.startswith(('loss/', 'grad_norm/'))}
+      return after.replace(targets=targets, step=state.step + 1), metrics, decisive
+
+    return finite.guard(checked, state, batch, self.settings.skip_nonfinite)
 
   def slow_copies(self, state: TrainState, params: Mapping[str, Params]) -> dict:
     """Return the slow critic, and what the objective keeps, after an update."""
