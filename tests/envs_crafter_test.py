@@ -1,5 +1,6 @@
 """Crafter: its own numbers, episodes that repeat to the bit, and its score."""
 
+import functools
 import importlib
 
 import numpy as np
@@ -11,11 +12,19 @@ from harmony_jax.envs.check import check
 crafter_ = pytest.importorskip('crafter')
 
 
+@pytest.fixture
+def small_worlds(monkeypatch):
+  """Worlds of a seventh of the size: the package needs seconds to make one."""
+  monkeypatch.setattr(crafter_, 'Env', functools.partial(crafter_.Env, area=(24, 24)))
+
+
+@pytest.mark.usefixtures('small_worlds')
 def test_the_convention():
   """Twice the same from a seed, creatures that come and go included."""
   check(make('crafter', 'crafter', 2), steps=60)
 
 
+@pytest.mark.usefixtures('small_worlds')
 def test_it_is_the_package():
   """The same pictures, rewards and achievements as of the package's own environment."""
   env, own = make('crafter', 'crafter', 1), crafter_.Env(seed=5)
@@ -37,6 +46,7 @@ def test_it_is_the_package():
       break
 
 
+@pytest.mark.usefixtures('small_worlds')
 def test_an_end_by_the_limit_is_not_terminal():
   (result,) = run_episodes(
     make('crafter', 'crafter', 1, length=20), [0], lambda now: np.zeros(1, np.int32)
