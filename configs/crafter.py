@@ -11,7 +11,7 @@ from harmony_jax.method import Traits
 from .common import SHORT_HARMONY, Preset, quick
 
 SUITE, TASK_FLAG, DEFAULT_TASK = 'crafter', 'task', 'crafter'
-HOURS = {'paper': None, 'cpu': None, 'debug': None, 'tiny': None}
+HOURS = {'paper': None, 'cpu': 0.9, 'debug': None, 'tiny': None}
 TRAITS = Traits(ends_early=True, discrete=True)
 RUN = {
   'steps': 1_000_000,
