@@ -121,6 +121,7 @@ def command(*arguments):
 def test_update_from_the_command_line(tmp_path):
   file = tmp_path / 'benchmark.json'
   sizes = ['--repeats=2', '--product_size=256', '--suite=catch', '--preset=tiny']
+  sizes += ['--method=tests.shooting:METHOD']
   result = command(*sizes, f'--output={file}', '--config.batch_size=2')
   assert result.returncode == 0, result.stderr
   record = json.loads(file.read_text())

@@ -11,7 +11,7 @@ from harmony_jax import config as config_
 from harmony_jax import disk
 from harmony_jax.processes import ALONE
 from harmony_jax.training import run_folder
-from tests.runs import From, config_of, train
+from tests.runs import From, config_of, dreamer_of, train
 
 UNITS = {'kB': 1e3, 'MB': 1e6, 'GB': 1e9}
 
@@ -79,14 +79,14 @@ def test_it_goes_after_the_mark_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize('now', [False, True])
 def test_a_complete_run_that_is_started_again(began, now, tmp_path, capsys):
   """It was killed before its replay went. None: of a version that kept every replay."""
-  complete(tmp_path, config_of(), keep_replay=began)
+  complete(tmp_path, dreamer_of(), keep_replay=began)
   if began is None:
     there = json.loads((tmp_path / 'config.json').read_text())
     del there['config']['keep_replay']
     (tmp_path / 'config.json').write_text(json.dumps(there))
   config_.read(tmp_path)  # a look
   with contextlib.ExitStack() as stack:
-    assert not folders.open_runs(stack, [(config_of(keep_replay=now), str(tmp_path))], ALONE)
+    assert not folders.open_runs(stack, [(dreamer_of(keep_replay=now), str(tmp_path))], ALONE)
   goes = began is False and not now
   assert (tmp_path / 'replay').exists() != goes
   assert ('replay of 2.5 MB dropped' in capsys.readouterr().out) == goes

@@ -67,7 +67,7 @@ def test_not_finite_stops_names_the_first_and_can_be_repeated(value, tmp_path):
   assert 'of step 80' in text and 'experiments.reproduce' in text
   with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
     assert checkpoints.latest() == 80
-  found = faults.reproduce(tmp_path)
+  found = faults.reproduce(tmp_path, allow_import=True)
   assert found['found'] == found['recorded'] == ['batch: reward'] and found['step'] >= 100
   assert f'update {found["update"]:,} at step {found["step"]:,}' in text
 

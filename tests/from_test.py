@@ -17,14 +17,14 @@ from harmony_jax.training import loop, origin
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import Interrupted
 from tests.commands import run
-from tests.runs import From, ask, compile_once, config_of, lines, train
+from tests.runs import From, ask, compile_once, dreamer_of, lines, train
 
 SHORT = {'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_size': 2, 'batch_length': 4}
 LEARNED = ('params', 'opt_state', 'targets', 'statistics', 'weighting', 'normalizer')
 
 
 def short(**changes):
-  return config_of(**{**SHORT, **changes})
+  return dreamer_of(**{**SHORT, **changes})
 
 
 def opened(stack, folder, config, source):

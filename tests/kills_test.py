@@ -43,24 +43,23 @@ DMC = (
 )
 
 
-@pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
-  run = kills.Run(tmp_path_factory.mktemp('whole') / 'catch', *CATCH)
-  assert run.start().end() == 0, run.text
-  return run.folder
-
-
-def test_killed_while_saving_and_asked_to_end(undisturbed, tmp_path):
+@pytest.mark.parametrize(
+  'method', ['tests.shooting:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)]
+)
+def test_killed_while_saving_and_asked_to_end(method, tmp_path):
   """SIGKILL in the middle of saving, then SIGTERM, which saves and says how to go on; then to the
   end.
   """
-  run = kills.Run(tmp_path / 'catch', *CATCH)
+  undisturbed, run = (
+    kills.Run(tmp_path / name, *CATCH, f'--method={method}') for name in ('undisturbed', 'killed')
+  )
+  assert undisturbed.start().end() == 0, undisturbed.text
   assert run.start().kill('saving', 0.0) == -signal.SIGKILL, run.text
   assert run.start().kill('now', 0.5, signal.SIGTERM) == 75, run.text
   assert 'saved at step' in run.text and 'continue with: python -m experiments.catch' in run.text
   assert run.start().end() == 0, run.text
   assert 'continues from step' in run.text
-  assert kills.differences(undisturbed, run.folder) == []
+  assert kills.differences(undisturbed.folder, run.folder) == []
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 from harmony_jax import sampling
 from harmony_jax.errors import UserError
 from harmony_jax.training import run_folder
-from tests.runs import config_of, train
+from tests.runs import config_of, dreamer_of, train
 
 
 def began(config):
@@ -100,7 +100,7 @@ def test_a_reward_that_no_head_can_say_is_told_once(tmp_path, capsys):
     step = trainer.env.step
     trainer.env.step = lambda *how: (found := step(*how))._replace(reward=found.reward * 1e12)
 
-  train(tmp_path / 'run', config_of(), prepare=enlarge)
+  train(tmp_path / 'run', dreamer_of(), prepare=enlarge)
   told = [line for line in capsys.readouterr().out.splitlines() if 'warning: a reward' in line]
   assert len(told) == 1 and 'a reward of 1e+12 at step' in told[0]
   assert "learned as 4.85e+08, the method's largest" in told[0]

@@ -18,7 +18,7 @@ from harmony_jax.training import evaluation
 from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState, Schedule
 from tests import events
-from tests.runs import From, Killed, ask, compile_once, config_of, die, lines, train
+from tests.runs import From, Killed, ask, compile_once, die, dreamer_of, lines, train
 
 
 def assert_same(folder, one, other_folder, other):
@@ -34,14 +34,14 @@ def assert_same(folder, one, other_folder, other):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp('whole')
-  return folder, train(folder, config_of(video_every=160))
+  return folder, train(folder, dreamer_of(video_every=160))
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
   """Killed between two checkpoints and started again: all is the same."""
   with pytest.raises(Killed):
-    train(tmp_path, config_of(), From(120, die))
-  assert_same(*whole, tmp_path, train(tmp_path, config_of()))
+    train(tmp_path, dreamer_of(), From(120, die))
+  assert_same(*whole, tmp_path, train(tmp_path, dreamer_of()))
   first, again = (events.shown(folder / 'tensorboard') for folder in (whole[0], tmp_path))
   for name in ('episode/return', 'episode/length', 'return/eval', 'loss/reward'):
     assert first[name] == again[name]
@@ -72,7 +72,7 @@ def test_every_function_is_compiled_once(whole):
 
 
 def test_replay_on_the_device_changes_nothing(whole, tmp_path):
-  assert_same(*whole, tmp_path, train(tmp_path, config_of(replay_on='device')))
+  assert_same(*whole, tmp_path, train(tmp_path, dreamer_of(replay_on='device')))
 
 
 class Ranked(Replay):
@@ -98,7 +98,7 @@ class Ranking(dreamer.Dreamer):
 
 def test_a_line_before_the_first_update_after_a_stop(tmp_path):
   """It has the metrics of the update before the stop, as without one."""
-  config = config_of(log_every=4)
+  config = dreamer_of(log_every=4)
   config = config.replace({'train_ratio': config.agent.batch_size * config.agent.batch_length / 24})
   train(tmp_path / 'whole', config)
   for stop in (100, 108, 116):
@@ -112,14 +112,14 @@ def test_what_an_update_says_reaches_the_replay_before_the_next_step(whole, tmp_
   """In order, with the draw of that update, and at the same moments in a run that was stopped."""
   entry = dataclasses.replace(method.entry('dreamerv3'), make=Ranking)
   monkeypatch.setattr('harmony_jax.methods.dreamer.METHOD', entry)
-  one = train(tmp_path / 'one', config_of())
+  one = train(tmp_path / 'one', dreamer_of())
   assert_same(*whole, tmp_path / 'one', one)
   told = one.replay.told
   assert [update for update, *_ in told] == list(range(one.state.update))
   assert all(rows == [update + 1.0] * 4 for update, _, _, rows in told)
   with pytest.raises(Killed):
-    train(tmp_path / 'two', config_of(), From(120, die))
-  after = train(tmp_path / 'two', config_of()).replay.told
+    train(tmp_path / 'two', dreamer_of(), From(120, die))
+  after = train(tmp_path / 'two', dreamer_of()).replay.told
   assert after == told[-len(after) :] and len(after) < len(told)
 
 
@@ -138,7 +138,7 @@ def test_environments_step_while_the_device_trains(tmp_path):
   def prepare(trainer):
     trainer.episodes.step = noted('step', trainer.episodes.step)
 
-  config = config_of(eval_episodes=0, train_ratio=8.0)
+  config = dreamer_of(eval_episodes=0, train_ratio=8.0)
   train(tmp_path, config, prepare=prepare, compiler=compiler)
   before_the_last_evaluation = events[: len(events) - events[::-1].index('step')]
   assert before_the_last_evaluation[-30:] == ['act', 'train_step', 'step'] * 10
@@ -159,7 +159,7 @@ def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
 
 def test_evaluations_take_a_share_of_the_steps(tmp_path):
   """As many episodes as fit by the length of training's, one at least."""
-  trainer = train(tmp_path, config_of(eval_share=0.2))
+  trainer = train(tmp_path, dreamer_of(eval_share=0.2))
   middle, last = lines(tmp_path, 'scores.jsonl')
   ended = trainer.episodes.ended
   assert len(middle['eval_scores']) == 2 and 0.2 * 80 / 8 == 2  # a game takes 8 steps
@@ -239,7 +239,7 @@ def test_rewards_and_ends_are_stored_beside_their_observation(whole):
 
 
 def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
-  config = config_of(weighting__calibrate=2, weighting__rate=1e-9, steps=80)
+  config = dreamer_of(weighting__calibrate=2, weighting__rate=1e-9, steps=80)
   trainer = train(tmp_path, config)
   params = trainer.updates.state.params['world_model']
   sigma = np.exp(float(params['harmony']['observation']))
@@ -250,11 +250,11 @@ def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
 def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys):
   """Also after a stop, from whose first update on time is counted."""
   with pytest.raises(Interrupted):
-    train(tmp_path, config_of(), From(120, ask))
+    train(tmp_path, dreamer_of(), From(120, ask))
   first = capsys.readouterr().out
-  train(tmp_path, config_of())
+  train(tmp_path, dreamer_of())
   second = capsys.readouterr().out
-  begins = config_of().begins
+  begins = dreamer_of().begins
   assert f'collects experience: 4 of at least {begins} steps' in first
   assert f'first update after {begins + 4} steps: compiling' in first
   assert 'goes on updating after' in second and 'left' not in second.partition('compiling')[0]

@@ -18,8 +18,8 @@ from tests.small import close, shaken
 ROWS = 4  # of a batch
 HALVES = (slice(2), slice(2, 4))
 AGENTS = {
-  'DreamerV3': {},
-  'DreamerV2': dict(name='dreamerv2', discrete=False),  # with harmony
+  'DreamerV3': dict(weighting__rule='reciprocal'),  # not linear in the losses
+  'DreamerV2': dict(name='dreamerv2', discrete=False),
   'prototypes': dict(
     name='dreamerpro',
     discrete=False,
@@ -29,18 +29,10 @@ AGENTS = {
     actor__samples=5,
     decoder__probe=True,
   ),
-  'a rule that is not linear in the losses': dict(
-    weighting__rule='reciprocal', shapes=small.VECTOR
-  ),
+  'DreamerV3 with harmony': dict(shapes=small.VECTOR),
 }
-CASES = [
-  ('DreamerV3', 4),
-  ('a rule that is not linear in the losses', 2),
-  *(
-    pytest.param(*case, marks=pytest.mark.slow)
-    for case in (('DreamerV3', 2), ('DreamerV2', 2), ('DreamerV2', 4), ('prototypes', 2))
-  ),
-]
+SLOW = [(name, 2) for name in AGENTS] + [('DreamerV2', 4)]
+CASES = [('DreamerV3', 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
 def make(discrete=True, shapes=small.IMAGE, **changes):

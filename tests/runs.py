@@ -22,9 +22,14 @@ TINY = {
 }
 
 
-def config_of(name='dreamerv3', **changes):
+def dreamer_of(name='dreamerv3', **changes):
   """Return the configuration of a run of 160 steps, with changes as `rssm__deter=8`."""
   return small.run_config(name, **{**TINY, **changes})
+
+
+def config_of(**changes):
+  """Return the same of a method that is traced in a moment: what is around a method is tested."""
+  return dreamer_of('tests.shooting:METHOD', **{'replay__sampling': 'windows', **changes})
 
 
 @dataclasses.dataclass

@@ -22,7 +22,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.training import loop, run_folder, seeds
 from harmony_jax.training.interruption import Interrupted, Interruption
 from tests import small
-from tests.runs import From, config_of, lines
+from tests.runs import From, dreamer_of, lines
 from tests.small import close, shaken
 
 SEEDS = (3, 4, 5)  # of the tiny runs
@@ -33,7 +33,7 @@ SECONDS = 20  # after which something hangs
 
 def tiny(seed, **changes):
   """A run of about 20 updates with one evaluation on the way, and the final one."""
-  return config_of(
+  return dreamer_of(
     **{
       'seed': seed,
       'steps': 96,

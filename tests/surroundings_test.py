@@ -12,7 +12,7 @@ from experiments import doctor
 from harmony_jax import parallel, surroundings
 from harmony_jax.training import faults
 from tests.commands import ROOT
-from tests.runs import config_of, train
+from tests.runs import config_of, dreamer_of, train
 
 
 def start(*words, without=(), **variables):
@@ -119,7 +119,7 @@ def test_with_a_place_they_are_kept(cache, monkeypatch, tmp_path, caplog):
 
 
 def test_a_video_of_batches_shorter_than_what_it_shows_first(tmp_path):
-  train(tmp_path, config_of(steps=80, batch_length=4, video_every=80, eval_episodes=0))
+  train(tmp_path, dreamer_of(steps=80, batch_length=4, video_every=80, eval_episodes=0))
   assert list((tmp_path / 'videos').glob('open_loop_image_00000080*'))
 
 

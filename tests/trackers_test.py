@@ -12,9 +12,9 @@ from harmony_jax.errors import UserError
 from harmony_jax.training import trackers, video
 from harmony_jax.training.trackers import Start, Trackers
 from tests import events
-from tests.runs import config_of
+from tests.runs import dreamer_of
 
-CONFIG = config_of(seed=3)
+CONFIG = dreamer_of(seed=3)
 
 
 def test_names_are_chosen():
