@@ -32,13 +32,25 @@ AGENTS = {
   'a rule that is not linear in the losses': dict(
     weighting__rule='reciprocal', shapes=small.VECTOR
   ),
+  'a rule that looks at gradients': dict(
+    weighting__rule='gradnorm',
+    weighting__harmonize_vector=True,
+    shapes=small.VECTOR,
+    losses__free_nats=0.0,
+  ),
 }
 CASES = [
   ('DreamerV3', 4),
   ('a rule that is not linear in the losses', 2),
   *(
     pytest.param(*case, marks=pytest.mark.slow)
-    for case in (('DreamerV3', 2), ('DreamerV2', 2), ('DreamerV2', 4), ('prototypes', 2))
+    for case in (
+      ('DreamerV3', 2),
+      ('DreamerV2', 2),
+      ('DreamerV2', 4),
+      ('prototypes', 2),
+      ('a rule that looks at gradients', 2),
+    )
   ),
 ]
 
