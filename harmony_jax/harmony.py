@@ -15,9 +15,11 @@ loop:
     function
 
 `params` are ordinary trainable leaves: give them to the same optimiser as the model. `state` is
-what a rule remembers from step to step; it is empty for harmony.
+what a rule remembers from step to step; it is empty for harmony. NashMTL and GradNorm look at every
+task's gradient, too, in a third function: `balance`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ Losses = Mapping[str, jax.Array]
 
 
 class Weighting(NamedTuple):
-  """A task-weighting rule: a pair of pure functions, as optax has for gradients.
+  """A task-weighting rule: pure functions, as optax has for gradients.
 
   Attributes:
     init: `init(tasks) -> (params, state)`. `params` are trained with the model, `state` is carried
@@ -38,11 +40,17 @@ class Weighting(NamedTuple):
       scalars; those that are no task of the rule are added with weight 1.
     start: `start(loss, task='')`, the parameter that a harmonizer approaches for a constant loss of
       that task; None where the rule has none.
+    balance: `balance(losses, gradients, state) -> state`, to be called before `weigh` in rules that
+      look at gradients; None in all others. `gradients` maps tasks to vectors: the gradients of
+      what all tasks share. The weights are then those of `weigh`, the derivatives of its total.
+    clip: the largest norm that the weighed gradient of what is shared may have; None: any.
   """
 
   init: Callable[[Sequence[str]], tuple[dict, Any]]
   weigh: Callable[[Losses, dict, Any], tuple[jax.Array, Any, dict]]
   start: Callable[..., jax.Array] | None = None
+  balance: Callable[[Losses, Mapping[str, jax.Array], Any], Any] | None = None
+  clip: float | None = None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -102,11 +110,9 @@ def fixed(weights: Mapping[str, float] | None = None) -> Weighting:
     return {}, ()
 
   def weigh(losses, params, state):
-    _check(losses)
     _check_names('weights', weights, losses)
-    used = {name: jnp.float32(weights.get(name, 1.0)) for name in losses}
-    total = sum((used[name] * loss for name, loss in losses.items()), jnp.zeros(()))
-    return total, state, {f'{name}/weight': used[name] for name in losses}
+    total, metrics = _weighed(losses, {k: jnp.float32(weights.get(k, 1.0)) for k in losses})
+    return total, state, metrics
 
   return Weighting(init, weigh)
 
@@ -117,17 +123,192 @@ def reciprocal(epsilon: float = 1e-8) -> Weighting:
   """
 
   def init(tasks):
-    # the weights last used; the keys say which tasks
-    return {}, {task: jnp.ones((), jnp.float32) for task in tasks}
+    return {}, _ones(tasks)  # the weights last used; the keys say which tasks
 
   def weigh(losses, params, state):
-    _check(losses)
     _check_names('weights', state, losses)
     state = {task: jax.lax.stop_gradient(1 / (losses[task] + epsilon)) for task in state}
-    total = sum((state.get(k, 1.0) * loss for k, loss in losses.items()), jnp.zeros(()))
-    return total, state, {f'{task}/weight': weight for task, weight in state.items()}
+    total, metrics = _weighed(losses, state)
+    return total, state, metrics
 
   return Weighting(init, weigh)
+
+
+def running(
+  decay: float = 0.99, rectified: bool = True, sources: Mapping[str, Sequence[str]] | None = None
+) -> Weighting:
+  """Each task weighed by the closed form (eq. 13, or 1/L) of the running mean of its loss: what
+  harmonizers learn, without learning it, and from the first step on.
+
+  Args:
+    decay: β of the means mₜ = β mₜ₋₁ + (1-β) Lₜ, which are divided by 1 - βᵗ.
+    sources: the tasks whose summed means a task is weighed by, where that is not its own alone. See
+      `tied` and `elbo`.
+  """
+  sources = {task: tuple(names) for task, names in (sources or {}).items() if names}
+  optimum = optimal_sigma if rectified else optimal_sigma_unrectified
+
+  def init(tasks):
+    every = {name for task in tasks for name in sources.get(task, (task,))}
+    zero = jnp.zeros((), jnp.float32)
+    return {}, {'weights': _ones(tasks), 'means': dict.fromkeys(every, zero), 'share': zero}
+
+  def weigh(losses, params, state):
+    _check_names('running means', {**state['means'], **state['weights']}, losses)
+    mean = lambda old, new: decay * old + (1 - decay) * jax.lax.stop_gradient(new)
+    share = mean(state['share'], 1.0)  # 1 - βᵗ
+    means = {name: mean(old, losses[name]) for name, old in state['means'].items()}
+    weights = {}
+    for task in state['weights']:
+      loss = sum(means[name] for name in sources.get(task, (task,))) / share
+      weights[task] = 1 / optimum(jnp.maximum(loss, 1e-8))
+    total, metrics = _weighed(losses, weights)
+    return total, {'weights': weights, 'means': means, 'share': share}, metrics
+
+  return Weighting(init, weigh)
+
+
+def tied(observing: Sequence[str] = ('observation',)) -> dict[str, Sequence[str]]:
+  """Return `sources` that give the dynamics the weight of the last observation task: two tasks,
+  what is seen (with the KL that regularises it) and what is rewarded."""
+  return {'dynamics': observing[-1:]}
+
+
+def elbo(observing: Sequence[str] = ('observation',)) -> dict[str, Sequence[str]]:
+  """Return `sources` that give observation and dynamics one weight, that of their sum."""
+  both = (*observing, 'dynamics')
+  return dict.fromkeys(both, both)
+
+
+def uncertainty(elements: Mapping[str, float] | None = None) -> Weighting:
+  """Uncertainty weighting (Kendall et al. 2018) as in appendix D.2: Σᵢ Lᵢ/σᵢ + Nᵢ log σᵢ, smallest
+  at σᵢ = Lᵢ/Nᵢ.
+
+  Args:
+    elements: Nᵢ, the numbers that a loss is summed over: H·W·C of pictures; 1 where not given.
+  """
+  return unrectified(elements)
+
+
+def uncertainty_library() -> Weighting:
+  """Uncertainty weighting as libraries for several tasks have it: Σᵢ ½ (Lᵢ/σᵢ + log σᵢ)."""
+  return _harmony(lambda s: s, None, optimal_sigma_unrectified, 0.5)
+
+
+def dwa(window: int = 25, temperature: float = 2.0, form: str = 'library') -> Weighting:
+  """Dynamic weight average (Liu et al. 2019): wᵢ = K softmax(rᵢ/τ) for K tasks, rᵢ the mean of loss
+  i over the last `window` steps by that over the `window` before.
+
+  Args:
+    form: 'epochs', as published: a window is an epoch, weights change between two of them and begin
+      with the third. 'library', as in the code of NashMTL's authors: weights follow every step from
+      number window + 2 on, and steps that were not are losses of 1, so that a loss far above 1
+      takes all the weight for a while. 'full': they follow every step once two windows are full.
+  """
+  first = {'epochs': 2 * window, 'library': window + 2, 'full': 2 * window}[form]
+
+  def init(tasks):
+    past = {task: jnp.ones(2 * window, jnp.float32) for task in tasks}
+    return {}, {'weights': _ones(tasks), 'past': past, 'step': jnp.zeros((), jnp.int32)}
+
+  def weigh(losses, params, state):
+    _check_names('weights', state['weights'], losses)
+    before, step = state['weights'], state['step'] + 1
+    new = {task: jax.lax.stop_gradient(losses[task]) for task in before}
+    past = {task: jnp.append(old[1:], new[task]) for task, old in state['past'].items()}
+    rate = {k: x[window:].mean() / jnp.maximum(x[:window].mean(), 1e-8) for k, x in past.items()}
+    balanced = len(rate) * jax.nn.softmax(_vector(rate) / temperature)
+    due = (step >= first) & (step % window == 0 if form == 'epochs' else True)
+    after = _by_task(before, jnp.where(due, balanced, _vector(before)))
+    total, metrics = _weighed(losses, before if form == 'epochs' else after)
+    return total, {'weights': after, 'past': past, 'step': step}, metrics
+
+  return Weighting(init, weigh)
+
+
+def nash_mtl(clip: float = 1.0) -> Weighting:
+  """NashMTL (Navon et al. 2022): weights α > 0 with Σⱼ ⟨gᵢ, gⱼ⟩ αⱼ = 1/αᵢ for the tasks' gradients
+  gᵢ, so that every ⟨αᵢ gᵢ, Σⱼ αⱼ gⱼ⟩ is 1. The norm of Σ αᵢ gᵢ is then √K for K tasks.
+
+  Args:
+    clip: that norm after clipping: 1 as the authors have it.
+  """
+
+  def init(tasks):
+    return {}, _ones(tasks)
+
+  def balance(losses, gradients, state):
+    each = _vector({task: gradients[task] for task in state})
+    return _by_task(state, nash_weights(jnp.matmul(each, each.T, precision='highest')))
+
+  def weigh(losses, params, state):
+    total, metrics = _weighed(losses, state)
+    return total, state, metrics
+
+  return Weighting(init, weigh, balance=balance, clip=clip)
+
+
+def nash_weights(gram: jax.Array, steps: int = 12) -> jax.Array:
+  """Return α > 0 with K α = 1/α of a Gram matrix K [n, n]; 1 for tasks without any gradient.
+
+  Newton's method on ½ βᵀCβ - Σ log βᵢ, where C = D K D has a unit diagonal and α = D β. That is
+  self-concordant: steps of 1/(1+λ), as long as Newton's decrement λ is not small, stay in β > 0.
+  """
+  size = jnp.diag(gram)
+  scale = jnp.where(size > 0, jax.lax.rsqrt(jnp.where(size > 0, size, 1)), 1)
+  scaled = jnp.where(jnp.eye(len(gram), dtype=bool), 1, scale[:, None] * gram * scale)
+
+  def step(_, beta):
+    slope = scaled @ beta - 1 / beta
+    newton = jnp.linalg.solve(scaled + jnp.diag(1 / beta**2), slope)
+    decrement = jnp.sqrt(jnp.maximum(slope @ newton, 0))
+    return beta - newton / jnp.where(decrement < 0.25, 1, 1 + decrement)
+
+  return scale * jax.lax.fori_loop(0, steps, step, jnp.ones_like(size))
+
+
+def gradnorm(alpha: float = 1.5, rate: float = 0.025, adam: bool = True) -> Weighting:
+  """GradNorm (Chen et al. 2018): weights learn to make every ‖wᵢ gᵢ‖ the mean of all times rᵢ^α,
+  where rᵢ is Lᵢ over the first Lᵢ, by the mean of these ratios. They sum to the number of tasks.
+
+  Args:
+    alpha: how much more a task gets that learns slowly. rate, adam: the weights' own optimiser;
+      plain descent without Adam.
+  """
+
+  def init(tasks):
+    zeros = jnp.zeros(len(tasks), jnp.float32)
+    vectors = {'first': zeros, 'mean': zeros, 'square': zeros, 'step': jnp.zeros((), jnp.int32)}
+    return {}, {'weights': _ones(tasks), 'next': _ones(tasks), **vectors}
+
+  def balance(losses, gradients, state):
+    step, weights = state['step'] + 1, _vector(state['next'])
+    loss = _vector({task: losses[task] for task in state['next']})
+    first = jnp.where(step == 1, loss, state['first'])
+    norm = jnp.linalg.norm(_vector({task: gradients[task] for task in state['next']}), axis=1)
+    ratio = loss / jnp.maximum(first, 1e-8)
+    target = (weights * norm).mean() * (ratio / ratio.mean()) ** alpha
+    slope = jnp.sign(weights * norm - target) * norm  # of Σ |‖wᵢ gᵢ‖ - target|
+    mean, square = 0.9 * state['mean'] + 0.1 * slope, 0.999 * state['square'] + 0.001 * slope**2
+    move = mean / (1 - 0.9**step) / (jnp.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    # Nothing in the rule itself keeps a weight above 0.
+    moved = jnp.maximum(weights - rate * (move if adam else slope), 1e-4)
+    after = _by_task(state['next'], len(moved) * moved / moved.sum())
+    moments = {'first': first, 'mean': mean, 'square': square, 'step': step}
+    return {'weights': state['next'], 'next': after, **moments}
+
+  def weigh(losses, params, state):
+    total, metrics = _weighed(losses, state['weights'])
+    return total, state, metrics
+
+  return Weighting(init, weigh, balance=balance)
+
+
+def _running(sources, **fixed):
+  """The running rule of tasks whose names are not known yet."""
+  return lambda decay=0.99, observing=('observation',): running(
+    decay, sources=sources(observing), **fixed
+  )
 
 
 # By the names that commands know them by. A rule is a function that returns a `Weighting`.
@@ -137,6 +318,18 @@ RULES: dict[str, Callable[..., Weighting]] = {
   'harmony_unrectified': unrectified,
   'fixed': fixed,
   'reciprocal': reciprocal,
+  'running': running,
+  'running_unrectified': functools.partial(running, rectified=False),
+  'running_tied': _running(tied),
+  'running_tied_unrectified': _running(tied, rectified=False),
+  'running_elbo': _running(elbo),
+  'running_elbo_unrectified': _running(elbo, rectified=False),
+  'uncertainty': uncertainty,
+  'uncertainty_library': uncertainty_library,
+  'dwa': dwa,
+  'dwa_epochs': functools.partial(dwa, form='epochs'),
+  'nash_mtl': nash_mtl,
+  'gradnorm': gradnorm,
 }
 
 
@@ -146,8 +339,8 @@ def make(name: str, **hyper: Any) -> Weighting:
   return rule(**{k: v for k, v in hyper.items() if k in inspect.signature(rule).parameters})
 
 
-def _harmony(log_term, regularizer, optimum):
-  """The shared form Σᵢ Lᵢ exp(-sᵢ) + cᵢ log_term(sᵢ)."""
+def _harmony(log_term, regularizer, optimum, scale=1.0):
+  """The shared form Σᵢ scale · (Lᵢ exp(-sᵢ) + cᵢ log_term(sᵢ))."""
   regularizer = dict(regularizer or {})
 
   def init(tasks):
@@ -162,11 +355,12 @@ def _harmony(log_term, regularizer, optimum):
         total += loss
         continue
       s = params[name]
-      total += loss * jnp.exp(-s) + regularizer.get(name, 1.0) * log_term(s)
+      weight = scale * jnp.exp(-s)
+      total += loss * weight + scale * regularizer.get(name, 1.0) * log_term(s)
       metrics |= {
         f'{name}/sigma': jnp.exp(s),
-        f'{name}/weight': jnp.exp(-s),
-        f'{name}/scaled': loss * jnp.exp(-s),
+        f'{name}/weight': weight,
+        f'{name}/scaled': loss * weight,
       }
     return total, state, metrics
 
@@ -174,6 +368,27 @@ def _harmony(log_term, regularizer, optimum):
   return Weighting(
     init, weigh, lambda loss, task='': jnp.log(optimum(loss / regularizer.get(task, 1.0)))
   )
+
+
+def _weighed(losses, weights):
+  """Σᵢ wᵢ Lᵢ, and what is logged of it."""
+  _check(losses)
+  _check_names('weights', weights, losses)
+  total = sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(()))
+  return total, {f'{task}/weight': weight for task, weight in weights.items()}
+
+
+def _ones(tasks):
+  return {task: jnp.ones((), jnp.float32) for task in tasks}
+
+
+def _vector(values):
+  """The values by task, in the order of names: what JAX does to dicts may change theirs."""
+  return jnp.stack([values[task] for task in sorted(values)])
+
+
+def _by_task(tasks, vector):
+  return dict(zip(sorted(tasks), vector))
 
 
 _default = rectified()

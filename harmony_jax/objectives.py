@@ -6,6 +6,7 @@ the world model's. B rows, V views, T steps, E embedding, F feature.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,10 @@ class Objective:
       embed: [V B, T, E]. feature: [V B, T, F].
     """
     raise NotImplementedError
+
+  def elements(self) -> dict[str, int]:
+    """Return over how many numbers the loss of each task is summed, where it is not one."""
+    return {}
 
   def predict(self, params: Params, statistics: Params, feature: jax.Array) -> dict[str, Any]:
     """Return what the model makes of features [..., F], for looking at."""
@@ -93,6 +98,11 @@ class Reconstruction(Objective):
   def tasks(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
     """`observation`, unless there are vectors only and they are a loss of their own."""
     return ('observation',) if self.decoder.images or self.harmonize_vector else ()
+
+  def elements(self) -> dict[str, int]:
+    """Return the numbers of an observation: H·W·C of pictures."""
+    counted = {**self.decoder.images, **(self.decoder.vectors if self.harmonize_vector else {})}
+    return dict.fromkeys(self.tasks, sum(math.prod(shape) for shape in counted.values()))
 
   def init(self, key: jax.Array) -> tuple[dict, dict]:
     """Return the decoder's."""

@@ -1,18 +1,16 @@
 """Optimisers of one subtree of the parameters: clip, decay, Adam, all leaves in one vector."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from harmony_jax import replicas
+from harmony_jax import harmony, replicas
 from harmony_jax.settings import setting
-
-T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,24 +76,72 @@ def _tensorflow_adam(b2: float, eps: float, b1: float = 0.9) -> optax.GradientTr
   return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
+def value_and_grad(loss: Callable[[Any], Any], params: Any) -> tuple[tuple[Any, Any], Any]:
+  """Return ((scalar, more), gradient) of `loss(params) -> (scalar, more)`."""
+  return jax.value_and_grad(loss, has_aux=True)(params)
+
+
 def descend(
   optimizer: optax.GradientTransformation,
-  loss: Callable[[Any], tuple[jax.Array, T]],
+  loss: Callable[[Any], Any],
   params: Any,
   opt_state: Any,
   mask: Callable[[Any], Any] = lambda gradient: gradient,
-) -> tuple[Any, Any, Any, T]:
+  differentiate: Callable[..., tuple[tuple[Any, Any], Any]] = value_and_grad,
+) -> tuple[Any, Any, Any, Any]:
   """Do one update by the gradient of `loss(params) -> (scalar, more)`, over all replicas.
 
   Args:
     mask: of the gradient, before it is used.
+    differentiate: what takes the gradient; see `weighed`.
 
   Returns: (parameters, optimiser state, gradient, more).
   """
-  (_, more), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+  (_, more), gradient = differentiate(loss, params)
   gradient = mask(replicas.mean(gradient))
   updates, opt_state = optimizer.update(gradient, opt_state, params)
   return optax.apply_updates(params, updates), opt_state, gradient, more
+
+
+def weighed(
+  rule: harmony.Weighting, weigh: Callable, state: Any, shared: Sequence[str]
+) -> Callable:
+  """Return how `descend` differentiates what a weighting rule makes of several losses.
+
+  Where the rule looks at gradients (`rule.balance`) this takes a backward pass per loss: the
+  total's gradient is Σᵢ wᵢ gᵢ over all parameters, with wᵢ = ∂total/∂Lᵢ.
+
+  Args:
+    weigh: `weigh(found, harmonizers, state) -> (total, more)`, where `found = losses(params)` are
+      the losses by name, and more. state: the rule's.
+    shared: the entries of the parameters whose gradients the rule sees.
+  """
+
+  def at_once(losses: Callable[[Any], Any], params: Any) -> tuple[tuple[Any, Any], Any]:
+    return value_and_grad(lambda params: weigh(losses(params), params['harmony'], state), params)
+
+  balance = rule.balance
+  if balance is None:
+    return at_once
+  part = lambda gradient: {name: gradient[name] for name in shared}
+
+  def by_task(losses: Callable[[Any], Any], params: Any) -> tuple[tuple[Any, Any], Any]:
+    twice = lambda found: (found[0], found)
+    named, pull, found = jax.vjp(lambda params: twice(losses(params)), params, has_aux=True)
+    # Zeros that are constants: XLA leaves out the parts that a loss does not reach.
+    pulled = {k: pull({name: jnp.float32(name == k) for name in named})[0] for k in named}
+    each = replicas.mean(pulled)
+    after = balance(named, {k: ravel_pytree(part(each[k]))[0] for k in each}, state)
+    total = lambda named: weigh((named, *found[1:]), params['harmony'], after)
+    value, weights = value_and_grad(total, named)
+    add = lambda *leaves: sum(weights[k] * leaf for k, leaf in zip(each, leaves))
+    gradient = jax.tree.map(add, *each.values())
+    if rule.clip:
+      clip = optax.clip_by_global_norm(rule.clip)
+      gradient |= clip.update(part(gradient), optax.EmptyState())[0]
+    return value, gradient
+
+  return by_task
 
 
 def norm(gradient: Any) -> jax.Array:

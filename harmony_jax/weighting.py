@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from harmony_jax import harmony
+from harmony_jax.objectives import Objective
 from harmony_jax.settings import setting
 
 
@@ -38,7 +39,7 @@ class WeightingSettings:
   rule: str = setting('harmony', 'the rule: chosen by --weighting', choices=harmony.RULES)
   tasks: tuple[str, ...] = setting(
     ('observation', 'reward', 'dynamics'),
-    'those with a harmonizer',
+    'those that the rule weighs',
     choices=('observation', 'reward', 'dynamics'),
   )
   dynamics_regularizer: str = setting(
@@ -52,6 +53,9 @@ class WeightingSettings:
   w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
   w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
   w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
+  decay: float = setting(0.99, 'memory of the mean losses, for the rules running…', most=1)
+  window: int = setting(25, 'updates that a mean loss is of, for the rules dwa…', least=1)
+  alpha: float = setting(1.5, 'how much more a task gets that learns slowly, for rule gradnorm')
   rate: float = setting(
     1.0, 'learning rate of the harmonizers over that of the model; 1 in the paper'
   )
@@ -64,30 +68,35 @@ class WeightingSettings:
 
 
 def make_weighting(
-  config: WeightingSettings, losses: LossSettings, observing: tuple[str, ...]
+  config: WeightingSettings, losses: LossSettings, objective: Objective
 ) -> tuple[harmony.Weighting, tuple[str, ...]]:
   """Return the rule and its tasks.
 
-  `config.tasks` says which tasks have a harmonizer; the others keep the weights of DreamerV3 itself
-  (rule `none`): 1, and 0.5 + 0.1 for the dynamics.
+  `config.tasks` says which tasks are weighed; the others keep the weights of DreamerV3 itself (rule
+  `none`): 1, and 0.5 + 0.1 for the dynamics.
 
   Args:
-    observing: the losses that are the task `observation`; DreamerPro's are `swav` and `temporal`
-      (eq. 17).
+    objective: what the task `observation` is; DreamerPro's are `swav` and `temporal` (eq. 17).
   """
+  observing = objective.tasks
   plain = {'dynamics': losses.dyn + losses.rep}
-  if config.rule == 'none':
+  tasks = tuple(
+    k for task in config.tasks for k in (observing if task == 'observation' else (task,))
+  )
+  if config.rule == 'none' or not (tasks or config.rule == 'fixed'):
     return harmony.make('fixed', weights=plain), ()
   rule = harmony.make(
     config.rule,
     weights={**dict.fromkeys(observing, config.w_o), 'reward': config.w_r, 'dynamics': config.w_d},
     regularizer={'dynamics': losses.balance} if config.dynamics_regularizer == 'code' else {},
+    elements=objective.elements(),
+    observing=observing,
+    decay=config.decay,
+    window=config.window,
+    alpha=config.alpha,
   )
   if config.rule == 'fixed':
     return rule, ()
-  tasks = tuple(
-    k for task in config.tasks for k in (observing if task == 'observation' else (task,))
-  )
   return (rule if 'dynamics' in tasks else _scaled(rule, plain)), tasks
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harmony_jax import method
-from harmony_jax.optimizers import parameter_count
+from harmony_jax.optimizers import parameter_count, weighed
 from harmony_jax.rssm import State
 from tests import small
 
@@ -269,6 +269,7 @@ def test_the_halves_of_the_dynamics_train_their_own_side():
 # Weighting
 
 
+W = lambda loss: 2 / (loss + np.sqrt(loss**2 + 4 * loss))  # eq. 13
 PAPER, LOG2 = {'weighting__dynamics_regularizer': 'paper'}, np.log(2)
 FIXED = dict(weighting__rule='fixed', weighting__w_o=0.0, weighting__w_r=100.0, weighting__w_d=3.0)
 WEIGHTINGS = {
@@ -284,6 +285,24 @@ WEIGHTINGS = {
   'pro_fixed': (
     {**small.PRO, **FIXED},
     {'reward': 100.0, 'swav': 0.0, 'temporal': 0.0, 'dynamics': 3.0},
+    0.0,
+  ),
+  'running_tied': (
+    dict(weighting__rule='running_tied'),
+    {'observation': W(50), 'reward': W(2), 'dynamics': W(50)},
+    0.0,
+  ),
+  'uncertainty': (dict(weighting__rule='uncertainty'), {}, 0.0),
+  'dwa': (dict(weighting__rule='dwa'), {}, 0.0),
+  'no_tasks': (dict(weighting__rule='nash_mtl', weighting__tasks=()), {'dynamics': 0.6}, 0.0),
+  'pro_tied': (
+    {**small.PRO, 'weighting__rule': 'running_tied'},
+    {'swav': W(40), 'temporal': W(10), 'reward': W(2), 'dynamics': W(10)},
+    0.0,
+  ),
+  'pro_elbo': (
+    {**small.PRO, 'weighting__rule': 'running_elbo_unrectified'},
+    {**dict.fromkeys(('swav', 'temporal', 'dynamics'), 1 / 53), 'reward': 1 / 2},
     0.0,
   ),
   'pro_observation': ({**small.PRO, 'weighting__tasks': ('observation',)}, {}, 2 * LOG2),
@@ -303,6 +322,57 @@ def test_weighting_rules_of_the_settings(name):
   total, _, _ = agent.rule.weigh({k: jnp.float32(v) for k, v in losses.items()}, params, state)
   wanted = sum(weights.get(k, 1.0) * v for k, v in losses.items()) + constant
   np.testing.assert_allclose(total, wanted, rtol=1e-6)
+
+
+def test_settings_reach_their_rules():
+  """The memory of means, the window of averages, GradNorm's exponent, the numbers of an image."""
+
+  def weight(**changes):
+    """Return the observation's, after its loss has fallen to a quarter."""
+    agent = small.agent(**{f'weighting__{k}': v for k, v in changes.items()})
+    params, state = agent.rule.init(agent.tasks)
+    for loss in (8.0, 2.0):
+      losses = {k: jnp.float32(v) for k, v in dict(observation=loss, reward=1, dynamics=1).items()}
+      if agent.rule.balance:
+        norms = dict.fromkeys(losses, jnp.ones(1)) | {'observation': jnp.ones(1) / 2}
+        state = agent.rule.balance(losses, norms, state)
+      _, state, _ = agent.rule.weigh(losses, params, state)
+    return state['next' if agent.rule.balance else 'weights']['observation']
+
+  np.testing.assert_allclose(weight(rule='running', decay=0.5), W(4.0), rtol=1e-5)
+  share = np.exp([0.25 / 2, 0.5, 0.5])
+  wanted = 3 * share[0] / share.sum()
+  np.testing.assert_allclose(weight(rule='dwa_epochs', window=1), wanted, rtol=1e-5)
+  assert weight(rule='dwa_epochs') == 1
+  assert weight(rule='gradnorm', alpha=0.0) > weight(rule='gradnorm', alpha=5.0)
+  start = small.agent(weighting__rule='uncertainty').rule.start(jnp.float32(768 * 5), 'observation')
+  np.testing.assert_allclose(np.exp(start), 5, rtol=1e-5)
+
+
+def test_gradients_by_task():
+  """One backward pass per loss gives the gradient of the weighed sum; what is shared is clipped."""
+  vectors = dict(shapes=small.VECTOR, weighting__harmonize_vector=True, losses__free_nats=0.0)
+  agent = small.agent(deterministic=True, weighting__rule='nash_mtl', **vectors)
+  state, batch = small.state_of(agent), small.batch(agent.shapes)
+  draws = agent.draws(state.rng, 3, 5)
+  losses = lambda model: agent.losses(model, state, batch, state.carry, draws)
+  weighting = agent.rule.init(agent.tasks)[1]
+
+  @small.jit
+  def run(model):
+    differentiate = weighed(agent.rule, agent.weigh, weighting, agent.shared)
+    (total, (_, kept, metrics)), found = differentiate(losses, model)
+    sure = lambda model: agent.weigh(losses(model), {}, kept['weighting'])[0]
+    return found, total, metrics, jax.value_and_grad(sure)(model)
+
+  found, total, metrics, (value, wanted) = jax.device_get(run(state.params['world_model']))
+  np.testing.assert_allclose(total, value, rtol=1e-5)
+  shared = {k: wanted[k] for k in agent.shared}
+  size = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(shared)))
+  assert size > 1
+  wanted |= jax.tree.map(lambda x: x / size, shared)
+  small.close(found, wanted, 1e-4)
+  assert all(metrics[f'harmony/{task}/weight'] > 0 for task in agent.tasks)
 
 
 @pytest.mark.parametrize('rule', ['none', 'fixed', 'reciprocal'])

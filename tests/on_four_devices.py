@@ -30,6 +30,12 @@ AGENTS = {
     decoder__probe=True,
   ),
   'DreamerV3 with harmony': dict(shapes=small.VECTOR),
+  'a rule that looks at gradients': dict(
+    weighting__rule='gradnorm',
+    weighting__harmonize_vector=True,
+    shapes=small.VECTOR,
+    losses__free_nats=0.0,
+  ),
 }
 SLOW = [(name, 2) for name in AGENTS] + [('DreamerV2', 4)]
 CASES = [('DreamerV3', 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]

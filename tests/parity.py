@@ -100,7 +100,7 @@ class Fixture:
     return recorded or self.meta['metrics'][number - 1]
 
   def model_inputs(self, state):
-    """(params, the further arguments of `model_loss`) of the first step."""
+    """(params, the further arguments of `losses`) of the first step."""
     batch = self.batch()
     draws = self.agent.draws(jax.random.fold_in(state.rng, 0), *batch['is_first'].shape)
     params = self.agent.objective.project(state.params['world_model'])

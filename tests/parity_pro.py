@@ -19,7 +19,7 @@ from harmony_jax.actions import Actor
 from harmony_jax.methods import dreamer
 from harmony_jax.methods.dreamer_parts import Draws
 from harmony_jax.methods.dreamer_pro import mixed
-from tests.parity_layouts import features, first_action, nested
+from tests.parity_layouts import features, first_action, model_loss, nested
 from tests.parity_v2 import optimizers
 
 METHOD = 'dreamerpro'
@@ -231,7 +231,7 @@ def forward(agent, state, batch) -> dict:
   params, slow = head.project(state.params['world_model']), state.targets['world_model']
   draws = agent.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
   losses, _, _ = agent.losses(params, state, batch, state.carry, draws)
-  total, _ = agent.model_loss(params, state, batch, state.carry, draws)
+  total = model_loss(agent, params, state, batch, state.carry, draws)
   previous = jnp.concatenate([state.carry.action[:, None], batch['action'][:, :-1]], 1)
   twice = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x, x]), tree)
   seen = head.view(twice(batch), draws.view)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from harmony_jax import convolution
-from tests import parity
+from tests import parity, parity_layouts
 
 PATHS = parity.paths()
 FORMS = ('conv', 'matmul')
@@ -79,7 +79,7 @@ def test_forward(fixture, form):
 
 def test_gradients(fixture, form):
   params, inputs = fixture.model_inputs(fixture.state())
-  loss = lambda params: fixture.agent.model_loss(params, *inputs)[0]
+  loss = lambda params: parity_layouts.model_loss(fixture.agent, params, *inputs)
   ours = _named(jax.jit(jax.grad(loss))(params))
   theirs = _named(fixture.tree('grad')['world_model'])
   assert set(ours) == set(theirs), set(ours) ^ set(theirs)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmony_jax import method, settings
-from tests.parity_layouts import features, first_action, nested, outputs
+from tests.parity_layouts import features, first_action, model_loss, nested, outputs
 
 METHOD = 'dreamerv2'
 __all__ = ['first_action']
@@ -171,7 +171,7 @@ def forward(agent, state, batch) -> dict:
   our layouts.
   """
   params, draws = state.params['world_model'], agent.draws(None, 0, 0)
-  total, _ = agent.model_loss(params, state, batch, state.carry, draws)
+  total = model_loss(agent, params, state, batch, state.carry, draws)
   out = outputs(agent, state, batch)
   start, alive = agent.starts(out['post'], batch)
   loss, (trajectory, targets, _, metrics) = agent.actor_loss(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from harmony_jax import distributions as dists
 from harmony_jax import method, settings
-from tests.parity_layouts import outputs
+from tests.parity_layouts import model_loss, outputs
 
 METHOD = 'dreamerv3'
 HARMONIZERS = {'har_s1': 'reward', 'har_s2': 'observation', 'har_s3': 'dynamics'}
@@ -64,7 +64,7 @@ def forward(agent, state, batch) -> dict:
   """One forward pass and one imagination with the parameters as given, by the authors' names."""
   params = state.params['world_model']
   out = outputs(agent, state, batch)
-  total, _ = agent.model_loss(params, state, batch, state.carry, agent.draws(None, 0, 0))
+  total = model_loss(agent, params, state, batch, state.carry, agent.draws(None, 0, 0))
   alive = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
   start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out['post'])
   horizon = agent.settings.behavior.horizon

@@ -29,7 +29,7 @@ from harmony_jax.methods.dreamer_parts import (
   imagination_metrics,
 )
 from harmony_jax.methods.dreamer_settings import SMALL, TOY, DreamerSettings, upgrade
-from harmony_jax.optimizers import descend, norm
+from harmony_jax.optimizers import descend, norm, weighed
 from harmony_jax.returns import Percentiles, ema_update, lambda_returns
 from harmony_jax.rssm import State
 
@@ -52,7 +52,13 @@ dynamics = ActorLoss(lambda policy, action, returns, advantage: advantage, True)
 
 
 class Dreamer(DreamerParts):
-  """The algorithm as pure functions over a `TrainState`."""
+  """The algorithm as pure functions over a `TrainState`.
+
+  Attributes:
+    shared: the world model's parts that all tasks learn through.
+  """
+
+  shared = ('encoder', 'rssm')
 
   def actor_objective(self) -> ActorLoss:
     """REINFORCE where there is anything to choose, gradients through the dynamics elsewhere."""
@@ -114,12 +120,16 @@ class Dreamer(DreamerParts):
     kept = {} if of_encoder is None else {'encoder': of_encoder}
     return losses, post, kept | of_objective
 
-  def model_loss(
-    self, params: Params, state: TrainState, batch: method.Batch, carry: Carry, draws: Draws
+  def weigh(
+    self, found: tuple[dict[str, jax.Array], State, dict], harmonizers: dict, weighting: Any
   ) -> tuple[jax.Array, tuple[State, dict[str, Any], method.Metrics]]:
-    """Return Σᵢ Lᵢ/σᵢ + log(1 + σᵢ) (eq. 5), or what another rule makes of the losses; and more."""
-    losses, post, statistics = self.losses(params, state, batch, carry, draws)
-    total, weighting, weights = self.rule.weigh(losses, params['harmony'], state.weighting)
+    """Return Σᵢ Lᵢ/σᵢ + log(1 + σᵢ) (eq. 5), or what another rule makes of the losses; and more.
+
+    Args:
+      found: by `losses`. weighting: the rule's state.
+    """
+    losses, post, statistics = found
+    total, weighting, weights = self.rule.weigh(losses, harmonizers, weighting)
     metrics = {f'loss/{k}': v for k, v in losses.items()} | {'loss/world_model': total}
     metrics |= {f'harmony/{k}': v for k, v in weights.items()}
     return total, (post, {'statistics': statistics, 'weighting': weighting}, metrics)
@@ -294,10 +304,11 @@ class Dreamer(DreamerParts):
     carry = sg(self.carry_before(state.params, batch) if 'before' in batch else state.carry)
     params, opt, gradient, (post, kept, metrics) = descend(
       self.optimizers['world_model'],
-      lambda model: self.model_loss(model, state, batch, carry, draws),
+      lambda model: self.losses(model, state, batch, carry, draws),
       params,
       state.opt_state['world_model'],
       lambda gradient: self.objective.mask(gradient, state.step),
+      weighed(self.rule, self.weigh, state.weighting, self.shared),
     )
     last = jax.tree.map(lambda x: x[: len(batch['is_first']), -1], post)  # of the first view
     state = state.replace(

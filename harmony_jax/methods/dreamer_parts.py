@@ -95,7 +95,7 @@ class DreamerParts(method.Method):
     self.critic = ScalarHead.make(size, s.critic, **layers)
     # What the continue head predicts where an episode goes on: 1, or the discount (DreamerV2).
     self.continues = s.behavior.discount if s.continue_head.predicts == 'discount' else 1.0
-    self.rule, self.tasks = make_weighting(s.weighting, s.losses, self.objective.tasks)
+    self.rule, self.tasks = make_weighting(s.weighting, s.losses, self.objective)
     rates = (s.weighting.rate, s.weighting.beta2) if self.rule.init(self.tasks)[0] else ()
     self.optimizers = {
       'world_model': make_optimizer(s.model_opt, *rates),
