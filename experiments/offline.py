@@ -136,7 +136,7 @@ def record(texts: list[str]) -> int:
 
 
 def _played(options, texts):
-  """(environment, (policy, what is told of it), configuration); one environment, in this process."""
+  """(an environment in this process, (policy, what is told of it), configuration)."""
   from harmony_jax.offline import record as recording
   from harmony_jax.training import setup
 
@@ -257,8 +257,8 @@ def _parsed(text):
   label, colon, rest = text.partition(':')
   if not colon or not re.fullmatch(r'[\w.+-]+', label):
     raise UserError(
-      f"--variant is {text!r}: it is 'LABEL: setting=value …', a label of letters, digits and ._+-, "
-      "such as 'w100: weighting.rule=fixed weighting.w_r=100'"
+      f"--variant is {text!r}: it is 'LABEL: setting=value …', the label of letters, digits, ._+- "
+      "alone, such as 'w100: weighting.rule=fixed weighting.w_r=100'"
     )
   try:
     return label, shlex.split(rest)

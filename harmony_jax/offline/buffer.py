@@ -60,7 +60,8 @@ class Buffer:
       UserError: there is none.
     """
     episodes = self.episodes(held_out)
-    found = [np.arange(self.starts[e], self.starts[e + 1] - length + 1) for e in episodes]
+    starts = self.starts.tolist()
+    found = [np.arange(starts[e], starts[e + 1] - length + 1) for e in episodes]
     windows = np.concatenate([np.zeros(0, int), *found])
     if not len(windows):
       kind = 'held-out' if held_out else 'training'
@@ -92,11 +93,12 @@ class Buffer:
     """Write the file; it appears under its name whole, or not at all."""
     path = local_path(path)
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    arrays = {f'{_OBSERVATION}{name}': array for name, array in self.observation.items()}
+    arrays: dict[str, Any] = {f'{_OBSERVATION}{k}': v for k, v in self.observation.items()}
     arrays |= {**self.rows, 'starts': self.starts, 'state': self.state}
+    arrays['header'] = np.array(json.dumps(self.header))
     try:
       with open(temporary, 'wb') as file:
-        np.savez_compressed(file, header=np.array(json.dumps(self.header)), **arrays)
+        np.savez_compressed(file, **arrays)
       os.replace(temporary, path)
     finally:
       temporary.unlink(missing_ok=True)

@@ -44,13 +44,13 @@ class Programs:
   """A method's compiled functions for a structure of settings: see `structure`."""
 
   def __init__(self, entry: method.Entry, settings: Any, spec: Any, name: str = 'this method'):
-    made = entry.make(settings, spec)
+    made: Any = entry.make(settings, spec)
     if not hasattr(made, 'model_step') or 'features' not in made.capabilities:
       raise UserError(f'{name} cannot train its model alone: it has no `model_step` or `features`')
     self.init = parallel.jit(made.init)
 
     def step(weights, state, batch):
-      of = entry.make(_weighed(settings, weights), spec) if weights else made
+      of: Any = entry.make(_weighed(settings, weights), spec) if weights else made
       return of.model_step(state, batch)
 
     def look(state, batch, context):
@@ -123,7 +123,7 @@ class Views:
 
   def measure(self, look: Callable, state: Any) -> measure.Measures:
     """Return everything that is measured of a model's state."""
-    seen, found = {}, {}
+    seen, losses = {}, {}
     for name, windows in self.windows.items():
       chunks = [
         jax.device_get(look(state, self._gather(some), context=self.plan.context))
@@ -132,15 +132,15 @@ class Views:
       whole = lambda key: np.concatenate([features[key] for features, _ in chunks])
       seen[name] = {key: whole(key) for key in chunks[0][0]}
       for loss in chunks[0][1]:
-        found[f'loss/{loss}/{name}'] = float(np.mean([losses[loss] for _, losses in chunks]))
-      found[f'kl/{name}'] = float(seen[name]['kl'].mean())
+        losses[f'loss/{loss}/{name}'] = float(np.mean([each[loss] for _, each in chunks]))
+      losses[f'kl/{name}'] = float(seen[name]['kl'].mean())
     held, context = seen['held_out'], self.plan.context
     rewards = held['reward'], held['open_loop'], self.reward['held_out']
-    found |= measure.of_rewards(*rewards, context, self.values)
+    found = measure.of_rewards(*rewards, context, self.values)
     if self.names:
       feature = {name: each['feature'] for name, each in seen.items()}
       found |= measure.of_states(feature, self.state, self.names, context // 3)
-    return found
+    return found | losses
 
 
 def learn(
@@ -171,7 +171,7 @@ def learn(
       yield {'update': update + 1, 'stopped': 'a loss or gradient is not finite'}
       return
     found = views.measure(programs.look, state)
-    found |= {name: value for name, value in metrics.items() if name.startswith('harmony/')}
+    found |= {name: value for name, value in metrics.items() if name.endswith('/weight')}
     seconds = dict(zip(('seconds', 'cpu_seconds'), spent.tolist()))
     yield {'update': update + 1, **seconds, 'measures': found}
     begun = clock()

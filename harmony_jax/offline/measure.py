@@ -81,8 +81,7 @@ def of_states(
     skip: steps of each window that are left out.
   """
   flat = lambda x: x[:, skip:].reshape(-1, x.shape[-1])
-  predicted = ridge(
-    *(flat(x) for x in (feature['training'], state['training'])), flat(feature['held_out'])
-  )
+  training, held_out = (flat(feature[name]) for name in ('training', 'held_out'))
+  predicted = ridge(training, flat(state['training']), held_out)
   found = r2(predicted, flat(state['held_out']))
   return {f'state/{name}': float(value) for name, value in zip(names, found)}

@@ -18,9 +18,7 @@ from harmony_jax.reporting import figures, statistics
 from harmony_jax.training.run_folder import atomic_write
 
 Pair = tuple[int, int]  # buffer, seed
-Curves = dict[
-  str, dict[str, dict[int, dict[Pair, float]]]
-]  # {measure: {label: {update: {pair: }}}}
+Curves = dict[str, dict[str, dict[int, dict[Pair, float]]]]  # by measure, label, update
 COLUMNS = ('label', 'measure', 'update', 'n', 'mean', 'lowest', 'highest')
 COLUMNS += ('pairs', 'difference', 'difference_low', 'difference_high')
 
@@ -40,9 +38,9 @@ class Cell(NamedTuple):
 
 def cell(values: dict[Pair, float], reference: dict[Pair, float] | None = None) -> Cell:
   """Return mean and range of values, and the mean of differences to a reference's same pairs."""
-  numbers = np.array(list(values.values()))
-  found = Cell(len(numbers), *(float(f(numbers)) for f in (np.mean, np.min, np.max)))
-  both = [pair for pair in values if pair in (reference or {})]
+  numbers, reference = np.array(list(values.values())), reference or {}
+  found = Cell(len(numbers), float(numbers.mean()), float(numbers.min()), float(numbers.max()))
+  both = [pair for pair in values if pair in reference]
   if not both:
     return found
   interval = statistics.mean_interval([values[pair] - reference[pair] for pair in both])
@@ -155,7 +153,7 @@ def _figure(study, found):
   """A panel per measure: means over runs by update, each run thin behind them."""
   colors = figures.colors_of(study.labels, {})
 
-  def draw(by_label, low, axis):
+  def draw(by_label, low, logarithmic, axis):
     for label, by_update in by_label.items():
       updates = sorted(by_update)
       for pair in by_update[updates[-1]]:
@@ -165,13 +163,16 @@ def _figure(study, found):
       axis.plot(updates, means, color=colors[label], linewidth=1.8)
     if low is not None and axis.get_ylim()[0] < low:  # R² may be anything below
       axis.set_ylim(bottom=low)
+    if logarithmic and axis.get_ylim()[0] > 0:
+      axis.set_yscale('log')
     axis.xaxis.set_major_formatter(figures.tick)
 
-  share = lambda name: -0.5 if name.startswith(('reward/', 'state/')) else None
-  panels = [
-    figures.Panel(name, 'updates', lambda axis, name=name: draw(found[name], share(name), axis))
-    for name in found
-  ]
+  def panel(name):
+    low = -0.5 if name.startswith(('reward/', 'state/')) else None
+    logarithmic = name.endswith('/weight')
+    return figures.Panel(name, 'updates', lambda axis: draw(found[name], low, logarithmic, axis))
+
+  panels = [panel(name) for name in found]
   legend = [(label, colors[label], 'solid') for label in study.labels]
   task = f'{study.plan["suite"]} {study.plan["task"]}'
   return figures.Figure('curves', f'{task}, {study.plan["method"]}', '', panels, legend)
