@@ -172,12 +172,14 @@ def train(texts: list[str]) -> int:
 
   options = flags.FLAGS
   buffers = _buffers(options.buffer or [])
-  common, variants = _variants(buffers[0].header, texts)
+  common = _common(buffers[0].header, texts)
+  programs = learn.Programmer(method.entry(options.method), options.method)
+  programs(common.agent, buffers[0].spec)  # what cannot be is told before any variant of it
+  variants = _variants(common)
   parallel.use_compilation_cache()
   parallel.keep_freed_memory()
   sizes = options.updates, options.measure_every, options.context, options.horizon
   plan = learn.Plan(*sizes, options.reward_scale)
-  programs = learn.Programmer(method.entry(options.method), options.method)
   for each in variants.values():  # what does not fit is found before hours of training
     programs(each.agent, buffers[0].spec)
     for buffer in buffers:
@@ -229,8 +231,8 @@ def _buffers(paths):
   return found
 
 
-def _variants(header, texts) -> tuple[Config, dict[str, Config]]:
-  """What is common, and the configuration of each label."""
+def _common(header, texts) -> Config:
+  """The configuration before any variant."""
   options = flags.FLAGS
   suites = {each.SUITE: each for each in configs().suites().values()}
   if header['suite'] not in suites:
@@ -239,8 +241,12 @@ def _variants(header, texts) -> tuple[Config, dict[str, Config]]:
     )
   suite = suites[header['suite']]
   common = configs().make(suite, options.method, options.preset, header['task'])
-  common = _changed(common, texts, '--config.')
-  found: dict[str, Config] = {}
+  return _changed(common, texts, '--config.')
+
+
+def _variants(common: Config) -> dict[str, Config]:
+  """The configuration of each label."""
+  options, found = flags.FLAGS, {}
   chosen = options.weighting or ([] if options.variant else ['none', 'harmony'])
   for label, words in [
     *((rule, [f'weighting.rule={rule}']) for rule in chosen),
@@ -249,7 +255,7 @@ def _variants(header, texts) -> tuple[Config, dict[str, Config]]:
     if label in found:
       raise UserError(f'there are two variants {label!r}: give one another label')
     found[label] = _changed(common, words, f'variant {label!r}: ')
-  return common, found
+  return found
 
 
 def _parsed(text):

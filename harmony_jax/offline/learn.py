@@ -50,7 +50,7 @@ class Programs:
     self.init = parallel.jit(made.init)
 
     def step(weights, state, batch):
-      of: Any = entry.make(_weighed(settings, weights), spec) if weights else made
+      of: Any = entry.make(weighed(settings, weights), spec) if weights else made
       return of.model_step(state, batch)
 
     def look(state, batch, context):
@@ -69,11 +69,11 @@ def structure(settings: Any) -> tuple[Any, dict[str, float]]:
   weights = {name: float(getattr(weighting, name)) for name in _WEIGHTS}
   if weighting.rule == 'none':
     weights = {'w_o': 1.0, 'w_r': 1.0, 'w_d': settings.losses.dyn + settings.losses.rep}
-  return _weighed(settings, dict.fromkeys(_WEIGHTS, 1.0), rule='fixed'), weights
+  return weighed(settings, dict.fromkeys(_WEIGHTS, 1.0), rule='fixed'), weights
 
 
-def _weighed(settings, weights, **more):
-  """The settings with other weights, which may be traced."""
+def weighed(settings: Any, weights: dict[str, Any], **more: Any) -> Any:
+  """Return the settings with other weights, which may be traced."""
   return dataclasses.replace(
     settings, weighting=dataclasses.replace(settings.weighting, **weights, **more)
   )
