@@ -12,6 +12,7 @@ import functools
 import gc
 import os
 import pathlib
+import re
 import shlex
 import sys
 import traceback
@@ -178,6 +179,20 @@ def no_words(words: Sequence[str], example: str) -> None:
   """Refuse words that are no flags."""
   if words:
     raise UserError(f'unexpected argument {words[0]!r}: options look like {example}')
+
+
+def parse_seeds(text: str) -> list[int]:
+  """Return the seeds of '5' (0 to 4), '3,7', '7,' (one alone) or '5-9', or raise UserError."""
+  if re.fullmatch('[1-9][0-9]{0,3}', text):
+    return list(range(int(text)))
+  seeds = []
+  for part in text.removesuffix(',').split(','):
+    bounds = re.fullmatch('([0-9]{1,9})(?:-([0-9]{1,9}))?', part.strip())
+    found = bounds and range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
+    if not found or len(found) > 10_000 or text.isdigit():
+      raise UserError(f"--seeds is {text!r}: it takes a number (5 is 0 to 4), '3,7', '7,' or '5-9'")
+    seeds += found
+  return list(dict.fromkeys(seeds))
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

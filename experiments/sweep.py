@@ -17,7 +17,6 @@ if not __package__:
 import contextlib
 import itertools
 import json
-import re
 import shlex
 import statistics
 import sys
@@ -70,20 +69,6 @@ FLAGS = flags.FLAGS
 OWN = (*IDENTITY, 'seed', 'weighting.rule')  # settings with such a flag
 
 
-def parse_seeds(text: str) -> list[int]:
-  """Return the seeds of '5' (0 to 4), '3,7', '7,' (one alone) or '5-9', or raise UserError."""
-  if re.fullmatch('[1-9][0-9]{0,3}', text):
-    return list(range(int(text)))
-  seeds = []
-  for part in text.removesuffix(',').split(','):
-    bounds = re.fullmatch('([0-9]{1,9})(?:-([0-9]{1,9}))?', part.strip())
-    found = bounds and range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
-    if not found or len(found) > 10_000 or text.isdigit():
-      raise UserError(f"--seeds is {text!r}: it takes a number (5 is 0 to 4), '3,7', '7,' or '5-9'")
-    seeds += found
-  return list(dict.fromkeys(seeds))
-
-
 def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   """Return the configurations of all runs, seed by seed: a stopped sweep has some of every task.
 
@@ -99,7 +84,9 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   if not tasks:
     raise UserError(f"--games is empty, or 'all' of {module.SUITE!r}, which has no list: name some")
   found = {}
-  for choice in itertools.product(parse_seeds(FLAGS.seeds), tasks, FLAGS.method, FLAGS.weighting):
+  for choice in itertools.product(
+    launcher.parse_seeds(FLAGS.seeds), tasks, FLAGS.method, FLAGS.weighting
+  ):
     seed, task, method, rule = choice
     task = launcher.canonical(module, task)  # pyright: ignore[reportArgumentType]
     config = configs().make(module, method, FLAGS.preset, task).replace({'seed': seed})

@@ -113,6 +113,9 @@ class Method(Protocol):
     calibration: how it starts from the first batches, if it does.
     acting: the fields of its `TrainState` that acting needs: all that `variables` looks at.
     largest_reward: beyond which it learns a smaller one.
+    model_step(state, batch), task_losses(state, batch): if it has them, `train_step` of its world
+      model alone, and the losses of that by name without training; with the capability `features`
+      they are what harmony_jax/offline learns and measures.
     replay: the class that stores its experience; one with priorities has a method
       `feedback(draw, rows)`, which gets what `feedback` returns after the update of that draw.
   """

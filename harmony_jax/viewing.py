@@ -9,6 +9,10 @@ A method's capabilities (`Method.capabilities`) are pure functions by these name
                                                 [W, T, A] taken after each step
     dream(variables, key, count, length)        N = `count` episodes that the model makes up
     assign(variables, observation)              assignments to prototypes [N, T, K]
+    features(variables, batch, context, key)    what harmony_jax/offline measures: of a batch [B, T,
+                                                ...] that is seen to its end 'feature' [B, T, F],
+                                                'reward' and 'kl' [B, T]; and 'open_loop' [B, T -
+                                                context], rewards imagined after `context` steps
 
 The first three return what they predict of each step: 'observation' {name: [N, T, ...]} (pictures
 in [0, 1]; those that the model can draw, perhaps none), 'reward' [N, T], 'continue' [N, T];
@@ -28,7 +32,7 @@ Variables = Mapping[str, Any]
 
 def of(dreamer: Any) -> dict[str, Callable]:
   """Return a Dreamer's capabilities; it dreams if there is something to be seen of its dreams."""
-  found = {'report': report, 'open_loop': open_loop}
+  found = {'report': report, 'open_loop': open_loop, 'features': features}
   if dreamer.draws_pictures():
     found['dream'] = dream
   if hasattr(dreamer.objective, 'assign'):
@@ -38,23 +42,25 @@ def of(dreamer: Any) -> dict[str, Callable]:
 
 def report(dreamer: Any, variables: Variables, batch: Any, context: int, key: Any) -> dict:
   """Predict a batch of training; see above."""
-  model, size = variables['world_model']['rssm'], len(batch['is_first'])
-  carry = dreamer.carry_before(variables, batch)
-  previous = jnp.concatenate([carry.action[:, None], batch['action'][:, :-1]], 1)  # [B, T, A]
-  noise = dreamer.draws(key, *batch['is_first'].shape).posterior
-  seen, unseen = (None, None) if noise is None else jnp.split(noise[:size], [context], 1)
-  first = lambda x: x[:, :context]
-  embed = dreamer.encode(variables, {k: first(batch[k]) for k in dreamer.shapes})
-  posterior, _ = dreamer.rssm.observe(
-    model, dreamer.rssm.initial(model, size), embed, first(previous), first(batch['is_first']), seen
-  )
-  start = jax.tree.map(lambda x: x[:, -1], posterior)
-  future = dreamer.rssm.rollout(model, start, previous[:, context:], unseen)
+  posterior, future, _ = _filter(dreamer, variables, batch, context, context, key)
   feature = jnp.concatenate([posterior.feature(), future.feature()], 1)  # [B, T, F]
   found = dreamer.predict(variables, feature)
   if hasattr(dreamer.objective, 'assign'):
     found['assigned'] = assign(dreamer, variables, {k: batch[k] for k in dreamer.shapes})
   return found
+
+
+def features(dreamer: Any, variables: Variables, batch: Any, context: int, key: Any) -> dict:
+  """Return features, rewards and KL[q ‖ p] of a batch; see above."""
+  length = batch['is_first'].shape[1]
+  posterior, future, prior = _filter(dreamer, variables, batch, length, context, key)
+  reward = lambda states: dreamer.reward.mean(variables['world_model']['reward'], states.feature())
+  return {
+    'feature': posterior.feature(),
+    'reward': reward(posterior),
+    'kl': dreamer.rssm.latents.kl(posterior.stats, prior),
+    'open_loop': reward(future),
+  }
 
 
 def open_loop(
@@ -95,6 +101,24 @@ def dream(dreamer: Any, variables: Variables, key: Any, count: int, length: int)
 def assign(dreamer: Any, variables: Variables, observation: Any) -> jax.Array:
   """Assign observations to prototypes; see above."""
   return dreamer.objective.assign(variables['world_model'], observation)
+
+
+def _filter(dreamer, variables, batch, seen, context, key):
+  """(posterior states of the first `seen` steps, those imagined from `context` on, prior)."""
+  model, size = variables['world_model']['rssm'], len(batch['is_first'])
+  carry = dreamer.carry_before(variables, batch)
+  previous = jnp.concatenate([carry.action[:, None], batch['action'][:, :-1]], 1)  # [B, T, A]
+  noise = dreamer.draws(key, *batch['is_first'].shape).posterior
+  noise = None if noise is None else noise[:size]
+  first = lambda x: None if x is None else x[:, :seen]
+  embed = dreamer.encode(variables, {k: first(batch[k]) for k in dreamer.shapes})
+  start = dreamer.rssm.initial(model, size)
+  posterior, prior = dreamer.rssm.observe(
+    model, start, embed, first(previous), first(batch['is_first']), first(noise)
+  )
+  start = jax.tree.map(lambda x: x[:, context - 1], posterior)
+  unseen = None if noise is None else noise[:, context:]
+  return posterior, dreamer.rssm.rollout(model, start, previous[:, context:], unseen), prior
 
 
 def _predict_one_by_one(dreamer, variables, feature):

@@ -272,3 +272,16 @@ def test_importing_the_suite_loads_no_simulator():
     "print({'dm_control', 'mujoco', 'jax', 'PIL'} & set(sys.modules))"
   )
   assert subprocess.check_output([sys.executable, '-c', code], text=True).strip() == 'set()'
+
+
+def test_the_true_state_is_what_dm_control_observes():
+  """Whatever is shown; and of the episode and step that is shown."""
+  seeds, restart = np.array([3, 4]), np.ones(2, bool)
+  env = DMC('walker_stand', 2, observe='state')
+  for step in range(3):
+    seen = env.step(np.full((2, 6), 0.1), restart if step == 0 else ~restart, seeds).observation
+    expected = np.concatenate([seen[name] for name in ('orientations', 'height', 'velocity')], 1)
+    np.testing.assert_array_equal(env.state(), expected)
+  names = env.state_names
+  assert names[0] == 'orientations.0' and names[14:16] == ['height', 'velocity.0']
+  assert len(names) == env.state().shape[1] == 24

@@ -53,10 +53,10 @@ def test_seeds():
     '0-2,7,1': [0, 1, 2, 7],
     ' 3, 4 ': [3, 4],
   }.items():
-    assert sweep.parse_seeds(text) == seeds
+    assert launcher.parse_seeds(text) == seeds
   for text in ('', '0', 'x', '-1', '3-1', ',', '1,,2', '1.5', '99999', '1-99999', '²'):
     with pytest.raises(UserError, match='--seeds is'):
-      sweep.parse_seeds(text)
+      launcher.parse_seeds(text)
 
 
 def test_the_plan_is_the_product(tmp_path):

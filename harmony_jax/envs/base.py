@@ -40,6 +40,11 @@ And two more, which it has once and for all:
     replays     False where rows cannot idle within an episode: a resumed run begins
                 the running ones anew
 
+And, where the simulator knows more than it shows, for `experiments.offline`:
+
+    state()     [N, S] float32, its true state at the last time step
+    state_names the S names
+
 `check.check(env)` verifies all this for an environment of your own.
 """
 

@@ -151,6 +151,8 @@ class Catch:
     ValueError: an unknown task or option.
   """
 
+  state_names = ('ball_row', 'ball_column', 'paddle_column')
+
   def __init__(self, task: str = 'catch', num_envs: int = 1, **options: Any):
     self.canonical(task)
     chosen = Options.of(options)
@@ -201,6 +203,10 @@ class Catch:
     )
     image, reward, first, last = (np.array(array) for array in self._last)
     return base.TimeStep({'image': image}, reward, first, last, last.copy())
+
+  def state(self) -> np.ndarray:
+    """Where ball and paddle are, in cells: [N, 3] float32."""
+    return np.column_stack([self._state.ball, self._state.paddle]).astype(np.float32)
 
   def close(self) -> None:
     pass

@@ -130,6 +130,22 @@ class DMC:
       slot.physics.free()  # with its OpenGL context
     self._slots, self._cameras = [], []
 
+  @property
+  def state_names(self) -> list[str]:
+    """Names of the numbers of dm_control's own observation: 'height', 'position.0', …"""
+    shapes = {name: array.shape for name, array in self._slots[0].observation_spec().items()}
+    counted = lambda name, size: [f'{name}.{index}' for index in range(size)]
+    return [
+      each
+      for name, shape in shapes.items()
+      for each in (counted(name, int(np.prod(shape))) if shape else [name])
+    ]
+
+  def state(self) -> np.ndarray:
+    """dm_control's own observation of what is drawn: [N, S] float32."""
+    found = [slot.task.get_observation(slot.physics) for slot in self._slots]
+    return np.array([np.hstack([np.ravel(x) for x in each.values()]) for each in found], np.float32)
+
   def _load(self):
     """One dm_control environment."""
     # The seed matters to LQR alone, which draws its springs here; episodes are seeded in `_begin`.

@@ -1,0 +1,364 @@
+"""World models learned on a recorded buffer, without a policy (appendix C.4): docs/offline.md.
+
+python -m experiments.offline record --suite=dmc --task=cartpole_swingup --policy=smooth
+--output=cartpole.npz
+python -m experiments.offline train --buffer=cartpole.npz --weighting=none,harmony --seeds=3
+--output=studies/cartpole
+python -m experiments.offline table studies/cartpole
+
+record  plays episodes and writes a buffer: one .npz file
+train   trains a world model per variant, buffer and seed, and measures it on held-out episodes;
+        the same command goes on with what is not finished, and with more variants, buffers or seeds
+table   prints the measures of one or more folders of train, and writes table.md, table.csv and
+        curves.png there
+"""
+
+if not __package__:
+  import as_file  # noqa: F401
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import shlex
+import sys
+import time
+from typing import Any
+
+from absl import flags
+
+from harmony_jax import config as config_
+from harmony_jax import settings
+from harmony_jax.config import Config
+from harmony_jax.errors import UserError
+from harmony_jax.training.progress import format_seconds
+
+from . import configs, launcher
+
+USED = {  # the flags of each part
+  'record': (
+    *('suite', 'task', 'preset', 'policy', 'episodes', 'length', 'seed', 'output'),
+    'allow_import',
+  ),
+  'train': (
+    *('buffer', 'method', 'preset', 'weighting', 'variant', 'seeds', 'updates', 'measure_every'),
+    *('context', 'horizon', 'reward_scale', 'output'),
+  ),
+  'table': ('measures',),
+}
+flags.DEFINE_string('suite', None, 'record: one of the suites in configs/.')
+flags.DEFINE_string('task', None, "record: by default the suite's.")
+flags.DEFINE_string(
+  'policy',
+  'random',
+  'record: random, smooth (noise of a random scale), or the run folder of an agent.',
+)
+flags.DEFINE_integer('episodes', 120, 'record: how many.', lower_bound=1)
+flags.DEFINE_integer('length', 80, 'record: steps after which an episode is cut.', lower_bound=2)
+flags.DEFINE_integer('seed', 0, 'record: of episodes and actions.', lower_bound=0)
+flags.DEFINE_bool('allow_import', False, f'record: {launcher.ALLOW_IMPORT}')
+flags.DEFINE_list('buffer', None, 'train: files of record, with commas; each has all runs.')
+flags.DEFINE_string('method', 'dreamerv2', 'train: one that can train its model alone.')
+flags.DEFINE_string('preset', 'cpu', "record, train: sizes; 'paper' for the authors'.")
+flags.DEFINE_list('weighting', None, 'train: weighting rules, each a variant of its own name.')
+flags.DEFINE_multi_string(
+  'variant',
+  [],
+  "train: 'LABEL: setting=value …', such as 'w100: weighting.rule=fixed "
+  "weighting.w_r=100'; may be repeated.",
+)
+flags.DEFINE_string('seeds', '1', 'train: 5 is 0 to 4; 3,7 are those two, and 7, that one.')
+flags.DEFINE_integer('updates', 4_000, 'train: of each run.', lower_bound=1)
+flags.DEFINE_integer('measure_every', 500, 'train: updates between measures.', lower_bound=1)
+flags.DEFINE_integer('context', 15, 'train: steps of a measured window that are seen.', 1)
+flags.DEFINE_integer('horizon', 15, 'train: steps of it that are then predicted.', 1)
+flags.DEFINE_float('reward_scale', 1.0, 'train: what all rewards are multiplied by.')
+flags.DEFINE_list('measures', None, 'table: beginnings of names, with commas; by default all.')
+flags.DEFINE(launcher.PATH, 'output', None, "record: the file; train: the study's folder.")
+
+
+def main(words: list[str], texts: list[str]) -> int:
+  """Do the part that is named first."""
+  part, *rest = [*words, '']
+  if part not in USED:
+    near = f': did you mean {configs().nearest(part, USED)!r}?' if part else ''
+    raise UserError(f'name what to do, one of {", ".join(USED)}; not {part!r}{near}')
+  for name in sorted({*sum(USED.values(), ())} - {*USED[part]}):
+    if flags.FLAGS[name].present:
+      raise UserError(f'--{name} is no flag of {part}, which has --{", --".join(USED[part])}')
+  if part == 'table':
+    return table(rest[:-1], texts)
+  launcher.no_words(rest[:-1], f'{part} --output=…')
+  if not flags.FLAGS.output:
+    raise UserError(f'{part} needs --output: where it writes')
+  return {'record': record, 'train': train}[part](texts)
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def record(texts: list[str]) -> int:
+  """Play episodes and write them."""
+  from harmony_jax import parallel
+  from harmony_jax.benchmarking import machine
+  from harmony_jax.offline import record as recording
+
+  options, output = flags.FLAGS, pathlib.Path(flags.FLAGS.output)
+  _check_writable(output.parent)
+  for text in texts:
+    if not text.startswith('env.'):
+      raise UserError(f'--config.{text}: a recording has settings of the environment alone, env.…')
+  parallel.use_compilation_cache()
+  env, policy, config = _played(options, texts)
+  bar = _Bar(options.episodes)
+
+  def tell(episode):
+    bar.line(1, '')
+    if (episode + 1) % 20 == 0 or episode + 1 == options.episodes:
+      print(bar.line(0, f'episode {episode + 1} of {options.episodes}'), flush=True)
+
+  about = machine.describe_machine()
+  header = {
+    **{name: getattr(config.run, name) for name in ('suite', 'task')},
+    'env': settings.plain({**config.env, **(config.eval_env if policy[1] else {})}),
+    'policy': options.policy,
+    **policy[1],
+    **{name: about[name] for name in ('commit', 'versions', 'python')},
+  }
+  with contextlib.closing(env):
+    sizes = options.episodes, options.length, options.seed
+    buffer = recording.record(env, policy[0], *sizes, header, tell)
+  buffer.save(output)
+  print(buffer.describe())
+  print(f'written: {output} ({output.stat().st_size / 1e6:.1f} MB)')
+  return 0
+
+
+def _played(options, texts):
+  """(an environment in this process, (policy, what is told of it), configuration)."""
+  from harmony_jax.offline import record as recording
+  from harmony_jax.training import setup
+
+  if options.policy in recording.POLICIES:
+    if not options.suite:
+      raise UserError(f'--policy={options.policy} needs --suite: where it acts')
+    suite = configs().suite(options.suite)
+    task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
+    config = configs().make(suite, configs().default_method(suite), options.preset, task)
+    env = setup.make_env(config.override([*texts]).replace({'env_processes': False}), 1)
+    return env, (recording.POLICIES[options.policy](env.spec), {}), config.override(texts)
+  if not pathlib.Path(options.policy).exists():
+    known = ', '.join(recording.POLICIES)
+    raise UserError(f'--policy={options.policy} is neither of {known}, nor a run folder')
+  for name in ('suite', 'task', 'preset'):
+    if options[name].present:
+      raise UserError(f'--{name} does not go with --policy=RUN_FOLDER, which says it itself')
+  from harmony_jax import trained
+
+  agent = trained.Agent.load(options.policy, seed=options.seed, allow_import=options.allow_import)
+  agent.config = trained.change_environment(agent.config, texts).replace({'env_processes': False})
+  told = {'agent': agent.title, 'agent_step': agent.step}
+  return agent.make_env(), (recording.trained(agent), told), agent.config
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def train(texts: list[str]) -> int:
+  """Train and measure what is not finished of a study."""
+  from harmony_jax import method, parallel
+  from harmony_jax.offline import learn, study
+
+  options = flags.FLAGS
+  buffers = _buffers(options.buffer or [])
+  common = _common(buffers[0].header, texts)
+  programs = learn.Programmer(method.entry(options.method), options.method)
+  programs(common.agent, buffers[0].spec)  # what cannot be is told before any variant of it
+  variants = _variants(common)
+  parallel.use_compilation_cache()
+  parallel.keep_freed_memory()
+  sizes = options.updates, options.measure_every, options.context, options.horizon
+  plan = learn.Plan(*sizes, options.reward_scale)
+  for each in variants.values():  # what does not fit is found before hours of training
+    programs(each.agent, buffers[0].spec)
+    for buffer in buffers:
+      buffer.windows(each.agent.batch_length, False)
+  views = [learn.Views(buffer, plan) for buffer in buffers]
+  tree = _plan(plan, common, variants, buffers)
+  opened = study.open_study(options.output, tree)
+  wanted = [
+    run
+    for run in opened.runs()
+    if run.label in variants and run.seed in tree['seeds'] and run.buffer < len(buffers)
+  ]
+  bar, failed = _Bar(len(wanted) * plan.updates), []
+  for run in wanted:
+    file = study.claim(opened, run)
+    if file is None:
+      print(f'{run.name}: finished, or another process is at it')
+      bar.skip(plan.updates)
+      continue
+    config, buffer, done = variants[run.label], buffers[run.buffer], 0
+    made, weights = programs(config.agent, buffer.spec)
+    lines = learn.learn(made, weights, buffer, views[run.buffer], run.seed, config.agent)
+    with file:
+      for line in study.write(file, lines):
+        told = f'{run.name}, {line["update"]:,} of {plan.updates:,}: {_told(line)}'
+        print(bar.line(line['update'] - done, told), flush=True)
+        done = line['update']
+    if not opened.finished(run):
+      failed.append(run.name)
+      bar.skip(plan.updates - done)
+  for name in failed:
+    print(f'{name} ended early: {opened.path}/{name}.jsonl says why', file=sys.stderr)
+  print(f'python -m experiments.offline table {shlex.quote(str(opened.path))}')
+  return 1 if failed else 0
+
+
+def _buffers(paths):
+  """The buffers, which must be of one task and fit one model."""
+  from harmony_jax.offline import buffer
+
+  if not paths:
+    raise UserError('train needs --buffer: a file of `experiments.offline record`')
+  found = [buffer.load(path) for path in paths]
+  kind = lambda x: {**{k: x.header[k] for k in ('suite', 'task')}, 'spaces': x.spec.spaces}
+  for path, each in zip(paths, found):
+    print(f'buffer {path}: {each.describe()}')
+    if kind(each) != kind(found[0]):
+      raise UserError(f'the buffers differ: {paths[0]} has {kind(found[0])}, {path} {kind(each)}')
+  return found
+
+
+def _common(header, texts) -> Config:
+  """The configuration before any variant."""
+  options = flags.FLAGS
+  suites = {each.SUITE: each for each in configs().suites().values()}
+  if header['suite'] not in suites:
+    raise UserError(
+      f'the buffer is of the suite {header["suite"]!r}, of which nothing is known here'
+    )
+  suite = suites[header['suite']]
+  common = configs().make(suite, options.method, options.preset, header['task'])
+  return _changed(common, texts, '--config.')
+
+
+def _variants(common: Config) -> dict[str, Config]:
+  """The configuration of each label."""
+  options, found = flags.FLAGS, {}
+  chosen = options.weighting or ([] if options.variant else ['none', 'harmony'])
+  for label, words in [
+    *((rule, [f'weighting.rule={rule}']) for rule in chosen),
+    *(_parsed(text) for text in options.variant),
+  ]:
+    if label in found:
+      raise UserError(f'there are two variants {label!r}: give one another label')
+    found[label] = _changed(common, words, f'variant {label!r}: ')
+  return found
+
+
+def _parsed(text):
+  """(label, settings) of a --variant."""
+  label, colon, rest = text.partition(':')
+  if not colon or not re.fullmatch(r'[\w.+-]+', label):
+    raise UserError(
+      f"--variant is {text!r}: it is 'LABEL: setting=value …', the label of letters, digits, ._+- "
+      "alone, such as 'w100: weighting.rule=fixed weighting.w_r=100'"
+    )
+  try:
+    return label, shlex.split(rest)
+  except ValueError as error:
+    raise UserError(f'--variant is {text!r}: {error}') from None
+
+
+def _changed(config, words, where):
+  """A configuration with settings of its method changed."""
+  known = settings.flatten(config.agent)
+  for word in words:
+    name = word.partition('=')[0].removeprefix('config.')
+    if name in config.flat() and name not in known:
+      raise UserError(f'{where}{word}: no setting of a world model that learns from a buffer')
+  try:
+    return config.override(words)
+  except UserError as error:
+    raise UserError(f'{"" if where == "--config." else where}{error}') from None
+
+
+def _plan(plan, common, variants, buffers) -> dict[str, Any]:
+  """Everything that the runs are a function of, and what is told beside it."""
+  from harmony_jax.benchmarking import machine
+  from harmony_jax.offline import buffer
+
+  options, base = flags.FLAGS, settings.to_json(common.agent)
+  changes = {
+    label: {k: new for k, (_, new) in config_.difference(base, settings.to_json(v.agent)).items()}
+    for label, v in variants.items()
+  }
+  files = [
+    {'path': path, 'sha256': buffer.checksum(path), 'recorded': each.header}
+    for path, each in zip(options.buffer, buffers)
+  ]
+  about = {**machine.describe_machine(), 'command': shlex.join(['python', *sys.orig_argv[1:]])}
+  return {
+    **{name: buffers[0].header[name] for name in ('suite', 'task')},
+    'method': options.method,
+    'preset': options.preset,
+    **dataclasses.asdict(plan),
+    'settings': base,
+    'variants': changes,
+    'seeds': launcher.parse_seeds(options.seeds),
+    'buffers': files,
+    'about': about,
+  }
+
+
+def _told(line):
+  """A measurement in some words."""
+  if 'stopped' in line:
+    return line['stopped']
+  rewards = {k: v for k, v in line['measures'].items() if k.startswith(('reward/', 'loss/ob'))}
+  return ', '.join(f'{k} {v:.3g}' for k, v in rewards.items() if '/training' not in k)
+
+
+class _Bar:
+  """Tells the time that is left, by the share of the work that is done."""
+
+  def __init__(self, total):
+    self._total, self._begun, self._done = total, time.monotonic(), 0
+
+  def skip(self, count):
+    """Leave out so much of the work."""
+    self._total -= count
+
+  def line(self, count, text):
+    """Count so much more work as done; return a line of progress."""
+    self._done += count
+    left = (time.monotonic() - self._begun) / self._done * (self._total - self._done)
+    return f'[{self._done / self._total:4.0%}, {format_seconds(left)} left] {text}'
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def table(folders: list[str], texts: list[str]) -> int:
+  """Print and write the tables of studies."""
+  from harmony_jax.offline import table as tables
+
+  if texts:
+    raise UserError(f'--config.{texts[0]}: a table changes no settings')
+  if not folders:
+    raise UserError('name one or more folders of train: table studies/cartpole')
+  for folder in folders:
+    text, written = tables.write(folder, flags.FLAGS.measures or [])
+    print(f'{text}\nwritten: {", ".join(map(str, written))}\n')
+  return 0
+
+
+def _check_writable(folder):
+  if not os.access(folder.absolute(), os.W_OK):
+    raise UserError(f'--output: cannot write to the folder {folder}')
+
+
+if __name__ == '__main__':
+  launcher.command(main, configurable=True)

@@ -1,0 +1,1 @@
+"""World models learned on a recorded buffer, without a policy (appendix C.4)."""

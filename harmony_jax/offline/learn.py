@@ -1,0 +1,177 @@
+"""One world model that learns from a buffer: its update, what is measured of it, and when.
+
+Weights of the rule `fixed` are arguments of the compiled update, and `none` is `fixed`: one program
+serves all of them, as it serves all seeds.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from harmony_jax import method, parallel
+from harmony_jax.errors import UserError
+from harmony_jax.offline import measure
+from harmony_jax.offline.buffer import Buffer, batch_windows, evenly
+
+CHUNK = 24  # windows that are looked at in a call
+HELD_OUT, TRAINING = 144, 288  # windows that are measured, evenly spread
+_WEIGHTS = ('w_o', 'w_r', 'w_d')
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What all runs have in common.
+
+  Attributes:
+    updates: of a run. every: updates between two measurements.
+    context, horizon: steps of a measured window that are seen, and then predicted.
+    reward_scale: what all rewards are multiplied by.
+  """
+
+  updates: int
+  every: int
+  context: int = 15
+  horizon: int = 15
+  reward_scale: float = 1.0
+
+
+class Programs:
+  """A method's compiled functions for a structure of settings: see `structure`."""
+
+  def __init__(self, entry: method.Entry, settings: Any, spec: Any, name: str = 'this method'):
+    made: Any = entry.make(settings, spec)
+    if not hasattr(made, 'model_step') or 'features' not in made.capabilities:
+      raise UserError(f'{name} cannot train its model alone: it has no `model_step` or `features`')
+    self.init = parallel.jit(made.init)
+
+    def step(weights, state, batch):
+      of: Any = entry.make(weighed(settings, weights), spec) if weights else made
+      return of.model_step(state, batch)
+
+    def look(state, batch, context):
+      found = made.capabilities['features'](made.variables(state), batch, context, state.rng)
+      return found, made.task_losses(state, batch)
+
+    self.step = parallel.jit(step, donate_argnums=1)
+    self.look = parallel.jit(look, static_argnames='context')
+
+
+def structure(settings: Any) -> tuple[Any, dict[str, float]]:
+  """Return (settings that a program is made for, weights that it takes as arguments)."""
+  weighting = getattr(settings, 'weighting', None)
+  if weighting is None or weighting.rule not in ('none', 'fixed'):
+    return settings, {}
+  weights = {name: float(getattr(weighting, name)) for name in _WEIGHTS}
+  if weighting.rule == 'none':
+    weights = {'w_o': 1.0, 'w_r': 1.0, 'w_d': settings.losses.dyn + settings.losses.rep}
+  return weighed(settings, dict.fromkeys(_WEIGHTS, 1.0), rule='fixed'), weights
+
+
+def weighed(settings: Any, weights: dict[str, Any], **more: Any) -> Any:
+  """Return the settings with other weights, which may be traced."""
+  return dataclasses.replace(
+    settings, weighting=dataclasses.replace(settings.weighting, **weights, **more)
+  )
+
+
+class Programmer:
+  """Makes programs, each once."""
+
+  def __init__(self, entry: method.Entry, name: str):
+    self._entry, self._name, self._made = entry, name, {}
+
+  def __call__(self, settings: Any, spec: Any) -> tuple[Programs, dict[str, float]]:
+    """Return the programs of settings, and the weights that their update takes.
+
+    Raises:
+      UserError: the method cannot train its model alone, or its settings do not fit the spec.
+    """
+    common, weights = structure(settings)
+    key = common, spec.spaces
+    if key not in self._made:
+      try:
+        self._made[key] = Programs(self._entry, common, spec, self._name)
+      except ValueError as error:
+        raise UserError(str(error)) from None
+    return self._made[key], weights
+
+
+class Views:
+  """The windows of a buffer on which a model is measured."""
+
+  def __init__(self, buffer: Buffer, plan: Plan):
+    self.plan, self.names = plan, list(buffer.header['state_names'])
+    length = plan.context + plan.horizon
+    found = {
+      'held_out': evenly(buffer.windows(length, True), HELD_OUT),
+      'training': evenly(buffer.windows(length, False), TRAINING),
+    }
+    self.chunk = min(CHUNK, *map(len, found.values()))
+    whole = lambda x: evenly(x, len(x) // self.chunk * self.chunk)
+    self.windows = {name: whole(windows) for name, windows in found.items()}
+    rows = {name: x[:, None] + np.arange(length) for name, x in self.windows.items()}
+    self.state = {name: buffer.state[x] for name, x in rows.items()}
+    reward = buffer.rows['reward'] * np.float32(plan.reward_scale)
+    self.reward = {name: reward[x] for name, x in rows.items()}
+    self.values = np.unique(reward)
+    self._gather = functools.partial(buffer.gather, length=length, reward_scale=plan.reward_scale)
+
+  def measure(self, look: Callable, state: Any) -> measure.Measures:
+    """Return everything that is measured of a model's state."""
+    seen, losses = {}, {}
+    for name, windows in self.windows.items():
+      chunks = [
+        jax.device_get(look(state, self._gather(some), context=self.plan.context))
+        for some in windows.reshape(-1, self.chunk)
+      ]
+      whole = lambda key: np.concatenate([features[key] for features, _ in chunks])
+      seen[name] = {key: whole(key) for key in chunks[0][0]}
+      for loss in chunks[0][1]:
+        losses[f'loss/{loss}/{name}'] = float(np.mean([each[loss] for _, each in chunks]))
+      losses[f'kl/{name}'] = float(seen[name]['kl'].mean())
+    held, context = seen['held_out'], self.plan.context
+    rewards = held['reward'], held['open_loop'], self.reward['held_out']
+    found = measure.of_rewards(*rewards, context, self.values)
+    if self.names:
+      feature = {name: each['feature'] for name, each in seen.items()}
+      found |= measure.of_states(feature, self.state, self.names, context // 3)
+    return found | losses
+
+
+def learn(
+  programs: Programs, weights: dict[str, float], buffer: Buffer, views: Views, seed: int, sizes: Any
+) -> Iterator[dict[str, Any]]:
+  """Train from a seed, which draws the first parameters and the batches; yield measurements.
+
+  Args:
+    sizes: the method's settings, for the size of a batch.
+
+  Yields: {'update', 'seconds' and 'cpu_seconds' of training so far, 'measures'}; at the end of a
+    run that is not finite, {'update', 'stopped': why}.
+  """
+  plan, state = views.plan, programs.init(jax.random.key(seed))
+  windows = buffer.windows(sizes.batch_length, False)
+  spent = np.zeros(2)
+  clock = lambda: np.array([time.perf_counter(), time.process_time()])
+  begun = clock()
+  for update in range(plan.updates):
+    first = batch_windows(windows, sizes.batch_size, seed, update)
+    batch = buffer.gather(first, sizes.batch_length, plan.reward_scale)
+    state, metrics = programs.step(weights, state, batch)
+    if (update + 1) % plan.every and update + 1 < plan.updates:
+      continue
+    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    spent += clock() - begun
+    if metrics.get('nonfinite_updates', 0) > sizes.skip_nonfinite:
+      yield {'update': update + 1, 'stopped': 'a loss or gradient is not finite'}
+      return
+    found = views.measure(programs.look, state)
+    found |= {name: value for name, value in metrics.items() if name.endswith('/weight')}
+    seconds = dict(zip(('seconds', 'cpu_seconds'), spent.tolist()))
+    yield {'update': update + 1, **seconds, 'measures': found}
+    begun = clock()

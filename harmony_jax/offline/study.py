@@ -1,0 +1,175 @@
+"""A study's folder: its plan, and a file of measurements per run; a killed study goes on with them.
+
+plan.json              everything that its runs are a function of
+<label>-s<seed>.jsonl  one line per measurement; of a second buffer <label>-b1-s<seed>.jsonl
+"""
+
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any, NamedTuple
+
+from harmony_jax import config
+from harmony_jax.errors import UserError
+from harmony_jax.paths import local_path
+from harmony_jax.training.run_folder import atomic_write
+
+FORMAT = 1
+# What may differ between two calls with the same folder: there can be more runs, later.
+GROWING = ('variants', 'seeds', 'buffers')
+FREE = ('about',)
+
+
+class Run(NamedTuple):
+  """One run of a study: which variant of the settings, buffer and seed."""
+
+  label: str
+  buffer: int
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """Return the name of its file, without the ending."""
+    return f'{self.label}{f"-b{self.buffer}" if self.buffer else ""}-s{self.seed}'
+
+
+class Study:
+  """A folder with a plan.
+
+  Attributes:
+    path: of the folder. plan: the tree in plan.json.
+  """
+
+  def __init__(self, path: str | pathlib.Path):
+    self.path = local_path(path)
+    try:
+      self.plan = json.loads((self.path / 'plan.json').read_text(encoding='utf-8'))
+      self.labels, self.seeds = list(self.plan['variants']), list(self.plan['seeds'])
+      self.buffers, self.updates = len(self.plan['buffers']), int(self.plan['updates'])
+    except OSError as error:
+      raise UserError(
+        f'{self.path} holds no study: its plan.json cannot be read ({error.strerror})'
+      ) from None
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(f'{self.path}/plan.json is damaged: {type(error).__name__} {error}') from None
+
+  def runs(self) -> list[Run]:
+    """Return all runs; those that are compared, of one buffer and seed, stand side by side."""
+    return [
+      Run(label, buffer, seed)
+      for buffer in range(self.buffers)
+      for seed in self.seeds
+      for label in self.labels
+    ]
+
+  def lines(self, run: Run) -> list[dict[str, Any]]:
+    """Return the measurements of a run, perhaps none."""
+    try:
+      text = (self.path / f'{run.name}.jsonl').read_text(encoding='utf-8')
+    except FileNotFoundError:
+      return []
+    return _parsed(text)
+
+  def finished(self, run: Run) -> bool:
+    """Return whether a run has come to its end."""
+    return _complete(self.lines(run), self.updates)
+
+
+def open_study(path: str | pathlib.Path, plan: Mapping[str, Any]) -> Study:
+  """Return the study in a folder, which is made, or has runs of the same plan.
+
+  Variants, seeds and buffers that are not in its plan are added to it.
+
+  Raises:
+    UserError: it has another plan: names what differs first; or it cannot be written.
+  """
+  path = local_path(path)
+  plan = {'format': FORMAT, **plan}
+  if (path / 'plan.json').exists():
+    old = Study(path).plan
+    plan = json.loads(json.dumps(plan))  # as a file has it
+    _compare(path, old, plan)
+    plan = {
+      **plan,
+      'variants': {**old['variants'], **plan['variants']},
+      'seeds': sorted({*old['seeds'], *plan['seeds']}),
+      'buffers': max(old['buffers'], plan['buffers'], key=len),
+    }
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path / 'plan.json') as file:
+      json.dump(plan, file, indent=1)
+  except OSError as error:
+    raise UserError(f'--output: cannot write to {path} ({error.strerror})') from None
+  return Study(path)
+
+
+def _compare(path, old, new):
+  """Refuse a plan under which the runs that are there would not have been made."""
+  same = lambda plan: {k: v for k, v in plan.items() if k not in (*GROWING, *FREE)}
+  differing = config.difference(same(old), same(new))
+  shared = [label for label in new['variants'] if label in old['variants']]
+  for label in shared:
+    pair = (old['variants'][label], new['variants'][label])
+    if pair[0] != pair[1]:
+      differing[f'variant {label}'] = pair
+  for at, pair in enumerate(zip(old['buffers'], new['buffers'])):
+    if pair[0]['sha256'] != pair[1]['sha256']:
+      differing[f'buffer {at}'] = tuple(each['path'] for each in pair)
+  if differing:
+    name, (there, here) = next(iter(differing.items()))
+    raise UserError(
+      f'{path} holds a study with another {name}: {there!r} there, {here!r} here; '
+      'choose another --output'
+    )
+
+
+def write(file: IO[str], lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+  """Write a run's measurements as they come, from the beginning of its file; yield them."""
+  file.seek(0)
+  file.truncate()
+  for line in lines:
+    file.write(json.dumps(_finite(line)) + '\n')
+    file.flush()
+    yield line
+
+
+def claim(study: Study, run: Run) -> IO[str] | None:
+  """Return the locked file of a run that is not finished; None where it is, or is being written.
+
+  So several processes share the runs of a study. Closing the file frees it.
+  """
+  file = open(study.path / f'{run.name}.jsonl', 'a+', encoding='utf-8')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file.seek(0)
+    if not _complete(_parsed(file.read()), study.updates):
+      return file
+  except BlockingIOError:
+    pass
+  file.close()
+  return None
+
+
+def _parsed(text):
+  """The lines of a file; of a killed process the last one may be half a line."""
+  found = []
+  for line in text.splitlines():
+    try:
+      found.append(json.loads(line))
+    except ValueError:
+      break
+  return found
+
+
+def _complete(lines, updates):
+  return bool(lines) and 'measures' in lines[-1] and lines[-1]['update'] == updates
+
+
+def _finite(line):
+  """A line as JSON can have it: None for what is no number."""
+  if 'measures' not in line:
+    return line
+  number = lambda x: x if abs(x) < float('inf') else None  # nor NaN
+  return {**line, 'measures': {name: number(x) for name, x in line['measures'].items()}}
