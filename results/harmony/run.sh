@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|scales|walker|video|lever
+#   [more flags of `experiments.offline train`, such as --seeds=3]
+# The same command goes on where it was stopped; several at once share the runs.
+set -euo pipefail
+part=${1:?one of cartpole, rates, scales, walker, video, lever}
+shift
+here=${STUDY:-runs/harmony}
+python=${PYTHON:-python}
+mkdir -p "$here"
+
+record() { # file, flags
+  local file=$here/$1.npz
+  shift
+  [ -e "$file" ] || "$python" -m experiments.offline record --policy=smooth --output="$file" "$@"
+}
+
+train() { # study, flags
+  local study=$1
+  shift
+  "$python" -m experiments.offline train --output="$here/$study" --updates=4000 --measure_every=500 \
+    --config.encoder.depth=16 --config.decoder.depth=16 --config.rssm.deter=128 --config.rssm.units=96 \
+    --config.rssm.stoch=8 --config.rssm.classes=16 --config.batch_size=8 --config.batch_length=12 \
+    --config.model_opt.lr=1e-3 "$@"
+}
+
+fixed() { echo "--variant=$1: weighting.rule=fixed weighting.w_o=$2 weighting.w_r=$3"; }
+first=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)" "$(fixed reward_only 0 100)"
+  "$(fixed w10 1 10)" "$(fixed w1000 1 1000)" "--variant=harmony_x10: weighting.rule=harmony weighting.rate=10")
+others=(--weighting=harmony_unrectified,reciprocal,running,running_elbo,uncertainty,dwa,nash_mtl,gradnorm)
+scaled=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)")
+
+case $part in
+  cartpole | rates | scales)
+    for seed in 0 1; do
+      record "cartpole$seed" --suite=dmc --task=cartpole_swingup --config.env.render=fast --seed=$seed
+    done
+    ;;
+  walker)
+    for seed in 0 1; do
+      record "walker$seed" --suite=dmc --task=walker_stand --config.env.render=fast --episodes=300 --seed=$seed
+    done
+    ;;
+  video)
+    for seed in 0 1; do
+      record "video$seed" --suite=dmc --task=cartpole_swingup --config.env.render=fast --config.env.background=video \
+        --episodes=400 --seed=$seed
+    done
+    ;;
+  lever)
+    for seed in 0 1; do record "lever$seed" --suite=metaworld --task=lever_pull --episodes=300 --seed=$seed; done
+    ;;
+esac
+
+case $part in
+  rates)
+    variants=()
+    for rate in 1 3 10 30 100; do
+      variants+=("--variant=rate$rate: weighting.rule=harmony weighting.rate=$rate")
+      variants+=("--variant=rate${rate}_closed: weighting.rule=harmony weighting.rate=$rate weighting.calibrate=8")
+    done
+    train rates --buffer="$here/cartpole0.npz" --seeds=3 "${variants[@]}" "$@"
+    ;;
+  scales)
+    for scale in 0.1 10; do
+      train "cartpole_x$scale" --buffer="$here/cartpole0.npz" --seeds=5 --reward_scale=$scale "${scaled[@]}" "$@"
+    done
+    ;;
+  *)
+    buffers="$here/${part}0.npz,$here/${part}1.npz"
+    train "$part" --buffer="$buffers" --seeds=5 "${first[@]}" "$@"
+    train "$part" --buffer="$buffers" --seeds=5 "${others[@]}" "$@"
+    ;;
+esac
