@@ -53,7 +53,7 @@ class WeightingSettings:
   w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
   w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
   w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
-  decay: float = setting(0.99, 'memory of the mean losses, for the rules running…', most=1)
+  decay: float = setting(0.99, 'memory of the mean losses, for the rules running…', most=0.9999)
   window: int = setting(25, 'updates that a mean loss is of, for the rules dwa…', least=1)
   alpha: float = setting(1.5, 'how much more a task gets that learns slowly, for rule gradnorm')
   rate: float = setting(

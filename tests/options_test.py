@@ -4,6 +4,7 @@ setting                             the answer
 continue_head.gradient, .scale      behavior_test, dreamer_test: losses by hand
 losses.free_average, dyn, rep       dreamer_test: losses by hand
 weighting.tasks, w_o, w_r, w_d      dreamer_test: a table of totals
+weighting.decay, window, alpha      dreamer_test: settings reach their rules
 weighting.harmonize_vector          dreamer_test: losses by hand
 behavior.return_decay, _low, _high  behavior_test: losses by hand
 critic.slow_regularizer             behavior_test: losses by hand

@@ -12,6 +12,7 @@ import pytest
 
 from harmony_jax import harmony
 from tests import parity, small
+from tests.runs import From, Killed, config_of, die, lines, train
 
 FILE = parity.FOLDER / 'weighting_rules.npz'
 CASES = [f'nash/{i:02}' for i in range(20)]
@@ -314,3 +315,18 @@ def test_a_loss_in_another_unit(name):
 
   (a, b), (scaled, same) = weights(1.0), weights(50.0)
   np.testing.assert_allclose([scaled * 50, same], [a, b], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(tmp_path):
+  """GradNorm's weights, their optimiser and the first losses are part of a checkpoint."""
+  config = config_of(weighting__rule='gradnorm')
+  whole = train(tmp_path / 'whole', config)
+  with pytest.raises(Killed):
+    train(tmp_path / 'killed', config, From(120, die))
+  again = train(tmp_path / 'killed', config)
+  assert whole.updates.state.weighting['step'] > 10
+  small.close(again.updates.state.weighting, whole.updates.state.weighting, 0)
+  assert lines(tmp_path / 'killed', 'scores.jsonl') == lines(tmp_path / 'whole', 'scores.jsonl')
+  logged = [line for line in lines(tmp_path / 'whole', 'metrics.jsonl') if 'loss/reward' in line]
+  assert logged[-1]['harmony/observation/weight'] != 1

@@ -30,6 +30,7 @@ _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
 # Settings that may differ between seeds; the last are of harmonizers, idle in other rules.
 _FREE = {'seed', *(key.removeprefix('config.') for key in FREE)}
+_LEARNED = ('harmony', 'uncertainty')  # rules with harmonizers begin so
 _HARMONIZERS = {'rate', 'beta2', 'calibrate', 'dynamics_regularizer'}
 
 
@@ -262,7 +263,7 @@ def _unlike_seeds(found):
   for record in found:
     other = first.setdefault(record.place[:3], record)
     old, new = (results_files.flat(each.config) for each in (other, record))
-    idle = _FREE if record.weighting.startswith('harmony') else _FREE | _HARMONIZERS
+    idle = _FREE if record.weighting.startswith(_LEARNED) else _FREE | _HARMONIZERS
     differing = [
       f'{".".join(key)} ({new[key]} for {old[key]})'
       for key in sorted(old.keys() & new.keys())
