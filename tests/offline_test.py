@@ -4,6 +4,7 @@ import csv
 import json
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -212,9 +213,12 @@ def test_none_and_fixed_are_one_program():
   assert weights['none'] == {'w_o': 1, 'w_r': 1, 'w_d': 1} and weights['fixed']['w_r'] == 7
   assert found['harmony'][1] == {}
   state, batch = small.state_of(agents['none']), small.batch(small.VECTOR)
-  loss = lambda of: of.model_loss(
-    state.params['world_model'], state, batch, state.carry, of.draws(state.rng, 3, 5)
-  )[0]
+
+  def loss(of):
+    model, draws = state.params['world_model'], of.draws(state.rng, 3, 5)
+    losses = of.losses(model, state, batch, state.carry, draws)
+    return of.weigh(losses, model['harmony'], ())[0]
+
   common, _ = learn.structure(agents['fixed'].settings)
 
   @small.jit

@@ -48,6 +48,7 @@ class Programs:
     if not hasattr(made, 'model_step') or 'features' not in made.capabilities:
       raise UserError(f'{name} cannot train its model alone: it has no `model_step` or `features`')
     self.init = parallel.jit(made.init)
+    self.calibration: method.Calibration | None = made.calibration
 
     def step(weights, state, batch):
       of: Any = entry.make(weighed(settings, weights), spec) if weights else made
@@ -156,13 +157,22 @@ def learn(
   """
   plan, state = views.plan, programs.init(jax.random.key(seed))
   windows = buffer.windows(sizes.batch_length, False)
+
+  def batch_of(update):
+    first = batch_windows(windows, sizes.batch_size, seed, update)
+    return buffer.gather(first, sizes.batch_length, plan.reward_scale)
+
+  if programs.calibration:
+    measure_ = parallel.jit(programs.calibration.measure)
+    batches = map(batch_of, range(plan.updates, plan.updates + programs.calibration.batches))
+    losses = [jax.device_get(measure_(state, batch)) for batch in batches]
+    means = jax.tree.map(lambda *each: np.float32(np.mean(each)), *losses)
+    state = programs.calibration.apply(state, means)
   spent = np.zeros(2)
   clock = lambda: np.array([time.perf_counter(), time.process_time()])
   begun = clock()
   for update in range(plan.updates):
-    first = batch_windows(windows, sizes.batch_size, seed, update)
-    batch = buffer.gather(first, sizes.batch_length, plan.reward_scale)
-    state, metrics = programs.step(weights, state, batch)
+    state, metrics = programs.step(weights, state, batch_of(update))
     if (update + 1) % plan.every and update + 1 < plan.updates:
       continue
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
