@@ -146,8 +146,9 @@ def _played(options, texts):
     suite = configs().suite(options.suite)
     task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
     config = configs().make(suite, configs().default_method(suite), options.preset, task)
-    env = setup.make_env(config.override([*texts]).replace({'env_processes': False}), 1)
-    return env, (recording.POLICIES[options.policy](env.spec), {}), config.override(texts)
+    config = config.override(texts).replace({'env_processes': False})
+    env = setup.make_env(config, 1)
+    return env, (recording.POLICIES[options.policy](env.spec), {}), config
   if not pathlib.Path(options.policy).exists():
     known = ', '.join(recording.POLICIES)
     raise UserError(f'--policy={options.policy} is neither of {known}, nor a run folder')

@@ -4,7 +4,6 @@ import csv
 import json
 import types
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -197,6 +196,31 @@ def test_a_recording_of_catch():
   assert short.starts.tolist() == [0, 4, 8, 12] and not short.rows['is_terminal'].any()
   assert short.rows['is_last'].sum() == 3  # cut, and no end that a model should foresee
   assert (short.state[:4, 1] == ball[0]).all()  # the same episode
+
+
+def test_a_run_stops_where_it_is_not_finite():
+  """And measures at its last update, whatever the interval."""
+  buffer, asked = made(), []
+
+  def step(weights, state, batch):
+    asked.append(batch['reward'])
+    return state + 1, {'nonfinite_updates': np.array(state >= 4), 'harmony/reward/weight': weights}
+
+  programs = types.SimpleNamespace(init=lambda key: 0, step=step, look=None)
+  views = types.SimpleNamespace(measure=lambda look, state: {'x': state})
+  sizes = types.SimpleNamespace(batch_size=2, batch_length=3, skip_nonfinite=0)
+
+  def run(updates, seed=0):
+    views.plan = learn.Plan(updates, 2)
+    return list(learn.learn(programs, 7.0, buffer, views, seed, sizes))
+
+  assert [(line['update'], line['measures']) for line in run(3)] == [
+    (2, {'x': 2, 'harmony/reward/weight': 7}),
+    (3, {'x': 3, 'harmony/reward/weight': 7}),
+  ]
+  assert run(9)[-1] == {'update': 6, 'stopped': 'a loss or gradient is not finite'}
+  first = asked[:3]
+  assert all((a == b).all() for a, b in zip(first, asked[3:6]))  # of one seed the same batches
 
 
 def test_none_and_fixed_are_one_program():
