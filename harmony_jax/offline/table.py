@@ -151,20 +151,26 @@ def _csv(study, found):
 
 def _figure(study, found):
   """A panel per measure: means over runs by update, each run thin behind them."""
-  colors = figures.colors_of(study.labels, {})
+  count = len(figures.PALETTE)  # variants beyond it are dashed
+  looks = {
+    label: (figures.PALETTE[at % count], 'solid' if at < count else 'dashed')
+    for at, label in enumerate(study.labels)
+  }
 
   def draw(by_label, low, logarithmic, axis):
     for label, by_update in by_label.items():
-      updates = sorted(by_update)
+      (color, style), updates = looks[label], sorted(by_update)
+      how = {'color': color, 'linestyle': figures.STYLES[style]}
       for pair in by_update[updates[-1]]:
         points = [by_update[u].get(pair, np.nan) for u in updates]
-        axis.plot(updates, points, color=colors[label], linewidth=0.5, alpha=0.4)
+        axis.plot(updates, points, **how, linewidth=0.5, alpha=0.4)
       means = [np.mean(list(by_update[u].values())) for u in updates]
-      axis.plot(updates, means, color=colors[label], linewidth=1.8)
+      axis.plot(updates, means, **how, linewidth=1.8)
     if low is not None and axis.get_ylim()[0] < low:  # R² may be anything below
       axis.set_ylim(bottom=low)
-    if logarithmic and axis.get_ylim()[0] > 0:
+    if logarithmic and axis.dataLim.ymin > 0:
       axis.set_yscale('log')
+      axis.yaxis.set_major_formatter(figures.tick)
     axis.xaxis.set_major_formatter(figures.tick)
 
   def panel(name):
@@ -173,6 +179,6 @@ def _figure(study, found):
     return figures.Panel(name, 'updates', lambda axis: draw(found[name], low, logarithmic, axis))
 
   panels = [panel(name) for name in found]
-  legend = [(label, colors[label], 'solid') for label in study.labels]
+  legend = [(label, *look) for label, look in looks.items()]
   task = f'{study.plan["suite"]} {study.plan["task"]}'
   return figures.Figure('curves', f'{task}, {study.plan["method"]}', '', panels, legend)
