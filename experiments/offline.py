@@ -45,7 +45,7 @@ USED = {  # the flags of each part
     *('buffer', 'method', 'preset', 'weighting', 'variant', 'seeds', 'updates', 'measure_every'),
     *('context', 'horizon', 'reward_scale', 'output'),
   ),
-  'table': ('measures',),
+  'table': ('measures', 'reference'),
 }
 flags.DEFINE_string('suite', None, 'record: one of the suites in configs/.')
 flags.DEFINE_string('task', None, "record: by default the suite's.")
@@ -75,6 +75,7 @@ flags.DEFINE_integer('context', 15, 'train: steps of a measured window that are 
 flags.DEFINE_integer('horizon', 15, 'train: steps of it that are then predicted.', 1)
 flags.DEFINE_float('reward_scale', 1.0, 'train: what all rewards are multiplied by.')
 flags.DEFINE_list('measures', None, 'table: beginnings of names, with commas; by default all.')
+flags.DEFINE_string('reference', '', 'table: the variant to compare with; by default the first.')
 flags.DEFINE(launcher.PATH, 'output', None, "record: the file; train: the study's folder.")
 
 
@@ -351,7 +352,7 @@ def table(folders: list[str], texts: list[str]) -> int:
   if not folders:
     raise UserError('name one or more folders of train: table studies/cartpole')
   for folder in folders:
-    text, written = tables.write(folder, flags.FLAGS.measures or [])
+    text, written = tables.write(folder, flags.FLAGS.measures or [], flags.FLAGS.reference)
     print(f'{text}\nwritten: {", ".join(map(str, written))}\n')
   return 0
 

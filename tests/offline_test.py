@@ -272,6 +272,13 @@ def test_differences_are_of_pairs():
   assert (alone.difference, alone.low) == (-3.0, None)
 
 
+def test_a_curve_s_end_and_its_mean():
+  """The mean is of the pairs that have been measured every time."""
+  curve = {500: {(0, 0): 1.0, (0, 1): 4.0}, 1000: {(0, 0): 3.0}}
+  assert table.whole(curve) == {(0, 0): 2.0} and table.whole({}) == {}
+  assert table.last(1000)(curve) == {(0, 0): 3.0} and table.last(7)(curve) == {}
+
+
 def test_a_study_grows_and_keeps_its_plan(tmp_path):
   plan = {
     'updates': 2,
@@ -336,6 +343,8 @@ def test_from_a_game_to_a_table(tmp_path):
   last = {
     row['label']: row for row in rows if (row['measure'], row['update']) == ('reward/seen', '4')
   }
+  done = commands.run('offline', 'table', folder, '--measures=reward', '--reference=w11')
+  assert done.returncode == 2 and done.stderr.endswith('which has none, w10\n'), done.stderr
   gained = float(last['w10']['mean']) - float(last['none']['mean'])
   assert float(last['w10']['difference']) == pytest.approx(gained)
   assert (folder / 'curves.png').stat().st_size > 10_000 and 'none' in done.stdout

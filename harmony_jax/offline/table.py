@@ -1,4 +1,5 @@
-"""The table of a study: every measure of every variant, and its difference to the first one.
+"""The tables of a study: every measure of every variant, and its difference to one of them; after
+the last update, and as a mean over all measurements, which says who is early.
 
 Runs of one buffer and seed are a pair: they saw the same batches from the same first parameters.
 Intervals are 95 % bootstrap intervals over pairs of the mean difference.
@@ -7,7 +8,7 @@ Intervals are 95 % bootstrap intervals over pairs of the mean difference.
 import csv
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from harmony_jax.reporting import figures, statistics
 from harmony_jax.training.run_folder import atomic_write
 
 Pair = tuple[int, int]  # buffer, seed
-Curves = dict[str, dict[str, dict[int, dict[Pair, float]]]]  # by measure, label, update
+Curve = dict[int, dict[Pair, float]]  # by update
+Curves = dict[str, dict[str, Curve]]  # by measure, label
 COLUMNS = ('label', 'measure', 'update', 'n', 'mean', 'lowest', 'highest')
 COLUMNS += ('pairs', 'difference', 'difference_low', 'difference_high')
 
@@ -73,17 +75,32 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   return found
 
 
-def write(folder: str | pathlib.Path, measures: Sequence[str] = ()) -> tuple[str, list[Any]]:
+def write(
+  folder: str | pathlib.Path, measures: Sequence[str] = (), reference: str = ''
+) -> tuple[str, list[Any]]:
   """Write table.md, table.csv and curves.png (and .svg) into a study's folder.
 
-  Returns: (the table as Markdown, the paths).
+  Args:
+    measures: as for `curves`. reference: the variant that others are compared with; the first one.
+
+  Returns: (the tables as Markdown, the paths).
+
+  Raises:
+    UserError: nothing is finished, measured or called so, or it cannot be written.
   """
   study = Study(folder)
+  reference = reference or study.labels[0]
+  if reference not in study.labels:
+    known = ', '.join(study.labels)
+    raise UserError(f'--reference={reference} is no variant of {study.path}, which has {known}')
   found = curves(study, measures)
-  text = f'{_title(study)}\n\n{markdown(study, found)}'
+  text = (
+    f'{_title(study, reference)}\n\n{markdown(study, found, reference, last(study.updates))}\n\n'
+    f'Mean over all measurements\n\n{markdown(study, found, reference, whole)}'
+  )
   paths = [study.path / 'table.md', study.path / 'table.csv']
   try:
-    for path, content in zip(paths, (f'{text}\n', _csv(study, found))):
+    for path, content in zip(paths, (f'{text}\n', _csv(found, reference))):
       with atomic_write(path) as file:
         file.write(content)
     paths += figures.save(_figure(study, found), study.path)
@@ -92,30 +109,40 @@ def write(folder: str | pathlib.Path, measures: Sequence[str] = ()) -> tuple[str
   return text, paths
 
 
-def markdown(study: Study, found: Curves) -> str:
-  """Return a row per measure, a column per variant, after the last update."""
+def last(update: int) -> Callable[[Curve], dict[Pair, float]]:
+  """Return what takes the values after an update from a curve."""
+  return lambda curve: curve.get(update, {})
+
+
+def whole(curve: Curve) -> dict[Pair, float]:
+  """Return the mean over all measurements, of pairs that have all of them."""
+  pairs = set.intersection(*map(set, curve.values())) if curve else ()
+  return {pair: float(np.mean([each[pair] for each in curve.values()])) for pair in sorted(pairs)}
+
+
+def markdown(
+  study: Study, found: Curves, reference: str, value: Callable[[Curve], dict[Pair, float]]
+) -> str:
+  """Return a row per measure and a column per variant, of what `value` takes from its curve."""
   rows = [['measure', *study.labels]]
   for measure in found:
-    values = {label: found[measure].get(label, {}).get(study.updates) for label in study.labels}
-    reference = values[study.labels[0]]
-    cells = [
-      _text(cell(each, reference if at else None)) if each else ''
-      for at, each in enumerate(values.values())
-    ]
+    values = {label: value(found[measure].get(label, {})) for label in study.labels}
+    others = lambda label: None if label == reference else values[reference]
+    cells = [_text(cell(each, others(label))) if each else '' for label, each in values.items()]
     rows.append([measure, *cells])
   rows.insert(1, ['---'] * len(rows[0]))
   return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
-def _title(study):
+def _title(study, reference):
   plan, runs = study.plan, study.runs()
   done = sum(map(study.finished, runs))
-  first, scale = study.labels[0], plan['reward_scale']
+  scale = plan['reward_scale']
   return (
     f'{plan["suite"]} {plan["task"]}, {plan["method"]} {plan["preset"]}, {study.updates:,} updates'
     f'{"" if scale == 1 else f", rewards × {scale:g}"}: {done} of {len(runs)} runs are finished. '
     'Mean (range, n runs); difference to '
-    f'{first} in the same buffers and seeds [95 % bootstrap interval over pairs].'
+    f'{reference} in the same buffers and seeds [95 % bootstrap interval over pairs].'
   )
 
 
@@ -136,16 +163,15 @@ def _number(value, sign=''):
   return f'{value:{sign}.2g}' if tiny else f'{value:{sign},.{digits}f}'
 
 
-def _csv(study, found):
+def _csv(found, reference):
   file = io.StringIO()
   writer = csv.writer(file, lineterminator='\n')
   writer.writerow(COLUMNS)
-  first = study.labels[0]
   for measure, by_label in found.items():
     for label, by_update in by_label.items():
       for update, values in by_update.items():
-        reference = by_label.get(first, {}).get(update) if label != first else None
-        writer.writerow([label, measure, update, *cell(values, reference)])
+        others = by_label.get(reference, {}).get(update) if label != reference else None
+        writer.writerow([label, measure, update, *cell(values, others)])
   return file.getvalue()
 
 
