@@ -206,7 +206,7 @@ def test_a_run_stops_where_it_is_not_finite():
     asked.append(batch['reward'])
     return state + 1, {'nonfinite_updates': np.array(state >= 4), 'harmony/reward/weight': weights}
 
-  programs = types.SimpleNamespace(init=lambda key: 0, step=step, look=None)
+  programs = types.SimpleNamespace(init=lambda key: 0, calibration=None, step=step, look=None)
   views = types.SimpleNamespace(measure=lambda look, state: {'x': state})
   sizes = types.SimpleNamespace(batch_size=2, batch_length=3, skip_nonfinite=0)
 
