@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|scales|walker|video|lever
 #   [more flags of `experiments.offline train`, such as --seeds=3]
-# The same command goes on where it was stopped; several at once share the runs.
+# The same command goes on where it was stopped; several at once share the runs. RULES=first or RULES=others does a half of a part.
 set -euo pipefail
 part=${1:?one of cartpole, rates, scales, walker, video, lever}
 shift
@@ -68,7 +68,7 @@ case $part in
     ;;
   *)
     buffers="$here/${part}0.npz,$here/${part}1.npz"
-    train "$part" --buffer="$buffers" --seeds=5 "${first[@]}" "$@"
-    train "$part" --buffer="$buffers" --seeds=5 "${others[@]}" "$@"
+    [ "${RULES:-first}" = others ] || train "$part" --buffer="$buffers" --seeds=5 "${first[@]}" "$@"
+    [ "${RULES:-others}" = first ] || train "$part" --buffer="$buffers" --seeds=5 "${others[@]}" "$@"
     ;;
 esac
