@@ -54,6 +54,8 @@ EXTRAS_REQUIRE = {
   'memory_maze': ['memory-maze>=1.0.3,<2; python_version < "3.13"'],
   # CartPole and its kind draw with pygame: the edition that MiniGrid needs, for there can be one.
   'gym': ['pygame-ce>=2.5,<3'],
+  # Buffers of `experiments.offline` as datasets, and the other way round.
+  'minari': ['minari[hdf5]>=0.5.3,<0.6'],
   # Sweeps on a Ray cluster.
   'ray': ['ray>=2.60,<3'],
   'wandb': ['wandb>=0.31,<1'],
@@ -75,7 +77,7 @@ EXTRAS_REQUIRE['dev'] = [
   'ruff>=0.17,<0.18',
   'basedpyright>=1.40,<2',
   'selenium>=4.51,<5',
-  *(need for extra in (*SUITES, 'gym', 'ray') for need in EXTRAS_REQUIRE[extra]),
+  *(need for extra in (*SUITES, 'gym', 'minari', 'ray') for need in EXTRAS_REQUIRE[extra]),
 ]
 
 COMMANDS = {f'harmony_jax._commands.{name}': name for name in ('configs', 'experiments')}

@@ -11,6 +11,7 @@ train   trains a world model per variant, buffer and seed, and measures it on he
         the same command goes on with what is not finished, and with more variants, buffers or seeds
 table   prints the measures of one or more folders of train, and writes table.md, table.csv and
         curves.png there
+import  makes a buffer of a dataset of Minari; export a dataset of a buffer
 """
 
 if not __package__:
@@ -46,6 +47,8 @@ USED = {  # the flags of each part
     *('context', 'horizon', 'reward_scale', 'output'),
   ),
   'table': ('measures', 'reference'),
+  'import': ('minari', 'output'),
+  'export': ('minari', 'buffer'),
 }
 flags.DEFINE_string('suite', None, 'record: one of the suites in configs/.')
 flags.DEFINE_string('task', None, "record: by default the suite's.")
@@ -75,6 +78,7 @@ flags.DEFINE_integer('context', 15, 'train: steps of a measured window that are 
 flags.DEFINE_integer('horizon', 15, 'train: steps of it that are then predicted.', 1)
 flags.DEFINE_float('reward_scale', 1.0, 'train: what all rewards are multiplied by.')
 flags.DEFINE_list('measures', None, 'table: beginnings of names, with commas; by default all.')
+flags.DEFINE_string('minari', None, 'import, export: the name of a local dataset, group/name-v0.')
 flags.DEFINE_string('reference', '', 'table: the variant to compare with; by default the first.')
 flags.DEFINE(launcher.PATH, 'output', None, "record: the file; train: the study's folder.")
 
@@ -91,6 +95,8 @@ def main(words: list[str], texts: list[str]) -> int:
   if part == 'table':
     return table(rest[:-1], texts)
   launcher.no_words(rest[:-1], f'{part} --output=…')
+  if part in ('import', 'export'):
+    return exchange(part, texts)
   if not flags.FLAGS.output:
     raise UserError(f'{part} needs --output: where it writes')
   return {'record': record, 'train': train}[part](texts)
@@ -354,6 +360,29 @@ def table(folders: list[str], texts: list[str]) -> int:
   for folder in folders:
     text, written = tables.write(folder, flags.FLAGS.measures or [], flags.FLAGS.reference)
     print(f'{text}\nwritten: {", ".join(map(str, written))}\n')
+  return 0
+
+
+def exchange(part: str, texts: list[str]) -> int:
+  """Make a buffer of a dataset of Minari, or the other way round."""
+  from harmony_jax.offline import buffer, minari_data
+
+  options = flags.FLAGS
+  if texts:
+    raise UserError(f'--config.{texts[0]}: {part} changes no settings')
+  for name in USED[part]:
+    if not options[name].value:
+      raise UserError(f'{part} needs --{" and --".join(USED[part])}')
+  if part == 'import':
+    _check_writable(pathlib.Path(options.output).parent)
+    made = minari_data.load(options.minari)
+    made.save(options.output)
+    print(f'{made.describe()}\nwritten: {options.output}')
+    return 0
+  for path in options.buffer[1:]:
+    raise UserError(f'export takes one buffer; {path} is a second one')
+  minari_data.save(buffer.load(options.buffer[0]), options.minari)
+  print(f'written: the dataset {options.minari} of Minari')
   return 0
 
 
