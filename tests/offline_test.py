@@ -347,7 +347,7 @@ def test_from_a_game_to_a_table(tmp_path):
   assert done.returncode == 2 and done.stderr.endswith('which has none, w10\n'), done.stderr
   gained = float(last['w10']['mean']) - float(last['none']['mean'])
   assert float(last['w10']['difference']) == pytest.approx(gained)
-  assert (folder / 'curves.png').stat().st_size > 10_000 and 'none' in done.stdout
+  assert (folder / 'curves.png').stat().st_size > 10_000
 
 
 def test_bad_input_is_one_line(tmp_path):

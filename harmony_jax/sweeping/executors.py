@@ -154,7 +154,8 @@ class Ray(Executor):
     try:
       import ray
 
-      ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+      cores = None if address else len(os.sched_getaffinity(0))  # Ray would count all
+      ray.init(address, num_cpus=cores, log_to_driver=False, logging_level=logging.ERROR)
     except ImportError:
       raise UserError("Ray is not installed: pip install 'harmony-jax[ray]'") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
