@@ -252,8 +252,15 @@ class Dreamer(DreamerParts):
   def train_step(self, state: TrainState, batch: method.Batch) -> tuple[TrainState, method.Metrics]:
     """Do one update of everything; see `Method.train_step`."""
 
+    return self.guarded(self.update, state, batch)
+
+  def guarded(
+    self, update: Callable, state: TrainState, batch: method.Batch
+  ) -> tuple[TrainState, method.Metrics]:
+    """Do an update unless its losses or gradients are not finite, whose norms are logged."""
+
     def checked(state, batch):
-      after, metrics, gradients, _ = self.update(state, batch)
+      after, metrics, gradients, *_ = update(state, batch)
       metrics |= {f'grad_norm/{k}': norm(gradient) for k, gradient in gradients.items()}
       decisive = {k: v for k, v in metrics.items() if k.startswith(('loss/', 'grad_norm/'))}
       return after, metrics, decisive
@@ -322,15 +329,14 @@ class Dreamer(DreamerParts):
   def model_step(self, state: TrainState, batch: method.Batch) -> tuple[TrainState, method.Metrics]:
     """Do one update of the world model alone, as on recorded experience (appendix C.4)."""
 
-    def checked(state, batch):
+    def update(state, batch):
       draws = self.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
       after, metrics, gradient, _ = self.learn_model(state, batch, draws)
       targets = self.slow_copies(state, after.params)
-      metrics = replicas.mean(metrics) | {'grad_norm/world_model': norm(gradient)}
-      decisive = {k: v for k, v in metrics.items() if k.startswith(('loss/', 'grad_norm/'))}
-      return after.replace(targets=targets, step=state.step + 1), metrics, decisive
+      after = after.replace(targets=targets, step=state.step + 1)
+      return after, replicas.mean(metrics), {'world_model': gradient}
 
-    return finite.guard(checked, state, batch, self.settings.skip_nonfinite)
+    return self.guarded(update, state, batch)
 
   def slow_copies(self, state: TrainState, params: Mapping[str, Params]) -> dict:
     """Return the slow critic, and what the objective keeps, after an update."""
