@@ -12,11 +12,12 @@ import dataclasses
 import difflib
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import flax.struct
 import jax
+import numpy as np
 
 from harmony_jax.envs.base import Spec
 from harmony_jax.errors import UserError
@@ -101,6 +102,11 @@ class Calibration:
   batches: int
   measure: Callable[[Any, Batch], dict[str, jax.Array]]
   apply: Callable[[Any, Mapping[str, Any]], Any]
+
+  def means(self, measure: Callable, state: Any, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return the means over batches of what `measure`, compiled, finds of a state."""
+    found = [jax.device_get(measure(state, batch)) for batch in batches]
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
 class Method(Protocol):

@@ -163,11 +163,9 @@ def learn(
     return buffer.gather(first, sizes.batch_length, plan.reward_scale)
 
   if programs.calibration:
-    measure_ = parallel.jit(programs.calibration.measure)
-    batches = map(batch_of, range(plan.updates, plan.updates + programs.calibration.batches))
-    losses = [jax.device_get(measure_(state, batch)) for batch in batches]
-    means = jax.tree.map(lambda *each: np.float32(np.mean(each)), *losses)
-    state = programs.calibration.apply(state, means)
+    start = programs.calibration
+    batches = map(batch_of, range(plan.updates, plan.updates + start.batches))
+    state = start.apply(state, start.means(parallel.jit(start.measure), state, batches))
   spent = np.zeros(2)
   clock = lambda: np.array([time.perf_counter(), time.process_time()])
   begun = clock()

@@ -85,10 +85,9 @@ class Updates:
   def _calibrate(self):
     """Start from what the method measures on the first batches of all processes."""
     calibration, state = self.method.calibration, self.compiled.local(self.state)
-    measure = parallel.jit(calibration.measure)
-    batches = [self.replay.sample(2**31 + index) for index in range(calibration.batches)]
-    found = [jax.device_get(measure(state, batch)) for batch in batches]
-    means = self._group.exchange({k: float(np.mean([x[k] for x in found])) for k in found[0]})
+    batches = (self.replay.sample(2**31 + index) for index in range(calibration.batches))
+    found = calibration.means(parallel.jit(calibration.measure), state, batches)
+    means = self._group.exchange(found)
     means = {k: np.mean([x[k] for x in means]) for k in means[0]}
     self.state = self.compiled.spread(calibration.apply(self.compiled.gather(self.state), means))
 
