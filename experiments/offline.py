@@ -112,7 +112,7 @@ def record(texts: list[str]) -> int:
   from harmony_jax.offline import record as recording
 
   options, output = flags.FLAGS, pathlib.Path(flags.FLAGS.output)
-  _check_writable(output.parent)
+  _check_new(output)
   for text in texts:
     if not text.startswith('env.'):
       raise UserError(f'--config.{text}: a recording has settings of the environment alone, env.…')
@@ -374,7 +374,7 @@ def exchange(part: str, texts: list[str]) -> int:
     if not options[name].value:
       raise UserError(f'{part} needs --{" and --".join(USED[part])}')
   if part == 'import':
-    _check_writable(pathlib.Path(options.output).parent)
+    _check_new(pathlib.Path(options.output))
     made = minari_data.load(options.minari)
     made.save(options.output)
     print(f'{made.describe()}\nwritten: {options.output}')
@@ -386,9 +386,12 @@ def exchange(part: str, texts: list[str]) -> int:
   return 0
 
 
-def _check_writable(folder):
-  if not os.access(folder.absolute(), os.W_OK):
-    raise UserError(f'--output: cannot write to the folder {folder}')
+def _check_new(file):
+  """Refuse a file that cannot be written, or is there: another recording may depend on it."""
+  if file.exists():
+    raise UserError(f'--output={file} is there already: choose another, or delete it first')
+  if not os.access(file.absolute().parent, os.W_OK):
+    raise UserError(f'--output: cannot write to the folder {file.parent}')
 
 
 if __name__ == '__main__':

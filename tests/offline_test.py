@@ -353,19 +353,18 @@ def test_from_a_game_to_a_table(tmp_path):
 def test_bad_input_is_one_line(tmp_path):
   file, other = tmp_path / 'x.npz', tmp_path / 'other'
   made([9] * 10, side=64).save(file)
+  before, new = file.read_bytes(), f'--output={tmp_path}/new.npz'
   good = ('train', f'--buffer={file}', f'--output={other}')
   for words, told in (
     ((), 'one of record, train, table'),
     (('trian',), "did you mean 'train'"),
     (('record', '--suite=catch'), 'record needs --output'),
-    (('record', '--suite=catch', '--updates=3', f'--output={file}'), '--updates is no flag of rec'),
-    (('record', '--suite=catch', '--policy=smooth', f'--output={file}'), 'use random'),
-    (
-      ('record', '--suite=catch', '--policy=smoth', f'--output={file}'),
-      'neither of random, smooth',
-    ),
-    (('record', f'--output={file}'), 'needs --suite'),
-    (('record', '--suite=catch', '--config.rssm.deter=3', f'--output={file}'), 'environment alone'),
+    (('record', '--suite=catch', '--updates=3', new), '--updates is no flag of rec'),
+    (('record', '--suite=catch', '--policy=smooth', new), 'use random'),
+    (('record', '--suite=catch', '--policy=smoth', new), 'neither of random, smooth'),
+    (('record', new), 'needs --suite'),
+    (('record', '--suite=catch', '--config.rssm.deter=3', new), 'environment alone'),
+    (('record', '--suite=catch', f'--output={file}'), 'is there already'),
     (('train', f'--output={other}'), 'needs --buffer'),
     (('train', f'--buffer={other}', f'--output={other}'), 'cannot be read'),
     ((*good, '--variant=a b: rate=1'), 'label of letters'),
@@ -382,4 +381,4 @@ def test_bad_input_is_one_line(tmp_path):
     done = commands.run('offline', *words)
     assert done.returncode == 2 and done.stderr.count('\n') == 1, (words, done.stderr)
     assert done.stderr.startswith('error: ') and told in done.stderr, (words, done.stderr)
-  assert not other.exists()
+  assert not other.exists() and file.read_bytes() == before

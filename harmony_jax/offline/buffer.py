@@ -18,6 +18,7 @@ import numpy as np
 from harmony_jax.envs.base import Spec
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
+from harmony_jax.training.run_folder import atomic_write
 
 FORMAT = 1
 HELD_OUT = 5  # every fifth episode is held out
@@ -91,17 +92,11 @@ class Buffer:
 
   def save(self, path: str | os.PathLike) -> None:
     """Write the file; it appears under its name whole, or not at all."""
-    path = local_path(path)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     arrays: dict[str, Any] = {f'{_OBSERVATION}{k}': v for k, v in self.observation.items()}
     arrays |= {**self.rows, 'starts': self.starts, 'state': self.state}
     arrays['header'] = np.array(json.dumps(self.header))
-    try:
-      with open(temporary, 'wb') as file:
-        np.savez_compressed(file, **arrays)
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
+    with atomic_write(local_path(path), binary=True) as file:
+      np.savez_compressed(file, **arrays)
 
 
 def evenly(windows: np.ndarray, count: int) -> np.ndarray:

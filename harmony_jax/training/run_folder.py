@@ -143,8 +143,8 @@ def is_complete(logdir: str | pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | pathlib.Path) -> Iterator[IO[str]]:
-  """Open a text file that appears under its name whole, or not at all.
+def atomic_write(path: str | pathlib.Path, binary: bool = False) -> Iterator[IO[Any]]:
+  """Open a file, of text or bytes, that appears under its name whole, or not at all.
 
   On an exception in the block the file at `path` stays as it was.
   """
@@ -152,7 +152,8 @@ def atomic_write(path: str | pathlib.Path) -> Iterator[IO[str]]:
   temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
   try:
     # a path may hold bytes that are no text
-    with open(temporary, 'w', encoding='utf-8', errors='backslashreplace') as file:
+    text: dict[str, Any] = {} if binary else {'encoding': 'utf-8', 'errors': 'backslashreplace'}
+    with open(temporary, 'wb' if binary else 'w', **text) as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
