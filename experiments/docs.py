@@ -137,28 +137,6 @@ def configuration() -> str:
   return '\n'.join(lines).rstrip() + '\n'
 
 
-def harmonious_losses(points: int = 241) -> dict:
-  """Return what the figure shows, computed by the rules themselves: see `concepts.draw`."""
-  import numpy as np
-
-  from harmony_jax import harmony
-  from harmony_jax.reporting import concepts
-
-  sigma, loss = np.logspace(-2.5, 4, points), np.logspace(-3, 4, points)
-  found = {'sigma': sigma, 'loss': loss}
-  for name in concepts.RULES:
-    rule = getattr(harmony, name)()
-    total = lambda level, at, rule=rule: rule.weigh({'': level}, {'': np.log(at)}, ())[0]
-    best = {level: float(np.exp(rule.start(level))) for level in concepts.LOSSES}
-    found[name] = {  # pyright: ignore[reportArgumentType]
-      'total': {level: np.asarray(total(level, sigma)) for level in concepts.LOSSES},
-      'minimum': {level: (at, float(total(level, at))) for level, at in best.items()},
-      'weight': 1 / np.exp(rule.start(loss)),
-      'scaled': loss / np.exp(rule.start(loss)),
-    }
-  return found
-
-
 def main(words: list[str]) -> None:
   """Write the files."""
   from harmony_jax.reporting import concepts
@@ -167,7 +145,7 @@ def main(words: list[str]) -> None:
   launcher.no_words(words, '--output=docs')
   output = recording.writable(flags.FLAGS.output)
   (output / 'configuration.md').write_text(configuration(), encoding='utf-8')
-  concepts.draw(harmonious_losses(), output / 'harmony_losses.png')
+  concepts.draw(concepts.harmonious_losses(), output / 'harmony_losses.png')
 
 
 if __name__ == '__main__':

@@ -44,7 +44,7 @@ USED = {  # the flags of each part
   ),
   'train': (
     *('buffer', 'method', 'preset', 'weighting', 'variant', 'seeds', 'updates', 'measure_every'),
-    *('context', 'horizon', 'reward_scale', 'output'),
+    *('context', 'horizon', 'reward_scale', 'mlp', 'show', 'output'),
   ),
   'table': ('measures', 'reference'),
   'import': ('minari', 'output'),
@@ -52,10 +52,11 @@ USED = {  # the flags of each part
 }
 flags.DEFINE_string('suite', None, 'record: one of the suites in configs/.')
 flags.DEFINE_string('task', None, "record: by default the suite's.")
-flags.DEFINE_string(
+flags.DEFINE_list(
   'policy',
   'random',
-  'record: random, smooth (noise of a random scale), or the run folder of an agent.',
+  'record: random, smooth (noise of a random scale), scripted (by hand, where a suite has it), or '
+  'the run folder of an agent; of several, with commas, each episode draws one.',
 )
 flags.DEFINE_integer('episodes', 120, 'record: how many.', lower_bound=1)
 flags.DEFINE_integer('length', 80, 'record: steps after which an episode is cut.', lower_bound=2)
@@ -77,6 +78,8 @@ flags.DEFINE_integer('measure_every', 500, 'train: updates between measures.', l
 flags.DEFINE_integer('context', 15, 'train: steps of a measured window that are seen.', 1)
 flags.DEFINE_integer('horizon', 15, 'train: steps of it that are then predicted.', 1)
 flags.DEFINE_float('reward_scale', 1.0, 'train: what all rewards are multiplied by.')
+flags.DEFINE_bool('mlp', False, 'train: regress the state by an MLP of 4 × 400, too, at the end.')
+flags.DEFINE_integer('show', 0, 'train: held-out windows whose predictions are kept.', 0)
 flags.DEFINE_list('measures', None, 'table: beginnings of names, with commas; by default all.')
 flags.DEFINE_string('minari', None, 'import, export: the name of a local dataset, group/name-v0.')
 flags.DEFINE_string('reference', '', 'table: the variant to compare with; by default the first.')
@@ -129,7 +132,7 @@ def record(texts: list[str]) -> int:
   header = {
     **{name: getattr(config.run, name) for name in ('suite', 'task')},
     'env': settings.plain({**config.env, **(config.eval_env if policy[1] else {})}),
-    'policy': options.policy,
+    'policy': ','.join(options.policy),
     **policy[1],
     **{name: about[name] for name in ('commit', 'versions', 'python')},
   }
@@ -147,27 +150,35 @@ def _played(options, texts):
   from harmony_jax.offline import record as recording
   from harmony_jax.training import setup
 
-  if options.policy in recording.POLICIES:
+  known = recording.POLICIES
+  folders = [each for each in options.policy if each not in known]
+  if folders and not pathlib.Path(folders[0]).exists():
+    near = f' (did you mean {config_.nearest(folders[0], known)!r}?)'
+    raise UserError(f'--policy={folders[0]} is neither of {", ".join(known)}{near}, nor a folder')
+  if len(folders) > 1:
+    raise UserError('--policy takes one run folder, which says suite and task')
+  told, policies = {}, dict(known)
+  if folders:
+    for name in ('suite', 'task', 'preset'):
+      if options[name].present:
+        raise UserError(f'--{name} does not go with --policy=RUN_FOLDER, which says it itself')
+    from harmony_jax import trained
+
+    agent = trained.Agent.load(folders[0], seed=options.seed, allow_import=options.allow_import)
+    agent.config = trained.change_environment(agent.config, texts).replace({'env_processes': False})
+    told = {'agent': agent.title, 'agent_step': agent.step}
+    env, config = agent.make_env(), agent.config
+    policies[folders[0]] = lambda env: recording.trained(agent)
+  else:
     if not options.suite:
-      raise UserError(f'--policy={options.policy} needs --suite: where it acts')
+      raise UserError(f'--policy={",".join(options.policy)} needs --suite: where it acts')
     suite = configs().suite(options.suite)
     task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
     config = configs().make(suite, configs().default_method(suite), options.preset, task)
     config = config.override(texts).replace({'env_processes': False})
     env = setup.make_env(config, 1)
-    return env, (recording.POLICIES[options.policy](env.spec), {}), config
-  if not pathlib.Path(options.policy).exists():
-    known = ', '.join(recording.POLICIES)
-    raise UserError(f'--policy={options.policy} is neither of {known}, nor a run folder')
-  for name in ('suite', 'task', 'preset'):
-    if options[name].present:
-      raise UserError(f'--{name} does not go with --policy=RUN_FOLDER, which says it itself')
-  from harmony_jax import trained
-
-  agent = trained.Agent.load(options.policy, seed=options.seed, allow_import=options.allow_import)
-  agent.config = trained.change_environment(agent.config, texts).replace({'env_processes': False})
-  told = {'agent': agent.title, 'agent_step': agent.step}
-  return agent.make_env(), (recording.trained(agent), told), agent.config
+  made = [policies[each](env) for each in options.policy]
+  return env, (recording.mixed(made), told), config
 
 
 # --------------------------------------------------------------------------------------------------
@@ -182,12 +193,14 @@ def train(texts: list[str]) -> int:
   buffers = _buffers(options.buffer or [])
   common = _common(buffers[0].header, texts)
   programs = learn.Programmer(method.entry(options.method), options.method)
-  programs(common.agent, buffers[0].spec)  # what cannot be is told before any variant of it
+  made, _ = programs(common.agent, buffers[0].spec)  # what cannot be is told before any variant
+  if options.show and not made.predict:
+    raise UserError(f'--show: {options.method} has no `report`, which would predict something')
   variants = _variants(common)
   parallel.use_compilation_cache()
   parallel.keep_freed_memory()
   sizes = options.updates, options.measure_every, options.context, options.horizon
-  plan = learn.Plan(*sizes, options.reward_scale)
+  plan = learn.Plan(*sizes, options.reward_scale, options.mlp, options.show)
   for each in variants.values():  # what does not fit is found before hours of training
     programs(each.agent, buffers[0].spec)
     for buffer in buffers:

@@ -343,7 +343,7 @@ def test_the_configuration_reference_is_up_to_date():
 
 def test_the_figure_shows_the_closed_forms(tmp_path):
   """Its numbers: minima by search on the drawn curves, weights by eq. 13 in NumPy."""
-  found = docs.harmonious_losses()
+  found = concepts.harmonious_losses()
   rectified = lambda x: (x + np.sqrt(x * (x + 4))) / 2
   for name, best in (('unrectified', lambda x: x), ('rectified', rectified)):
     rule = found[name]

@@ -112,13 +112,23 @@ def test_states_need_no_opengl(package, monkeypatch):
 @pytest.mark.parametrize('task', ['lever_pull', 'push'])
 def test_states_and_rewards_are_the_packages(package, task):
   actions = random_actions(60)
-  timesteps = play(MetaWorld(task, 1, observe='state'), 3, actions)
+  played = MetaWorld(task, 1, observe='state')
+  timesteps = play(played, 3, actions)
   env, state = bare(package, task, 3)
   np.testing.assert_array_equal(timesteps[0].observation['state'][0], state.astype(np.float32))
   for action, timestep in zip(actions, timesteps[1:]):
     state, reward, _, _, _ = env.step(action)
     np.testing.assert_array_equal(timestep.observation['state'][0], state.astype(np.float32))
     assert timestep.reward[0] == np.float32(reward)
+  named = dict(zip(played.state_names, played.state()[0], strict=True))
+  for at, name in (
+    (2, 'hand.z'),
+    (4, 'object.x'),
+    (17, 'second.w'),
+    (36, 'goal.x'),
+    (38, 'goal.z'),
+  ):
+    assert named[name] == np.float32(state[at]), name
 
 
 def test_stock_pictures_are_the_packages(package):
@@ -205,15 +215,11 @@ def test_restarting_and_idling_leave_the_others_untouched(package):
 
 def solve(env, steps):
   """Plays the package's own scripted solution of `push`; time steps, successes and frames used."""
-  from metaworld.policies import SawyerPushV3Policy
-
-  policy = SawyerPushV3Policy()
-  timestep = play(env, 0, [])[0]
+  play(env, 0, [])
   found = []
   for _ in range(steps):
     before = env._simulators[0].curr_path_length
-    action = policy.get_action(timestep.observation['state'][0].astype(float))
-    timestep = env.step(np.asarray(action, np.float32)[None], NONE, np.array([0]))
+    timestep = env.step(env.scripted(), NONE, np.array([0]))
     found.append(
       (timestep, env.measures['success'][0], env._simulators[0].curr_path_length - before)
     )

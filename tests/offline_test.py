@@ -12,7 +12,7 @@ from harmony_jax import method
 from harmony_jax.envs import catch
 from harmony_jax.errors import UserError
 from harmony_jax.offline import buffer as buffers
-from harmony_jax.offline import learn, measure, record, study, table
+from harmony_jax.offline import learn, measure, probe, record, study, table
 from tests import commands, small
 
 LENGTHS = [3, 7, 1, 4, 5, 6, 2, 2, 2, 9]  # of episodes; the fifth and the tenth are held out
@@ -137,8 +137,10 @@ def test_rewards_are_measured_where_they_are_said_to_be():
     'reward/seen',
     'reward/open_2',
     'reward/open_6',
+    'reward/mse_open_6',
   }  # 48 values: not discrete
   assert found['reward/seen'] == found['reward/open_2'] == 1 > found['reward/open_6']
+  assert found['reward/mse_open_6'] == pytest.approx((true[:, 8:] ** 2).sum() / 24)
   whole = np.sign(true)
   shares = measure.of_rewards(whole, 0.4 * whole[:, 6:], whole, 6, np.array([-1.0, 0, 1]))
   assert (shares['reward/right_seen'], shares['reward/right_open_6']) == (1, 0)
@@ -152,7 +154,19 @@ def test_states_are_measured_on_other_episodes():
   state['held_out'][..., 1] = rng.normal(size=(9, 8))  # nothing to be learned of it
   feature['training'][:, :2] = 1e6  # left out
   found = measure.of_states(feature, state, ['a', 'b'], 2)
-  assert found['state/a'] > 0.99 and found['state/b'] < 0
+  assert found['a'] > 0.99 and found['b'] < 0
+
+
+def test_an_mlp_finds_what_is_not_linear(monkeypatch):
+  monkeypatch.setattr(probe, 'UPDATES', 150)
+  rng = np.random.default_rng(0)
+  feature = rng.normal(size=(1500, 3)) * [1, 10, 0]  # one says nothing
+  target = np.stack([1000 + np.abs(feature[:, 0]), rng.normal(size=1500)], 1)
+  half = feature[:1000], target[:1000], feature[1000:]
+  scores = {
+    fit.__name__: measure.r2(fit(*half), target[1000:]) for fit in (measure.ridge, probe.mlp)
+  }
+  assert scores['mlp'][0] > 0.9 > 0.2 > scores['ridge'][0] and scores['mlp'][1] < 0.1
 
 
 # --------------------------------------------------------------------------------------------------
@@ -161,7 +175,7 @@ def test_states_are_measured_on_other_episodes():
 def test_smooth_noise():
   """Its autocorrelation is 0.9 where nothing is clipped; a scale is drawn for each episode."""
   spec, rng = small.spec(actions=2, discrete=False), np.random.default_rng(0)
-  act = record.smooth(spec)
+  act = record.smooth(types.SimpleNamespace(spec=spec))
   steps = [types.SimpleNamespace(is_first=np.array([step % 400 == 0])) for step in range(4000)]
   drawn = np.concatenate([act(step, rng) for step in steps])
   assert drawn.shape == (4000, 2) and drawn.dtype == np.float32 and np.abs(drawn).max() == 1
@@ -172,7 +186,19 @@ def test_smooth_noise():
   correlation = np.corrcoef(np.ravel(calm[:-1]), np.ravel(calm[1:]))[0, 1]
   assert np.abs(calm).max() < 1 and correlation == pytest.approx(0.9, abs=0.05)
   with pytest.raises(UserError, match='for continuous actions'):
-    record.smooth(small.spec())
+    record.smooth(types.SimpleNamespace(spec=small.spec()))
+
+
+def test_a_mixture_draws_a_policy_for_each_episode():
+  act = record.mixed([lambda timestep, rng, n=n: n for n in range(3)])
+  played = []
+  for episode in range(60):
+    rng = np.random.default_rng(episode)
+    steps = [types.SimpleNamespace(is_first=np.array([step == 0])) for step in range(4)]
+    played.append({act(step, rng) for step in steps})
+  assert all(len(each) == 1 for each in played)  # one of them to the episode's end
+  assert min(np.bincount([each.pop() for each in played])) > 10
+  assert record.mixed([act]) is act  # alone it draws nothing
 
 
 def test_a_recording_of_catch():
@@ -192,7 +218,7 @@ def test_a_recording_of_catch():
   assert row[:8].tolist() == list(range(8)) and paddle[:6].tolist() == [4, 3, 2, 1, 0, 0]
   last = buffer.rows['is_last']
   assert (buffer.rows['reward'] == np.where(last, np.where(ball == paddle, 1, -1), 0)).all()
-  short = record.record(env, record.random(env.spec), 3, 4, 3, {})
+  short = record.record(env, record.random(env), 3, 4, 3, {})
   assert short.starts.tolist() == [0, 4, 8, 12] and not short.rows['is_terminal'].any()
   assert short.rows['is_last'].sum() == 3  # cut, and no end that a model should foresee
   assert (short.state[:4, 1] == ball[0]).all()  # the same episode
@@ -207,11 +233,14 @@ def test_a_run_stops_where_it_is_not_finite():
     return state + 1, {'nonfinite_updates': np.array(state >= 4), 'harmony/reward/weight': weights}
 
   programs = types.SimpleNamespace(init=lambda key: 0, calibration=None, step=step, look=None)
-  views = types.SimpleNamespace(measure=lambda look, state: {'x': state})
+  programs.predict = 'its program'
+  views = types.SimpleNamespace(
+    measure=lambda look, state, last: {'x': state}, predict=lambda program, state: (program, state)
+  )
   sizes = types.SimpleNamespace(batch_size=2, batch_length=3, skip_nonfinite=0)
 
-  def run(updates, seed=0):
-    views.plan = learn.Plan(updates, 2)
+  def run(updates, seed=0, show=0):
+    views.plan = learn.Plan(updates, 2, show=show)
     return list(learn.learn(programs, 7.0, buffer, views, seed, sizes))
 
   assert [(line['update'], line['measures']) for line in run(3)] == [
@@ -219,6 +248,8 @@ def test_a_run_stops_where_it_is_not_finite():
     (3, {'x': 3, 'harmony/reward/weight': 7}),
   ]
   assert run(9)[-1] == {'update': 6, 'stopped': 'a loss or gradient is not finite'}
+  lines = run(3, show=1)
+  assert 'predictions' not in lines[0] and lines[1]['predictions'] == ('its program', 3)
   first = asked[:3]
   assert all((a == b).all() for a, b in zip(first, asked[3:6]))  # of one seed the same batches
 
@@ -320,7 +351,7 @@ def test_from_a_game_to_a_table(tmp_path):
   done = commands.run('offline', 'record', '--suite=catch', *where, '--config.env.distractors=0')
   assert done.returncode == 0 and '20 episodes, 160 steps' in done.stdout, done.stderr
   assert buffers.load(file).header['env'] == {'size': 8, 'distractors': 0}
-  rules = '--weighting=none', '--variant=w10: weighting.rule=fixed weighting.w_r=10'
+  rules = '--weighting=none', '--variant=w10: weighting.rule=fixed weighting.w_r=10', '--show=2'
   train = (*TRAIN, f'--buffer={file}', f'--output={folder}', *rules, *SIZES)
   done = commands.run('offline', *train)
   assert done.returncode == 0 and '[100%, 0:00:00 left] w10-s0, 4 of 4' in done.stdout, done.stderr
@@ -331,6 +362,11 @@ def test_from_a_game_to_a_table(tmp_path):
   names = {'reward/seen', 'reward/right_open_3', 'state/ball_column', 'kl/held_out'}
   names |= {'loss/observation/held_out', 'loss/reward/training'}
   assert names <= found.keys()
+  kept, buffer = dict(np.load(folder / 'w10-s0.npz')), buffers.load(file)
+  assert kept['picture/image'].shape == (2, 6, 64, 64, 3) and kept['expected'].shape == (2, 6)
+  assert np.isin(kept['first'], buffer.windows(6, True)).all()
+  assert (kept['reward'] == buffer.gather(kept['first'], 6)['reward']).all()
+  assert kept['reward'][:, 3:].any(1).all()  # in both something happens after the context
   (folder / 'w10-s0.jsonl').write_text(json.dumps(first[0]) + '\n')
   done = commands.run('offline', *train)
   assert 'none-s0: finished' in done.stdout and 'w10-s0, 4 of 4' in done.stdout, done.stderr
@@ -361,7 +397,9 @@ def test_bad_input_is_one_line(tmp_path):
     (('record', '--suite=catch'), 'record needs --output'),
     (('record', '--suite=catch', '--updates=3', new), '--updates is no flag of rec'),
     (('record', '--suite=catch', '--policy=smooth', new), 'use random'),
-    (('record', '--suite=catch', '--policy=smoth', new), 'neither of random, smooth'),
+    (('record', '--suite=catch', '--policy=smoth', new), "did you mean 'smooth'"),
+    (('record', '--suite=catch', '--policy=scripted', new), 'no policies written by hand'),
+    (('record', f'--policy={tmp_path},{tmp_path}', new), 'one run folder'),
     (('record', new), 'needs --suite'),
     (('record', '--suite=catch', '--config.rssm.deter=3', new), 'environment alone'),
     (('record', '--suite=catch', f'--output={file}'), 'is there already'),

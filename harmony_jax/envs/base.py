@@ -44,6 +44,7 @@ And, where the simulator knows more than it shows, for `experiments.offline`:
 
     state()     [N, S] float32, its true state at the last time step
     state_names the S names
+    scripted()  [N, A] actions of a policy that was written for its task by hand
 
 `check.check(env)` verifies all this for an environment of your own.
 """

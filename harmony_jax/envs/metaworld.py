@@ -78,6 +78,11 @@ CAMERAS = ('corner', 'corner2', 'corner3', 'topview', 'behindGripper', 'gripperP
 # These three hang head down. Reading their rows from the bottom sets the picture upright and
 # mirrors it, which is what the authors' older MuJoCo bindings hand out.
 HANGING = ('corner', 'corner2', 'corner3')
+# The package's own observation is [39]: 18 numbers of now, 18 of one step ago, the goal. Places are
+# in metres; a task without a second object has zeros there.
+_PLACED = [f'{of}.{number}' for of in ('object', 'second') for number in (*'xyz', *'ijkw')]
+STATE_NAMES = ('hand.x', 'hand.y', 'hand.z', 'gripper', *_PLACED, 'goal.x', 'goal.y', 'goal.z')
+_STATE = (*range(18), 36, 37, 38)
 INSTALL = f"pip install -c constraints/python3.{sys.version_info.minor}.txt -e '.[metaworld]'"
 
 
@@ -157,6 +162,7 @@ class MetaWorld:
     )
     self.measures = {'success': np.zeros(num_envs, np.float32)}
     self._steps = np.zeros(num_envs, int)  # since the episode's begin
+    self._seen = np.zeros((num_envs, 39))
     self._last = base.empty_timestep(self.spec, num_envs)
 
   @staticmethod
@@ -194,6 +200,20 @@ class MetaWorld:
         self._advance(index, np.clip(np.asarray(actions[index], np.float32), -1, 1))
     return base.copy_timestep(self._last)
 
+  state_names = STATE_NAMES
+
+  def state(self) -> np.ndarray:
+    """Where hand, objects and goal are now: [N, 21] float32."""
+    return self._seen[:, _STATE].astype(np.float32)
+
+  def scripted(self) -> np.ndarray:
+    """The actions of the policy that the package has for the task: [N, 4] float32."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    policy = ENV_POLICY_MAP[f'{self.task.replace("_", "-")}-v3']()
+    actions = [np.clip(policy.get_action(seen), -1, 1) for seen in self._seen]
+    return np.array(actions, np.float32)
+
   def close(self) -> None:
     self._free()
 
@@ -221,7 +241,7 @@ class MetaWorld:
     self._write(index, state, total, info['success'], first=False)
 
   def _write(self, index, state, reward, success, first):
-    last = self._last
+    last, self._seen[index] = self._last, state
     if 'state' in last.observation:
       last.observation['state'][index] = state
     if 'image' in last.observation:

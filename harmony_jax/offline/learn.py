@@ -15,8 +15,9 @@ import numpy as np
 
 from harmony_jax import method, parallel
 from harmony_jax.errors import UserError
-from harmony_jax.offline import measure
+from harmony_jax.offline import measure, probe
 from harmony_jax.offline.buffer import Buffer, batch_windows, evenly
+from harmony_jax.training.video import to_uint8
 
 CHUNK = 24  # windows that are looked at in a call
 HELD_OUT, TRAINING = 144, 288  # windows that are measured, evenly spread
@@ -31,6 +32,8 @@ class Plan:
     updates: of a run. every: updates between two measurements.
     context, horizon: steps of a measured window that are seen, and then predicted.
     reward_scale: what all rewards are multiplied by.
+    mlp: the state is regressed by an MLP, too, after the last update. show: windows whose
+      prediction after it is kept. Nothing else depends on these two.
   """
 
   updates: int
@@ -38,6 +41,8 @@ class Plan:
   context: int = 15
   horizon: int = 15
   reward_scale: float = 1.0
+  mlp: bool = False
+  show: int = 0
 
 
 class Programs:
@@ -58,6 +63,11 @@ class Programs:
       found = made.capabilities['features'](made.variables(state), batch, context, state.rng)
       return found, made.task_losses(state, batch)
 
+    def predict(state, batch, context):
+      return made.capabilities['report'](made.variables(state), batch, context, state.rng)
+
+    reports = 'report' in made.capabilities
+    self.predict = parallel.jit(predict, static_argnames='context') if reports else None
     self.step = parallel.jit(step, donate_argnums=1)
     self.look = parallel.jit(look, static_argnames='context')
 
@@ -122,8 +132,8 @@ class Views:
     self.values = np.unique(reward)
     self._gather = functools.partial(buffer.gather, length=length, reward_scale=plan.reward_scale)
 
-  def measure(self, look: Callable, state: Any) -> measure.Measures:
-    """Return everything that is measured of a model's state."""
+  def measure(self, look: Callable, state: Any, last: bool) -> measure.Measures:
+    """Return everything that is measured of a model's state, after its last update or before."""
     seen, losses = {}, {}
     for name, windows in self.windows.items():
       chunks = [
@@ -140,8 +150,22 @@ class Views:
     found = measure.of_rewards(*rewards, context, self.values)
     if self.names:
       feature = {name: each['feature'] for name, each in seen.items()}
-      found |= measure.of_states(feature, self.state, self.names, context // 3)
+      fits = {'state': measure.ridge} | ({'state_mlp': probe.mlp} if last and self.plan.mlp else {})
+      for kind, fit in fits.items():
+        each = measure.of_states(feature, self.state, self.names, context // 3, fit)
+        found |= {f'{kind}/{name}': value for name, value in each.items()}
     return found | losses
+
+  def predict(self, predict: Callable, state: Any) -> dict[str, np.ndarray]:
+    """Return what a model predicts of the held-out windows whose rewards vary most after their
+    context, W of them: 'first' [W], their rows; 'reward' and 'expected' [W, T]; 'picture/<name>'
+    [W, T, H, W, C] uint8."""
+    reward = self.reward['held_out']
+    chosen = np.argsort(-reward[:, self.plan.context :].std(1), kind='stable')[: self.plan.show]
+    first = self.windows['held_out'][chosen]
+    found = jax.device_get(predict(state, self._gather(first), context=self.plan.context))
+    drawn = {f'picture/{k}': to_uint8(v) for k, v in found['observation'].items() if v.ndim == 5}
+    return {'first': first, 'reward': reward[chosen], 'expected': found['reward'], **drawn}
 
 
 def learn(
@@ -153,7 +177,8 @@ def learn(
     sizes: the method's settings, for the size of a batch.
 
   Yields: {'update', 'seconds' and 'cpu_seconds' of training so far, 'measures'}; at the end of a
-    run that is not finite, {'update', 'stopped': why}.
+    run that is not finite, {'update', 'stopped': why}. The last one has 'predictions' of
+    `Views.predict`, too, if these are wanted.
   """
   plan, state = views.plan, programs.init(jax.random.key(seed))
   windows = buffer.windows(sizes.batch_length, False)
@@ -171,15 +196,19 @@ def learn(
   begun = clock()
   for update in range(plan.updates):
     state, metrics = programs.step(weights, state, batch_of(update))
-    if (update + 1) % plan.every and update + 1 < plan.updates:
+    last = update + 1 == plan.updates
+    if (update + 1) % plan.every and not last:
       continue
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     spent += clock() - begun
     if metrics.get('nonfinite_updates', 0) > sizes.skip_nonfinite:
       yield {'update': update + 1, 'stopped': 'a loss or gradient is not finite'}
       return
-    found = views.measure(programs.look, state)
+    found = views.measure(programs.look, state, last)
     found |= {name: value for name, value in metrics.items() if name.endswith('/weight')}
     seconds = dict(zip(('seconds', 'cpu_seconds'), spent.tolist()))
-    yield {'update': update + 1, **seconds, 'measures': found}
+    line = {'update': update + 1, **seconds, 'measures': found}
+    if last and plan.show and programs.predict:
+      line['predictions'] = views.predict(programs.predict, state)
+    yield line
     begun = clock()

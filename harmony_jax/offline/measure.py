@@ -3,13 +3,14 @@
 N samples, F feature, S numbers of state, W windows, T steps of each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 LAMBDA = 0.01  # of the ridge regression
 DISCRETE = 10  # rewards of at most so many values are discrete
 Measures = dict[str, float]
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # as `ridge`
 
 
 def r2(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -55,7 +56,7 @@ def right(predicted: np.ndarray, true: np.ndarray, values: np.ndarray) -> float:
 def of_rewards(
   seen: np.ndarray, imagined: np.ndarray, true: np.ndarray, context: int, values: np.ndarray
 ) -> Measures:
-  """Return R² (and, of discrete rewards, shares that are right) of predicted rewards.
+  """Return R², the mean squared error open loop and, of discrete rewards, shares that are right.
 
   Args:
     seen: [W, T] from posteriors; a third of `context` is left out, until the model has looked.
@@ -66,22 +67,27 @@ def of_rewards(
   for steps in sorted({max(1, horizon // 3), horizon}):
     pairs[f'open_{steps}'] = imagined[:, :steps], true[:, context : context + steps]
   found = {f'reward/{k}': float(r2(np.ravel(x), np.ravel(y))) for k, (x, y) in pairs.items()}
+  found[f'reward/mse_open_{horizon}'] = float(np.mean((imagined - true[:, context:]) ** 2))
   if len(values) <= DISCRETE:
     found |= {f'reward/right_{k}': right(x, y, values) for k, (x, y) in pairs.items()}
   return found
 
 
 def of_states(
-  feature: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], names: list[str], skip: int
+  feature: Mapping[str, np.ndarray],
+  state: Mapping[str, np.ndarray],
+  names: list[str],
+  skip: int,
+  fit: Fit = ridge,
 ) -> Measures:
-  """Return R² of each number of the state, by ridge regression from features.
+  """Return R² of each number of the state, by regression from features.
 
   Args:
     feature: 'training' and 'held_out', [W, T, F]. state: of the same, [W, T, S].
-    skip: steps of each window that are left out.
+    skip: steps of each window that are left out. fit: `ridge`, or `probe.mlp`.
   """
   flat = lambda x: x[:, skip:].reshape(-1, x.shape[-1])
   training, held_out = (flat(feature[name]) for name in ('training', 'held_out'))
-  predicted = ridge(training, flat(state['training']), held_out)
+  predicted = fit(training, flat(state['training']), held_out)
   found = r2(predicted, flat(state['held_out']))
-  return {f'state/{name}': float(value) for name, value in zip(names, found)}
+  return {name: float(value) for name, value in zip(names, found)}

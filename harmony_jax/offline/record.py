@@ -5,7 +5,7 @@ its episode, and the action as methods and the replay have it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from harmony_jax.envs import episode_seed
 from harmony_jax.envs.base import (
   Environment,
-  Spec,
   TimeStep,
   random_vectors,
   to_environment,
@@ -27,12 +26,12 @@ Policy = Callable[[TimeStep, np.random.Generator], np.ndarray]
 MEMORY, LARGEST = 0.9, 2.0  # ρ, and the largest scale
 
 
-def random(spec: Spec) -> Policy:
+def random(env: Environment) -> Policy:
   """Return the policy of uniform actions."""
-  return lambda timestep, rng: random_vectors(spec, 1, rng)
+  return lambda timestep, rng: random_vectors(env.spec, 1, rng)
 
 
-def smooth(spec: Spec) -> Policy:
+def smooth(env: Environment) -> Policy:
   """Return the policy aₜ = clip(s nₜ, -1, 1), nₜ = ρ nₜ₋₁ + √(1-ρ²) εₜ with n₀, εₜ ~ N(0, 1).
 
   ρ is 0.9 (an Ornstein-Uhlenbeck process of variance 1 in discrete time) and s ~ U(0, 2) is drawn
@@ -41,6 +40,7 @@ def smooth(spec: Spec) -> Policy:
   Raises:
     UserError: the environment has actions that are choices.
   """
+  spec = env.spec
   if spec.factors:
     raise UserError('--policy=smooth is for continuous actions, here are choices: use random')
   noise, scale = np.zeros((1, spec.num_actions)), 1.0
@@ -57,6 +57,30 @@ def smooth(spec: Spec) -> Policy:
   return act
 
 
+def scripted(env: Environment) -> Policy:
+  """Return the policy that was written by hand for the environment's task.
+
+  Raises:
+    UserError: there is none.
+  """
+  if not hasattr(env, 'scripted'):
+    raise UserError('--policy=scripted: this suite has no policies written by hand; metaworld has')
+  return lambda timestep, rng: env.scripted()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def mixed(policies: Sequence[Policy]) -> Policy:
+  """Return the policy that is one of these in each episode, drawn with equal shares."""
+  current = policies[0]
+
+  def act(timestep, rng):
+    nonlocal current
+    if timestep.is_first[0]:
+      current = policies[rng.integers(len(policies))]
+    return current(timestep, rng)
+
+  return act if len(policies) > 1 else current
+
+
 def trained(agent: Agent) -> Policy:
   """Return the policy of a trained agent, as it is evaluated."""
   state = None
@@ -69,7 +93,7 @@ def trained(agent: Agent) -> Policy:
   return act
 
 
-POLICIES = {'random': random, 'smooth': smooth}
+POLICIES = {'random': random, 'smooth': smooth, 'scripted': scripted}
 
 
 def record(

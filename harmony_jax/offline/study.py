@@ -2,6 +2,7 @@
 
 plan.json              everything that its runs are a function of
 <label>-s<seed>.jsonl  one line per measurement; of a second buffer <label>-b1-s<seed>.jsonl
+<label>-s<seed>.npz    what the model predicts of some held-out windows, if that is asked for
 """
 
 import fcntl
@@ -9,6 +10,8 @@ import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, NamedTuple
+
+import numpy as np
 
 from harmony_jax import config
 from harmony_jax.errors import UserError
@@ -18,7 +21,7 @@ from harmony_jax.training.run_folder import atomic_write
 FORMAT = 1
 # What may differ between two calls with the same folder: there can be more runs, later.
 GROWING = ('variants', 'seeds', 'buffers')
-FREE = ('about',)
+FREE = ('about', 'mlp', 'show')  # what a run is does not depend on these
 
 
 class Run(NamedTuple):
@@ -126,10 +129,16 @@ def _compare(path, old, new):
 
 
 def write(file: IO[str], lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-  """Write a run's measurements as they come, from the beginning of its file; yield them."""
+  """Write a run's measurements as they come, from the beginning of its file; yield them.
+
+  Predictions go into <run>.npz, before the line that says that the run is finished.
+  """
   file.seek(0)
   file.truncate()
   for line in lines:
+    if 'predictions' in line:
+      with atomic_write(pathlib.Path(file.name).with_suffix('.npz'), binary=True) as kept:
+        np.savez_compressed(kept, **line.pop('predictions'))
     file.write(json.dumps(_finite(line)) + '\n')
     file.flush()
     yield line

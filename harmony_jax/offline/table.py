@@ -15,7 +15,7 @@ import numpy as np
 
 from harmony_jax.errors import UserError
 from harmony_jax.offline.study import Study
-from harmony_jax.reporting import figures, statistics
+from harmony_jax.reporting import analysis, figures, statistics
 from harmony_jax.training.run_folder import atomic_write
 
 Pair = tuple[int, int]  # buffer, seed
@@ -183,26 +183,9 @@ def _figure(study, found):
     for at, label in enumerate(study.labels)
   }
 
-  def draw(by_label, low, logarithmic, axis):
-    for label, by_update in by_label.items():
-      (color, style), updates = looks[label], sorted(by_update)
-      how = {'color': color, 'linestyle': figures.STYLES[style]}
-      for pair in by_update[updates[-1]]:
-        points = [by_update[u].get(pair, np.nan) for u in updates]
-        axis.plot(updates, points, **how, linewidth=0.5, alpha=0.4)
-      means = [np.mean(list(by_update[u].values())) for u in updates]
-      axis.plot(updates, means, **how, linewidth=1.8)
-    if low is not None and axis.get_ylim()[0] < low:  # R² may be anything below
-      axis.set_ylim(bottom=low)
-    if logarithmic and axis.dataLim.ymin > 0:
-      axis.set_yscale('log')
-      axis.yaxis.set_major_formatter(figures.tick)
-    axis.xaxis.set_major_formatter(figures.tick)
-
   def panel(name):
-    low = -0.5 if name.startswith(('reward/', 'state/')) else None
-    logarithmic = name.endswith('/weight')
-    return figures.Panel(name, 'updates', lambda axis: draw(found[name], low, logarithmic, axis))
+    low = -0.5 if name.startswith(('reward/', 'state')) else None  # R² may be anything below
+    return analysis.over_updates(name, found[name], looks, name.endswith('/weight'), low)
 
   panels = [panel(name) for name in found]
   legend = [(label, *look) for label, look in looks.items()]

@@ -1,13 +1,15 @@
 """The figure of docs/concepts.md: what the harmonious loss (eq. 4) and the rectified one (eq. 5) do
-to a loss. The numbers come from harmony_jax/harmony.py by way of `experiments.docs`: it shows
-what the code computes.
+to a loss. The numbers come from harmony_jax/harmony.py: it shows what the code computes.
 """
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
+from harmony_jax import harmony
 from harmony_jax.reporting.figures import PALETTE
 
 LOSSES = (0.1, 1.0, 10.0, 100.0)  # of which the loss over σ is drawn
@@ -15,6 +17,23 @@ RULES = {
   'unrectified': ('eq. 4:  L/σ + log σ', PALETTE[3]),
   'rectified': ('eq. 5:  L/σ + log(1 + σ)', PALETTE[0]),
 }
+
+
+def harmonious_losses(points: int = 241) -> dict[str, Any]:
+  """Return what the figure shows, as `draw` takes it, computed by the rules themselves."""
+  sigma, loss = np.logspace(-2.5, 4, points), np.logspace(-3, 4, points)
+  found: dict[str, Any] = {'sigma': sigma, 'loss': loss}
+  for name in RULES:
+    rule = getattr(harmony, name)()
+    total = lambda level, at, rule=rule: rule.weigh({'': level}, {'': np.log(at)}, ())[0]
+    best = {level: float(np.exp(rule.start(level))) for level in LOSSES}
+    found[name] = {
+      'total': {level: np.asarray(total(level, sigma)) for level in LOSSES},
+      'minimum': {level: (at, float(total(level, at))) for level, at in best.items()},
+      'weight': 1 / np.exp(rule.start(loss)),
+      'scaled': loss / np.exp(rule.start(loss)),
+    }
+  return found
 
 
 def draw(found: Mapping, path: str | os.PathLike) -> None:

@@ -16,8 +16,12 @@ from harmony_jax.reporting.schema import Record
 
 # The same everywhere; losses have colours that mean no method in the same report (harmony and none
 # take the first two).
-METHODS = dict(zip(('harmony', 'none', 'harmony_unrectified', 'fixed', 'reciprocal'), PALETTE))
-LOSSES = dict(zip(('observation', 'reward', 'dynamics', 'swav', 'temporal'), PALETTE[2:]))
+METHODS: dict[str, str | None] = dict(
+  zip(('harmony', 'none', 'harmony_unrectified', 'fixed', 'reciprocal'), PALETTE)
+)
+LOSSES: dict[str, str | None] = dict(
+  zip(('observation', 'reward', 'dynamics', 'swav', 'temporal'), PALETTE[2:])
+)
 METRICS = {  # by prefix, on logarithmic axes: (name of the file, title)
   'harmony/': ('weights', 'Harmonizer weights 1/σ, learned'),
   'loss/': ('losses', 'Losses before they are weighted'),

@@ -17,6 +17,7 @@ GIVEN = RIGHT  # brighter than elsewhere, on this ground
 _TOP = 2 * LINE + GAP // 2  # of the pictures
 FONT = ImageFont.load_default(15)
 Prediction = Mapping[str, Any]  # of `trained.Agent.open_loop` or `dream`, in NumPy
+Row = tuple[np.ndarray, np.ndarray | None]  # pictures [T, H, W, 3] uint8, rewards [T]
 
 
 def episode_frames(
@@ -107,42 +108,56 @@ def strip(
       part[np.abs(reward[part]).argmax()] for part in np.array_split(rest, columns - 1) if len(part)
     ),
   ]
-  side, margin = SIZE // 2, 60
-  image = Image.new(
-    'RGB', (margin + len(steps) * (side + GAP), LINE + 3 * (side + GAP) + 2 * LINE), BACKGROUND
-  )
-  draw = ImageDraw.Draw(image)
   drawn = prediction['picture']
-  rows = {
-    'true': episode.picture,
-    'model': to_uint8(drawn),
-    'error': _error(episode.picture, drawn),
+  rows: dict[str, Row] = {
+    'true': (episode.picture, reward),
+    'model': (to_uint8(drawn), expected),
+    'error': (_error(episode.picture, drawn), None),
   }
-  for row, (name, pictures) in enumerate(rows.items()):
+  return _strip(rows, steps, seen, tolerance)
+
+
+def compare(
+  rows: Mapping[str, Row], context: int, tolerance: float, columns: int = 8
+) -> np.ndarray:
+  """Return a picture of one window as several models predict it, the paper's figure 3.
+
+  Args:
+    rows: {name: (pictures [T, H, W, 3] uint8, rewards [T])}, the true ones first.
+    context: steps that the models have seen. tolerance: as in `episode_frames`.
+    columns: steps, evenly spaced.
+
+  Returns: [height, width, 3] uint8.
+  """
+  length = len(next(iter(rows.values()))[0])
+  steps = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
+  return _strip(rows, steps, np.arange(length) < context, tolerance)
+
+
+def _strip(rows, steps, seen, tolerance):
+  """Rows of pictures at some steps; those with rewards but the first are held against it."""
+  side, margin = SIZE // 2, 20 + 8 * max(map(len, rows))
+  size = margin + len(steps) * (side + GAP), LINE + len(rows) * (side + GAP + LINE)
+  image = Image.new('RGB', size, BACKGROUND)
+  draw, (_, truth) = ImageDraw.Draw(image), next(iter(rows.values()))
+  for row, (name, (pictures, reward)) in enumerate(rows.items()):
     y = LINE + row * (side + GAP + LINE)
     draw.text((GAP, y + side // 2), name, TEXT, FONT)
     for place, t in enumerate(steps):
       x = margin + place * (side + GAP)
-      image.paste(
-        Image.fromarray(pictures[t]).resize((side, side), Image.Resampling.NEAREST), (x, y)
-      )
+      picture = Image.fromarray(pictures[t]).resize((side, side), Image.Resampling.NEAREST)
+      image.paste(picture, (x, y))
       if row == 0:
         draw.text((x, 2), f'step {t}', FAINT, FONT)
-        draw.text((x + side, y + side + 4), f'reward {_number(reward[t])}', TEXT, FONT, anchor='ra')
-      if row == 1:
-        right = abs(expected[t] - reward[t]) <= tolerance
-        draw.rectangle(
-          (x - 3, y - 3, x + side + 2, y + side + 2),
-          outline=GIVEN if seen[t] else IMAGINED,
-          width=3,
-        )
-        draw.text(
-          (x + side, y + side + 4),
-          f'{_number(expected[t])} {"correct" if right else "incorrect"}',
-          RIGHT if right else WRONG,
-          FONT,
-          anchor='ra',
-        )
+      if reward is None:
+        continue
+      text, color = f'reward {_number(reward[t])}', TEXT
+      if row:
+        right = abs(reward[t] - truth[t]) <= tolerance
+        text = f'{_number(reward[t])} {"correct" if right else "incorrect"}'
+        color, border = RIGHT if right else WRONG, GIVEN if seen[t] else IMAGINED
+        draw.rectangle((x - 3, y - 3, x + side + 2, y + side + 2), outline=border, width=3)
+      draw.text((x + side, y + side + 4), text, color, FONT, anchor='ra')
   return np.asarray(image)
 
 

@@ -1,0 +1,508 @@
+"""The paper's analyses, by runs of your own: python -m experiments.analysis --figure=2a.
+
+A figure is a few commands, sweeps of runs or models learned on a recorded buffer, and a drawing of
+what they wrote. They are printed before they run, so that each can be had alone, and go on where
+they were stopped; what several figures need is done once. --dry_run prints them only. The figure
+becomes <output>/figure_2a.png (and .svg, .csv with its numbers, .md with what it shows and cannot
+show). docs/analysis.md walks through all of them.
+"""
+
+if not __package__:
+  import as_file  # noqa: F401
+
+import csv
+import dataclasses
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from harmony_jax.config import nearest
+from harmony_jax.errors import UserError
+from harmony_jax.paths import joined
+from harmony_jax.training import recording, run_folder
+
+from . import configs, launcher
+
+flags.DEFINE_string('figure', None, "Of the paper: '2a', 'e10', …; without it they are listed.")
+flags.DEFINE_string('suite', None, "A suite in place of the figure's own.")
+flags.DEFINE_list('tasks', None, "Tasks in place of the figure's own, with commas.")
+flags.DEFINE_alias('task', 'tasks')
+flags.DEFINE_string('method', 'dreamerv2', "The base method; the paper's is dreamerv2.")
+flags.DEFINE_string('preset', 'cpu', "Sizes; 'paper' for the authors', on an accelerator.")
+flags.DEFINE_string('seeds', '1', '5 is 0 to 4; 3,7 are those two, and 7, that one.')
+flags.DEFINE(launcher.PATH, 'root', 'runs', 'Where runs are, as in a sweep; buffers beside them.')
+flags.DEFINE(launcher.PATH, 'output', 'analysis', 'The folder that figures are written to.')
+flags.DEFINE_bool('dry_run', False, 'Print the commands; start nothing.')
+flags.DEFINE_bool('draw_only', False, 'Draw what is there; start nothing.')
+
+Words = tuple[str, ...]
+METAWORLD = {'metaworld': ('lever_pull', 'handle_pull_side')}
+THREE = {'metaworld': ('lever_pull', 'handle_pull_side', 'hammer')}
+DMCR = {'dmcr': ('cheetah_run', 'walker_run', 'cartpole_balance')}
+RULES = {rule: (f'--weighting={rule}',) for rule in ('none', 'harmony', 'harmony_unrectified')}
+WEIGHTS = {  # label: (w_o, w_r)
+  'w_r1': (1, 1),
+  'w_r10': (1, 10),
+  'w_r100': (1, 100),
+  'w_r100_w_o0': (0, 100),
+}
+SIZES = {  # of models learned on a buffer: updates, episodes, their length
+  'paper': (50_000, 500, 500),
+  'cpu': (4_000, 300, 80),
+  'debug': (100, 20, 80),
+  'tiny': (4, 10, 60),
+}
+SCALE = {
+  'paper': "The paper's sizes, steps and updates.",
+  'cpu': (
+    "Models, steps and updates are much smaller than the paper's. What is ahead may be seen, by "
+    'how much it is at the size of the paper cannot.'
+  ),
+}
+TRIAL = 'A trial whether everything runs, of which nothing can be concluded.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Online:
+  """A figure of whole runs: a sweep per suite and variant, panels of scores and of metrics.
+
+  Attributes:
+    suites: {command: tasks}. variants: {label: flags of the sweep}.
+    panels: 'score', names of metrics that are drawn by variant, or 'weights'.
+  """
+
+  title: str
+  suites: Mapping[str, Sequence[str]]
+  variants: Mapping[str, Words]
+  panels: Sequence[str] = ('score',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Offline:
+  """A figure of world models that learn from a recorded buffer.
+
+  Attributes:
+    labels: keys of `WEIGHTS`. draw: `draw(figure, studies) -> (panels, colours, rows of data)`, or
+      'strip', pictures. window: steps that are seen, and then predicted.
+  """
+
+  title: str
+  suites: Mapping[str, Sequence[str]]
+  labels: Sequence[str]
+  draw: Callable[..., Any]
+  window: tuple[int, int] = (15, 35)
+
+
+def fixed(*labels: str) -> dict[str, Words]:
+  """Return variants with constant weights."""
+  words = ('--weighting=fixed', '--config.weighting.w_o={}', '--config.weighting.w_r={}')
+  return {
+    label: (words[0], words[1].format(WEIGHTS[label][0]), words[2].format(WEIGHTS[label][1]))
+    for label in labels
+  }
+
+
+# --------------------------------------------------------------------------------------------------
+# Drawings of models learned on a buffer
+
+
+def losses(studies):
+  """Figure 2b: the losses before they are weighed, over updates, with weights of 1."""
+  from harmony_jax.offline import table
+  from harmony_jax.reporting import analysis, curves, figures
+
+  panels, found = [], []
+  for task, study in studies.items():
+    measured = table.curves(study, ['loss/'])
+    names = [name for name in measured if name.endswith('/training')]
+    parts = {name.split('/')[1]: measured[name]['w_r1'] for name in names}
+    colors = figures.colors_of(parts, curves.LOSSES)
+    looks = {part: (color, 'solid') for part, color in colors.items()}
+    panels.append(analysis.over_updates(task, parts, looks, logarithmic=True))
+    found += _rows(task, measured)
+  return panels, colors, found
+
+
+def states(studies):
+  """Figure 2c: what an MLP does not find of the state in the features, per number of the state."""
+  from harmony_jax.offline import table
+  from harmony_jax.reporting import analysis, figures
+
+  panels, found = [], []
+  for task, study in studies.items():
+    measured = table.curves(study, ['state_mlp/'])
+    colors = figures.colors_of(study.labels, {})
+    values = {
+      name.removeprefix('state_mlp/'): {
+        label: [1 - value for value in by_update[study.updates].values()]
+        for label, by_update in by_label.items()
+      }
+      for name, by_label in measured.items()
+    }
+    panels.append(analysis.bars(f'{task}: error ÷ variance of the state', values, colors))
+    found += _rows(task, measured)
+  return panels, colors, found
+
+
+def reward_errors(studies):
+  """Appendix E.10: squared errors of rewards that are predicted, with and without a decoder."""
+  from harmony_jax.offline import table
+  from harmony_jax.reporting import analysis, figures
+
+  values, found = {}, []
+  for task, study in studies.items():
+    measured = table.curves(study, ['reward/mse'])
+    (by_label,) = measured.values()
+    values[task] = {label: [*each[study.updates].values()] for label, each in by_label.items()}
+    found += _rows(task, measured)
+  colors = figures.colors_of(study.labels, {})
+  return [analysis.bars('squared error of predicted rewards', values, colors)], colors, found
+
+
+def _rows(task, measured):
+  """A figure's data: (label, task, buffer, seed, measure, update, value)."""
+  return [
+    (label, task, *pair, name, update, value)
+    for name, by_label in measured.items()
+    for label, by_update in by_label.items()
+    for update, values in by_update.items()
+    for pair, value in values.items()
+  ]
+
+
+def strips(studies, output, name):
+  """Figure 3: pictures and rewards that are predicted of a window; write one per task."""
+  import numpy as np
+
+  from harmony_jax.offline import buffer as buffers
+  from harmony_jax.training import panels, video
+
+  paths = []
+  for task, study in studies.items():
+    runs = [run for run in study.runs() if (run.buffer, run.seed) == (0, study.seeds[0])]
+    found = {}
+    for run in runs:
+      path = study.path / f'{run.name}.npz'
+      if not path.exists():
+        raise UserError(f'{path} is missing: remove {run.name}.jsonl there to train it again')
+      with np.load(path) as file:
+        found[run.label] = {key: file[key][0] for key in file.files}
+    first = next(iter(found.values()))
+    if not (names := [key for key in first if key.startswith('picture/')]):
+      raise UserError(f'{task}: its models predict no pictures, which figure 3 would show')
+    buffer = buffers.load(study.plan['buffers'][0]['path'])
+    window = slice(first['first'], first['first'] + len(first['reward']))
+    truth = buffer.observation[names[0].removeprefix('picture/')][window], first['reward']
+    rows = {label: (each[names[0]], each['expected']) for label, each in found.items()}
+    tolerance = 0.1 * np.ptp(buffer.rows['reward'])
+    drawn = panels.compare({'true': truth, **rows}, study.plan['context'], tolerance)
+    paths.append(video.save_image(output / f'{name}_{joined(task)}.png', drawn))
+  return paths
+
+
+# --------------------------------------------------------------------------------------------------
+
+FIGURES: dict[str, Online | Offline | None] = {
+  '2a': Online(
+    'Sample efficiency by the weight of the reward',
+    METAWORLD,
+    fixed('w_r1', 'w_r10', 'w_r100', 'w_r100_w_o0'),
+  ),
+  '2b': Offline('Losses before they are weighed', METAWORLD, ['w_r1'], losses),
+  '2c': Offline('What the features do not know of the state', THREE, [*WEIGHTS][:3], states),
+  '3': Offline(
+    'Predicted pictures and rewards', {'metaworld': ('lever_pull',)}, ['w_r1', 'w_r100'], strips
+  ),
+  '4': None,  # a drawing of formulas
+  '6b': Online(
+    'The dynamics loss',
+    {'dmcr': ('cheetah_run',)},
+    {name: RULES[name] for name in ('none', 'harmony')},
+    ('loss/dynamics',),
+  ),
+  '9b': Online(
+    'Rules for several tasks',
+    THREE,
+    {r: (f'--weighting={r}',) for r in ('none', 'harmony', 'uncertainty', 'dwa', 'nash_mtl')},
+  ),
+  '15': Online(
+    'Rectified and unrectified',
+    {'dmc': ('quadruped_run',)},
+    RULES,
+    ('score', 'loss/dynamics', 'harmony/reward/weight'),
+  ),
+  '16': Online('Rectified and unrectified', DMCR, RULES),
+  '17': Online(
+    'The dynamics harmonized, or w_d = 1',
+    {'metaworld': ('lever_pull', 'handle_pull_side', 'hammer')},
+    {
+      'none': RULES['none'],
+      'harmony': RULES['harmony'],
+      'harmony_w_d1': ('--weighting=harmony', '--config.weighting.tasks=observation,reward'),
+    },
+  ),
+  '18': Online(
+    'Harmony and weights by hand',
+    {**METAWORLD, **DMCR},
+    {'harmony': RULES['harmony'], **fixed('w_r10', 'w_r100')},
+  ),
+  '22': Online(
+    'Sample efficiency by the weight of the reward',
+    {'metaworld': ('hammer',)},
+    fixed('w_r1', 'w_r10', 'w_r100'),
+  ),
+  '23': Online('Learned weights', METAWORLD, {'harmony': RULES['harmony']}, ('weights',)),
+  'e10': Offline(
+    'Does the picture help the reward?',
+    {'metaworld': ('lever_pull',)},
+    ['w_r100', 'w_r100_w_o0'],
+    reward_errors,
+    (35, 15),
+  ),
+}
+
+
+def chosen(figure: Online | Offline) -> dict[str, Sequence[str]]:
+  """Return {command of a suite: tasks}: the figure's own, or those that flags name.
+
+  Raises:
+    UserError: a suite or a task that is not there.
+  """
+  options = flags.FLAGS
+  suites = dict(figure.suites)
+  if options.suite:
+    module = configs().suite(options.suite)
+    suites = {options.suite: suites.get(options.suite, (module.DEFAULT_TASK,))}
+  elif options.tasks and len(suites) > 1:
+    raise UserError(f'--tasks needs --suite here, one of {", ".join(suites)}')
+  found = {}
+  for command, tasks in suites.items():
+    module = configs().suite(command)
+    found[command] = [launcher.canonical(module, task) for task in options.tasks or tasks]
+  return found
+
+
+def commands(figure: Online | Offline, more: Sequence[str]) -> list[list[str]]:
+  """Return what is to be run, each a command's name and its flags; `more` go to all that train."""
+  options = flags.FLAGS
+  how = [f'--method={options.method}', f'--preset={options.preset}', f'--seeds={options.seeds}']
+  if isinstance(figure, Online):
+    return [
+      ['sweep', f'--suite={suite}', f'--tasks={",".join(tasks)}', *how, *words]
+      + [f'--root={root_of(label, words)}', *more]
+      for suite, tasks in chosen(figure).items()
+      for label, words in figure.variants.items()
+    ]
+  found = []
+  updates, episodes, length = SIZES[options.preset]
+  context, horizon = figure.window
+  for suite, tasks in chosen(figure).items():
+    for task in tasks:
+      buffer, study = places(suite, task, figure)
+      if not buffer.exists():
+        policy = 'random' if suite in ('atari100k', 'catch', 'crafter', 'minigrid') else 'smooth'
+        found.append(
+          ['offline', 'record', f'--suite={suite}', f'--task={task}', f'--preset={options.preset}']
+          + [f'--policy={policy}', f'--episodes={episodes}', f'--length={length}']
+          + [f'--output={buffer}']
+        )
+      variants = [
+        f'--variant={label}: weighting.rule=fixed weighting.w_o={w_o} weighting.w_r={w_r}'
+        for label, (w_o, w_r) in WEIGHTS.items()
+        if label in figure.labels
+      ]
+      found.append(
+        ['offline', 'train', f'--buffer={buffer}', *how, *variants, f'--updates={updates}']
+        + [f'--measure_every={max(1, updates // 8)}', f'--context={context}']
+        + [f'--horizon={horizon}', '--mlp', '--show=1', f'--output={study}', *more]
+      )
+  return found
+
+
+def root_of(label: str, words: Words) -> str:
+  """Return the root of a variant's runs: its own where the rule alone does not say what it is."""
+  own = any(word.startswith('--config') for word in words)
+  return str(pathlib.Path(flags.FLAGS.root, *(['variants', label] if own else [])))
+
+
+def places(suite: str, task: str, figure: Offline) -> tuple[pathlib.Path, pathlib.Path]:
+  """Return the paths of a task's buffer and study."""
+  options = flags.FLAGS
+  folder = pathlib.Path(options.root, 'offline')
+  name = f'{suite}-{joined(task.lower())}-{options.preset}'
+  context, horizon = figure.window
+  return folder / f'{name}.npz', folder / f'{name}-{options.method}-{context}+{horizon}'
+
+
+def run(words: Sequence[str]) -> int:
+  """Run a command of this project; return its exit code. A signal is for it: it saves, and ends."""
+  process = subprocess.Popen([sys.executable, '-m', f'{__package__}.{words[0]}', *words[1:]])
+  handlers = {  # a terminal's Ctrl-C comes to both
+    signal.SIGINT: lambda *_: None,
+    signal.SIGTERM: lambda number, _: process.send_signal(number),
+  }
+  before = {number: signal.signal(number, each) for number, each in handlers.items()}
+  try:
+    return process.wait()
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def draw_online(name: str, figure: Online, output: pathlib.Path) -> list[pathlib.Path]:
+  """Draw a figure of runs; return the paths."""
+  from harmony_jax.reporting import analysis, curves, figures
+
+  found = collected(figure)
+  colors = figures.colors_of(figure.variants, curves.METHODS)
+  panels, legend = [], [(label, color, 'solid') for label, color in colors.items()]
+  for suite in dict.fromkeys(record.suite for record in found):
+    own = [record for record in found if record.suite == suite]
+    for panel in figure.panels:
+      if panel == 'score':
+        drawn = curves.learning(own, colors, {})
+        panels += drawn.panels if drawn else []
+      elif panel == 'weights':
+        if drawn := curves.metric(own, 'harmony/'):
+          panels, legend = panels + drawn.panels, drawn.legend
+      else:
+        panels += analysis.metric(own, panel, colors)
+  names = [panel for panel in figure.panels if panel not in ('score', 'weights')]
+  names += ['harmony/'] if 'weights' in figure.panels else []
+  columns = 'label', 'task', 'seed', 'measure', 'step', 'value'
+  return written(name, figure, output, panels, legend, columns, analysis.rows(found, names))
+
+
+def collected(figure: Online) -> list[Any]:
+  """Return the records of a figure's runs, their method being the variant's label."""
+  from harmony_jax.reporting import records
+
+  options, found = flags.FLAGS, []
+  seeds = launcher.parse_seeds(options.seeds)
+  for command, tasks in chosen(figure).items():
+    for label, words in figure.variants.items():
+      rule = words[0].removeprefix('--weighting=')
+      for task in tasks:
+        config = configs().make(configs().suite(command), options.method, options.preset, task)
+        config = config.replace({'weighting.rule': rule})
+        folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
+        folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
+        for record in records.collect([each for each in folders if each.exists()])[0]:
+          record.method = label
+          found.append(record)
+  if not found:
+    raise UserError(f'no run of this figure is below {options.root}')
+  return found
+
+
+def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:
+  """Draw a figure of models learned on buffers; return the paths."""
+  from harmony_jax.offline import study
+
+  studies = {}
+  for suite, tasks in chosen(figure).items():
+    for task in tasks:
+      opened = study.Study(places(suite, task, figure)[1])
+      opened.labels = [label for label in opened.labels if label in figure.labels]
+      opened.seeds = launcher.parse_seeds(flags.FLAGS.seeds)
+      studies[task] = opened
+  if figure.draw is strips:
+    return [*strips(studies, output, name), describe(name, figure, output)]
+  panels, colors, rows = figure.draw(studies)
+  legend = [(label, color, 'solid') for label, color in colors.items()]
+  columns = 'label', 'task', 'buffer', 'seed', 'measure', 'update', 'value'
+  return written(name, figure, output, panels, legend, columns, rows)
+
+
+def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
+  """Draw figure 4, the harmonious losses over σ, by the rules themselves."""
+  from harmony_jax.reporting import concepts
+
+  concepts.draw(concepts.harmonious_losses(), output / f'{name}.png')
+  return [output / f'{name}.png']
+
+
+def written(name, figure, output, panels, legend, columns, rows) -> list[pathlib.Path]:
+  """Write a figure, its data and what it shows; return the paths."""
+  from harmony_jax.reporting import figures
+
+  data = output / f'{name}.csv'
+  with run_folder.atomic_write(data) as file:
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(columns)
+    writer.writerows(rows)
+  title = f'Figure {name.partition("_")[2]}: {figure.title.lower()}'
+  paths = figures.save(figures.Figure(name, title, '', panels, legend), output)
+  return [*paths, data, describe(name, figure, output)]
+
+
+def describe(name: str, figure: Online | Offline, output: pathlib.Path) -> pathlib.Path:
+  """Write what a figure shows, at which scale, by which commands; return the path."""
+  options, scale = flags.FLAGS, SCALE.get(flags.FLAGS.preset, TRIAL)
+  tasks = '; '.join(f'{suite}: {", ".join(tasks)}' for suite, tasks in chosen(figure).items())
+  seeds = len(launcher.parse_seeds(options.seeds))
+  lines = [
+    f'# Figure {name.partition("_")[2]} of the paper: {figure.title.lower()}',
+    f'{tasks}; {options.method}, preset `{options.preset}`, {seeds} seed{"s" * (seeds > 1)}.',
+    scale,
+  ]
+  if seeds < 5:
+    lines.append(f'{seeds} of the five seeds that a mean needs at least.')
+  if isinstance(figure, Offline):
+    lines.append(
+      'The buffer is of random actions, where the paper has the replay of an agent that learned, '
+      'so that high rewards are rare in it or missing.'
+    )
+  path = output / f'{name}.md'
+  with run_folder.atomic_write(path) as file:
+    file.write('\n\n'.join(lines) + '\n')
+  return path
+
+
+def main(words: list[str], texts: list[str]) -> int:
+  """Run what a figure needs, and draw it."""
+  options = flags.FLAGS
+  if not options.figure:
+    launcher.no_words(words, '--figure=2a')
+    for name, figure in FIGURES.items():
+      print(f'{name:4} {figure.title if figure else "The harmonious losses over σ"}')
+    return 0
+  name = options.figure.lower()
+  if name not in FIGURES:
+    near = nearest(name, FIGURES)
+    raise UserError(f'--figure={name}: did you mean {near!r}? ({", ".join(FIGURES)})')
+  if options.preset not in SIZES:
+    raise UserError(f'--preset={options.preset}: one of {", ".join(SIZES)}')
+  launcher.parse_seeds(options.seeds)
+  figure, file = FIGURES[name], f'figure_{name}'
+  if isinstance(figure, Offline) and not options.dry_run:
+    recording.writable(pathlib.Path(options.root, 'offline'))
+  if figure and not options.draw_only:
+    for command in commands(figure, [*words, *(f'--config.{text}' for text in texts)]):
+      print(f'$ python -m {__package__}.{shlex.join(command)}', flush=True)
+      if not options.dry_run and (code := run(command)):
+        return code
+  if options.dry_run:
+    return 0
+  output = recording.writable(options.output)
+  if figure is None:
+    paths = draw_formulas(file, output)
+  elif isinstance(figure, Online):
+    paths = draw_online(file, figure, output)
+  else:
+    paths = draw_offline(file, figure, output)
+  print(f'written: {", ".join(map(str, paths))}')
+  return 0
+
+
+if __name__ == '__main__':
+  launcher.command(main, configurable=True)

@@ -1,0 +1,147 @@
+"""The paper's analyses: what they would run, and what they draw of runs that are there."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests import commands, offline_test, reports
+
+
+def lines_of(*words):
+  done = commands.run('analysis', '--dry_run', *words)
+  assert done.returncode == 0, done.stderr
+  return done.stdout.splitlines()
+
+
+def rows_of(path):
+  with open(path, encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+def test_a_figure_is_some_commands():
+  """Each as one could type it; variants whose rule does not say all have a root of their own."""
+  lines = lines_of('--figure=18', '--seeds=3', '--config.steps=5000', '--', '--workers=2')
+  assert len(lines) == 6  # two suites, three variants
+  assert all(line.endswith('--workers=2 --config.steps=5000') for line in lines)
+  assert '--tasks=lever_pull,handle_pull_side' in lines[0] and '--tasks=cheetah_run,' in lines[3]
+  assert '--root=runs ' in lines[0] and '--root=runs/variants/w_r10 ' in lines[1]
+  words = lines[1].removeprefix('$ python -m experiments.').split()
+  done = commands.run(*words, '--dry_run')
+  assert done.returncode == 0 and '6 waiting' in done.stdout, (done.stdout, done.stderr)
+  assert '--config.weighting.w_r=10' in done.stdout
+  record, train = lines_of('--figure=e10', '--preset=tiny', '--suite=catch')
+  assert '--suite=catch --task=catch' in record and '--policy=random' in record
+  assert '--context=35 --horizon=15' in train and train.count('--variant=') == 2
+
+
+def test_a_figure_of_runs(tmp_path):
+  """Of the runs that are there, by the variants of the figure; of others nothing."""
+  for rule in ('none', 'harmony', 'fixed'):
+    for seed in (0, 1):
+      folder = tmp_path / 'runs' / 'dmc' / 'quadruped_run' / f'dreamerv2-{rule}-cpu' / f'seed{seed}'
+      reports.write_run(folder, seed, suite='dmc', task='quadruped_run', method='dreamerv2')
+      reports.change(folder, weighting={'rule': rule})
+      for step in (1, 2):
+        weights = {'loss/dynamics': 7.0, 'harmony/reward/weight': 1.0 + step}
+        reports.append(folder / 'metrics.jsonl', {'step': 10 + step, **weights})
+  where = f'--root={tmp_path}/runs', f'--output={tmp_path}/drawn'
+  done = commands.run('analysis', '--figure=15', '--seeds=2', '--draw_only', *where)
+  assert done.returncode == 0, done.stderr
+  rows = rows_of(tmp_path / 'drawn' / 'figure_15.csv')
+  assert {row['label'] for row in rows} == {'none', 'harmony'}
+  assert {row['measure'] for row in rows} == {'return', 'loss/dynamics', 'harmony/reward/weight'}
+  assert sum(row['measure'] == 'return' for row in rows) == 8  # labels, seeds, evaluations
+  assert (tmp_path / 'drawn' / 'figure_15.png').stat().st_size > 10_000
+  text = (tmp_path / 'drawn' / 'figure_15.md').read_text()
+  assert 'dmc: quadruped_run; dreamerv2, preset `cpu`, 2 seeds.' in text and '2 of the five' in text
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  """A buffer and studies of two models on it, as `experiments.offline` leaves them."""
+  root = tmp_path_factory.mktemp('root')
+  (root / 'offline').mkdir()
+  file = root / 'offline' / 'catch-catch-tiny.npz'
+  offline_test.made([60] * 10, side=8).save(file)
+  for context, horizon in ((15, 35), (35, 15)):
+    folder = root / 'offline' / f'catch-catch-tiny-dreamerv2-{context}+{horizon}'
+    folder.mkdir()
+    labels = {'w_r1': {}, 'w_r10': {}, 'w_r100': {}, 'w_r100_w_o0': {}}
+    plan = {'variants': labels, 'seeds': [0, 1], 'updates': 4, 'context': context}
+    plan['buffers'] = [{'path': str(file), 'sha256': ''}]
+    (folder / 'plan.json').write_text(json.dumps(plan))
+    for at, label in enumerate(labels):
+      for seed in (0, 1):
+        measures = {'loss/observation/training': 50.0, 'loss/reward/training': 0.5 + seed}
+        measures |= {'state_mlp/ball': 0.25 * at, f'reward/mse_open_{horizon}': 0.5 - 0.1 * at}
+        lines = [{'update': update, 'measures': measures} for update in (2, 4)]
+        (folder / f'{label}-s{seed}.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n')
+        shown = {'first': np.array([240]), 'reward': np.arange(240.0, 290)[None]}
+        shown['expected'] = shown['reward'] + 100 * at
+        shown['picture/image'] = np.full((1, 50, 8, 8, 3), 60 * at, np.uint8)
+        np.savez(folder / f'{label}-s{seed}.npz', **shown)
+  return root
+
+
+@pytest.mark.parametrize(
+  'figure, measures, count',
+  [
+    ('2b', {'loss/observation/training', 'loss/reward/training'}, 8),
+    ('2c', {'state_mlp/ball'}, 12),
+    ('e10', {'reward/mse_open_15'}, 8),
+  ],
+)
+def test_a_figure_of_models_on_a_buffer(root, tmp_path, figure, measures, count):
+  """Its data are the figure's variants alone, each seed."""
+  where = f'--root={root}', f'--output={tmp_path}', '--suite=catch', '--preset=tiny', '--seeds=2'
+  done = commands.run('analysis', f'--figure={figure}', '--draw_only', *where)
+  assert done.returncode == 0, done.stderr
+  rows = rows_of(tmp_path / f'figure_{figure}.csv')
+  assert {row['measure'] for row in rows} == measures and len(rows) == count
+  assert {row['label'] for row in rows} == {
+    '2b': {'w_r1'},
+    '2c': {'w_r1', 'w_r10', 'w_r100'},
+    'e10': {'w_r100', 'w_r100_w_o0'},
+  }[figure]
+  assert 'nothing can be concluded' in (tmp_path / f'figure_{figure}.md').read_text()
+
+
+def test_a_figure_of_pictures(root, tmp_path):
+  where = f'--root={root}', f'--output={tmp_path}', '--suite=catch', '--preset=tiny'
+  done = commands.run('analysis', '--figure=3', '--draw_only', *where)
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'figure_3_catch.png').stat().st_size > 5_000
+
+
+def test_figure_4_is_drawn_of_the_rules(tmp_path):
+  done = commands.run('analysis', '--figure=4', f'--output={tmp_path}')
+  assert done.returncode == 0 and (tmp_path / 'figure_4.png').stat().st_size > 20_000
+
+
+def test_bad_input_is_one_line(tmp_path):
+  assert commands.run('analysis').stdout.startswith('2a ')
+  for words, told in (
+    (('--figure=2d',), "did you mean '2"),
+    (('--figure=18', '--tasks=hammer'), '--tasks needs --suite here'),
+    (('--figure=2a', '--preset=small'), 'one of paper, cpu'),
+    (('--figure=2a', '--seeds=x'), "--seeds is 'x'"),
+    (('--figure=6b', '--draw_only', f'--root={tmp_path}'), 'no run of this figure'),
+    (('--figure=2b', '--draw_only', f'--root={tmp_path}', '--suite=catch'), 'holds no study'),
+  ):
+    done = commands.run('analysis', *words, f'--output={tmp_path}/drawn')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1, (words, done.stderr)
+    assert told in done.stderr, (words, done.stderr)
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_picture(tmp_path):
+  """It records, trains and draws; a second time it only draws."""
+  where = f'--root={tmp_path}/runs', f'--output={tmp_path}/drawn', '--suite=dmc', '--preset=tiny'
+  words = '--figure=3', *where, '--task=cartpole_swingup'
+  done = commands.run('analysis', *words, timeout=1_000)
+  assert done.returncode == 0 and 'w_r100-s0, 4 of 4' in done.stdout, done.stderr
+  again = commands.run('analysis', *words)
+  assert again.returncode == 0 and 'w_r100-s0: finished' in again.stdout
+  assert (tmp_path / 'drawn' / 'figure_3_cartpole_swingup.png').exists()
