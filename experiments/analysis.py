@@ -17,7 +17,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -88,14 +88,14 @@ class Offline:
   """A figure of world models that learn from a recorded buffer.
 
   Attributes:
-    labels: keys of `WEIGHTS`. draw: `draw(figure, studies) -> (panels, colours, rows of data)`, or
-      'strip', pictures. window: steps that are seen, and then predicted.
+    labels: keys of `WEIGHTS`. draw: the function of offline/figures.py that draws it.
+    window: steps that are seen, and then predicted.
   """
 
   title: str
   suites: Mapping[str, Sequence[str]]
   labels: Sequence[str]
-  draw: Callable[..., Any]
+  draw: str
   window: tuple[int, int] = (15, 35)
 
 
@@ -109,104 +109,6 @@ def fixed(*labels: str) -> dict[str, Words]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Drawings of models learned on a buffer
-
-
-def losses(studies):
-  """Figure 2b: the losses before they are weighed, over updates, with weights of 1."""
-  from harmony_jax.offline import table
-  from harmony_jax.reporting import analysis, curves, figures
-
-  panels, found = [], []
-  for task, study in studies.items():
-    measured = table.curves(study, ['loss/'])
-    names = [name for name in measured if name.endswith('/training')]
-    parts = {name.split('/')[1]: measured[name]['w_r1'] for name in names}
-    colors = figures.colors_of(parts, curves.LOSSES)
-    looks = {part: (color, 'solid') for part, color in colors.items()}
-    panels.append(analysis.over_updates(task, parts, looks, logarithmic=True))
-    found += _rows(task, measured)
-  return panels, colors, found
-
-
-def states(studies):
-  """Figure 2c: what an MLP does not find of the state in the features, per number of the state."""
-  from harmony_jax.offline import table
-  from harmony_jax.reporting import analysis, figures
-
-  panels, found = [], []
-  for task, study in studies.items():
-    measured = table.curves(study, ['state_mlp/'])
-    colors = figures.colors_of(study.labels, {})
-    values = {
-      name.removeprefix('state_mlp/'): {
-        label: [1 - value for value in by_update[study.updates].values()]
-        for label, by_update in by_label.items()
-      }
-      for name, by_label in measured.items()
-    }
-    panels.append(analysis.bars(f'{task}: error ÷ variance of the state', values, colors))
-    found += _rows(task, measured)
-  return panels, colors, found
-
-
-def reward_errors(studies):
-  """Appendix E.10: squared errors of rewards that are predicted, with and without a decoder."""
-  from harmony_jax.offline import table
-  from harmony_jax.reporting import analysis, figures
-
-  values, found = {}, []
-  for task, study in studies.items():
-    measured = table.curves(study, ['reward/mse'])
-    (by_label,) = measured.values()
-    values[task] = {label: [*each[study.updates].values()] for label, each in by_label.items()}
-    found += _rows(task, measured)
-  colors = figures.colors_of(study.labels, {})
-  return [analysis.bars('squared error of predicted rewards', values, colors)], colors, found
-
-
-def _rows(task, measured):
-  """A figure's data: (label, task, buffer, seed, measure, update, value)."""
-  return [
-    (label, task, *pair, name, update, value)
-    for name, by_label in measured.items()
-    for label, by_update in by_label.items()
-    for update, values in by_update.items()
-    for pair, value in values.items()
-  ]
-
-
-def strips(studies, output, name):
-  """Figure 3: pictures and rewards that are predicted of a window; write one per task."""
-  import numpy as np
-
-  from harmony_jax.offline import buffer as buffers
-  from harmony_jax.training import panels, video
-
-  paths = []
-  for task, study in studies.items():
-    runs = [run for run in study.runs() if (run.buffer, run.seed) == (0, study.seeds[0])]
-    found = {}
-    for run in runs:
-      path = study.path / f'{run.name}.npz'
-      if not path.exists():
-        raise UserError(f'{path} is missing: remove {run.name}.jsonl there to train it again')
-      with np.load(path) as file:
-        found[run.label] = {key: file[key][0] for key in file.files}
-    first = next(iter(found.values()))
-    if not (names := [key for key in first if key.startswith('picture/')]):
-      raise UserError(f'{task}: its models predict no pictures, which figure 3 would show')
-    buffer = buffers.load(study.plan['buffers'][0]['path'])
-    window = slice(first['first'], first['first'] + len(first['reward']))
-    truth = buffer.observation[names[0].removeprefix('picture/')][window], first['reward']
-    rows = {label: (each[names[0]], each['expected']) for label, each in found.items()}
-    tolerance = 0.1 * np.ptp(buffer.rows['reward'])
-    drawn = panels.compare({'true': truth, **rows}, study.plan['context'], tolerance)
-    paths.append(video.save_image(output / f'{name}_{joined(task)}.png', drawn))
-  return paths
-
-
-# --------------------------------------------------------------------------------------------------
 
 FIGURES: dict[str, Online | Offline | None] = {
   '2a': Online(
@@ -214,10 +116,10 @@ FIGURES: dict[str, Online | Offline | None] = {
     METAWORLD,
     fixed('w_r1', 'w_r10', 'w_r100', 'w_r100_w_o0'),
   ),
-  '2b': Offline('Losses before they are weighed', METAWORLD, ['w_r1'], losses),
-  '2c': Offline('What the features do not know of the state', THREE, [*WEIGHTS][:3], states),
+  '2b': Offline('Losses before they are weighed', METAWORLD, ['w_r1'], 'losses'),
+  '2c': Offline('What the features do not know of the state', THREE, [*WEIGHTS][:3], 'states'),
   '3': Offline(
-    'Predicted pictures and rewards', {'metaworld': ('lever_pull',)}, ['w_r1', 'w_r100'], strips
+    'Predicted pictures and rewards', {'metaworld': ('lever_pull',)}, ['w_r1', 'w_r100'], 'strips'
   ),
   '4': None,  # a drawing of formulas
   '6b': Online(
@@ -262,7 +164,7 @@ FIGURES: dict[str, Online | Offline | None] = {
     'Does the picture help the reward?',
     {'metaworld': ('lever_pull',)},
     ['w_r100', 'w_r100_w_o0'],
-    reward_errors,
+    'reward_errors',
     (35, 15),
   ),
 }
@@ -406,7 +308,7 @@ def collected(figure: Online) -> list[Any]:
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:
   """Draw a figure of models learned on buffers; return the paths."""
-  from harmony_jax.offline import study
+  from harmony_jax.offline import figures, study
 
   studies = {}
   for suite, tasks in chosen(figure).items():
@@ -415,9 +317,9 @@ def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathl
       opened.labels = [label for label in opened.labels if label in figure.labels]
       opened.seeds = launcher.parse_seeds(flags.FLAGS.seeds)
       studies[task] = opened
-  if figure.draw is strips:
-    return [*strips(studies, output, name), describe(name, figure, output)]
-  panels, colors, rows = figure.draw(studies)
+  if figure.draw == 'strips':
+    return [*figures.strips(studies, output, name), describe(name, figure, output)]
+  panels, colors, rows = getattr(figures, figure.draw)(studies)
   legend = [(label, color, 'solid') for label, color in colors.items()]
   columns = 'label', 'task', 'buffer', 'seed', 'measure', 'update', 'value'
   return written(name, figure, output, panels, legend, columns, rows)
