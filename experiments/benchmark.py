@@ -60,7 +60,7 @@ def main(words: list[str], texts: list[str]) -> int:
   config = make_config('cpu' if options.what == 'loop' else 'paper', texts)
   if options.what == 'compiled':
     asked = config, options.target, options.devices, options.programs
-    record = compiled.measure(*asked) | {'changes': texts}
+    record = {'changes': texts} | compiled.measure(*asked) | {'suite': options.suite}
     print('\n'.join(compiled.lines(record)))
   else:
     record = parts.measure(options.what, config, options.repeats, options.product_size)

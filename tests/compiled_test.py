@@ -13,6 +13,7 @@ from harmony_jax.benchmarking import compiled, hlo, stablehlo
 from harmony_jax.benchmarking.chips import CHIPS
 from harmony_jax.benchmarking.programs import Program, programs
 from harmony_jax.benchmarking.subject import Subject
+from harmony_jax.errors import UserError
 from tests import commands, small
 
 H100 = CHIPS['h100']
@@ -205,10 +206,16 @@ def test_the_command_says_what_is_missing(tmp_path):
   result = commands.run('benchmark', *asked, f'--output={file}')
   assert result.returncode == 0, result.stderr
   record = json.loads(file.read_text())
-  assert record['target'] == 'v6e' and record['versions']['jax'] == jax.__version__
-  if 'not_compiled' in record:
-    assert 'aot-tpu' in result.stdout and 'operations' in result.stdout
-    assert record['programs']['act_1']['platforms']['rocm']['operations'] > 10
-  asked[2] = '--programs=act_2'
-  result = commands.run('benchmark', *asked)
-  assert result.returncode == 2 and result.stderr.count('\n') == 1 and 'act_100' in result.stderr
+  assert (record['target'], record['suite']) == ('v6e', 'catch')
+  assert record['preset'] == 'tiny' and record['versions']['jax'] == jax.__version__
+  if 'not_compiled' not in record:  # its compiler is here
+    return
+  assert 'aot-tpu' in result.stdout and 'operations' in result.stdout
+  assert record['programs']['act_1']['platforms']['rocm']['operations'] > 10
+  result = commands.run('benchmark', f'--again={file}')
+  assert result.returncode == 2 and result.stderr.count('\n') == 1 and 'aot-tpu' in result.stderr
+
+
+def test_an_unknown_program_is_named():
+  with pytest.raises(UserError, match='act_2.*train_step, act_1, act_100, report'):
+    compiled.measure(small.run_config(), 'h100', names=['act_2'], lower=True)
