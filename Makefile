@@ -4,6 +4,8 @@
 # make test       the default tests; make test-all adds those marked slow;
 #                 WORKERS=1 runs it in fewer processes
 # make test-quick parity (in the form of CPUs), goldens, the loop and checkpoints
+# make aot        all programs compiled for an H100 and a v5e, in an environment of its own (5 GB);
+#                 fails where one needs more than benchmarks/compiled says
 # make soak       runs killed at random moments, again and again
 # make doctor     what this machine can run, and what to mend
 # make clean      remove .venv and caches; runs/ stays
@@ -20,7 +22,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 CONSTRAINTS := $(or $(wildcard constraints/python$(VERSION).txt),constraints/python3.12.txt)
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: setup train lint test test-all test-quick soak doctor clean
+.PHONY: setup train lint test test-all test-quick aot soak doctor clean
 
 setup: $(STAMP)
 
@@ -53,6 +55,20 @@ test-all: setup
 test-quick: setup
 	$(PYTEST) tests/parity_test.py tests/dreamer_test.py tests/loop_test.py tests/checkpoint_test.py -k 'not conv' $(ARGS)
 
+# The compilers for GPUs and TPUs stay apart from the tests, which are for what this machine has.
+AOT := .venv-aot
+FIGURES ?= $(wildcard benchmarks/compiled/*.json)
+
+$(AOT)/installed-$(VERSION): setup.py $(CONSTRAINTS)
+	@test -e $@ || $(PYTHON) -m venv --clear $(AOT)
+	$(AOT)/bin/python -m pip install -c $(CONSTRAINTS) -e '.[aot-gpu,aot-tpu]'
+	@touch $@
+
+aot: $(AOT)/installed-$(VERSION)
+	@failed=0; for file in $(FIGURES); do \
+	  echo "== $$file"; $(AOT)/bin/python -m experiments.benchmark --again=$$file || failed=1; \
+	done; exit $$failed
+
 soak: setup
 	$(RUN) -m pytest -n $(WORKERS) -m slow -rP tests/kills_test.py $(ARGS)
 
@@ -60,5 +76,5 @@ doctor: setup
 	$(RUN) -m experiments.doctor
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf $(VENV) $(AOT) build dist *.egg-info .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

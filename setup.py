@@ -47,6 +47,9 @@ EXTRAS_REQUIRE = {
   'cuda12': ['jax[cuda12]>=0.10.2,<0.12'],
   'cuda13': ['jax[cuda13]>=0.10.2,<0.12'],
   'tpu': ['jax[tpu]>=0.10.2,<0.12'],
+  # The compilers for them, where there are none: `experiments.benchmark --what=compiled`.
+  'aot-gpu': ['jax[cuda13]>=0.10.2,<0.12'],
+  'aot-tpu': ['jax[tpu]>=0.10.2,<0.12'],
   # Meta-World imports packaging without declaring it.
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
   'crafter': ['crafter>=1.8.3,<2'],
@@ -91,7 +94,7 @@ setup(
   # The commands lie inside the library, so that they take no name from who installs it.
   packages=[*find_packages(include=['harmony_jax*']), *COMMANDS],
   package_dir=COMMANDS,
-  package_data={'harmony_jax': ['py.typed', 'reporting/templates/*']},
+  package_data={'harmony_jax': ['py.typed', 'reporting/templates/*', 'benchmarking/chips/*.txtpb']},
   entry_points={'console_scripts': ['harmony = harmony_jax._commands.experiments.__main__:main']},
   python_requires='>=3.11',
   install_requires=INSTALL_REQUIRES,

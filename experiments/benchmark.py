@@ -12,6 +12,8 @@ replay      one batch, drawn and gathered, on the host and on the device; one st
 env         a reset and a step of an environment, picture included
 scaling     one update on 1, 2, 4, … devices, and the bytes that they exchange: docs/scaling.md
 compile     the first update of a process with an empty cache, and of the next one
+compiled    all programs of a run, compiled for a GPU or TPU that need not be there (--target): do
+            they compile, kernels, FLOP, bytes, memory, a floor: benchmarks/README.md
 """
 
 if not __package__:
@@ -24,13 +26,13 @@ import pathlib
 from absl import flags
 
 from harmony_jax import envs
-from harmony_jax.benchmarking import parts
+from harmony_jax.benchmarking import chips, compiled, parts
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
 
 from . import configs, launcher
 
-flags.DEFINE_enum('what', 'train_step', list(parts.PARTS), 'What to measure.')
+flags.DEFINE_enum('what', 'train_step', [*parts.PARTS, 'compiled'], 'What to measure.')
 flags.DEFINE_string('suite', 'atari100k', 'One of the suites in configs/.')
 flags.DEFINE_string('task', None, "By default the suite's.")
 flags.DEFINE_string('method', None, "As for training; by default the suite's.")
@@ -38,20 +40,54 @@ flags.DEFINE_string('preset', None, "Sizes: 'paper' by default, 'cpu' for loop a
 flags.DEFINE(launcher.PATH, 'output', '', 'JSON file to write.')
 flags.DEFINE_integer('repeats', 0, 'Calls, updates, episodes or steps; 0 for what suits a part.')
 flags.DEFINE_integer('product_size', 4096, 'Rows and columns of the products of the ceiling.')
+flags.DEFINE_enum('target', 'h100', list(chips.CHIPS), 'Of compiled: the chip.')
+flags.DEFINE_integer('devices', 1, 'Of compiled: also for so many.', lower_bound=1, upper_bound=8)
+flags.DEFINE_list('programs', [], 'Of compiled: these alone, such as train_step,act_1.')
+flags.DEFINE(
+  launcher.PATH,
+  'again',
+  '',
+  'Of compiled: a file that it has written, whose programs are compiled once more; the exit code '
+  'is 1 where kernels, bytes or temporaries have grown by more than 5 %, or one does not compile.',
+)
 
 
 def main(words: list[str], texts: list[str]) -> int:
   """Measure and write."""
   options = flags.FLAGS
   launcher.no_words(words, '--what=…')
+  before = _before(options.again, texts) if options.again else {}
   config = make_config('cpu' if options.what == 'loop' else 'paper', texts)
-  text = json.dumps(
-    parts.measure(options.what, config, options.repeats, options.product_size), indent=1
-  )
-  print(text)
+  if options.what == 'compiled':
+    asked = config, options.target, options.devices, options.programs
+    record = {'changes': texts} | compiled.measure(*asked) | {'suite': options.suite}
+    print('\n'.join(compiled.lines(record)))
+  else:
+    record = parts.measure(options.what, config, options.repeats, options.product_size)
+    print(json.dumps(record, indent=1))
   if options.output:
+    text = json.dumps(record, indent=1)
     pathlib.Path(options.output).write_text(text + '\n', encoding='utf-8')
-  return 0
+  grown = compiled.worse(before, record) if before else []
+  for line in grown:
+    print(f'worse than {options.again}: {line}')
+  return 1 if grown else 0
+
+
+def _before(path, texts):
+  """Return a record of `compiled`, and set the flags by which it was made."""
+  options = flags.FLAGS
+  try:
+    record = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    for name in ('target', 'devices', 'suite', 'method', 'preset', 'task'):
+      options[name].value = record[name]
+    options.what, options.programs = 'compiled', list(record['programs'])
+    texts[:0] = record['changes']
+  except (OSError, ValueError, KeyError) as error:
+    raise UserError(f'--again={path}: no file of --what=compiled ({error!r})') from None
+  if lacks := chips.missing(options.target):
+    raise UserError(f'--again: {options.target} is compiled for after {lacks}')
+  return record
 
 
 def make_config(preset: str, texts: list[str]) -> Config:

@@ -6,10 +6,9 @@ the same rings in the device's memory and makes of a draw the batch that the hos
 bit for bit. What travels is every stored step once (training replays each one many times) and, per
 batch, one small array of row numbers.
 
-Layout: an item of shape S is a row of `[N * rows, prod(S)]`, a single number one of `[N * rows]`.
-Accelerators lay out the last axes in tiles; one of 3 channels may be padded to 128 (TPUs), 42 times
-the memory. A flat image fills whole tiles, and a window is a copy of long rows. The shape comes
-back when a batch is gathered.
+Layout: an item of shape S is a row of `[N * rows, prod(S)]`, a single number one of `[N * rows]`, a
+picture of bytes one of `[N * rows, rows of 128]` (tiles.py says why). The shape comes back when a
+batch is gathered; on a TPU, that of pictures in the update, which takes `Tiles`.
 
 Threads: one thread appends and draws, any thread may gather; only gathers touch the device, one
 after the other under a lock. A gather first brings over the steps that were stored when its draw
@@ -27,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harmony_jax import tiles
 from harmony_jax.replay import Draw, Replay
 
 __all__ = ['KINDS', 'DeviceReplay', 'choose', 'device_nbytes', 'fits']
@@ -63,7 +63,7 @@ class DeviceReplay:
     self._replay = replay
     self._device = device
     self._lock = threading.Lock()  # of the two fields that follow
-    # {name: [N * rows, prod(shape)] or [N * rows]}, donated at every write
+    # {name: [N * rows, *stored]}, donated at every write
     self._buffers = _zeros(replay, device)
     self._written = 0  # steps of each environment, since the run began, that the device has seen
     self._shapes = tuple((name, shape) for name, (shape, _) in replay.specs.items())
@@ -85,7 +85,8 @@ class DeviceReplay:
     """The windows of a draw. May run in another thread than `append`; does not wait for the device.
 
     Returns:
-      `{name: [B, T, ...]}` on the device, equal to `jax.device_put` of the host's batch.
+      `{name: [B, T, ...]}` on the device, equal to `jax.device_put` of the host's batch; pictures
+      on a TPU as `Tiles`, which `Compiled.train_step` takes.
 
     Raises:
       RuntimeError: more than `margin` steps were appended since the draw.
@@ -107,8 +108,8 @@ class DeviceReplay:
       return _read(self._buffers, *jax.device_put((rows, before), self._device), self._shapes)
 
   def sample(self, update: int) -> dict:
-    """The batch of an update, `{name: [B, T, ...]}` on the device: `gather(draw(update))`."""
-    return self.gather(self._replay.draw(update))
+    """The batch of an update, `{name: [B, T, ...]}` on the device, for whoever looks at it."""
+    return tiles.apart(self.gather(self._replay.draw(update)))
 
   def load(self, folder: str | pathlib.Path, steps: int | None = None, parts: int | None = None):
     """Restores the host's replay (see `Replay.load` for its errors) and brings all of it over."""
@@ -144,7 +145,7 @@ def _zeros(replay, device):
   """
   sharding = None if device is None else jax.sharding.SingleDeviceSharding(device)
   shapes = {
-    name: ((replay.num_envs * replay._rows, *_flat(shape)), dtype)
+    name: ((replay.num_envs * replay._rows, *tiles.stored(shape, dtype)), dtype)
     for name, (shape, dtype) in _device_specs(replay).items()
   }
   return jax.jit(
@@ -160,12 +161,6 @@ def _device_specs(replay):
     name: (shape, jax.dtypes.canonicalize_dtype(dtype))
     for name, (shape, dtype) in replay.specs.items()
   }
-
-
-def _flat(shape):
-  """Shape of one stored item: `()` of a single number, else `(its size,)`."""
-  size = math.prod(shape)
-  return () if size == 1 else (size,)
 
 
 def _chunk_steps(replay):
@@ -186,8 +181,7 @@ def _chunk(replay, first, count):
   place = np.arange(padded)
   source = (first + np.minimum(place, count - 1)) % replay._rows
   values = {
-    name: array[:, source].reshape(-1, *_flat(array.shape[2:]))
-    for name, array in replay._data.items()
+    name: tiles.fold(array[:, source], array.shape[2:]) for name, array in replay._data.items()
   }
   envs = np.arange(replay.num_envs)[:, None]
   beyond = replay.num_envs * replay._rows + envs * padded + place
@@ -207,12 +201,13 @@ def _write_rows(buffers, values, rows):
 
 def _read_rows(buffers, rows, before, shapes):
   """`{name: [B, T, *shape]}` of rows `[B, T]`, and the beginnings of the windows as in
-  `Replay.gather`.
+  `Replay.gather`; on a TPU `Tiles` of pictures.
   """
-  batch = {
-    name: buffers[name].at[rows].get(mode='promise_in_bounds').reshape(*rows.shape, *shape)
-    for name, shape in shapes
-  }
+  batch = {}
+  for name, shape in shapes:
+    found = buffers[name].at[rows].get(mode='promise_in_bounds')
+    kept = found.ndim == 4 and jax.default_backend() == 'tpu'
+    batch[name] = tiles.Tiles(found, shape) if kept else tiles.unfold(found, shape, 2)
   if before is None:
     return batch | {'is_first': batch['is_first'].at[:, 0].set(True)}
   action = buffers['action'][jnp.maximum(before, 0)].reshape(len(before), *dict(shapes)['action'])
@@ -226,7 +221,7 @@ _read = jax.jit(_read_rows, static_argnames='shapes')
 def device_nbytes(replay: Replay) -> int:
   """Bytes that a replay takes on a device."""
   return sum(
-    replay.num_envs * replay._rows * math.prod(shape) * dtype.itemsize
+    replay.num_envs * replay._rows * math.prod(tiles.stored(shape, dtype)) * dtype.itemsize
     for shape, dtype in _device_specs(replay).values()
   )
 

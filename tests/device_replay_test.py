@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harmony_jax import device_replay
+from harmony_jax import device_replay, method, parallel, tiles
 from harmony_jax.device_replay import DeviceReplay, choose, device_nbytes, fits
 from harmony_jax.replay import Prefetcher, Replay
 
@@ -117,6 +117,67 @@ def test_a_filled_replay_can_be_taken_over_and_64_bits_become_32_as_in_a_transfe
   assert batch['state'].dtype == expected['state'].dtype == np.float32
   np.testing.assert_array_equal(batch['state'], expected['state'])
   assert device_nbytes(host) == (20 + 256) * (3 * 4 + 1)
+
+
+@pytest.mark.parametrize(
+  'shape, dtype, expected',
+  [
+    ((64, 64, 3), np.uint8, (96, 128)),
+    ((64, 64, 1), np.uint8, (32, 128)),  # one tile
+    ((84, 84, 3), np.uint8, (166, 128)),  # 80 bytes more
+    ((16, 16, 3), np.uint8, (768,)),
+    ((64, 64, 3), np.float32, (12288,)),
+    ((5,), np.float32, (5,)),
+    ((1,), bool, ()),
+    ((), bool, ()),
+  ],
+)
+def test_items_are_stored_as_tiles_like_them(shape, dtype, expected):
+  assert tiles.stored(shape, dtype) == expected
+  array = np.random.default_rng(0).integers(0, 2, (2, 3, *shape)).astype(dtype)
+  folded = tiles.fold(array, shape)
+  assert folded.shape == (6, *expected) and folded.dtype == dtype
+  np.testing.assert_array_equal(tiles.unfold(folded, shape, 1), array.reshape(6, *shape))
+
+
+class Summing(method.Method):
+  """Its update is a sum over the pictures of a batch."""
+
+  acting = ()
+
+  def train_step(self, state, batch):
+    """Return the state and the sum."""
+    image = batch['image']
+    return state, {
+      'sum': (image.astype(np.int32) * np.arange(1, 1 + image.shape[2])[:, None, None]).sum()
+    }
+
+
+@pytest.mark.parametrize('side', [40, 64])
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
+def test_pictures_are_taken_apart_in_the_read_or_the_update(monkeypatch, platform, side):
+  """Bit for bit, wherever; those of side 40 have zeros behind them."""
+  host = Replay({'image': ((side, side, 3), np.uint8), 'is_first': ((), bool)}, 2, 40, 4, 5, 0, 3)
+  rng = np.random.default_rng(0)
+  for count in range(50):
+    image = rng.integers(0, 256, (2, side, side, 3), np.uint8)
+    host.append({'image': image, 'is_first': np.full(2, count % 6 == 0)})
+  read = device_replay._read_rows
+  monkeypatch.setattr(device_replay, '_read', jax.jit(lambda *args: read(*args), static_argnums=3))
+  monkeypatch.setattr(jax, 'default_backend', lambda: platform)
+  replay, expected = DeviceReplay(host), host.sample(1)
+  batch = replay.gather(replay.draw(1))
+  assert isinstance(batch['image'], tiles.Tiles) == (platform == 'tpu')
+  assert_same(replay.sample(1), expected)
+  np.testing.assert_array_equal(tiles.apart(jax.device_get(batch))['image'], expected['image'])
+  monkeypatch.undo()
+  step = parallel.compile_method(Summing()).train_step
+  together = parallel.train_together(Summing())
+  state = lambda: np.zeros(())
+  found = step(state(), batch)[1]['sum']
+  assert found == step(state(), expected)[1]['sum']
+  assert together((state(),) * 2, (batch,) * 2)[1][1]['sum'] == found
+  assert device_nbytes(host) == 2 * (20 + 3) * (tiles.fold(image, image.shape[1:])[0].nbytes + 1)
 
 
 @pytest.mark.parametrize('options', [{}, {'sampling': 'episodes'}, {'sampling': 'inside'}])

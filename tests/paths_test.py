@@ -74,7 +74,7 @@ PLACES = {
   'report': ['output', 'reference'],
   'results': ['output'],
   'sweep': ['root'],
-  'benchmark': ['output'],
+  'benchmark': ['output', 'again'],
   'precision': ['output'],
   'docs': ['output'],
   'contact_sheet': ['output', 'assets'],

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from harmony_jax import parallel
+from harmony_jax import parallel, tiles
 from harmony_jax.errors import UserError
 from harmony_jax.method import TrainState
 from harmony_jax.prefetch import Prefetcher
@@ -119,7 +119,7 @@ class Updates:
     """
     update = int(self.state.step)
     batch = self.replay.gather(next(draw for draw, _ in self._begun if draw.update == update))
-    batch = self._group.concatenate(jax.device_get(batch))
+    batch = self._group.concatenate(tiles.apart(jax.device_get(batch)))
     state = self.compiled.gather(self.state)
     if not self._group.leads:
       self._group.exchange()  # the end of one is the end of all: not before process 0 is done

@@ -1,0 +1,210 @@
+"""A method's programs, compiled for an accelerator that is not there, and what came of it.
+
+Where its compiler is not installed they are lowered only, for all platforms; that tells what JAX
+would ask of it. `worse` holds figures against those of before.
+"""
+
+import contextlib
+import importlib.metadata
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import jax
+
+from harmony_jax.benchmarking import hlo, stablehlo
+from harmony_jax.benchmarking.chips import CHIPS, Chip, devices, missing
+from harmony_jax.benchmarking.programs import Program, programs
+from harmony_jax.benchmarking.subject import Subject
+from harmony_jax.config import Config
+from harmony_jax.errors import UserError
+
+HELD = ('kernels', 'bytes', 'temp_bytes')  # that may not grow
+GROWTH, SMALL = 1.05, 2**16  # by more than that; temporaries below so many bytes do not count
+# Without a GPU nothing is tuned, and Triton's first choice of tiles does not fit all products, such
+# as those of DreamerPro's 71,400 imagined states: then they are cuBLAS's.
+UNTUNED = {'xla_gpu_enable_triton_gemm': False}
+_COMPILERS = ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin', 'jax-cuda12-plugin')
+_PLATFORMS = ('cuda', 'tpu', 'rocm')
+
+
+def measure(
+  config: Config, target: str, count: int = 1, names: Sequence[str] = (), lower: bool = False
+) -> dict[str, Any]:
+  """Return the record of a configuration's programs, in a process that has done nothing else.
+
+  Args:
+    target: a name in `CHIPS`. count: devices, for the program of several. names: of programs; all
+      by default. lower: do not ask the compiler, even if it is there.
+
+  Raises:
+    UserError: an unknown program.
+  """
+  jax.config.update('jax_platforms', 'cpu')
+  chip, lacks, targets, found = CHIPS[target], missing(target), [], {}
+  if lower or lacks:
+    lacks = lacks or 'not asked for'
+  else:
+    jax.config.update('jax_enable_compilation_cache', False)
+    targets = devices(target, count)
+  with as_if_on(chip):
+    there = programs(Subject(config), targets, chip.memory)
+    if unknown := set(names) - there.keys():
+      raise UserError(f'no program {min(unknown)!r}: there are {", ".join(there)}')
+    for name in names or there:
+      program = there[name]()
+      found[name] = lowered(program) if lacks else compiled(program, chip)
+      print(f'{name}: {told(found[name], chip)}', file=sys.stderr, flush=True)
+  run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}
+  record = {'target': target, 'devices': count, **run, 'versions': versions()}
+  how = {'not_compiled': lacks} if lacks else {'assumptions': chip.assumptions()}
+  return {**record, **how, 'programs': found}
+
+
+def as_if_on(chip: Chip) -> contextlib.AbstractContextManager:
+  """Return a context in which the project traces for a chip, which JAX has not."""
+  return mock.patch.object(jax, 'default_backend', lambda: chip.backend)
+
+
+def versions() -> dict[str, str]:
+  """Return those of JAX and the compilers that are there."""
+  known = {each.metadata['Name']: each.version for each in importlib.metadata.distributions()}
+  return {name: known[name] for name in _COMPILERS if name in known}
+
+
+# --------------------------------------------------------------------------------------------------
+# One program
+
+
+def compiled(program: Program, chip: Chip) -> dict[str, Any]:
+  """Return what the compiler makes of a program, or why it does not."""
+  began, options = time.perf_counter(), {}
+  try:
+    ready = program.lower()
+    try:
+      made = ready.compile()
+    except jax.errors.JaxRuntimeError as error:
+      if chip.backend != 'gpu' or 'tile sizes' not in str(error):
+        raise
+      made, options = ready.compile(UNTUNED), UNTUNED
+  except Exception as error:  # whatever it says is the finding
+    return {'compiles': False, 'error': ' '.join(str(error).split())[:500]}
+  seconds = round(time.perf_counter() - began, 1)
+  memory: Any = made.memory_analysis()
+  names = {'arguments': 'argument', 'output': 'output', 'alias': 'alias', 'temp': 'temp'}
+  sizes = {f'{k}_bytes': getattr(memory, f'{v}_size_in_bytes') for k, v in names.items()}
+  # The TPU's compiler does not say it.
+  peak = getattr(memory, 'peak_memory_in_bytes', 0) or (
+    sizes['arguments_bytes'] + sizes['output_bytes'] - sizes['alias_bytes'] + sizes['temp_bytes']
+  )
+  of_memory = {**sizes, 'peak_bytes': peak, 'peak_share': round(peak / chip.memory, 5)}
+  how = {'compiles': True, 'seconds': seconds, 'options': options}
+  return {**how, **figures(made.as_text(), chip), **of_memory}
+
+
+def figures(text: str, chip: Chip) -> dict[str, Any]:
+  """Return what a compiled program does, in all and by part: kernels, FLOP, bytes, floor."""
+  parts: dict[str, dict] = {}
+  collectives: dict[str, int] = {}
+  for kernel in hlo.Program(text).kernels():
+    nothing = {'runs': kernel.runs, 'kernels': 0, 'flops': 0, 'bytes': 0, 'floor_ms': 0.0}
+    part = parts.setdefault(kernel.part, nothing)
+    part['bytes'] += kernel.runs * kernel.bytes
+    if kernel.prefetch:
+      continue
+    part['kernels'] += kernel.runs
+    part['flops'] += kernel.runs * sum(kernel.flops.values())
+    part['floor_ms'] += 1e3 * kernel.runs * chip.seconds(kernel.flops, kernel.bytes)
+    kind = kernel.it.opcode.removesuffix('-start')
+    if kind in hlo.COLLECTIVES:
+      collectives[kind] = collectives.get(kind, 0) + kernel.runs
+  for part in parts.values():  # what is fetched beside the kernels comes through the same memory
+    part['floor_ms'] = max(part['floor_ms'], 1e3 * part['bytes'] / chip.bandwidth)
+  whole = {
+    name: sum(part[name] for part in parts.values())
+    for name in ('kernels', 'flops', 'bytes', 'floor_ms')
+  }
+  for each in (whole, *parts.values()):
+    each['floor_ms'] = round(each['floor_ms'], 4)
+  wide = bool(re.search(r'\bf64\[', text))
+  return {**whole, 'collectives': collectives, 'f64': wide, 'parts': parts}
+
+
+def lowered(program: Program) -> dict[str, Any]:
+  """Return what JAX asks of each platform's compiler, which is not asked."""
+  found: dict[str, Any] = {'compiles': None, 'platforms': {}}
+  for platform in _PLATFORMS:
+    try:
+      module = program.lower(platform).compiler_ir('stablehlo')
+    except Exception as error:  # likewise
+      found['platforms'][platform] = {'error': ' '.join(str(error).split())[:500]}
+    else:
+      found['platforms'][platform] = stablehlo.summary(module)
+  return found
+
+
+# --------------------------------------------------------------------------------------------------
+# Telling
+
+
+def told(found: dict[str, Any], chip: Chip) -> str:
+  """Return one line about a program."""
+  if found['compiles'] is None:
+    return ', '.join(
+      f'{name}: {each["error"]}'
+      if 'error' in each
+      else f'{name}: {each["operations"]:,} operations'
+      for name, each in found['platforms'].items()
+    )
+  if not found['compiles']:
+    return f'DOES NOT COMPILE: {found["error"]}'
+  sizes = (f'{name} {found[f"{name}_bytes"] / 1e6:,.1f}' for name in ('arguments', 'temp', 'peak'))
+  exchanged = ''.join(f', {count} × {name}' for name, count in found['collectives'].items())
+  how = ''.join(f' with {name}={value}' for name, value in found['options'].items())
+  return (
+    f'{_amounts(found)}{exchanged}; {", ".join(sizes)} of {chip.memory / 1e6:,.0f} MB; '
+    f'compiled in {found["seconds"]:.0f} s{how}'
+  )
+
+
+def _amounts(part):
+  work = f'{part["flops"] / 1e9:,.1f} GFLOP, {part["bytes"] / 1e9:,.2f} GB'
+  return f'{part["kernels"]:,} kernels, {work}, floor {part["floor_ms"]:,.2f} ms'
+
+
+def lines(record: dict[str, Any]) -> Iterator[str]:
+  """Yield what there is to say about a record."""
+  chip = CHIPS[record['target']]
+  for name, found in record['programs'].items():
+    yield f'{name}: {told(found, chip)}'
+    for part, each in found.get('parts', {}).items():
+      yield f'  {part}: {_amounts(each)}'
+  if 'not_compiled' in record:
+    yield (
+      f'not compiled for {record["target"]}, only lowered as JAX hands it to a compiler: '
+      f'{record["not_compiled"]}'
+    )
+  else:
+    yield f'floor: {record["assumptions"]}'
+
+
+def worse(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+  """Return what has grown by more than 5 %, or no longer compiles, between two records."""
+  found = []
+  for name, old in before['programs'].items():
+    new = after['programs'].get(name, {'compiles': False, 'error': 'it is not there'})
+    if not old['compiles']:
+      continue
+    if not new['compiles']:
+      found.append(
+        f'{name} does not compile any more: {new.get("error", after.get("not_compiled"))}'
+      )
+      continue
+    for key in HELD:
+      least = SMALL if key == 'temp_bytes' else 0
+      if new[key] > max(GROWTH * old[key], least):
+        found.append(f'{name}: {key} {old[key]:,} before, {new[key]:,} now')
+  return found

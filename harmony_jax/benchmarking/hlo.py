@@ -1,0 +1,279 @@
+"""What a compiled program has a device do, read from its HLO text: kernels, FLOP, bytes, loops.
+
+A kernel is a scheduled instruction that does something; it runs as often as the loops around it go
+round. What it reads and writes is counted as if nothing stayed in a cache: of a stack that is
+sliced, gathered from or written into, the rows alone; what a TPU keeps in its fast memory, S(1),
+is free. Its copies to and from there are no kernels: it computes in front of them.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+OUTSIDE = 'outside of loops'
+_IDLE = {
+  *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'bitcast-convert', 'iota'),
+  *('after-all', 'partition-id', 'replica-id', 'opt-barrier'),
+}
+_BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
+_BYTES |= {'s64': 8, 'u64': 8, 'f64': 8, 'token': 0}
+_WINDOWS = ('dynamic-slice', 'gather')  # read as much as they give
+_INSERTS = {'dynamic-update-slice': 1, 'scatter': 2}  # write as much as this operand holds
+_HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
+_LINE = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$')
+
+
+class Instruction(NamedTuple):
+  """One line: `name = shape opcode(operands), rest`."""
+
+  root: bool
+  name: str
+  shape: str
+  opcode: str
+  operands: list[str]
+  inner: str  # the operands as they stand there
+  rest: str
+
+  def attribute(self, pattern: str) -> str:
+    """Return what the group in a pattern matches in the attributes, or ''."""
+    found = re.search(pattern, self.rest)
+    return found.group(1) if found else ''
+
+
+Body = dict[str, Instruction]
+
+
+class Kernel(NamedTuple):
+  """One kernel: how often it runs, and what it does each time.
+
+  flops: {'f32' | 'bf16' | …: FLOP of products by what they multiply, 'highest' at that precision}.
+  part: the loop that it is in. prefetch: a copy to or from fast memory, beside the kernels.
+  """
+
+  it: Instruction
+  runs: int
+  flops: dict[str, float]
+  bytes: int
+  part: str
+  prefetch: bool = False
+
+
+class Program:
+  """A compiled program; `text` as of `compiled.as_text()`."""
+
+  def __init__(self, text: str):
+    self._bodies: dict[str, Body] = {}
+    self._entry, body = '', {}
+    for line in text.splitlines():
+      if head := _HEAD.match(line):
+        body = self._bodies.setdefault(head.group(2), {})
+        self._entry = head.group(2) if head.group(1) else self._entry
+      elif found := _LINE.match(re.sub(r'/\*.*?\*/', '', line)):
+        made = _instruction(*found.groups())
+        body[made.name] = made
+
+  def kernels(self) -> Iterator[Kernel]:
+    """Yield all kernels in the order in which they are first run."""
+    loops = (f'loop {number}' for number in range(1, 1 + len(self._bodies)))
+    return self._walk(self._entry, 1, OUTSIDE, loops)
+
+  def _walk(self, name, runs, part, loops):
+    body = self._bodies[name]
+    for it in body.values():
+      if it.opcode == 'while':
+        trips = self._trips(it)
+        inside = f'{next(loops)}: {trips} × {_place(it)}'
+        yield from self._walk(it.attribute(r'body=%?([\w.\-]+)'), runs * trips, inside, loops)
+      elif it.opcode == 'conditional':
+        names = re.findall(r'[\w.\-]+', it.attribute(r'branch_computations=\{([^}]*)\}'))
+        names += re.findall(r'(?:true|false)_computation=%?([\w.\-]+)', it.rest)
+        ways = [list(self._walk(each, runs, part, loops)) for each in names]
+        yield from max(ways, key=len)
+      elif it.opcode == 'call':
+        yield from self._walk(it.attribute(r'to_apply=%?([\w.\-]+)'), runs, part, loops)
+      elif _prefetches(it):
+        yield Kernel(it, runs, {}, nbytes(it.shape, near=True), part, True)
+      elif it.opcode not in _IDLE and not it.opcode.endswith(('-done', '-update')):
+        yield Kernel(it, runs, self._flops(it, body), self._bytes(it, body), part)
+
+  def _trips(self, loop):
+    """How often a loop goes round: a TPU's does not say it, but compares with a constant."""
+    known = loop.attribute(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
+    condition = self._bodies.get(loop.attribute(r'condition=%?([\w.\-]+)'), {})
+    constants = (it for it in condition.values() if it.opcode == 'constant')
+    numbers = [it.inner for it in constants if it.shape.startswith('s32[]') and it.inner.isdigit()]
+    return int(known or next(iter(numbers), 1))
+
+  def _called(self, it) -> Body:
+    return self._bodies.get(it.attribute(r'calls=%?([\w.\-]+)'), {})
+
+  # ----------------------------------------------------------------------------------------------
+  # FLOP
+
+  def _flops(self, it, body) -> dict[str, float]:
+    found: dict[str, float] = {}
+    inner = self._called(it)
+    for each, where in [(x, inner) for x in inner.values()] or [(it, body)]:
+      parts = self._flops(each, inner) if each is not it and self._called(each) else {}
+      if not parts and (count := _products(each, where)):
+        parts = {_kind(each, where): count}
+      for kind, count in parts.items():
+        found[kind] = found.get(kind, 0) + count
+    return found
+
+  # ----------------------------------------------------------------------------------------------
+  # Bytes
+
+  def _bytes(self, it, body) -> int:
+    inner = self._called(it) if it.opcode == 'fusion' else {}
+    if not inner:
+      operands = [(at, body[name]) for at, name in enumerate(it.operands) if name in body]
+      distinct = {each.name: (at, each) for at, each in operands}.values()
+      return _written(it, body) + sum(_read_by(it, at, body) for at, _ in distinct)
+    uses = _uses(inner)
+    root = next((each for each in inner.values() if each.root), it)
+    read = sum(_read(x.name, inner, uses) for x in inner.values() if x.opcode == 'parameter')
+    return read + _written(root, inner)
+
+
+def _instruction(root, name, shape, opcode, text):
+  depth, end = 1, -1
+  while depth and end + 1 < len(text):  # to the bracket that closes the operands
+    end += 1
+    depth += {'(': 1, ')': -1}.get(text[end], 0)
+  inner = text[:end]
+  return Instruction(
+    bool(root), name, shape, opcode, re.findall(r'%([\w.\-]+)', inner), inner, text[end:]
+  )
+
+
+def _prefetches(it):
+  return it.opcode in ('copy-start', 'slice-start', 'async-start') and 'S(1)' in it.shape
+
+
+def _place(it):
+  """Where in the Python a loop stands, and whether it is a gradient."""
+  path = it.attribute(r'op_name="([^"]*)"')
+  return ('backward ' if 'transpose(' in path else '') + '/'.join(path.split('/')[-3:])
+
+
+# --------------------------------------------------------------------------------------------------
+# Shapes
+
+
+def dims(shape: str) -> list[int]:
+  """Return the sizes of the (first) array of a shape."""
+  found = re.search(r'\[([\d,]*)\]', shape)
+  return [int(x) for x in found.group(1).split(',') if x] if found else []
+
+
+def nbytes(shape: str, near: bool = False) -> int:
+  """Return the bytes of all arrays of a shape that lie in the device's large memory, or near it."""
+  return sum(
+    _BYTES.get(kind, 4) * math.prod(int(x) for x in sizes.split(',') if x)
+    for kind, sizes, layout in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?', shape)
+    if ('S(1)' in layout) == near
+  )
+
+
+def _uses(body):
+  found: dict[str, list] = {}
+  for it in body.values():
+    for at, name in enumerate(it.operands):
+      found.setdefault(name, []).append((it, at))
+  return found
+
+
+def _read_by(it, at, body):
+  """Bytes that an instruction reads of its operand number `at`."""
+  if not at and it.opcode in _WINDOWS:
+    return nbytes(it.shape)
+  return 0 if not at and it.opcode in _INSERTS else nbytes(body[it.operands[at]].shape)
+
+
+def _read(name, body, uses):
+  """Bytes that a fusion reads of one of its parameters, by all who use it."""
+  total = 0
+  for it, at in uses.get(name, []):
+    inside = it.opcode == 'bitcast' or 'output_to_operand_aliasing' in it.rest
+    total += _read(it.name, body, uses) if inside else _read_by(it, at, body)
+  return min(total, nbytes(body[name].shape))
+
+
+def _written(it, body):
+  """Bytes that are written for a result, which is changed in place where it can be."""
+  if it.opcode in _INSERTS and it.operands[_INSERTS[it.opcode]] in body:
+    return nbytes(body[it.operands[_INSERTS[it.opcode]]].shape)
+  if it.opcode in ('tuple', 'bitcast'):
+    return sum(_written(body[name], body) for name in it.operands if name in body)
+  return nbytes(it.shape)
+
+
+# --------------------------------------------------------------------------------------------------
+# Products
+
+
+def _kind(it, body):
+  if 'highest' in it.attribute(r'operand_precision=\{([^}]*)\}'):
+    return 'highest'
+  return 'bf16' if all(body[x].shape.startswith('bf16') for x in it.operands[:2]) else 'f32'
+
+
+def _products(it, body) -> float:
+  """FLOP of a product or convolution, 2 for each pair of numbers; 0 of anything else."""
+  target = it.attribute(r'custom_call_target="([^"]*)"')
+  if it.opcode == 'convolution' or 'cudnn$conv' in target:
+    return _convolution(it, target, [dims(body[name].shape) for name in it.operands[:2]])
+  if it.opcode == 'dot':
+    contracted = it.attribute(r'lhs_contracting_dims=\{([\d,]*)\}')
+  elif 'cublas' in target:
+    contracted = it.attribute(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
+  else:
+    return 0
+  left = dims(body[it.operands[0]].shape)
+  return (
+    2 * math.prod(dims(it.shape)) * math.prod(left[int(x)] for x in re.findall(r'\d+', contracted))
+  )
+
+
+def _convolution(it, target, operands):
+  """Its gradients are written in its own terms, and have its pairs."""
+  x, kernel, y = *operands, dims(it.shape)
+  if 'BackwardInput' in target:
+    x, y = y, x
+  elif 'BackwardFilter' in target:
+    kernel, y = y, kernel
+  of_x, of_kernel, of_y = re.split('_|->', it.attribute(r'dim_labels=([\w?]+->[\w?]+)'))
+  size = lambda shape, labels, label: shape[labels.index(label)]
+  window = it.attribute(r'window=\{([^}]*)\}')
+  pairs = size(y, of_y, 'b') * size(y, of_y, 'f') * size(kernel, of_kernel, 'i')
+  for axis in filter(str.isdigit, of_y):
+    has = lambda name, default: (_sizes(window, name) or {}).get(int(axis), default)
+    pairs *= _meetings(
+      size(x, of_x, axis),
+      size(kernel, of_kernel, axis),
+      size(y, of_y, axis),
+      int(has('stride', 1)),
+      int(str(has('pad', '0_0')).split('_')[0]),
+      int(has('lhs_dilate', 1)),
+      int(has('rhs_dilate', 1)),
+    )
+  return 2 * pairs
+
+
+def _sizes(window, name):
+  """{axis: text} of 'stride=2x2' and the like."""
+  found = re.search(rf'\b{name}=([\d_x\-]+)', window)
+  return dict(enumerate(found.group(1).split('x'))) if found else None
+
+
+@functools.cache
+def _meetings(size, taps, made, stride, before, holes, apart):
+  """Pairs of a place of the result and a tap that falls on a number, not on padding or a hole."""
+  place = np.arange(made)[:, None] * stride + np.arange(taps) * apart - before
+  return int(((place >= 0) & (place <= (size - 1) * holes) & (place % holes == 0)).sum())
