@@ -123,8 +123,8 @@ def test_what_an_update_says_reaches_the_replay_before_the_next_step(whole, tmp_
   assert after == told[-len(after) :] and len(after) < len(told)
 
 
-def test_environments_step_while_the_device_trains(tmp_path):
-  """No step of the environments waits for an update; every action does."""
+def test_environments_step_while_the_device_trains(tmp_path, monkeypatch):
+  """No step of the environments waits for an update; each action does, once."""
   events = []
 
   def noted(name, call):
@@ -137,11 +137,12 @@ def test_environments_step_while_the_device_trains(tmp_path):
 
   def prepare(trainer):
     trainer.episodes.step = noted('step', trainer.episodes.step)
+    monkeypatch.setattr(jax, 'device_get', noted('get', jax.device_get))
 
-  config = dreamer_of(eval_episodes=0, train_ratio=8.0)
+  config = dreamer_of(eval_episodes=0, train_ratio=8.0, log_every=1000)
   train(tmp_path, config, prepare=prepare, compiler=compiler)
   before_the_last_evaluation = events[: len(events) - events[::-1].index('step')]
-  assert before_the_last_evaluation[-30:] == ['act', 'train_step', 'step'] * 10
+  assert before_the_last_evaluation[-40:] == ['act', 'get', 'train_step', 'step'] * 10
 
 
 def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):

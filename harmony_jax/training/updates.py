@@ -91,12 +91,13 @@ class Updates:
     means = {k: np.mean([x[k] for x in means]) for k in means[0]}
     self.state = self.compiled.spread(calibration.apply(self.compiled.gather(self.state), means))
 
-  def settle(self, folder: Any, checkpoints: Checkpoints, step: int) -> int:
+  def settle(self, folder: Any, checkpoints: Checkpoints, step: int, left_out: Any = None) -> int:
     """Look at the updates since the last call; give the replay what they say of their windows.
 
     Args:
       folder: of the run, where an update that was not finite is written down. step: of the run.
 
+      left_out: of all updates those that were not finite, where that has come from the device.
     Returns: how many of them were left out.
 
     Raises:
@@ -104,7 +105,7 @@ class Updates:
     """
     if not self._begun:
       return 0
-    found = int(jax.device_get(self.state.nonfinite))
+    found = int(jax.device_get(self.state.nonfinite) if left_out is None else left_out)
     if found > self.method.settings.skip_nonfinite:
       self._stop(folder, checkpoints, step)
     for draw, rows in self._begun:
