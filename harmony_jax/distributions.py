@@ -123,8 +123,10 @@ def draw_one_hot(
     index = jnp.argmax(logits, -1)
   else:
     probs = jax.nn.softmax(logits.astype(jnp.float32))
-    # A triangular matrix product: a cumulative sum that every backend runs fast.
-    cumulative = probs @ np.triu(np.ones((classes, classes), np.float32))
+    # A triangular matrix product: a cumulative sum that every backend runs fast. With rounded
+    # factors, as accelerators have them by default, other classes would be drawn.
+    triangle = np.triu(np.ones((classes, classes), np.float32))
+    cumulative = jnp.matmul(probs, triangle, precision='highest')
     index = (cumulative <= uniform[..., None] * cumulative[..., -1:]).sum(-1)
     index = jnp.minimum(index, classes - 1)
   return jax.lax.stop_gradient(jax.nn.one_hot(index, classes, dtype=jnp.float32))

@@ -97,6 +97,14 @@ def test_kl_entropies_and_densities():
   kl, entropy = (p * np.log(p / q)).sum(), -(p * np.log(p)).sum()
   np.testing.assert_allclose(dists.categorical_kl(jnp.log(p), jnp.log(q)), kl, rtol=1e-5)
   np.testing.assert_allclose(dists.categorical_entropy(jnp.log(p)), entropy, rtol=1e-5)
+@pytest.mark.parametrize('precision', ['bfloat16', 'high'])
+def test_draws_are_exact_whatever_products_are(precision):
+  """The product that adds up their probabilities is told so."""
+  with jax.default_matmul_precision(precision):
+    text = jax.jit(dists.draw_one_hot).lower(jnp.zeros((3, 4)), jnp.zeros(3)).as_text()
+  assert text.count('dot_general') == 1 and 'precision = [HIGHEST, HIGHEST]' in text
+
+
   np.testing.assert_allclose(
     dists.normal_log_prob(*jnp.array([1.0, 0.0, 2.0])), stats.norm(0, 2).logpdf(1), rtol=1e-6
   )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import envs, method, settings
+from harmony_jax import envs, method, settings, surroundings
 from harmony_jax.config import Config, RunSettings
 from harmony_jax.methods import dreamer
 from harmony_jax.processes import ALONE
@@ -248,14 +248,20 @@ def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
   assert 0.3 < sigma / first['loss/observation'] < 3 and sigma > 100
 
 
-def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys):
-  """Also after a stop, from whose first update on time is counted."""
-  with pytest.raises(Interrupted):
+def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys, monkeypatch):
+  """Also after a stop, from whose first update on time is counted. Before that what its products
+  are made of, where it is not what a CPU always does.
+  """
+  with monkeypatch.context() as here, pytest.raises(Interrupted):
+    here.setattr(surroundings, 'products', lambda precision: f'{precision} factors')
     train(tmp_path, dreamer_of(), From(120, ask))
   first = capsys.readouterr().out
+  told = 'products of float32: of default factors (config.matmul_precision=default)'
+  assert told in first
   train(tmp_path, dreamer_of())
   second = capsys.readouterr().out
   begins = dreamer_of().begins
   assert f'collects experience: 4 of at least {begins} steps' in first
   assert f'first update after {begins + 4} steps: compiling' in first
+  assert 'products of float32' not in second
   assert 'goes on updating after' in second and 'left' not in second.partition('compiling')[0]

@@ -86,7 +86,8 @@ class Updates:
     """Start from what the method measures on the first batches of all processes."""
     calibration, state = self.method.calibration, self.compiled.local(self.state)
     batches = (self.replay.sample(2**31 + index) for index in range(calibration.batches))
-    found = calibration.means(parallel.jit(calibration.measure), state, batches)
+    measure = parallel.jit(calibration.measure, self.method.settings.matmul_precision)
+    found = calibration.means(measure, state, batches)
     means = self._group.exchange(found)
     means = {k: np.mean([x[k] for x in means]) for k in means[0]}
     self.state = self.compiled.spread(calibration.apply(self.compiled.gather(self.state), means))
@@ -96,8 +97,8 @@ class Updates:
 
     Args:
       folder: of the run, where an update that was not finite is written down. step: of the run.
-
       left_out: of all updates those that were not finite, where that has come from the device.
+
     Returns: how many of them were left out.
 
     Raises:
