@@ -46,11 +46,14 @@ def two_hot(
   """
   bins = jnp.asarray(bins)
   count = bins.shape[-1]
-  below = jnp.clip((bins <= x[..., None]).sum(-1) - 1, 0, count - 1)
-  above = jnp.clip(count - (bins > x[..., None]).sum(-1), 0, count - 1)
+  lower, higher = bins <= x[..., None], bins > x[..., None]
+  below = jnp.clip(lower.sum(-1) - 1, 0, count - 1)
+  above = jnp.clip(count - higher.sum(-1), 0, count - 1)
   same = below == above
-  to_below = jnp.where(same, 1, jnp.abs(bins[below] - x))
-  to_above = jnp.where(same, 1, jnp.abs(bins[above] - x))
+  # The bins at these places: taken by index they would be a gather, which nothing fuses with.
+  low, high = jnp.where(lower, bins, bins[0]).max(-1), jnp.where(higher, bins, bins[-1]).min(-1)
+  to_below = jnp.where(same, 1, jnp.abs(low - x))
+  to_above = jnp.where(same, 1, jnp.abs(high - x))
   span = to_below + to_above
   return (
     jax.nn.one_hot(below, count) * (to_above / span)[..., None]
