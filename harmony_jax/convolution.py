@@ -1,12 +1,14 @@
-"""Convolutions with stride 2, down (kernel 4) and transposed up, each in two equal forms.
+"""Convolutions with stride 2, down (kernel 4) and transposed up, each in equal forms.
 
-`conv` is what cuDNN and the TPU compiler like. `matmul` writes the same sums as one matrix product
-over gathered
+`conv` is what the TPU compiler likes, and cuDNN on the way down. `gradient` writes what goes up as
+the gradient of what goes down, which cuDNN has: it would fill pictures with zeros and convolve
+those, with four times the work. `matmul` writes the same sums as one matrix product over gathered
 patches: XLA's CPU backend runs its convolutions (and, worse, their gradients) far below the
 matrix-product rate, and loses its fast convolution altogether inside loops. The form is chosen by
 the platform and never changes the parameters.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,8 +23,8 @@ Results = TypeVar('Results')  # likewise
 
 
 def default_form() -> str:
-  """'matmul' on a CPU, 'conv' elsewhere."""
-  return 'matmul' if jax.default_backend() == 'cpu' else 'conv'
+  """'matmul' on a CPU, 'gradient' on a GPU, 'conv' elsewhere."""
+  return {'cpu': 'matmul', 'gpu': 'gradient'}.get(jax.default_backend(), 'conv')
 
 
 def downsample(
@@ -34,13 +36,10 @@ def downsample(
   Args:
     x: H and W even for 'same'.
     padding: 'same' halves the resolution, 'valid' gives (H - 4) // 2 + 1.
-    form: 'conv', 'matmul' or '' for the platform's.
+    form: 'conv' (or 'gradient', the same here), 'matmul' or '' for the platform's.
   """
-  if (form or default_form()) == 'conv':
-    dimensions = ('NHWC', 'HWIO', 'NHWC')
-    return jax.lax.conv_general_dilated(
-      x, kernel, (2, 2), padding.upper(), dimension_numbers=dimensions
-    )
+  if (form or default_form()) != 'matmul':
+    return _down(x, kernel, padding)
   if padding == 'same':
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   batch, height, width, channels = x.shape
@@ -63,14 +62,48 @@ def upsample(
     kernel: output channels before input channels, as the reference implementation stores it.
     padding: 'same' (K = 4, p = 2) doubles the resolution, 'valid' (any K, p = K - 1) gives 2 (H -
       1) + K.
-    form: 'conv', 'matmul' or '' for the platform's.
+    form: 'conv', 'gradient', 'matmul' or '' for the platform's.
   """
-  if (form or default_form()) == 'conv':
+  form = form or default_form()
+  if form == 'conv':
     return jax.lax.conv_transpose(
       x, kernel, (2, 2), padding.upper(), dimension_numbers=('NHWC', 'HWOI', 'NHWC')
     )
+  if form == 'gradient':
+    return _up(x, kernel, padding)
   y = _upsample_valid(x, kernel)
   return y if padding == 'valid' else y[:, 1:-1, 1:-1]
+
+
+def _down(x, kernel, padding):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (2, 2), padding.upper(), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _up(x, kernel, padding):
+  sides = (2 * side if padding == 'same' else 2 * (side - 1) + len(kernel) for side in x.shape[1:3])
+  y = jax.ShapeDtypeStruct((len(x), *sides, kernel.shape[2]), x.dtype)
+  return jax.linear_transpose(lambda y: _down(y, _flipped(kernel), padding), y)(x)[0]
+
+
+def _up_forward(x, kernel, padding):
+  return _up(x, kernel, padding), (x, kernel)
+
+
+def _up_backward(padding, saved, gradient):
+  x, kernel = saved
+  [of_kernel] = jax.linear_transpose(lambda kernel: _down(gradient, kernel, padding), kernel)(x)
+  return _down(gradient, _flipped(kernel), padding), of_kernel[::-1, ::-1]
+
+
+_up.defvjp(_up_forward, _up_backward)
+
+
+def _flipped(kernel):
+  """With a barrier: else the gradient's own flip goes with this one, and XLA sees no gradient."""
+  return jax.lax.optimization_barrier(kernel[::-1, ::-1])
 
 
 def _upsample_valid(x, kernel):

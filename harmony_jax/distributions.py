@@ -46,11 +46,14 @@ def two_hot(
   """
   bins = jnp.asarray(bins)
   count = bins.shape[-1]
-  below = jnp.clip((bins <= x[..., None]).sum(-1) - 1, 0, count - 1)
-  above = jnp.clip(count - (bins > x[..., None]).sum(-1), 0, count - 1)
+  lower, higher = bins <= x[..., None], bins > x[..., None]
+  below = jnp.clip(lower.sum(-1) - 1, 0, count - 1)
+  above = jnp.clip(count - higher.sum(-1), 0, count - 1)
   same = below == above
-  to_below = jnp.where(same, 1, jnp.abs(bins[below] - x))
-  to_above = jnp.where(same, 1, jnp.abs(bins[above] - x))
+  # The bins at these places: taken by index they would be a gather, which nothing fuses with.
+  low, high = jnp.where(lower, bins, bins[0]).max(-1), jnp.where(higher, bins, bins[-1]).min(-1)
+  to_below = jnp.where(same, 1, jnp.abs(low - x))
+  to_above = jnp.where(same, 1, jnp.abs(high - x))
   span = to_below + to_above
   return (
     jax.nn.one_hot(below, count) * (to_above / span)[..., None]
@@ -123,8 +126,10 @@ def draw_one_hot(
     index = jnp.argmax(logits, -1)
   else:
     probs = jax.nn.softmax(logits.astype(jnp.float32))
-    # A triangular matrix product: a cumulative sum that every backend runs fast.
-    cumulative = probs @ np.triu(np.ones((classes, classes), np.float32))
+    # A triangular matrix product: a cumulative sum that every backend runs fast. With rounded
+    # factors, as accelerators have them by default, other classes would be drawn.
+    triangle = np.triu(np.ones((classes, classes), np.float32))
+    cumulative = jnp.matmul(probs, triangle, precision='highest')
     index = (cumulative <= uniform[..., None] * cumulative[..., -1:]).sum(-1)
     index = jnp.minimum(index, classes - 1)
   return jax.lax.stop_gradient(jax.nn.one_hot(index, classes, dtype=jnp.float32))

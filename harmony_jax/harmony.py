@@ -248,6 +248,7 @@ def nash_mtl(clip: float = 1.0) -> Weighting:
   return Weighting(init, weigh, balance=balance, clip=clip)
 
 
+@jax.default_matmul_precision('highest')
 def nash_weights(gram: jax.Array, steps: int = 12) -> jax.Array:
   """Return α > 0 with K α = 1/α of a Gram matrix K [n, n]; 1 for tasks without any gradient.
 

@@ -19,6 +19,7 @@ import flax.struct
 import jax
 import numpy as np
 
+from harmony_jax import surroundings
 from harmony_jax.envs.base import Spec
 from harmony_jax.errors import UserError
 from harmony_jax.replay import Replay
@@ -55,6 +56,11 @@ class MethodSettings:
     'float32',
     'what products are computed in; losses, norms, harmonizers and optimisers stay float32',
     choices=('float32', 'bfloat16'),
+  )
+  matmul_precision: str = setting(
+    'default',
+    'of float32 products: accelerators round the factors, but for highest; default: as JAX is told',
+    choices=surroundings.PRECISIONS,
   )
   skip_nonfinite: int = setting(
     0, 'updates that may be left out because a loss or gradient is not finite; then stop'

@@ -78,6 +78,7 @@ class Compiled:
 
 def compile_method(method: Method, devices: int = 1) -> Compiled:
   """Return a method's functions compiled for so many of this process's devices."""
+  compiled = functools.partial(jit, precision=method.settings.matmul_precision)
 
   def train_step(state, batch):
     return method.train_step(state, tiles.apart(batch))
@@ -89,7 +90,7 @@ def compile_method(method: Method, devices: int = 1) -> Compiled:
   def look(name):
     function = method.capabilities[name]
     static = [each for each in inspect.signature(function).parameters if each in _STATIC]
-    return jit(function, static_argnames=static)
+    return compiled(function, static_argnames=static)
 
   if devices * processes.here().count > 1:
     shared = Replicas(method, devices)
@@ -99,16 +100,17 @@ def compile_method(method: Method, devices: int = 1) -> Compiled:
   else:
     same = lambda state: state
     placed = {
-      'init': jit(method.init),
-      'train_step': jit(train_step, donate_argnums=0),
+      'init': compiled(method.init),
+      'train_step': compiled(train_step, donate_argnums=0),
       'put': jax.device_put,
       'variables': method.variables,
       **dict.fromkeys(('local', 'gather', 'spread'), same),
       'differing': lambda state: [],
-      'feedback': jit(method.feedback),
+      'feedback': compiled(method.feedback),
     }
-  carry = jit(method.initial_carry, static_argnums=1)
-  return Compiled(act=jit(act, static_argnames='mode'), initial_carry=carry, look=look, **placed)
+  carry = compiled(method.initial_carry, static_argnums=1)
+  act = compiled(act, static_argnames='mode')
+  return Compiled(act=act, initial_carry=carry, look=look, **placed)
 
 
 class Replicas:
@@ -120,7 +122,8 @@ class Replicas:
 
   def __init__(self, method: Method, devices: int):
     self._method, self._devices, self._group = method, devices, processes.here()
-    self._init = jit(method.init)
+    precision = method.settings.matmul_precision
+    self._init = jit(method.init, precision)
     mesh = Mesh(np.array(jax.local_devices()[:devices]), (AXIS,))
     self._copied = NamedSharding(mesh, PartitionSpec())
     self._split = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -129,10 +132,12 @@ class Replicas:
       everyone += jax.local_devices(index)[:devices]
     # On replicas the state comes in two parts, what all have and what each has.
     mapped = functools.partial(jax.pmap, axis_name=AXIS, devices=everyone)
-    self._step = mapped(
-      self._replica_step, in_axes=(None, 0, 0), out_axes=(None, 0, None), donate_argnums=(0, 1)
+    step, feedback = (
+      at_precision(each, precision) for each in (self._replica_step, self._replica_feedback)
     )
-    self._feedback = mapped(self._replica_feedback, in_axes=(None, 0))
+    axes = {'in_axes': (None, 0, 0), 'out_axes': (None, 0, None)}
+    self._step = mapped(step, **axes, donate_argnums=(0, 1))
+    self._feedback = mapped(feedback, in_axes=(None, 0))
     find = lambda state, place: jax.tree.map(_differs, state)  # `place` is there to be mapped
     self._differ = mapped(find, in_axes=(None, 0), out_axes=None)
 
@@ -265,7 +270,7 @@ def train_together(method: Method) -> Callable[[tuple, tuple], tuple[tuple, tupl
     states, metrics = jax.vmap(one)(_stack(states), _stack(batches))
     return _unstack(states, len(batches)), _unstack(metrics, len(batches))
 
-  return jit(step, donate_argnums=0)
+  return jit(step, method.settings.matmul_precision, donate_argnums=0)
 
 
 def _stack(trees):
@@ -277,11 +282,20 @@ def _unstack(tree, count):
   return tuple(map(one, range(count)))
 
 
-def jit(function: Callable, **how: Any) -> Callable:
-  """Return `jax.jit` with this backend's compiler options; those in XLA_FLAGS are left to them."""
+def jit(function: Callable, precision: str = 'default', **how: Any) -> Callable:
+  """Return `jax.jit` with this backend's compiler options; those in XLA_FLAGS are left to them.
+
+  Args:
+    precision: of products of float32, as in the settings.
+  """
   given = os.environ.get('XLA_FLAGS', '')
   options = {} if has_accelerator() else {k: v for k, v in CPU_OPTIONS.items() if k not in given}
-  return jax.jit(function, compiler_options=options or None, **how)
+  return jax.jit(at_precision(function, precision), compiler_options=options or None, **how)
+
+
+def at_precision(function: Callable, precision: str) -> Callable:
+  """Return a function whose products of float32 are traced at a precision; 'default' is JAX's."""
+  return function if precision == 'default' else jax.default_matmul_precision(precision)(function)
 
 
 def no_transfer() -> contextlib.AbstractContextManager:

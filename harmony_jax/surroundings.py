@@ -1,4 +1,6 @@
-"""What JAX takes from the variables of the process, and what of it a run does not take."""
+"""What JAX takes from the variables of the process, and what of it a run does not take; what its
+backend makes of products.
+"""
 
 import jax
 
@@ -37,3 +39,31 @@ def settle() -> list[str]:
     else:
       lines.append(f'{name.upper()}={found} is taken: {reason}')
   return lines
+
+
+PRECISIONS = ('default', 'high', 'highest')  # of `config.matmul_precision`, and of JAX
+# What accelerators make of the factors of a product of float32 at these, as JAX documents it.
+FACTORS = {
+  'gpu': (
+    'TensorFloat-32, where the GPU has it',
+    'TensorFloat-32, where the GPU has it',
+    'float32',
+  ),
+  'tpu': ('bfloat16', 'sums of three bfloat16', 'sums of six bfloat16'),
+}
+
+
+def products(precision: str) -> str:
+  """Return the factors that products of float32 are made of; '' on a CPU that was told nothing.
+
+  Args:
+    precision: of the settings.
+  """
+  backend, told = jax.default_backend(), precision
+  if precision == 'default':
+    told = getattr(jax.config, 'jax_default_matmul_precision', None) or precision
+  if backend == 'cpu':
+    return '' if told == 'default' else 'float32, as always on a CPU'
+  if backend in FACTORS and told in PRECISIONS:
+    return FACTORS[backend][PRECISIONS.index(told)]
+  return f"what {backend} makes of JAX's {told}"

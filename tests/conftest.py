@@ -5,7 +5,7 @@ compiled as training's are (`parallel.CPU_OPTIONS`); what a worker has compiled 
 a file of tests where it has grown large. Signals are heard even where what started the tests
 ignores them.
 
-Shapes in annotations are checked in every call (`SHAPED`).
+On accelerators products are exact. Shapes in annotations are checked in every call (`SHAPED`).
 """
 
 import gc
@@ -44,6 +44,15 @@ for _number, _usual in (
 ):
   if signal.getsignal(_number) == signal.SIG_IGN:
     signal.signal(_number, _usual)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def exact_products():
+  """Have products of float32 exact: accelerators round their factors by default."""
+  import jax
+
+  if jax.default_backend() != 'cpu':
+    jax.config.update('jax_default_matmul_precision', 'highest')
 
 
 @pytest.fixture(autouse=True, scope='module')

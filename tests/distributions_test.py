@@ -34,6 +34,21 @@ def test_two_hot_by_hand():
   np.testing.assert_allclose(dists.two_hot(x, bins), wanted, atol=1e-6)
 
 
+def test_two_hot_is_bit_for_bit_that_of_bins_by_index():
+  """At bins, between them, beyond the ends, and where a value is none."""
+  bins = dists.two_hot_bins()
+  x = np.concatenate([bins, RNG.uniform(-25, 25, 500), [np.inf, -np.inf, np.nan]])
+  x = x.astype(np.float32)
+  below = np.clip((bins <= x[:, None]).sum(-1) - 1, 0, 254)
+  above = np.clip(255 - (bins > x[:, None]).sum(-1), 0, 254)
+  apart = [np.where(below == above, 1, np.abs(bins[each] - x)) for each in (below, above)]
+  span = apart[0] + apart[1]
+  with np.errstate(invalid='ignore'):
+    wanted = np.eye(255, dtype=np.float32)[below] * (apart[1] / span)[:, None]
+    wanted += np.eye(255, dtype=np.float32)[above] * (apart[0] / span)[:, None]
+  np.testing.assert_array_equal(dists.two_hot(jnp.asarray(x), bins), wanted)
+
+
 @given(st.floats(-19.9, 19.9))
 def test_two_hot_keeps_the_value(x):
   bins = dists.two_hot_bins()
@@ -80,6 +95,14 @@ def test_draws_of_one_hots():
   logits = jnp.log(jnp.array([0.2, 0.5, 0.3]))
   for noise, index in ((None, 1), (jnp.float32(0.0), 0), (jnp.float32(1 - 2**-24), 2)):
     assert dists.draw_one_hot(logits, noise).argmax() == index
+
+
+@pytest.mark.parametrize('precision', ['bfloat16', 'high'])
+def test_draws_are_exact_whatever_products_are(precision):
+  """The product that adds up their probabilities is told so."""
+  with jax.default_matmul_precision(precision):
+    text = jax.jit(dists.draw_one_hot).lower(jnp.zeros((3, 4)), jnp.zeros(3)).as_text()
+  assert text.count('dot_general') == 1 and 'precision = [HIGHEST, HIGHEST]' in text
 
 
 def test_straight_through():

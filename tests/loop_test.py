@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import envs, method, settings
+from harmony_jax import envs, method, settings, surroundings
 from harmony_jax.config import Config, RunSettings
 from harmony_jax.methods import dreamer
 from harmony_jax.processes import ALONE
@@ -123,8 +123,8 @@ def test_what_an_update_says_reaches_the_replay_before_the_next_step(whole, tmp_
   assert after == told[-len(after) :] and len(after) < len(told)
 
 
-def test_environments_step_while_the_device_trains(tmp_path):
-  """No step of the environments waits for an update; every action does."""
+def test_environments_step_while_the_device_trains(tmp_path, monkeypatch):
+  """No step of the environments waits for an update; each action does, once."""
   events = []
 
   def noted(name, call):
@@ -137,11 +137,12 @@ def test_environments_step_while_the_device_trains(tmp_path):
 
   def prepare(trainer):
     trainer.episodes.step = noted('step', trainer.episodes.step)
+    monkeypatch.setattr(jax, 'device_get', noted('get', jax.device_get))
 
-  config = dreamer_of(eval_episodes=0, train_ratio=8.0)
+  config = dreamer_of(eval_episodes=0, train_ratio=8.0, log_every=1000)
   train(tmp_path, config, prepare=prepare, compiler=compiler)
   before_the_last_evaluation = events[: len(events) - events[::-1].index('step')]
-  assert before_the_last_evaluation[-30:] == ['act', 'train_step', 'step'] * 10
+  assert before_the_last_evaluation[-40:] == ['act', 'get', 'train_step', 'step'] * 10
 
 
 def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
@@ -247,14 +248,20 @@ def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
   assert 0.3 < sigma / first['loss/observation'] < 3 and sigma > 100
 
 
-def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys):
-  """Also after a stop, from whose first update on time is counted."""
-  with pytest.raises(Interrupted):
+def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys, monkeypatch):
+  """Also after a stop, from whose first update on time is counted. Before that what its products
+  are made of, where it is not what a CPU always does.
+  """
+  with monkeypatch.context() as here, pytest.raises(Interrupted):
+    here.setattr(surroundings, 'products', lambda precision: f'{precision} factors')
     train(tmp_path, dreamer_of(), From(120, ask))
   first = capsys.readouterr().out
+  told = 'products of float32: of default factors (config.matmul_precision=default)'
+  assert told in first
   train(tmp_path, dreamer_of())
   second = capsys.readouterr().out
   begins = dreamer_of().begins
   assert f'collects experience: 4 of at least {begins} steps' in first
   assert f'first update after {begins + 4} steps: compiling' in first
+  assert 'products of float32' not in second
   assert 'goes on updating after' in second and 'left' not in second.partition('compiling')[0]

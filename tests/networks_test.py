@@ -14,7 +14,7 @@ from harmony_jax.networks import Dense, Head, HeadSettings, Style, initializer
 from harmony_jax.rssm import RSSM, RSSMSettings, State
 from tests import small
 
-FORMS = ('conv', 'matmul')
+FORMS = ('conv', 'gradient', 'matmul')
 
 
 def normal(*shape, seed=0):
@@ -82,12 +82,17 @@ def test_convolutions_are_haikus(direction, padding, shape, size, depth):
     chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize('move', [convolution.downsample, convolution.upsample])
-def test_both_forms_have_the_same_gradients(move):
-  x, kernel = normal(2, 8, 8, 5), normal(4, 4, 5, 5, seed=1)
-  value = lambda x, k, form: jnp.sin(move(x, k, form=form)).sum()
+@pytest.mark.parametrize('direction, padding, shape, size, depth', CONVOLUTIONS)
+def test_all_forms_have_the_same_gradients(direction, padding, shape, size, depth):
+  down = direction == 'down'
+  move = convolution.downsample if down else convolution.upsample
+  ends = (shape[-1], depth) if down else (depth, shape[-1])
+  x, kernel = normal(*shape), normal(size, size, *ends, seed=1)
+  value = lambda x, k, form: jnp.sin(move(x, k, padding, form)).sum()
   gradients = small.jit(lambda *xs: [jax.grad(value, (0, 1))(*xs, form) for form in FORMS])
-  chex.assert_trees_all_close(*gradients(x, kernel), rtol=1e-4, atol=1e-4)
+  first, *others = gradients(x, kernel)
+  for each in others:
+    chex.assert_trees_all_close(each, first, rtol=1e-4, atol=1e-4)
 
 
 def test_dense_is_haikus_linear_and_norm():

@@ -55,7 +55,31 @@ def test_what_would_change_the_numbers_is_not_taken():
 def test_the_settings_are_those_of_this_jax():
   """A name that JAX gives up would be looked past without a word."""
   assert all(hasattr(jax.config, name) for name in {**surroundings.SET, **surroundings.LEFT})
-  assert not surroundings.settle()
+  assert not [line for line in surroundings.settle() if 'is not taken' in line]
+
+
+@pytest.mark.parametrize(
+  'backend, precision, told',
+  [
+    ('gpu', 'default', 'TensorFloat-32, where'),
+    ('gpu', 'high', 'TensorFloat-32, where'),
+    ('tpu', 'default', 'bfloat16'),
+    ('tpu', 'high', 'sums of three bfloat16'),
+    ('gpu', 'highest', 'float32'),
+    ('cpu', 'highest', 'float32, as always on a CPU'),
+    ('METAL', 'high', "what METAL makes of JAX's high"),
+  ],
+)
+def test_what_products_are_made_of(backend, precision, told, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  assert surroundings.products(precision).startswith(told)
+
+
+def test_the_variable_counts_where_the_setting_says_nothing():
+  with jax.default_matmul_precision('highest'):
+    assert surroundings.products('default') == 'float32, as always on a CPU'
+  with jax.default_matmul_precision(None):
+    assert not surroundings.products('default')
 
 
 def test_commands_tell_what_is_not_taken():

@@ -52,7 +52,8 @@ class Programs:
     made: Any = entry.make(settings, spec)
     if not hasattr(made, 'model_step') or 'features' not in made.capabilities:
       raise UserError(f'{name} cannot train its model alone: it has no `model_step` or `features`')
-    self.init = parallel.jit(made.init)
+    jit = functools.partial(parallel.jit, precision=settings.matmul_precision)
+    self.init = jit(made.init)
     self.calibration: method.Calibration | None = made.calibration
 
     def step(weights, state, batch):
@@ -67,9 +68,9 @@ class Programs:
       return made.capabilities['report'](made.variables(state), batch, context, state.rng)
 
     reports = 'report' in made.capabilities
-    self.predict = parallel.jit(predict, static_argnames='context') if reports else None
-    self.step = parallel.jit(step, donate_argnums=1)
-    self.look = parallel.jit(look, static_argnames='context')
+    self.predict = jit(predict, static_argnames='context') if reports else None
+    self.step = jit(step, donate_argnums=1)
+    self.look = jit(look, static_argnames='context')
 
 
 def structure(settings: Any) -> tuple[Any, dict[str, float]]:
@@ -190,7 +191,8 @@ def learn(
   if programs.calibration:
     start = programs.calibration
     batches = map(batch_of, range(plan.updates, plan.updates + start.batches))
-    state = start.apply(state, start.means(parallel.jit(start.measure), state, batches))
+    measured = parallel.jit(start.measure, sizes.matmul_precision)
+    state = start.apply(state, start.means(measured, state, batches))
   spent = np.zeros(2)
   clock = lambda: np.array([time.perf_counter(), time.process_time()])
   begun = clock()

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from harmony_jax import harmony
 from harmony_jax.reporting.figures import PALETTE
 
 LOSSES = (0.1, 1.0, 10.0, 100.0)  # of which the loss over σ is drawn
@@ -21,6 +20,8 @@ RULES = {
 
 def harmonious_losses(points: int = 241) -> dict[str, Any]:
   """Return what the figure shows, as `draw` takes it, computed by the rules themselves."""
+  from harmony_jax import harmony  # JAX, which nothing else here needs
+
   sigma, loss = np.logspace(-2.5, 4, points), np.logspace(-3, 4, points)
   found: dict[str, Any] = {'sigma': sigma, 'loss': loss}
   for name in RULES:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmony_jax import config, finite, method
+from harmony_jax import config, finite, method, parallel
 from harmony_jax.envs.base import ArraySpec, Spec
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
@@ -33,7 +33,8 @@ def first_not_finite(of: method.Method, state: method.TrainState, batch: method.
     stages[:] = found
     return list(found.values())
 
-  finites = jax.device_get(jax.jit(examine)(state, batch))
+  look = parallel.jit(examine, of.settings.matmul_precision)
+  finites = jax.device_get(look(state, batch))
   for stage, arrays in zip(stages, finites, strict=True):
     bad = [f'{stage}: {name}' for name, fine in arrays.items() if not fine]
     if bad:

@@ -140,8 +140,8 @@ class Trainer:
     """Act, store, update, step."""
     learning = self._learning()
     with parallel.no_transfer():  # a copy that nobody asked for would wait for the device
-      vector = self._choose(learning)
-    self.settle()  # the action waited for the updates before it
+      vector, left_out = self._choose(learning)
+    self.settle(left_out)  # the action waited for the updates before it
     if self.updates.done:
       self.progress.prepare('')
     self._store(vector)
@@ -158,11 +158,15 @@ class Trainer:
     self.progress.update(self.state.step)
 
   def _choose(self, learning):
-    """Actions for the present time step, vectors [N, A]."""
+    """(Actions for the present time step, vectors [N, A]; the updates left out, where known).
+
+    They come from the device together: to wait for each would be two round trips.
+    """
     step, run = self.state.step, self.config.run
     if learning:
-      return self.player.act(self.updates.variables, self.timestep, step)[1]
-    return random_actions(self.env.spec, run.num_envs, run.seed, step)[self.envs]
+      action = self.player.begin(self.updates.variables, self.timestep, step)
+      return jax.device_get((action, self.updates.state.nonfinite))
+    return random_actions(self.env.spec, run.num_envs, run.seed, step)[self.envs], None
 
   def _store(self, vector):
     now, state = self.timestep, self.state
@@ -213,14 +217,18 @@ class Trainer:
     enough = self.replay.filled(self.config.agent.prefill // self.group.count)
     return all(self.group.exchange(enough))
 
-  def settle(self) -> None:
+  def settle(self, left_out: Any = None) -> None:
     """Wait for the updates so far; write and look at what they gave.
+
+    Args:
+      left_out: of them those that were not finite, where that has come from the device.
 
     Raises:
       UserError: more of them were not finite than may be left out.
     """
     self.metrics.flush(self)
-    more = self.updates.settle(self.folder.path, self.checkpoints, self.state.step)
+    step = self.state.step
+    more = self.updates.settle(self.folder.path, self.checkpoints, step, left_out)
     if more:
       self.progress.line(
         f'{more} of the updates up to {self.state.update:,} left out: not finite '

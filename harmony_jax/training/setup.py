@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from harmony_jax import device_replay, disk, envs, method
+from harmony_jax import device_replay, disk, envs, method, surroundings
 from harmony_jax.config import Config
 from harmony_jax.envs.base import ArraySpec, Spec
 from harmony_jax.errors import UserError
@@ -132,6 +132,10 @@ def introduce(trainer: 'Trainer') -> Progress:
     f'seed {run.seed}: {run.steps:,} steps, {trainer.schedule.updates:,} updates, '
     f'{parameters:,} parameters, {config.agent.compute_dtype} on {machine}'
   )
+  factors = surroundings.products(config.agent.matmul_precision)
+  if factors:
+    precision = config.agent.matmul_precision
+    progress.line(f'products of float32: of {factors} (config.matmul_precision={precision})')
   for reading in trainer.env.spec.readings:
     progress.line(reading)
   apart = isinstance(trainer.env, envs.Processes)

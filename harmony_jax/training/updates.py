@@ -86,16 +86,18 @@ class Updates:
     """Start from what the method measures on the first batches of all processes."""
     calibration, state = self.method.calibration, self.compiled.local(self.state)
     batches = (self.replay.sample(2**31 + index) for index in range(calibration.batches))
-    found = calibration.means(parallel.jit(calibration.measure), state, batches)
+    measure = parallel.jit(calibration.measure, self.method.settings.matmul_precision)
+    found = calibration.means(measure, state, batches)
     means = self._group.exchange(found)
     means = {k: np.mean([x[k] for x in means]) for k in means[0]}
     self.state = self.compiled.spread(calibration.apply(self.compiled.gather(self.state), means))
 
-  def settle(self, folder: Any, checkpoints: Checkpoints, step: int) -> int:
+  def settle(self, folder: Any, checkpoints: Checkpoints, step: int, left_out: Any = None) -> int:
     """Look at the updates since the last call; give the replay what they say of their windows.
 
     Args:
       folder: of the run, where an update that was not finite is written down. step: of the run.
+      left_out: of all updates those that were not finite, where that has come from the device.
 
     Returns: how many of them were left out.
 
@@ -104,7 +106,7 @@ class Updates:
     """
     if not self._begun:
       return 0
-    found = int(jax.device_get(self.state.nonfinite))
+    found = int(jax.device_get(self.state.nonfinite) if left_out is None else left_out)
     if found > self.method.settings.skip_nonfinite:
       self._stop(folder, checkpoints, step)
     for draw, rows in self._begun:
