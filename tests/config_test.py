@@ -152,7 +152,7 @@ def save(folder, tree, **more):
 @pytest.mark.parametrize('suite', ['catch', 'dmcr'])
 def test_a_run_folder_gives_its_configuration_back(suite, name, tmp_path):
   made = make(suite, name).override(
-    ['rssm.deter=24', 'env_processes=false', 'env.action_repeat=3'][: 2 + (suite == 'dmcr')]
+    ['batch_length=9', 'env_processes=false', 'env.action_repeat=3'][: 2 + (suite == 'dmcr')]
   )
   save(tmp_path, made.to_json(), format=config.FORMAT)
   assert read(tmp_path) == made
@@ -187,36 +187,36 @@ def test_a_configuration_needs_no_suite():
 
 # First ten digits of a SHA-256 by preset: `digest` above.
 GOLDEN = {
-  'atari100k dreamerv3': '481e22164e 248cde3b4b 78f1bcbf68 68d85a18eb',
-  'atari100k dreamerv2': 'fa1a2d7dd4 f13b3d97ea 0ac0b13f56 957525564d',
-  'atari100k dreamerpro': '9ade96c328 a312ac43c1 b20fe4aa68 a25b190511',
-  'catch dreamerv3': 'f36d64009e 9ebeacede6 77c90fc9b1 bbeb5d4a20',
-  'catch dreamerv2': '19dcf81c7a abc05ddf9c 431fa32181 1ba52dcb47',
-  'catch dreamerpro': 'b588401852 8a6f3213f9 0b50bcc8a9 faf95ac53d',
-  'crafter dreamerv3': 'e70a50e26a 5fb78aa445 a60d22a776 999dec6513',
-  'crafter dreamerv2': '0c32dc243d 4040aac0ef 0b773e5c8d b15973fb57',
-  'crafter dreamerpro': '6b62456004 68210b50af c1f136c2af fa0706be3e',
-  'dmc dreamerv3': '4d97243a98 813b2b3bcf b2076caaa5 1a00ea1471',
-  'dmc dreamerv2': 'f9984b2f7e 11dd02b927 48a79cba0f 85d4c33dc1',
-  'dmc dreamerpro': 'b46f611d89 b436d11d26 d2e62057f6 74c014ae62',
-  'dmcr dreamerv3': '4a4903cc72 8ff09b0e0b 04990e6ebf 6e05a3b348',
-  'dmcr dreamerv2': 'eb3d787d1b fbc10244e9 5b8b5e0b02 c6f9aaf4a2',
-  'dmcr dreamerpro': '9f32e2b48f 1140533ed1 d00e6d29c4 9bfb42c3c1',
-  'gym dreamerv3': 'b9eade2ed7 2c4108aa70 b533471938 e7fab71445',
-  'gym dreamerv2': 'fbda21aa68 d331c8de94 003a1ad4b2 a045280246',
-  'gym dreamerpro': '70dbf4e5d1 15b1c40184 e809ec2a50 1584aeb63e',
-  'memory_maze dreamerv3': '10e8e27ceb e9a10c89f2 7007a314fa fe3f371123',
-  'memory_maze dreamerv2': 'a7ebc828eb a0b53ff2f5 ceaf1de3aa 47a8b5f536',
-  'memory_maze dreamerpro': '289dfe63f4 4eb067d125 3761cf56b7 4b2994b4bc',
-  'metaworld dreamerv3': '12557440e1 3a6ff2527f 4777b2b544 21a15d9359',
-  'metaworld dreamerv2': 'f3a11ba788 c366d8bec6 f948e36a0c d8ece05c0c',
-  'metaworld dreamerpro': '1ff9ffb654 157d15868f 63ece107f5 41ccff5acb',
-  'minigrid dreamerv3': '0362fd18e4 ac3ff61d84 05ff2219dc 95052af371',
-  'minigrid dreamerv2': '91d4cc7a4a 4e55107f9b 06e4e8f137 2e4f8f3aa9',
-  'minigrid dreamerpro': 'be3d86c1fb 914eb68830 e709312a29 f8451979d9',
-  'rlbench dreamerv3': 'd20f9e33e4 f53614e79a 93e2b1ecfc c2658cdb0c',
-  'rlbench dreamerv2': '544f2a22fc ec125d9fe9 266721f6af 337223a459',
-  'rlbench dreamerpro': '3bfdc80dd9 a686c131ce 969230d02e 47e107768c',
+  'atari100k dreamerv3': 'b4d0c8b494 20d24fd9d3 43fdde4148 8014a68c51',
+  'atari100k dreamerv2': 'e76ed98e3d 6614873fd1 8fe9f05881 0fd5b2b3ff',
+  'atari100k dreamerpro': 'e9de22aa2a c84088adaa 4cdaad381e 4ed74952d9',
+  'catch dreamerv3': 'cb960be218 e83bf4f59d 77d054e25d 8a8f3f77e3',
+  'catch dreamerv2': '0c90a4546d 16e89f5c0f df66c9f55d 4ba932a380',
+  'catch dreamerpro': '4a831c61ca 0352b08d07 9101c8d365 956b83cc42',
+  'crafter dreamerv3': '2415dbc7e8 18e301f984 17076af781 1a98a021de',
+  'crafter dreamerv2': '5fe2aecaee ee1da05283 b982489b88 53f701960f',
+  'crafter dreamerpro': '2285d99e17 6ab9d44dc0 507a99d0e6 76cc9fe21a',
+  'dmc dreamerv3': '1eba0a5a4b 2cba0839e3 1ae8aff916 6a7114331a',
+  'dmc dreamerv2': 'aca216bfa9 34b5dfcd68 46f75d7fd2 2d42c3b9cd',
+  'dmc dreamerpro': '5756f15032 141ce64e00 b140215424 d8fdfade46',
+  'dmcr dreamerv3': 'd97a9073dc 24b8e7bedb 1f2e1ce48c e3c5c0100d',
+  'dmcr dreamerv2': 'be24eafa51 8a09534162 4bccd9e3b1 00ae428763',
+  'dmcr dreamerpro': 'a1605753a1 717d72c0ac cc4e4d09bf 455cbe8285',
+  'gym dreamerv3': '555d7eec7f 4134f2a9da 5d3f63b9cb f82a6ad259',
+  'gym dreamerv2': '46761fc2e3 ec14f84c79 6e1ad63bb3 0ac664e989',
+  'gym dreamerpro': '7e0c99e4d8 35b484bdcc 0f472ea49f 9caedf0abb',
+  'memory_maze dreamerv3': '43261d2cea 0b2d3f7de0 652a7bb8e0 3595b9f7a0',
+  'memory_maze dreamerv2': '79ade2a133 a39edda9b1 102c4bf797 588e5d79d7',
+  'memory_maze dreamerpro': '34f7817857 6f4d788ef4 69d64bad67 c7527112f3',
+  'metaworld dreamerv3': 'feb0d07f1f 0ae6226c0d aeb3b24785 8f6d63725c',
+  'metaworld dreamerv2': 'fac7ee0bc6 12712f770b 70e5866291 b638a820a0',
+  'metaworld dreamerpro': '6889a2bb11 5ef265daa0 c6c5d73ddf 615523c779',
+  'minigrid dreamerv3': '78961c7605 ea778170cd 3f4b2cfed1 a5ffea0bde',
+  'minigrid dreamerv2': '2f3e29a1f2 16b8ed1ae3 ab7fa6047d 46a263d599',
+  'minigrid dreamerpro': 'ce79aa24e3 9e6531ec34 9d199ab854 1e9fbd8797',
+  'rlbench dreamerv3': '189492fcc1 d1edf5f4af 907c6d0d7c f8e4c89c9d',
+  'rlbench dreamerv2': '8a40cd0204 65685edad7 5a77f37c05 263c8aef8d',
+  'rlbench dreamerpro': '6fe71c3d70 f0ffd1a503 793bbc7793 98014b93e2',
 }
 
 
