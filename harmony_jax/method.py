@@ -224,6 +224,7 @@ METHODS = {
   'dreamerv3': 'harmony_jax.methods.dreamer:METHOD',
   'dreamerv2': 'harmony_jax.methods.dreamer_v2:METHOD',
   'dreamerpro': 'harmony_jax.methods.dreamer_pro:METHOD',
+  'tdmpc': 'harmony_jax.methods.tdmpc:METHOD',
 }
 
 
