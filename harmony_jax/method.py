@@ -70,6 +70,11 @@ class MethodSettings:
   train_ratio: float = setting(
     1024.0, 'replayed steps per environment step: B · T is one update per step', above=0
   )
+  update_at: str = setting(
+    'steps',
+    'updates are done as steps pay for them, or (episodes) where an episode ends, all that are due',
+    choices=('steps', 'episodes'),
+  )
   pretrain: int = setting(1, 'updates before the first step with the policy', least=1)
   prefill: int = setting(
     0, 'random steps before training, if the first batch does not need more', least=0
@@ -149,7 +154,8 @@ class Method(Protocol):
 
     The batch holds observations [B, T, ...], `action` [B, T, A] (vectors as of `act`) taken
     *after* the observation of its row, `reward`, `is_first`, `is_last`, `is_terminal` [B, T], and
-    with `replay.first_action` also `before` [B, A]. Use `finite.guard` to leave out updates that
+    with `replay.first_action` also `before` [B, A], and rows [B, ...] that the replay's draws bring
+    along (`Draw.more`). Use `finite.guard` to leave out updates that
     are not finite.
     """
     ...
@@ -171,7 +177,7 @@ class Method(Protocol):
 
     They begin with the one-hots of `spec.factors`; the other numbers are in [-1, 1]. Where
     `is_first` [N], an episode begins and the carry is not looked at. `mode` asks for the most
-    likely actions.
+    likely actions. What is beyond [-1, 1] is stored so, and clipped for the environment.
     """
     ...
 
@@ -224,6 +230,7 @@ METHODS = {
   'dreamerv3': 'harmony_jax.methods.dreamer:METHOD',
   'dreamerv2': 'harmony_jax.methods.dreamer_v2:METHOD',
   'dreamerpro': 'harmony_jax.methods.dreamer_pro:METHOD',
+  'tdmpc': 'harmony_jax.methods.tdmpc:METHOD',
 }
 
 

@@ -47,7 +47,8 @@ class Prefetcher:
 
   def take_up(self, draw: Any) -> None:
     """Have windows copied that were chosen before: what a run that goes on had requested."""
-    self._waiting.append((draw, self._thread.submit(lambda: self._put(self._replay.gather(draw)))))
+    batch = lambda: {**self._replay.gather(draw), **draw.more}
+    self._waiting.append((draw, self._thread.submit(lambda: self._put(batch()))))
 
   def get(self) -> Any:
     """Return the batch of the oldest request; wait for it.

@@ -8,7 +8,7 @@ stored steps alone, so a resumed run draws what the uninterrupted one would have
 import functools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ class Draw(NamedTuple):
   envs: np.ndarray  # [B] environment of each window
   starts: np.ndarray  # [B] its first step, counted since the run began
   steps: int  # steps per environment that were stored when it was drawn
+  more: Mapping[str, np.ndarray] = {}  # rows [B, ...] that join the batch, such as weights
 
 
 class Replay:
@@ -265,6 +266,23 @@ class Replay:
     Raises:
       ValueError: no replay there, another layout, steps that are not in it, or a damaged file.
     """
+    count = self.part[1]
+    size = self.num_envs * count // (parts or count)  # environments of a part
+    for place, here, there in self.places(folder, parts):
+      write = functools.partial(self._write, here, there)
+      self._steps = replay_files.load(
+        place, self._layout(size), write, steps, self.kept, self._rows
+      )
+    self._saved = self._steps if parts in (None, count) else 0
+    oldest = max(0, self._steps - self.kept)
+    self._rule.restart(oldest)
+    for step in range(oldest, self._steps):
+      self._note(step)
+
+  def places(
+    self, folder: str | pathlib.Path, parts: int | None = None
+  ) -> Iterator[tuple[pathlib.Path, slice, slice]]:
+    """Yield (folder, ours, of these environments the places there) of the parts that have ours."""
     index, count = self.part
     parts = count if parts is None else parts
     # our first environment, environments of a part
@@ -273,19 +291,7 @@ class Replay:
       begin = other * size - first  # where its environments begin, counted from our first
       here = slice(max(begin, 0), min(begin + size, self.num_envs))
       there = slice(here.start - begin, here.stop - begin)
-      self._steps = replay_files.load(
-        replay_files.part(folder, other, parts),
-        self._layout(size),
-        functools.partial(self._write, here, there),
-        steps,
-        self.kept,
-        self._rows,
-      )
-    self._saved = self._steps if parts == count else 0
-    oldest = max(0, self._steps - self.kept)
-    self._rule.restart(oldest)
-    for step in range(oldest, self._steps):
-      self._note(step)
+      yield replay_files.part(folder, other, parts), here, there
 
   def _read(self, first, end):
     rows = np.arange(first, end) % self._rows

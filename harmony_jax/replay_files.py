@@ -72,12 +72,12 @@ def save(
     np.savez(buffer, **read(first, end))  # pyright: ignore[reportArgumentType]
     data = buffer.getbuffer()
     files.append(f'steps-{first:012d}-{end:012d}-{zlib.crc32(data):08x}.npz')
-    _replace(folder / files[-1], data)
+    replace(folder / files[-1], data)
   saves = [count for count in present['saves'] if count <= saved and count < steps][1 - SAVES :] + [
     steps
   ]
   files = [name for name in files if _span(name)[1] > saves[0] - rows]
-  _replace(
+  replace(
     folder / 'manifest.json',
     json.dumps({**layout, 'saves': saves, 'files': files}, indent=1).encode(),
   )
@@ -192,7 +192,7 @@ def _read(path, layout, count):
   return arrays
 
 
-def _replace(path, data):
+def replace(path: pathlib.Path, data: Any) -> None:
   """Puts a file in place whole."""
   temporary = path.with_name(path.name + '.tmp')
   with open(temporary, 'wb') as file:

@@ -1,5 +1,5 @@
 """Our numbers against the authors' own, over every recorded run in $HARMONY_PARITY_DIR whose method
-we have: `*v3_*.npz`, `*v2_*.npz`, `*pro_*.npz`.
+we have: `*v3_*.npz`, `*v2_*.npz`, `*pro_*.npz`, and at the end `*tdmpc_*.npz`.
 
 Tolerances: forward outputs 1e-4 and gradients 1e-3 of each array's largest magnitude, updates 5e-3
 per tensor as ‖Δ - Δ*‖ / ‖Δ*‖ with Δ = after - before, since comparing parameters would pass without
@@ -13,20 +13,23 @@ leave out elements whose recorded gradient is below 1e-6 of their tensor's large
 """
 
 import functools
+import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from harmony_jax import convolution
-from tests import parity, parity_layouts
+from harmony_jax.methods import tdmpc, tdmpc_networks, tdmpc_planning
+from tests import parity, parity_layouts, parity_tdmpc, small
 
-PATHS = parity.paths()
+PATHS, TDMPC = parity.paths(), parity_tdmpc.paths()
 FORMS = ('conv', 'matmul')
 PROTOTYPES = "['world_model']['prototypes']['vectors']"
 
 pytestmark = pytest.mark.skipif(
-  not PATHS, reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)'
+  not PATHS + TDMPC, reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)'
 )
 
 
@@ -298,3 +301,296 @@ def test_forward_before_the_second_update(path, form):
   ours = forward(_two_updates(path)[1][0], fixture.batch())
   assert set(recorded) <= set(ours)
   report('second forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
+
+
+# TD-MPC: every draw is recorded, too
+# -------------------------------------------------------------------------------------------
+
+_recorded = functools.cache(parity_tdmpc.Fixture)
+tdmpc_files = pytest.mark.parametrize('path', TDMPC, ids=lambda path: path.stem)
+
+
+def errors_of(ours, theirs):
+  """The largest relative error of each array of two trees."""
+  ours, theirs = _named(ours), _named(theirs)
+  assert set(ours) == set(theirs), set(ours) ^ set(theirs)
+  return {name: relative(ours[name], theirs[name]) for name in theirs}
+
+
+@tdmpc_files
+def test_tdmpc_forward(path):
+  fixture = _recorded(path)
+  ours, recorded = parity_tdmpc.three_updates(fixture)[0].forward, fixture.group('forward')
+  assert set(recorded) == set(ours), set(recorded) ^ set(ours)
+  errors = {name: relative(ours[name], recorded[name]) for name in recorded}
+  if fixture.pixels:
+    assert errors.pop('aug_obs') <= 1e-5
+  report('forward', errors, 1e-4)
+
+
+@tdmpc_files
+def test_tdmpc_gradients(path):
+  """Divided by H, not yet clipped."""
+  fixture = _recorded(path)
+  theirs = {'params': {**fixture.tree('grad')['params'], **fixture.tree('grad_pi')['params']}}
+  ours = parity_tdmpc.three_updates(fixture)[0].gradients
+  report('gradients', errors_of(ours, theirs), 1e-3)
+
+
+@tdmpc_files
+def test_tdmpc_gradients_by_loss(path):
+  """Parameters that a loss does not reach are not recorded, and have none here."""
+  fixture = _recorded(path)
+  for name in tdmpc.TASKS:
+    found = parity_tdmpc.update(fixture, only=name).gradients['params']['world_model']
+    ours = _named({'params': {'world_model': found}})
+    theirs = _named(fixture.tree(f'grad_by_loss/{name}'))
+    assert set(theirs) <= set(ours)
+    assert not any(np.asarray(ours[k]).any() for k in set(ours) - set(theirs))
+    report(f'gradients of {name}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
+
+
+@tdmpc_files
+def test_tdmpc_clamp(path):
+  """Gradients where two sequences lose more than counts."""
+  fixture = _recorded(path)
+  batch = fixture.batch(reward=fixture.data['clamp/reward'])
+  found = parity_tdmpc.update(fixture, batch=batch)
+  ours = {'params': {'world_model': found.gradients['params']['world_model']}}
+  errors = errors_of(ours, fixture.tree('clamp/grad'))
+  errors['norm'] = relative(found.metrics['grad_norm/world_model'], fixture.data['clamp/grad_norm'])
+  report('clamped gradients', errors, 1e-3)
+
+
+def tdmpc_update_errors(fixture, state, after):
+  """‖Δ - Δ*‖ / ‖Δ*‖ per tensor, slow copies too; where the authors' stands still, so must ours."""
+  before, theirs = _named(fixture.tree('param')), _named(fixture.tree(f'after_step_{after}'))
+  model = {k: v for k, v in state.params['world_model'].items() if k != 'harmony'}
+  ours = _named({'params': {**state.params, 'world_model': model}, 'targets': state.targets})
+  assert set(ours) == set(theirs) == set(before)
+  errors = {}
+  for name in theirs:
+    moved, wanted = (np.asarray(x[name] - before[name]) for x in (ours, theirs))
+    errors[name] = np.linalg.norm(moved - wanted) / (np.linalg.norm(wanted) or 1e-30)
+  return errors
+
+
+@tdmpc_files
+def test_tdmpc_updates(path):
+  fixture = _recorded(path)
+  history = parity_tdmpc.three_updates(fixture)
+  for after in (1, 3):
+    errors = tdmpc_update_errors(fixture, history[after - 1].state, after)
+    report(f'updates after {after}', errors, 5e-3)
+  start, end = fixture.state(), history[-1].state
+  half = jax.tree.map(lambda a, b: (a + b) / 2, start.params, end.params)
+  for wrong in (start, end.replace(params=half)):
+    errors = tdmpc_update_errors(fixture, wrong, 3)
+    moving = [v for k, v in errors.items() if k.startswith("['params']") and v > 0]
+    assert min(moving) > 0.4
+
+
+@tdmpc_files
+def test_tdmpc_metrics_and_priorities(path):
+  fixture, errors = _recorded(path), {}
+  std, first = fixture.config.planning.std, fixture.meta['first_update_step']
+  for number, found in enumerate(parity_tdmpc.three_updates(fixture), 1):
+    recorded = fixture.meta['metrics'][number - 1]
+    for theirs, ours in parity_tdmpc.METRICS.items():
+      errors[f'{ours} {number}'] = relative(found.metrics[ours], recorded[theirs])
+    floor = tdmpc_planning.linear(std, first + number - 1)
+    errors[f'std {number}'] = relative(floor, recorded['std'])
+    if number > 1:
+      wanted = fixture.data[f'priority_step_{number}'][:, 0]
+      errors[f'priority {number}'] = relative(found.state.carry, wanted)
+  report('metrics and priorities', errors, 1e-4)
+
+
+@tdmpc_files
+def test_tdmpc_policy(path):
+  fixture, recorded = _recorded(path), _recorded(path).group('policy')
+  agent, params = fixture.agent, fixture.state().params
+  z, policy = jnp.asarray(recorded['z']), params['policy']
+  seen = jnp.asarray(fixture.pictures(fixture.data['batch/obs']))
+  ours = {
+    'mean': jnp.tanh(agent.apply(params, 'policy', z)),
+    'action': agent.act_noisily(policy, z, recorded['noise']),
+    'action_wide': tdmpc_planning.noisy(recorded['mean'], 0.5, recorded['noise_wide']),
+    'encoded': agent.encode(params['world_model'], seen),
+  }
+  report('policy', {k: relative(ours[k], recorded[k]) for k in ours}, 1e-4)
+
+
+def plan_errors(fixture, case, planning=tdmpc_planning):
+  """Of a planning call; infinite where other elites are taken."""
+  ours, theirs = parity_tdmpc.planned(fixture, case, planning)
+  same = {name: np.array_equal(ours[name], theirs[name]) for name in ('elite_idxs', 'choice')}
+  errors = {name: relative(ours[name], theirs[name]) for name in theirs if name not in same}
+  return errors | {name: 0.0 if each else np.inf for name, each in same.items()}
+
+
+@tdmpc_files
+def test_tdmpc_planning(path):
+  fixture = _recorded(path)
+  assert len(fixture.meta['plans']) >= 6
+  for case in fixture.meta['plans']:
+    report(f'planning, {case}', plan_errors(fixture, case), 1e-4)
+
+
+@tdmpc_files
+def test_tdmpc_replay(path):
+  """The story of four episodes in a ring of three, with the batches that were drawn."""
+  fixture, data = _recorded(path), _recorded(path).group('replay')
+  replay, near = fixture.replay(), functools.partial(np.testing.assert_allclose, rtol=1e-6)
+  for number in (0, 1):
+    fixture.add(replay, number)
+  length = data['reward'].shape[1]
+  assert (
+    fixture.by_slot(replay) == (np.arange(2 * length) % length < length - fixture.config.horizon)
+  ).all()
+  values = np.concatenate([data['priorities_0'].reshape(2, length), np.zeros((2, 1))], 1)
+  replay._rule.put((slice(None), slice(0, 2 * length + 2)), values.reshape(1, -1))
+  odds = fixture.by_slot(replay, replay._rule.probabilities()[: replay.steps])
+  near(odds, data['probs_0'], atol=1e-9)
+  chosen = np.searchsorted(np.cumsum(odds), data['uniform'], 'right')
+  np.testing.assert_array_equal(chosen, data['idxs'])
+  draw = fixture.draw_of(replay, data['idxs'])
+  assert_batch(fixture, replay, draw, fixture.batch())
+  replay.feedback(draw, data['new_priorities'])
+  near(fixture.by_slot(replay), data['priorities_1'])
+  fixture.add(replay, 2)
+  near(fixture.by_slot(replay), data['priorities_2'])
+  assert replay.full
+  draw = fixture.draw_of(replay, data['second_idxs'])
+  odds = fixture.by_slot(replay, replay._rule.probabilities()[: replay.steps])
+  near(odds, data['second_probs'], atol=1e-9)
+  near(replay.weights(draw), data['second_weights'])
+  if 'second_obs' in data:
+    assert_batch(fixture, replay, draw, fixture.batch('second'))
+  fixture.add(replay, 3)
+  near(fixture.by_slot(replay), data['priorities_3'])
+
+
+def assert_batch(fixture, replay, draw, wanted):
+  """What is gathered is the recorded batch, but for what an update does not use."""
+  found = {**replay.gather(draw), 'weight': replay.weights(draw)}
+  lead, horizon = fixture.frames - 1, fixture.config.horizon
+  np.testing.assert_array_equal(found[fixture.name], wanted[fixture.name])
+  np.testing.assert_array_equal(found['action'][:, lead:-1], wanted['action'][:, lead:-1])
+  np.testing.assert_array_equal(found['reward'][:, -horizon:], wanted['reward'][:, -horizon:])
+  np.testing.assert_allclose(found['weight'], wanted['weight'], rtol=1e-6)
+
+
+@tdmpc_files
+def test_tdmpc_schedules_and_counts(path):
+  fixture = _recorded(path)
+  config, recorded = fixture.config, fixture.group('schedule')
+  for step, std, horizon in zip(recorded['step'], recorded['std'], recorded['horizon']):
+    assert relative(tdmpc_planning.linear(config.planning.std, step), std) <= 1e-6
+    assert tdmpc_planning.horizon_at(config.planning.horizon, config.horizon, step) == horizon
+  params = fixture.state().params
+  params = {**params['world_model'], 'policy': params['policy']}
+  for theirs, ours in parity_tdmpc.NETWORKS.items():
+    count = sum(leaf.size for leaf in jax.tree.leaves(params[ours]))
+    assert count == fixture.meta['counts'][theirs]
+
+
+# What an implementer gets wrong, one by one. By what it shows: what a file says, what it then says.
+MADE = {  # in what the losses are made of
+  'the online encoder as target': ('self.encode(slow, seen[1:])', 'self.encode(params, seen[1:])'),
+  'the slow encoder for values': (
+    'else self.encode(params, seen[1:])',
+    'else self.encode(slow, seen[1:])',
+  ),
+  'the slow policy for values': (
+    "self.act_noisily(state.params['policy'], online",
+    "self.act_noisily(state.targets['policy'], online",
+  ),
+  'values of latent states made up': ("td_target == 'model'", "td_target == 'observation'"),
+  'one weight for the batch': ("importance == 'batch'", "importance == 'element'"),
+  'one shift for all': ('draws.shift)  #', 'draws.shift.at[1:].set(draws.shift[:1]))  #'),
+  'x and y exchanged': ('(shift[1], shift[0], 0)', '(shift[0], shift[1], 0)'),
+  'another pad': ('// 21', '// 16'),
+  'half subtracted': ('.astype(self.dtype) / 255', '.astype(self.dtype) / 255 - 0.5'),
+  'channels first': ('x.reshape(*lead, -1)', 'jnp.moveaxis(x, -1, 1).reshape(*lead, -1)'),
+  'noise not clipped': ('jnp.clip(std * noise, -_LARGEST_NOISE, _LARGEST_NOISE)', 'std * noise'),
+}
+LEARNED = {  # in an update
+  'no division by H': ('x / s.horizon', 'x'),
+  'values from before the step': (
+    "policy, params['world_model'], sg",
+    "policy, state.params['world_model'], sg",
+  ),
+  'latent states encoded again': (
+    "sg(found['latent'])",
+    "self.encode(state.params['world_model'], found['seen'])",
+  ),
+  'no clamp': ('weight * jnp.minimum(sums[name], _LARGEST)', 'weight * sums[name]'),
+}
+PLANNED = {  # in a call
+  'the policy first': ('train_cold', '[samples, of_policy]', '[of_policy, samples]'),
+  'temperature divides': ('train_cold', 'config.temperature * best', 'best / config.temperature'),
+  'deviation carried over': (
+    'train_warm',
+    'jnp.full((longest, actions), config.max_std)',
+    'jnp.full((longest, actions), floor)',
+  ),
+  'the mean in evaluation': ('eval_cold', "config.action == 'elite'", 'explore'),
+  'the action clipped': (
+    'train_short',
+    'action + std[0] * noise.action',
+    'jnp.clip(action + std[0] * noise.action, -1, 1)',
+  ),
+}
+PICTURES = ('one shift for all', 'x and y exchanged', 'another pad')
+PICTURES += ('half subtracted', 'channels first')
+
+
+def _mistaken(name, said, wrong, monkeypatch):
+  """A recorded run with an agent whose source says something else."""
+  path = next((each for each in TDMPC if _recorded(each).pixels == (name in PICTURES)), None)
+  if path is None:
+    pytest.skip('no such recording')
+  sources = (tdmpc, tdmpc_networks, tdmpc_planning)
+  module = next(each for each in sources if said in inspect.getsource(each))
+  mutant = parity_tdmpc.changed(module, said, wrong)
+  if module is tdmpc:
+    return parity_tdmpc.Fixture(path, mutant.TDMPC), mutant
+  if module is tdmpc_networks:
+    monkeypatch.setattr(tdmpc, 'Encoder', mutant.Encoder)
+  else:
+    monkeypatch.setattr(tdmpc, 'planning', mutant)
+  return parity_tdmpc.Fixture(path), mutant
+
+
+@pytest.mark.parametrize('name', MADE)
+def test_a_mistake_in_the_losses_shows(name, monkeypatch):
+  fixture, _ = _mistaken(name, *MADE[name], monkeypatch)
+  inputs = jax.tree.map(jnp.asarray, (fixture.state(), fixture.batch(), fixture.draws(1)))
+  ours, recorded = parity_tdmpc.forward(fixture, *inputs), fixture.group('forward')
+  assert max(relative(ours[k], recorded[k]) for k in ours if k in recorded) > 1e-3
+
+
+@pytest.mark.parametrize('name', LEARNED)
+def test_a_mistake_in_an_update_shows(name, monkeypatch):
+  fixture, _ = _mistaken(name, *LEARNED[name], monkeypatch)
+  recorded, agent = fixture.group('forward'), fixture.agent
+  rewards = {'reward': fixture.data['clamp/reward']} if name == 'no clamp' else {}
+  state, batch = fixture.state(), fixture.batch(**rewards)
+  weights = fixture.config.weighting
+  state = state.replace(weighting={each: getattr(weights, each) for each in tdmpc.TASKS})
+
+  def seen(state, batch, draws):
+    _, metrics, gradients = agent.update(state, batch, draws)
+    return metrics['loss/policy'], tdmpc.norm(gradients['world_model'])
+
+  policy, norm = small.jit(seen)(state, batch, fixture.draws(1))
+  size = fixture.data['clamp/grad_norm'] if rewards else recorded['grad_norm']
+  assert max(relative(norm, size), 0 if rewards else relative(policy, recorded['pi_loss'])) > 1e-3
+
+
+@pytest.mark.parametrize('name', PLANNED)
+def test_a_mistake_in_planning_shows(name, monkeypatch):
+  case, *texts = PLANNED[name]
+  fixture, mutant = _mistaken(name, *texts, monkeypatch)
+  assert max(plan_errors(fixture, case, mutant).values()) > 1e-3

@@ -18,7 +18,7 @@ from harmony_jax.training.checkpoint import Checkpoints
 
 FOLDER = 'nonfinite'  # in a run folder: the states and batches whose update went wrong
 # what a batch holds beside observations
-_FLAGS = ('action', 'before', 'reward', 'is_first', 'is_last', 'is_terminal')
+_FLAGS = ('action', 'before', 'reward', 'is_first', 'is_last', 'is_terminal', 'weight', 'run_step')
 
 
 def first_not_finite(of: method.Method, state: method.TrainState, batch: method.Batch) -> list[str]:

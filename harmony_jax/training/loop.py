@@ -186,6 +186,8 @@ class Trainer:
     state.step += self.config.run.num_envs
 
   def _update(self):
+    if self.config.agent.update_at == 'episodes' and not self._episode_ends():
+      return
     first, due = self.state.update, self.schedule.due(self.state)
     if due and not self.updates.done:
       what = 'first update' if first == 0 else 'goes on updating'
@@ -193,6 +195,10 @@ class Trainer:
       self.progress.prepare('compiling')
     self.updates.begin(first, due, self.schedule.runs_ahead(self.replay.margin))
     self.state.update += due
+
+  def _episode_ends(self):
+    """Whether one ends in any process with the present step."""
+    return any(self.group.exchange(bool(self.timestep.is_last.any())))
 
   def _learning(self):
     """Whether there is enough to learn from, as the authors look at it: at times."""
@@ -210,6 +216,8 @@ class Trainer:
     if state.update == 0:
       lacks = self.replay.lacks(self.config.agent.prefill // self.group.count)
       wanted = lacks or 'a look after the last of config.prefill_chunk steps: take fewer'
+      if state.trained_at is not None:
+        wanted = "an episode's end (config.update_at=episodes): take more config.steps"
       raise UserError(f'no update in {state.step:,} steps: training waits for {wanted}')
 
   def filled(self) -> bool:

@@ -68,7 +68,10 @@ def facts(
     return lines
   knows, color = ('has seen', GIVEN) if prediction['seen'][t] else ('imagines', IMAGINED)
   expects = f'and expects {prediction["reward"][t]:.2f}'
-  return [*lines, (f'the model {knows} this', color), (expects, color)]
+  lines += [(f'the model {knows} this', color), (expects, color)]
+  if 'value' in prediction:
+    lines.append((f'and later {prediction["value"][t]:.2f}', color))
+  return lines
 
 
 def describe(episode: Episode, prediction: Prediction, tolerance: float) -> list[str]:

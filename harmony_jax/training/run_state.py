@@ -47,7 +47,11 @@ class RunState:
     Args:
       episodes: those that run, as of `Episodes.state`. draws: of batches that wait.
     """
-    requested = [[np.asarray(part).tolist() for part in draw] for draw in draws]
+    listed = lambda part: np.asarray(part).tolist()
+    requested = [
+      [*map(listed, draw[:4]), {name: listed(rows) for name, rows in draw.more.items()}]
+      for draw in draws
+    ]
     parts = group.exchange([episodes, self.returns.tolist(), self.recent, requested])
     running, returns, recent, requested = zip(*parts, strict=True)
     return {
@@ -88,13 +92,17 @@ class RunState:
     )
     episodes = {name: values[envs] for name, values in meta['episodes'].items()}
     draws = [
-      Draw(update, np.array(envs_of), np.array(starts), steps)
-      for update, envs_of, starts, steps in requested
+      Draw(update, np.array(envs_of), np.array(starts), steps, *map(_arrays, more))
+      for update, envs_of, starts, steps, *more in requested  # older ones have no more
     ]
     return state, episodes, draws
 
 
 _SHARED = ('step', 'update', 'trained_at', 'last_score', 'evaluated')
+
+
+def _arrays(rows):
+  return {name: np.array(values) for name, values in rows.items()}
 
 
 def _joined(lists):
@@ -140,4 +148,7 @@ class Schedule:
 
     A batch that waits longer than the replay's margin would be overwritten.
     """
-    return 1 / (self.updates_per_step * self.config.run.num_envs) < margin / 2
+    return (
+      self.config.agent.update_at == 'steps'
+      and 1 / (self.updates_per_step * self.config.run.num_envs) < margin / 2
+    )

@@ -39,6 +39,7 @@ class Updates:
     self.state: TrainState = compiled.init(jax.random.fold_in(jax.random.key(seed), 0))
     self.metrics: Mapping[str, Any] = {}
     self._begun: list[tuple[Draw, Any]] = []  # draws and feedback of updates not yet settled
+    self._told = 0  # of these, whose feedback the replay has
     self.done = False  # one of this process
     self.left_out = 0  # updates that were not finite
     self._feedback = getattr(replay, 'feedback', None)
@@ -62,7 +63,8 @@ class Updates:
   def begin(self, number: int, count: int, ahead: bool) -> None:
     """Begin `count` updates, the first of which has this number.
 
-    The next batch is chosen and copied while the device works on the present one.
+    The next batch is chosen and copied while the device works on the present one. A replay with
+    priorities knows by then what came of the updates before that one.
 
     Args:
       ahead: whether the batch of the update after the last may be chosen, too.
@@ -74,12 +76,16 @@ class Updates:
         self.prefetcher.request(update)
       draw = self.prefetcher.draws[0]
       batch = self.prefetcher.get()
-      if update < number + count - 1 or ahead:
+      more = update < number + count - 1 or ahead
+      if more and not self._feedback:
         self.prefetcher.request(update + 1)
       with parallel.no_transfer():
         self.state, self.metrics = self.compiled.train_step(self.state, batch)
         # before the next update takes the state
         rows = self.compiled.feedback(self.state) if self._feedback else None
+      if more and self._feedback:
+        self._tell()
+        self.prefetcher.request(update + 1)
       self._begun.append((draw, rows))
 
   def _calibrate(self):
@@ -109,18 +115,25 @@ class Updates:
     found = int(jax.device_get(self.state.nonfinite) if left_out is None else left_out)
     if found > self.method.settings.skip_nonfinite:
       self._stop(folder, checkpoints, step)
-    for draw, rows in self._begun:
+    self._tell()
+    more, self.left_out, self.done = found - self.left_out, found, True
+    self._begun, self._told = [], 0
+    return more
+
+  def _tell(self):
+    """Give the replay what the updates so far say of their windows; wait for it."""
+    for draw, rows in self._begun[self._told :]:
       if self._feedback and rows is not None:
         self._feedback(draw, jax.device_get(rows))
-    more, self.left_out, self._begun, self.done = found - self.left_out, found, [], True
-    return more
+    self._told = len(self._begun)
 
   def _stop(self, folder, checkpoints, step):
     """The state has stayed as it was before the update that went wrong, whose draw is among those
     begun.
     """
     update = int(self.state.step)
-    batch = self.replay.gather(next(draw for draw, _ in self._begun if draw.update == update))
+    draw = next(draw for draw, _ in self._begun if draw.update == update)
+    batch = {**self.replay.gather(draw), **draw.more}
     batch = self._group.concatenate(tiles.apart(jax.device_get(batch)))
     state = self.compiled.gather(self.state)
     if not self._group.leads:
