@@ -119,7 +119,7 @@ def compiled(program: Program, chip: Chip) -> dict[str, Any]:
   memory: Any = made.memory_analysis()
   names = {'arguments': 'argument', 'output': 'output', 'alias': 'alias', 'temp': 'temp'}
   sizes = {f'{k}_bytes': getattr(memory, f'{v}_size_in_bytes') for k, v in names.items()}
-  # The TPU's compiler does not say it.
+  # Not every compiler says it.
   peak = getattr(memory, 'peak_memory_in_bytes', 0) or (
     sizes['arguments_bytes'] + sizes['output_bytes'] - sizes['alias_bytes'] + sizes['temp_bytes']
   )
@@ -176,7 +176,8 @@ def lowered(program: Program) -> dict[str, Any]:
 def told(found: dict[str, Any], chip: Chip) -> str:
   """Return one line about a program."""
   if 'platforms' in found:
-    asked = lambda each: each.get('error') or f'{each["operations"]:,} operations'
+    loops = lambda each: f', loops of {", ".join(map(str, each["loops"]))}' if each['loops'] else ''
+    asked = lambda each: each.get('error') or f'{each["operations"]:,} operations{loops(each)}'
     return ', '.join(f'{name}: {asked(each)}' for name, each in found['platforms'].items())
   if 'error' in found:
     return f'DOES NOT COMPILE: {found["error"]}'
