@@ -4,7 +4,7 @@ A TPU lays the last two axes of bytes out in tiles of 32 × 128. Of pictures [64
 the channels, 42 times the memory; of flat ones [12288] it interleaves those of 32 steps, so that to
 store one step it copies all; and what gathers them does not compile, as there is no room to
 rearrange bytes (v5e, benchmarks/NOTES.md). As [96, 128] one picture is three tiles, and stays so
-until an update takes it apart, in numbers of four bytes.
+until an update takes it apart, in wider numbers.
 """
 
 import dataclasses
@@ -58,8 +58,8 @@ class Tiles:
     """Return uint8 [..., *shape], of NumPy or of JAX as they are."""
     rows = self.rows
     if isinstance(rows, jax.Array):
-      # Without the barrier the compiler would rearrange bytes again.
-      rows = jax.lax.optimization_barrier(rows.astype(jnp.float32))
+      # The barrier keeps the compiler from rearranging bytes again; bfloat16 holds all of them.
+      rows = jax.lax.optimization_barrier(rows.astype(jnp.bfloat16))
     return unfold(rows, self.shape, rows.ndim - 2).astype(np.uint8)
 
 

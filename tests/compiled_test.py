@@ -3,13 +3,14 @@ for of every method.
 """
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax.benchmarking import compiled, hlo, stablehlo
+from harmony_jax.benchmarking import compiled, hlo, patience, stablehlo
 from harmony_jax.benchmarking.chips import CHIPS
 from harmony_jax.benchmarking.programs import Program, programs
 from harmony_jax.benchmarking.subject import Subject
@@ -194,9 +195,32 @@ def test_figures_are_held_against_those_of_before():
   assert compiled.worse(record(), record(kernels=106)) == ['act_1: kernels 100 before, 106 now']
   assert compiled.worse(record(temp_bytes=32), record(temp_bytes=2_000)) == []
   assert len(compiled.worse(record(), record(bytes=2 * 10**9, temp_bytes=2 * 10**6))) == 2
-  broken = record(compiles=False, error='no room')
+  broken = {'programs': {'act_1': {'compiles': False, 'error': 'no room'}}}
   assert 'no room' in compiled.worse(record(), broken)[0] and compiled.worse(broken, broken) == []
   assert compiled.worse(record(), {'programs': {}})
+
+
+WRITES = """
+import os, pathlib, time
+folder = pathlib.Path(os.environ['XLA_FLAGS'].split('dump_to=')[1].split()[0])
+begin = folder / 'module_1.jit_step.after_optimizations'
+pathlib.Path(f'{begin}-buffer-assignment.txt').write_text('''
+allocation 1: size 100, parameter 0, shape |f32[25]| at ShapeIndex {}:
+allocation 2: size 40, preallocated-temp:
+ value: <1> (size=40,offset=0): f32[10]
+allocation 3: size 7, color 1, preallocated-temp:''')
+pathlib.Path(f'{begin}-memory-usage-report.txt').write_text('Memory\\nTotal bytes: 140 (140B)\\n')
+(folder / 'module_0.jit_step.cpu_after_optimizations.txt').write_text('another compiler')
+pathlib.Path(f'{begin}.txt').write_text('HloModule')
+time.sleep(600)
+"""
+
+
+def test_what_a_compiler_has_written_is_read_when_patience_ends():
+  plan = patience.outcome(exec, WRITES, seconds=0.0)
+  assert (plan.text, plan.temp_bytes, plan.peak_bytes) == ('HloModule', 40, 140)
+  assert patience.outcome(str.upper, 'done') == 'DONE'
+  assert patience.outcome(os._exit, 3) is None
 
 
 def test_the_command_says_what_is_missing(tmp_path):

@@ -177,6 +177,9 @@ def test_pictures_are_taken_apart_in_the_read_or_the_update(monkeypatch, platfor
   found = step(state(), batch)[1]['sum']
   assert found == step(state(), expected)[1]['sum']
   assert together((state(),) * 2, (batch,) * 2)[1][1]['sum'] == found
+  shared, rng = parallel.Replicas(Summing(), 1), jax.random.key_data(jax.random.key(0))
+  parted = method.TrainState((), (), carry=np.zeros((1, 4)), step=0, nonfinite=0, rng=rng)
+  assert shared.train_step(parted, shared.put(batch))[1]['sum'] == found
   assert device_nbytes(host) == 2 * (20 + 3) * (tiles.fold(image, image.shape[1:])[0].nbytes + 1)
 
 

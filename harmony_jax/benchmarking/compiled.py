@@ -15,7 +15,7 @@ from unittest import mock
 
 import jax
 
-from harmony_jax.benchmarking import hlo, stablehlo
+from harmony_jax.benchmarking import hlo, patience, stablehlo
 from harmony_jax.benchmarking.chips import CHIPS, Chip, devices, missing
 from harmony_jax.benchmarking.programs import Program, programs
 from harmony_jax.benchmarking.subject import Subject
@@ -28,6 +28,7 @@ GROWTH, SMALL = 1.05, 2**16  # by more than that; temporaries below so many byte
 # as those of DreamerPro's 71,400 imagined states: then they are cuBLAS's.
 UNTUNED = {'xla_gpu_enable_triton_gemm': False}
 _COMPILERS = ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin', 'jax-cuda12-plugin')
+_QUICK = ('act_', 'replay_')  # programs that are waited for to the end
 _PLATFORMS = ('cuda', 'tpu', 'rocm')
 
 
@@ -43,25 +44,47 @@ def measure(
   Raises:
     UserError: an unknown program.
   """
-  jax.config.update('jax_platforms', 'cpu')
-  chip, lacks, targets, found = CHIPS[target], missing(target), [], {}
-  if lower or lacks:
-    lacks = lacks or 'not asked for'
-  else:
-    jax.config.update('jax_enable_compilation_cache', False)
-    targets = devices(target, count)
+  chip, lacks, found = CHIPS[target], 'not asked for' if lower else missing(target), {}
   with as_if_on(chip):
-    there = programs(Subject(config), targets, chip.memory)
+    there = _programs(config, target, 0 if lacks else count)
     if unknown := set(names) - there.keys():
       raise UserError(f'no program {min(unknown)!r}: there are {", ".join(there)}')
     for name in names or there:
-      program = there[name]()
-      found[name] = lowered(program) if lacks else compiled(program, chip)
+      if lacks:
+        found[name] = lowered(there[name]())
+      elif chip.backend == 'tpu' and not name.startswith(_QUICK):
+        found[name] = _patiently(config, target, count, name)
+      else:
+        found[name] = compiled(there[name](), chip)
       print(f'{name}: {told(found[name], chip)}', file=sys.stderr, flush=True)
   run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}
   record = {'target': target, 'devices': count, **run, 'versions': versions()}
   how = {'not_compiled': lacks} if lacks else {'assumptions': chip.assumptions()}
   return {**record, **how, 'programs': found}
+
+
+def _programs(config, target, count):
+  """A configuration's programs for so many chips, or for none; the chip's platform is JAX's."""
+  jax.config.update('jax_platforms', 'cpu')
+  if count:
+    jax.config.update('jax_enable_compilation_cache', False)
+  return programs(Subject(config), devices(target, count) if count else [], CHIPS[target].memory)
+
+
+def _patiently(config, target, count, name):
+  """What becomes of a TPU's program, as far as there is time to wait for it."""
+  chip, made = CHIPS[target], patience.outcome(_alone, config, target, count, name)
+  if not isinstance(made, patience.Plan):
+    return made or {'compiles': False, 'error': 'the compiler died'}
+  how = {'compiles': None, 'seconds': patience.PATIENCE, 'options': {}}
+  of_memory = {'temp_bytes': made.temp_bytes, 'peak_bytes': made.peak_bytes}
+  share = {'peak_share': round(made.peak_bytes / chip.memory, 5)}
+  return {**how, **figures(made.text, chip), **of_memory, **share}
+
+
+def _alone(config, target, count, name):
+  with as_if_on(CHIPS[target]):
+    return compiled(_programs(config, target, count)[name](), CHIPS[target])
 
 
 def as_if_on(chip: Chip) -> contextlib.AbstractContextManager:
@@ -96,7 +119,7 @@ def compiled(program: Program, chip: Chip) -> dict[str, Any]:
   memory: Any = made.memory_analysis()
   names = {'arguments': 'argument', 'output': 'output', 'alias': 'alias', 'temp': 'temp'}
   sizes = {f'{k}_bytes': getattr(memory, f'{v}_size_in_bytes') for k, v in names.items()}
-  # The TPU's compiler does not say it.
+  # Not every compiler says it.
   peak = getattr(memory, 'peak_memory_in_bytes', 0) or (
     sizes['arguments_bytes'] + sizes['output_bytes'] - sizes['alias_bytes'] + sizes['temp_bytes']
   )
@@ -152,22 +175,22 @@ def lowered(program: Program) -> dict[str, Any]:
 
 def told(found: dict[str, Any], chip: Chip) -> str:
   """Return one line about a program."""
-  if found['compiles'] is None:
-    return ', '.join(
-      f'{name}: {each["error"]}'
-      if 'error' in each
-      else f'{name}: {each["operations"]:,} operations'
-      for name, each in found['platforms'].items()
-    )
-  if not found['compiles']:
+  if 'platforms' in found:
+    loops = lambda each: f', loops of {", ".join(map(str, each["loops"]))}' if each['loops'] else ''
+    asked = lambda each: each.get('error') or f'{each["operations"]:,} operations{loops(each)}'
+    return ', '.join(f'{name}: {asked(each)}' for name, each in found['platforms'].items())
+  if 'error' in found:
     return f'DOES NOT COMPILE: {found["error"]}'
-  sizes = (f'{name} {found[f"{name}_bytes"] / 1e6:,.1f}' for name in ('arguments', 'temp', 'peak'))
+  sizes = {name: found.get(f'{name}_bytes') for name in ('arguments', 'temp', 'peak')}
+  memory = ', '.join(
+    f'{name} {size / 1e6:,.1f}' for name, size in sizes.items() if size is not None
+  )
   exchanged = ''.join(f', {count} × {name}' for name, count in found['collectives'].items())
   how = ''.join(f' with {name}={value}' for name, value in found['options'].items())
-  return (
-    f'{_amounts(found)}{exchanged}; {", ".join(sizes)} of {chip.memory / 1e6:,.0f} MB; '
-    f'compiled in {found["seconds"]:.0f} s{how}'
-  )
+  ended = f'compiled in {found["seconds"]:.0f} s{how}'
+  if not found['compiles']:
+    ended = f'optimised; machine code not waited for longer than {found["seconds"]:.0f} s'
+  return f'{_amounts(found)}{exchanged}; {memory} of {chip.memory / 1e6:,.0f} MB; {ended}'
 
 
 def _amounts(part):
@@ -196,12 +219,11 @@ def worse(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
   found = []
   for name, old in before['programs'].items():
     new = after['programs'].get(name, {'compiles': False, 'error': 'it is not there'})
-    if not old['compiles']:
+    if 'kernels' not in old:
       continue
-    if not new['compiles']:
-      found.append(
-        f'{name} does not compile any more: {new.get("error", after.get("not_compiled"))}'
-      )
+    if 'kernels' not in new:
+      why = new.get('error', after.get('not_compiled'))
+      found.append(f'{name} does not compile any more: {why}')
       continue
     for key in HELD:
       least = SMALL if key == 'temp_bytes' else 0

@@ -24,6 +24,7 @@ _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
 _BYTES |= {'s64': 8, 'u64': 8, 'f64': 8, 'token': 0}
 _WINDOWS = ('dynamic-slice', 'gather')  # read as much as they give
 _INSERTS = {'dynamic-update-slice': 1, 'scatter': 2}  # write as much as this operand holds
+_WINDOW = {'stride': 1, 'pad': 0, 'lhs_dilate': 1, 'rhs_dilate': 1}  # where nothing is said
 _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
 _LINE = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$')
 
@@ -250,26 +251,18 @@ def _convolution(it, target, operands):
     kernel, y = y, kernel
   of_x, of_kernel, of_y = re.split('_|->', it.attribute(r'dim_labels=([\w?]+->[\w?]+)'))
   size = lambda shape, labels, label: shape[labels.index(label)]
-  window = it.attribute(r'window=\{([^}]*)\}')
+  window = re.findall(r'(\w+)=([\d_x\-]+)', it.attribute(r'window=\{([^}]*)\}'))
+  window = {name: sizes.split('x') for name, sizes in window}  # of pads: 'before_behind'
   pairs = size(y, of_y, 'b') * size(y, of_y, 'f') * size(kernel, of_kernel, 'i')
   for axis in filter(str.isdigit, of_y):
-    has = lambda name, default: (_sizes(window, name) or {}).get(int(axis), default)
+    along = lambda name: window[name][int(axis)].split('_')[0] if name in window else None
     pairs *= _meetings(
       size(x, of_x, axis),
       size(kernel, of_kernel, axis),
       size(y, of_y, axis),
-      int(has('stride', 1)),
-      int(str(has('pad', '0_0')).split('_')[0]),
-      int(has('lhs_dilate', 1)),
-      int(has('rhs_dilate', 1)),
+      *(int(along(name) or default) for name, default in _WINDOW.items()),
     )
   return 2 * pairs
-
-
-def _sizes(window, name):
-  """{axis: text} of 'stride=2x2' and the like."""
-  found = re.search(rf'\b{name}=([\d_x\-]+)', window)
-  return dict(enumerate(found.group(1).split('x'))) if found else None
 
 
 @functools.cache

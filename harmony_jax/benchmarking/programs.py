@@ -92,7 +92,8 @@ def _reading(host):
   shapes = tuple((name, shape) for name, (shape, _) in host.specs.items())
   rows = jax.ShapeDtypeStruct((host.batch_size, host.length), jnp.int32)
   before = jax.ShapeDtypeStruct(rows.shape[:1], jnp.int32) if host.first_action else None
-  return lambda *arguments: device_replay._read_rows(*arguments, shapes), rings, rows, before
+  read = lambda rings, rows, before: device_replay._read_rows(rings, rows, before, shapes)
+  return read, rings, rows, before
 
 
 def _shared(method, devices, state, batch):
@@ -108,7 +109,7 @@ def _shared(method, devices, state, batch):
 
 def _placed(devices, tree):
   where = jax.sharding.SingleDeviceSharding(*devices) if devices else None
-  keys = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  keys = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
   dtype = lambda x: x.dtype if keys(x) else jax.dtypes.canonicalize_dtype(x.dtype)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype(x), sharding=where), tree)
 
