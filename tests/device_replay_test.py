@@ -143,7 +143,7 @@ def test_items_are_stored_as_tiles_like_them(shape, dtype, expected):
 class Summing(method.Method):
   """Its update is a sum over the pictures of a batch."""
 
-  acting = ()
+  acting, settings = (), method.MethodSettings()
 
   def train_step(self, state, batch):
     """Return the state and the sum."""
