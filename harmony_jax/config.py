@@ -21,7 +21,7 @@ _OPTIONS = ('env', 'eval_env')
 # What runs did before there was a setting for it.
 LATER = {'eval_share': 0.0, **dict.fromkeys(('env.keys', 'env.ignore', 'env.read'), [])}
 LATER |= {'env.wrappers': [], 'env.vector': False, 'keep_replay': True, 'update_at': 'steps'}
-LATER |= {'matmul_precision': 'default'}
+LATER |= {'matmul_precision': 'default', 'rssm.recurrence': 'auto'}
 LATER |= {'weighting.decay': 0.99, 'weighting.window': 25, 'weighting.alpha': 1.5}
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)

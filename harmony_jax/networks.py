@@ -120,7 +120,8 @@ class Dense(_NormAct):
   `part` gives the product with some rows of W only, so that the share of an input that is known
   before a loop can be computed before the loop: `finish(part(a, 0) + part(b, a.shape[-1]))` equals
   `__call__(concatenate([a, b]))`. `norm_bias`: a bias also before a norm, 'zero' at first, or
-  'fan_in': drawn uniformly from ±1/√inputs.
+  'fan_in': drawn uniformly from ±1/√inputs. What is called with a `product` of its own has x W taken
+  by that: see recurrence.py.
   """
 
   inputs: int = 0
@@ -133,8 +134,8 @@ class Dense(_NormAct):
     self.kernel = self.param('kernel', init, (self.inputs, self.units))
     self._setup(self.units, self.norm_bias, 1 / math.sqrt(self.inputs))
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.finish(self.part(x))
+  def __call__(self, x: jax.Array, product: Callable = convolution.product) -> jax.Array:
+    return self.finish(product(x.astype(self.dtype), self.kernel.astype(self.dtype)))
 
   def part(self, x: jax.Array, start: int = 0) -> jax.Array:
     """Return x W[start : start + x.shape[-1]]."""

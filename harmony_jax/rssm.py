@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from harmony_jax import distributions as dists
+from harmony_jax import recurrence
+from harmony_jax.convolution import product
 from harmony_jax.networks import LINEAR, Dense, Style
 from harmony_jax.settings import setting
 
@@ -53,6 +55,11 @@ class RSSMSettings:
     'fan_in',
     'initial weights of a GRU with that bias: fan_in as PyTorch, or style: as all layers',
     choices=('fan_in', 'style'),
+  )
+  recurrence: str = setting(
+    'auto',
+    'how scans over time are compiled: stepwise; batched, for accelerators; auto: by platform',
+    choices=('auto', *recurrence.FORMS),
   )
 
 
@@ -197,13 +204,18 @@ class RSSM:
     return Categorical(c.stoch, c.classes, c.unimix)
 
   @property
+  def _flat(self) -> int:
+    """Numbers of a sample."""
+    return math.prod(self.latents.shape)
+
+  @property
   def feature_size(self) -> int:
     """F = D + numbers of a sample."""
-    return self.config.deter + math.prod(self.latents.shape)
+    return self.config.deter + self._flat
 
   @functools.cached_property
   def _layers(self) -> dict[str, Dense]:
-    c, flat = self.config, math.prod(self.latents.shape)
+    c, flat = self.config, self._flat
     make = functools.partial(Dense, dtype=self.dtype)
     hidden = functools.partial(make, units=c.units, style=self.style)
     stats = functools.partial(make, units=self.latents.outputs, style=LINEAR)
@@ -257,23 +269,34 @@ class RSSM:
       action = action * jax.lax.stop_gradient(limit / jnp.maximum(limit, jnp.abs(action)))
     return action
 
-  def _gru(self, params, deter, x):
+  def _gru(self, params, deter, x, product=product):
     """The next deter from the present one and the input layer's output."""
     x = jnp.concatenate([deter, x.astype(jnp.float32)], -1)
-    reset, candidate, update = jnp.split(self._run(params, 'gru', x).astype(jnp.float32), 3, -1)
+    gates = self._run(params, 'gru', x, product).astype(jnp.float32)
+    reset, candidate, update = jnp.split(gates, 3, -1)
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
     update = jax.nn.sigmoid(update - 1)  # starts out remembering
     return update * candidate + (1 - update) * deter
 
-  def _transition(self, params, deter, stoch, action_part):
-    """The next deter [B, D]; `action_part` is the action's share of the input layer."""
+  def _share(self, x, matrix, product=product):
+    """The share of a layer's product that belongs to x, by the rows of its matrix for it."""
+    return product(x.astype(self.dtype), matrix.astype(self.dtype))
+
+  def _transition(self, params, deter, stoch, action_part, rows, product=product):
+    """The next deter [B, D]; `action_part` is the action's share of the input layer, `rows` what
+    the other share is multiplied by.
+    """
     flat = stoch.reshape(*deter.shape[:-1], -1)
-    x = self._run(params, 'img_in', flat, 0, method='part') + action_part
-    return self._gru(params, deter, self._run(params, 'img_in', x, method='finish'))
+    x = self._share(flat, rows, product) + action_part
+    return self._gru(params, deter, self._run(params, 'img_in', x, method='finish'), product)
 
   def _action_part(self, params, action):
-    flat = math.prod(self.latents.shape)
-    return self._run(params, 'img_in', self._action(action), flat, method='part')
+    return self._run(params, 'img_in', self._action(action), self._flat, method='part')
+
+  def _rows(self, params):
+    """Of the matrices what meets stoch in the input layer, and deter in that of observations."""
+    first = {'img_in': self._flat, 'obs_out': self.config.deter}
+    return [params[name]['kernel'][:size] for name, size in first.items()]
 
   def observe(
     self,
@@ -301,18 +324,22 @@ class RSSM:
     inputs = (embed_part, action_part, keep) + (() if noise is None else (noise,))
     inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), inputs)  # [T, B, ...]
 
-    def step(carry, inputs):
+    def step(params, carry, inputs, product):
+      params, of_stoch, of_deter, *initial = params
       embed_part, action_part, keep, *draw = inputs
-      deter, stoch = _keep(keep, carry[0], initial.deter), _keep(keep, carry[1], initial.stoch)
-      deter = self._transition(params, deter, stoch, action_part)
-      x = self._run(params, 'obs_out', deter, 0, method='part') + embed_part
+      deter, stoch = (_keep(keep, *each) for each in zip(carry, initial))
+      deter = self._transition(params, deter, stoch, action_part, of_stoch, product)
+      x = self._share(deter, of_deter, product) + embed_part
       x = self._run(params, 'obs_out', x, method='finish')
-      stats = self.latents.stats(self._run(params, 'obs_stats', x))
+      stats = self.latents.stats(self._run(params, 'obs_stats', x, product))
       stoch = self.latents.sample(stats, draw[0] if draw else None)
-      return (deter, stoch), (deter, stoch, stats)
+      return (deter, stoch), stats
 
-    _, outputs = jax.lax.scan(step, (state.deter, state.stoch), inputs)
-    posterior = State(*jax.tree.map(lambda x: x.swapaxes(0, 1), outputs))  # [B, T, ...]
+    # Taken in every step they would have gradients of whole matrices there.
+    known = params, *self._rows(params), initial.deter, initial.stoch
+    carry = state.deter, state.stoch
+    carries, stats = recurrence.scan(step, known, carry, inputs, self.config.recurrence)
+    posterior = State(*jax.tree.map(lambda x: x.swapaxes(0, 1), (*carries, stats)))  # [B, T, ...]
     return posterior, self.prior(params, posterior.deter)
 
   def filter(
@@ -348,7 +375,8 @@ class RSSM:
   ) -> State:
     """Do one step without an observation; leaves [B, ...]."""
     action_part = self._action_part(params, action)
-    deter = self._transition(params, state.deter, state.stoch, action_part)
+    of_stoch, _ = self._rows(params)
+    deter = self._transition(params, state.deter, state.stoch, action_part, of_stoch)
     stats = self.prior(params, deter)
     return State(deter, self.latents.sample(stats, noise), stats)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import convolution
+from harmony_jax import convolution, recurrence
 from harmony_jax.methods import tdmpc, tdmpc_networks, tdmpc_planning
 from tests import parity, parity_layouts, parity_tdmpc, small
 
@@ -40,11 +40,15 @@ def fixture(request):
 
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
-  """As on accelerators, and as on CPUs: products, a few frames at a time, with some left over."""
+  """As on accelerators, scans batched; and as on CPUs: products, a few frames at a time, with some
+  left over.
+  """
   monkeypatch.setattr(convolution, 'default_form', lambda: request.param)
   monkeypatch.setattr(
     convolution, 'frames_at_once', lambda size: {'conv': 0, 'matmul': 4}[request.param]
   )
+  scans = {'conv': 'batched', 'matmul': 'stepwise'}
+  monkeypatch.setattr(recurrence, 'default_form', lambda: scans[request.param])
   return request.param
 
 

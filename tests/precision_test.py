@@ -39,7 +39,8 @@ def test_of_updates_and_actions(name, others):
 
 
 def test_of_several_devices_and_seeds():
-  of = small.agent(small.VECTOR, matmul_precision='high')
+  """With scans as accelerators have them."""
+  of = small.agent(small.VECTOR, matmul_precision='high', rssm__recurrence='batched')
   state, data = small.state_of(of), small.batch(small.VECTOR)
   shared = parallel.Replicas(of, 1)
   assert precisions(shared.train_step, shared.spread(state), shared.put(data)) == {HIGH, HIGHEST}

@@ -30,6 +30,7 @@ from harmony_jax.methods.dreamer_parts import (
 )
 from harmony_jax.methods.dreamer_settings import SMALL, TOY, DreamerSettings, upgrade
 from harmony_jax.optimizers import descend, norm, weighed
+from harmony_jax.recurrence import steps_at_once
 from harmony_jax.returns import Percentiles, ema_update, lambda_returns
 from harmony_jax.rssm import State
 
@@ -164,7 +165,8 @@ class Dreamer(DreamerParts):
       return (state, chosen), (state, chosen)
 
     noise = (latent, None if action is None else action[1:])
-    _, later = jax.lax.scan(step, (start, first), noise, length=horizon)
+    unroll = steps_at_once(horizon, self.settings.rssm.recurrence)
+    _, later = jax.lax.scan(step, (start, first), noise, length=horizon, unroll=unroll)
     whole = lambda a, b: jnp.concatenate([a[None], b], 0)
     states, actions = jax.tree.map(whole, (start, first), later)  # [H+1, N, ...]
     feature = states.feature()  # [H+1, N, F]
