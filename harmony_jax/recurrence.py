@@ -65,7 +65,7 @@ def _batched(step, params, carry, inputs):
 
 
 def _forward(step, params, carry, inputs):
-  found = _batched(step, params, carry, inputs)
+  found: Any = _batched(step, params, carry, inputs)
   return found, (params, carry, inputs, found[0])
 
 
