@@ -125,6 +125,7 @@ def configuration() -> str:
     '## Settings of a run\n',
     *settings_table(RUN, {'default': {'': settings.flatten(RunSettings())}}),
     '## Settings of the method\n',
+    *(f'`{name}`: {entry.note}.\n' for name, entry in METHODS.items() if entry.note),
     *settings_table(FIELDS, {name: {name: flat} for name, flat in published.items()}),
     '## Smaller presets\n',
     "The methods' own smaller sizes. A suite may say otherwise: [below](#suites).\n",

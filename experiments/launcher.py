@@ -248,14 +248,16 @@ def default_logdir(config: Config, origin: str | None = None) -> str:
 
 
 def deviations(suite: ModuleType, config: Config) -> str:
-  """Return the line that says where the run differs from the `paper` preset."""
+  """Return the line that says where the run differs from the `paper` preset, and what that is."""
   paper = configs().make(suite, config.run.method, 'paper', config.run.task)
   changed = [
     f'{name}={ours} ({published})'
     for name, (published, ours) in config_.difference(paper.to_json(), config.to_json()).items()
     if name not in ('seed', 'preset', 'weighting.rule', 'devices', 'keep_replay')
   ]
-  return f'differs from the paper: {", ".join(changed) or "in nothing"}'
+  note = method.entry(config.run.method).note
+  told = f'differs from the paper: {", ".join(changed) or "in nothing"}'
+  return told + (f'\nnote: {note}' if note else '')
 
 
 def _main(suite, words, texts):

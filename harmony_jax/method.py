@@ -216,6 +216,7 @@ class Entry:
     family: whose part of a suite's settings it takes; see configs/common.py.
     adapt: what it changes for a kind of task.
     upgrade: turns the settings in a run folder of an older format into today's.
+    note: where its settings are from, if nobody has published them: a line as a run begins.
   """
 
   settings: MethodSettings
@@ -224,6 +225,7 @@ class Entry:
   family: str = ''
   adapt: Callable[[Traits], Mapping[str, Any]] = lambda traits: {}
   upgrade: Callable[[dict], dict] = lambda tree: tree
+  note: str = ''
 
 
 METHODS = {

@@ -10,7 +10,7 @@ import pytest
 from harmony_jax import parallel, prototypes, replicas, residual
 from harmony_jax.errors import UserError
 from harmony_jax.training.checkpoint import Checkpoints
-from tests import small
+from tests import small, tdmpc_test
 from tests.runs import From, Killed, config_of, die, lines
 from tests.runs import train as train_run
 from tests.small import close, shaken
@@ -37,8 +37,19 @@ AGENTS = {
     losses__free_nats=0.0,
   ),
 }
-SLOW = [(name, 2) for name in AGENTS] + [('DreamerV2', 4)]
+SLOW = [(name, 2) for name in (*AGENTS, 'TD-MPC')] + [('DreamerV2', 4)]
 CASES = [('DreamerV3', 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+
+
+def planning_agent():
+  """TD-MPC, and a function that makes the batch of an update."""
+  agent = tdmpc_test.make(weighting__rule='reciprocal', batch_size=ROWS)
+
+  def batch_of(update):
+    weight = jnp.arange(1.0, ROWS + 1) / ROWS
+    return jax.device_get({**tdmpc_test.batch_of(agent, tdmpc_test.VECTOR), 'weight': weight})
+
+  return agent, batch_of
 
 
 def make(discrete=True, shapes=small.IMAGE, **changes):
@@ -80,7 +91,7 @@ def on_two(function, *args):
 
 @pytest.mark.parametrize('name, count', CASES)
 def test_the_number_of_devices_does_not_change_the_result(name, count):
-  agent, batch_of = make(**AGENTS[name])
+  agent, batch_of = make(**AGENTS[name]) if name in AGENTS else planning_agent()
   whole, metrics, _ = train(parallel.compile_method(agent), batch_of, 5)
   shared, shared_metrics, differing = train(parallel.compile_method(agent, count), batch_of, 5)
   close(shared, whole, 1e-5)

@@ -176,7 +176,7 @@ class TDMPC(method.Method):
     action, reward = of_rows('action')[:-1], of_rows('reward')[1:]
     alive = 1 - of_rows('is_terminal')[1:].astype(jnp.float32)
     seen = self.shifted(self.see(batch, lead).swapaxes(0, 1), draws.shift)  # [H+1, B, ...]
-    latents, rewards = [self.encode(params, seen[0])], []
+    latents = [self.encode(params, seen[0])]
     for each in action:
       latents.append(self.apply(params, 'dynamics', latents[-1], each))
     latent = jnp.stack(latents)  # [H+1, B, Z]
@@ -461,5 +461,11 @@ def adapt(traits: method.Traits) -> dict:
 
 
 METHOD = method.Entry(
-  settings=SETTINGS, make=TDMPC, sizes={'small': SMALL, 'toy': TOY}, family='tdmpc', adapt=adapt
+  settings=SETTINGS,
+  make=TDMPC,
+  sizes={'small': SMALL, 'toy': TOY},
+  family='tdmpc',
+  adapt=adapt,
+  note='the settings of the paper are not known; `paper` is inferred from the code of 2022 and '
+  '2023 for pictures, with the steps and evaluations that the other methods have',
 )

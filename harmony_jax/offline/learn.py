@@ -75,8 +75,8 @@ class Programs:
 
 def structure(settings: Any) -> tuple[Any, dict[str, float]]:
   """Return (settings that a program is made for, weights that it takes as arguments)."""
-  weighting = getattr(settings, 'weighting', None)
-  if weighting is None or weighting.rule not in ('none', 'fixed'):
+  weighting: Any = getattr(settings, 'weighting', None)
+  if not hasattr(weighting, _WEIGHTS[0]) or weighting.rule not in ('none', 'fixed'):
     return settings, {}
   weights = {name: float(getattr(weighting, name)) for name in _WEIGHTS}
   if weighting.rule == 'none':
