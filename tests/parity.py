@@ -1,7 +1,8 @@
 """The authors' recorded runs (parity fixtures): parameters, batches and results in this project's
 terms.
 
-One module per base method maps names and layouts: parity_v3.py, parity_v2.py, parity_pro.py.
+One module per base method maps names and layouts: parity_v3.py, parity_v2.py, parity_pro.py; and
+parity_tdmpc.py, with a `Fixture` of its own, for a method that is no Dreamer.
 """
 
 import json

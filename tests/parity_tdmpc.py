@@ -109,6 +109,7 @@ class Fixture:
     self.spec = small.spec({self.name: self.shape}, actions, discrete=False)
     self.config, self.agent = config, make(config, self.spec)
     self.agent.rule = self.agent.rule._replace(weigh=weigh)
+    self.older = tdmpc.TDMPC(settings.replace(config, {'importance': 'batch'}), self.spec)
 
   def group(self, prefix) -> dict:
     """Everything below `prefix/`, keys without it."""
@@ -235,8 +236,10 @@ class Fixture:
 
 def forward(fixture, state, batch, draws) -> dict:
   """What the losses are made of with the parameters as given, by the authors' names."""
-  losses, found = fixture.agent.losses(state.params['world_model'], state, batch, draws)
-  agent, weights = fixture.agent, fixture.config.weighting
+  agent, weights, model = fixture.agent, fixture.config.weighting, state.params['world_model']
+  losses, found = agent.losses(model, state, batch, draws)
+  older, _ = fixture.older.losses(model, state, batch, draws)
+  weighted = lambda losses: sum(getattr(weights, name) * loss for name, loss in losses.items())
   sums = found['sums']
   total = sum(getattr(weights, name) * jnp.minimum(sums[name], 1e4) for name in tdmpc.TASKS)
   future = agent.values(state.targets['world_model'], found['online'], found['chosen'])
@@ -249,8 +252,8 @@ def forward(fixture, state, batch, draws) -> dict:
     'td_target': found['wanted'][..., None],
     'priority': found['priority'][:, None] - 1e-6,
     'total_loss': total[:, None],
-    'weighted_loss': sum(getattr(weights, name) * loss for name, loss in losses.items()),
-    'weighted_loss_before_december_2022': total.mean() * batch['weight'].mean(),
+    'weighted_loss': weighted(losses),
+    'weighted_loss_before_december_2022': weighted(older),
     'pi_action': agent.act_noisily(state.params['policy'], found['latent'], draws.policy),
   }
   for number in (0, 1):

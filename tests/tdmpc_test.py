@@ -404,6 +404,8 @@ def test_updates_come_where_episodes_end(whole):
     160: 3 + 104,
   }
   assert whole[1].updates.state.run_step == 156
+  stored = np.concatenate([whole[1].replay.sample(update)['action'] for update in range(20)])
+  assert np.abs(stored).max() > 1  # actions as they were planned; the game gets them clipped
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(whole, tmp_path):
