@@ -120,7 +120,7 @@ class Dense(_NormAct):
   `part` gives the product with some rows of W only, so that the share of an input that is known
   before a loop can be computed before the loop: `finish(part(a, 0) + part(b, a.shape[-1]))` equals
   `__call__(concatenate([a, b]))`. `norm_bias`: a bias also before a norm, 'zero' at first, or
-  'fan_in': drawn uniformly from ±1/√inputs. What is called with a `product` of its own has x W
+  'fan_in': drawn uniformly from ±1/√inputs. Called with a `product`, it has x W
   taken by that: see recurrence.py.
   """
 

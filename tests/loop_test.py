@@ -253,15 +253,15 @@ def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys, monkeypat
   are made of, where it is not what a CPU always does.
   """
   with monkeypatch.context() as here, pytest.raises(Interrupted):
-    here.setattr(surroundings, 'products', lambda precision: f'{precision} factors')
+    here.setattr(surroundings, 'products', lambda precision: f'{precision} ones')
     train(tmp_path, dreamer_of(), From(120, ask))
   first = capsys.readouterr().out
-  told = 'products of float32: of default factors (config.matmul_precision=default)'
+  told = 'float32 products: factors are default ones (config.matmul_precision=default)'
   assert told in first
   train(tmp_path, dreamer_of())
   second = capsys.readouterr().out
   begins = dreamer_of().begins
   assert f'collects experience: 4 of at least {begins} steps' in first
   assert f'first update after {begins + 4} steps: compiling' in first
-  assert 'products of float32' not in second
+  assert 'float32 products' not in second
   assert 'goes on updating after' in second and 'left' not in second.partition('compiling')[0]

@@ -135,7 +135,7 @@ def introduce(trainer: 'Trainer') -> Progress:
   factors = surroundings.products(config.agent.matmul_precision)
   if factors:
     precision = config.agent.matmul_precision
-    progress.line(f'products of float32: of {factors} (config.matmul_precision={precision})')
+    progress.line(f'float32 products: factors are {factors} (config.matmul_precision={precision})')
   for reading in trainer.env.spec.readings:
     progress.line(reading)
   apart = isinstance(trainer.env, envs.Processes)
