@@ -46,7 +46,7 @@ USED = {  # the flags of each part
     *('buffer', 'method', 'preset', 'weighting', 'variant', 'seeds', 'updates', 'measure_every'),
     *('context', 'horizon', 'reward_scale', 'mlp', 'show', 'output'),
   ),
-  'table': ('measures', 'reference'),
+  'table': ('measures', 'reference', 'variants', 'output'),
   'import': ('minari', 'output'),
   'export': ('minari', 'buffer'),
 }
@@ -83,7 +83,13 @@ flags.DEFINE_integer('show', 0, 'train: held-out windows whose predictions are k
 flags.DEFINE_list('measures', None, 'table: beginnings of names, with commas; by default all.')
 flags.DEFINE_string('minari', None, 'import, export: the name of a local dataset, group/name-v0.')
 flags.DEFINE_string('reference', '', 'table: the variant to compare with; by default the first.')
-flags.DEFINE(launcher.PATH, 'output', None, "record: the file; train: the study's folder.")
+flags.DEFINE_list('variants', None, 'table: those to show, with commas; by default all.')
+flags.DEFINE(
+  launcher.PATH,
+  'output',
+  None,
+  "record: the file; train: the study's folder; table: a folder other than the study's.",
+)
 
 
 def main(words: list[str], texts: list[str]) -> int:
@@ -370,8 +376,13 @@ def table(folders: list[str], texts: list[str]) -> int:
     raise UserError(f'--config.{texts[0]}: a table changes no settings')
   if not folders:
     raise UserError('name one or more folders of train: table studies/cartpole')
+  options = flags.FLAGS
+  if options.output and len(folders) > 1:
+    raise UserError('--output takes the tables of one study')
   for folder in folders:
-    text, written = tables.write(folder, flags.FLAGS.measures or [], flags.FLAGS.reference)
+    text, written = tables.write(
+      folder, options.measures or [], options.reference, options.variants or [], options.output
+    )
     print(f'{text}\nwritten: {", ".join(map(str, written))}\n')
   return 0
 

@@ -380,7 +380,11 @@ def test_from_a_game_to_a_table(tmp_path):
     row['label']: row for row in rows if (row['measure'], row['update']) == ('reward/seen', '4')
   }
   done = commands.run('offline', 'table', folder, '--measures=reward', '--reference=w11')
-  assert done.returncode == 2 and done.stderr.endswith('which has none, w10\n'), done.stderr
+  assert done.returncode == 2 and done.stderr.endswith('has the variants none, w10\n'), done.stderr
+  where = '--variants=w10', '--measures=reward', f'--output={tmp_path}/some'
+  done = commands.run('offline', 'table', folder, *where)
+  assert done.returncode == 0 and '| measure | w10 |' in done.stdout, done.stderr
+  assert (tmp_path / 'some' / 'curves.png').exists()
   gained = float(last['w10']['mean']) - float(last['none']['mean'])
   assert float(last['w10']['difference']) == pytest.approx(gained)
   assert (folder / 'curves.png').stat().st_size > 10_000

@@ -16,6 +16,8 @@ import numpy as np
 from harmony_jax.errors import UserError
 from harmony_jax.offline.study import Study
 from harmony_jax.reporting import analysis, figures, statistics
+from harmony_jax.reporting.curves import METHODS
+from harmony_jax.training import recording
 from harmony_jax.training.run_folder import atomic_write
 
 Pair = tuple[int, int]  # buffer, seed
@@ -76,12 +78,17 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
 
 
 def write(
-  folder: str | pathlib.Path, measures: Sequence[str] = (), reference: str = ''
+  folder: str | pathlib.Path,
+  measures: Sequence[str] = (),
+  reference: str = '',
+  variants: Sequence[str] = (),
+  output: str | pathlib.Path | None = None,
 ) -> tuple[str, list[Any]]:
-  """Write table.md, table.csv and curves.png (and .svg) into a study's folder.
+  """Write table.md, table.csv and curves.png (and .svg) into a study's folder, or another.
 
   Args:
     measures: as for `curves`. reference: the variant that others are compared with; the first one.
+    variants: those that are shown, in this order; all by default. output: the other folder.
 
   Returns: (the tables as Markdown, the paths).
 
@@ -89,23 +96,27 @@ def write(
     UserError: nothing is finished, measured or called so, or it cannot be written.
   """
   study = Study(folder)
+  output = recording.writable(output) if output else study.path
+  for flag, labels in (('variants', variants), ('reference', [reference] if reference else [])):
+    for label in labels:
+      if label not in study.labels:
+        known = ', '.join(study.labels)
+        raise UserError(f'--{flag}={label}: {study.path} has the variants {known}')
+    study.labels = list(variants) or study.labels
   reference = reference or study.labels[0]
-  if reference not in study.labels:
-    known = ', '.join(study.labels)
-    raise UserError(f'--reference={reference} is no variant of {study.path}, which has {known}')
   found = curves(study, measures)
   text = (
     f'{_title(study, reference)}\n\n{markdown(study, found, reference, last(study.updates))}\n\n'
     f'Mean over all measurements\n\n{markdown(study, found, reference, whole)}'
   )
-  paths = [study.path / 'table.md', study.path / 'table.csv']
+  paths = [output / 'table.md', output / 'table.csv']
   try:
     for path, content in zip(paths, (f'{text}\n', _csv(found, reference))):
       with atomic_write(path) as file:
         file.write(content)
-    paths += figures.save(_figure(study, found), study.path)
+    paths += figures.save(_figure(study, found), output)
   except OSError as error:
-    raise UserError(f'cannot write to {study.path} ({error.strerror})') from None
+    raise UserError(f'cannot write to {output} ({error.strerror})') from None
   return text, paths
 
 
@@ -179,8 +190,9 @@ def _figure(study, found):
   """A panel per measure: means over runs by update, each run thin behind them."""
   count = len(figures.PALETTE)  # variants beyond it are dashed
   looks = {
-    label: (figures.PALETTE[at % count], 'solid' if at < count else 'dashed')
-    for at, label in enumerate(study.labels)
+    label: (color, style)
+    for labels, style in ((study.labels[:count], 'solid'), (study.labels[count:], 'dashed'))
+    for label, color in figures.colors_of(labels, METHODS).items()
   }
 
   def panel(name):
