@@ -281,7 +281,7 @@ def draw_online(name: str, figure: Online, output: pathlib.Path) -> list[pathlib
   names = [panel for panel in figure.panels if panel not in ('score', 'weights')]
   names += ['harmony/'] if 'weights' in figure.panels else []
   columns = 'label', 'task', 'seed', 'measure', 'step', 'value'
-  return written(name, figure, output, panels, legend, columns, analysis.rows(found, names))
+  return _written(name, figure, output, panels, legend, columns, analysis.rows(found, names))
 
 
 def collected(figure: Online) -> list[Any]:
@@ -322,7 +322,7 @@ def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathl
   panels, colors, rows = getattr(figures, figure.draw)(studies)
   legend = [(label, color, 'solid') for label, color in colors.items()]
   columns = 'label', 'task', 'buffer', 'seed', 'measure', 'update', 'value'
-  return written(name, figure, output, panels, legend, columns, rows)
+  return _written(name, figure, output, panels, legend, columns, rows)
 
 
 def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
@@ -333,7 +333,7 @@ def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
   return [output / f'{name}.png']
 
 
-def written(name, figure, output, panels, legend, columns, rows) -> list[pathlib.Path]:
+def _written(name, figure, output, panels, legend, columns, rows):
   """Write a figure, its data and what it shows; return the paths."""
   from harmony_jax.reporting import figures
 
