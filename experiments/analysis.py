@@ -142,7 +142,7 @@ FIGURES: dict[str, Online | Offline | None] = {
   '16': Online('Rectified and unrectified', DMCR, RULES),
   '17': Online(
     'The dynamics harmonized, or w_d = 1',
-    {'metaworld': ('lever_pull', 'handle_pull_side', 'hammer')},
+    THREE,
     {
       'none': RULES['none'],
       'harmony': RULES['harmony'],
@@ -208,7 +208,7 @@ def commands(figure: Online | Offline, more: Sequence[str]) -> list[list[str]]:
     for task in tasks:
       buffer, study = places(suite, task, figure)
       if not buffer.exists():
-        policy = 'random' if suite in ('atari100k', 'catch', 'crafter', 'minigrid') else 'smooth'
+        policy = 'random' if configs().suite(suite).TRAITS.discrete else 'smooth'
         found.append(
           ['offline', 'record', f'--suite={suite}', f'--task={task}', f'--preset={options.preset}']
           + [f'--policy={policy}', f'--episodes={episodes}', f'--length={length}']

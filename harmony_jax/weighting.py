@@ -33,10 +33,25 @@ class LossSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightingSettings:
-  """How the tasks are weighed: harmony.py."""
+class RuleSettings:
+  """A rule and what it is a function of, whatever the tasks."""
 
   rule: str = setting('harmony', 'the rule: chosen by --weighting', choices=harmony.RULES)
+  decay: float = setting(0.99, 'memory of the mean losses, for the rules running…', most=0.9999)
+  window: int = setting(25, 'updates that a mean loss is of, for the rules dwa…', least=1)
+  alpha: float = setting(1.5, 'how much more a task gets that learns slowly, for rule gradnorm')
+  rate: float = setting(
+    1.0, 'learning rate of the harmonizers over that of the model; 1 in the paper'
+  )
+  beta2: float = setting(
+    0.999, "Adam's memory of the harmonizers' squared gradients; 0.999 in the paper", most=1
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightingSettings(RuleSettings):
+  """How the tasks are weighed: harmony.py."""
+
   tasks: tuple[str, ...] = setting(
     ('observation', 'reward', 'dynamics'),
     'those that the rule weighs',
@@ -53,15 +68,6 @@ class WeightingSettings:
   w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
   w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
   w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
-  decay: float = setting(0.99, 'memory of the mean losses, for the rules running…', most=0.9999)
-  window: int = setting(25, 'updates that a mean loss is of, for the rules dwa…', least=1)
-  alpha: float = setting(1.5, 'how much more a task gets that learns slowly, for rule gradnorm')
-  rate: float = setting(
-    1.0, 'learning rate of the harmonizers over that of the model; 1 in the paper'
-  )
-  beta2: float = setting(
-    0.999, "Adam's memory of the harmonizers' squared gradients; 0.999 in the paper", most=1
-  )
   calibrate: int = setting(
     0, 'batches from whose losses σ starts (eq. 12); 0: σ starts at 1, as in the paper'
   )

@@ -13,27 +13,19 @@ from harmony_jax.methods.tdmpc_planning import PlanningSettings
 from harmony_jax.methods.tdmpc_replay import PrioritySettings
 from harmony_jax.optimizers import OptimizerSettings
 from harmony_jax.settings import group, setting
+from harmony_jax.weighting import RuleSettings
 
 TASKS = ('consistency', 'reward', 'value')
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskSettings:
+class TaskSettings(RuleSettings):
   """How consistency, reward and value are weighed: harmony.py."""
 
   rule: str = setting('none', 'the rule: chosen by --weighting', choices=harmony.RULES)
   consistency: float = setting(2.0, "the task's weight, for the rules none and fixed")
   reward: float = setting(0.5, "the task's weight, for the rules none and fixed")
   value: float = setting(0.1, "the task's weight, for the rules none and fixed")
-  decay: float = setting(0.99, 'memory of the mean losses, for the rules running…', most=0.9999)
-  window: int = setting(25, 'updates that a mean loss is of, for the rules dwa…', least=1)
-  alpha: float = setting(1.5, 'how much more a task gets that learns slowly, for rule gradnorm')
-  rate: float = setting(
-    1.0, 'learning rate of the harmonizers over that of the model; 1 in the paper'
-  )
-  beta2: float = setting(
-    0.999, "Adam's memory of the harmonizers' squared gradients; 0.999 in the paper", most=1
-  )
 
 
 @dataclasses.dataclass(frozen=True)
