@@ -17,8 +17,8 @@ from harmony_jax.paths import local_path
 from harmony_jax.training.checkpoint import Checkpoints
 
 FOLDER = 'nonfinite'  # in a run folder: the states and batches whose update went wrong
-# what a batch holds beside observations
-_FLAGS = ('action', 'before', 'reward', 'is_first', 'is_last', 'is_terminal', 'weight', 'run_step')
+# What a batch held beside observations when dumps did not say yet which are these.
+_FLAGS = ('action', 'before', 'reward', 'is_first', 'is_last', 'is_terminal')
 
 
 def first_not_finite(of: method.Method, state: method.TrainState, batch: method.Batch) -> list[str]:
@@ -65,6 +65,7 @@ def dump(
   arrays = {name: [list(array.shape), array.dtype.name] for name, array in batch.items()}
   actions = {'discrete': of.spec.discrete, 'choices': of.spec.choices}
   meta = {'step': step, 'first': names, **actions, 'batch': arrays}
+  meta['observation'] = list(of.spec.observation)  # draws may bring other rows along
   with Checkpoints(path, keep=None) as dumps:
     # the same run, continued, fails in the same update
     newest = dumps.latest()
@@ -97,10 +98,10 @@ def reproduce(
       raise UserError(f'{folder / FOLDER} holds no update that was not finite')
     meta = dumps.meta(update)
     arrays = {k: jax.ShapeDtypeStruct(*spec) for k, spec in meta['batch'].items()}
+    observed = meta.get('observation', [name for name in arrays if name not in _FLAGS])
     seen = {
-      name: ArraySpec(array.shape[2:], np.dtype(array.dtype).type)
-      for name, array in arrays.items()
-      if name not in _FLAGS
+      name: ArraySpec(arrays[name].shape[2:], np.dtype(arrays[name].dtype).type)
+      for name in observed
     }
     choices = tuple(meta.get('choices', ()))  # older ones have none
     spec = Spec(seen, meta['discrete'], arrays['action'].shape[-1], 1, choices)
