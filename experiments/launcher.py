@@ -200,7 +200,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    sys.exit(_fail(UserError(str(error))))
+    of_tasks = {suite.TASK_FLAG for suite in configs().suites().values()}
+    here = [f'--{name}' for name in sorted(of_tasks) if name in flags.FLAGS]
+    other = getattr(error, 'flagname', None) in of_tasks and here
+    told = f'; what to train on is {here[0]} here' if other else ''
+    sys.exit(_fail(UserError(f'{error}{told}')))
 
 
 def canonical(suite: ModuleType, task: str) -> str:

@@ -14,6 +14,7 @@ BAD = {
   'preset': (['--preset=large'], 'paper'),
   'weighting': (['--weighting=harmonie'], 'harmony'),
   'flag': (['--gmae=Pong'], 'game'),
+  'task': (['--task=Pong'], 'what to train on is --game here'),
   'seed': (['--seed=-1'], 'seed'),
   'num_seeds': (['--num_seeds=0'], 'num_seeds'),
   'tracker': (['--tracker=none,tensorbord'], "did you mean 'tensorboard'?"),
