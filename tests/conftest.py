@@ -1,9 +1,9 @@
 """Set-up of all tests.
 
 Compiling is most of their time. Programs are kept on disk between runs, by JAX's version, and are
-compiled as training's are (`parallel.CPU_OPTIONS`); what a worker has compiled is dropped after
-a file of tests where it has grown large. Signals are heard even where what started the tests
-ignores them.
+compiled at the compiler's lowest level, in less than half the time that training's level takes;
+what a worker has compiled is dropped after a file of tests where it has grown large. Signals are
+heard even where what started the tests ignores them.
 
 On accelerators products are exact. Shapes in annotations are checked in every call (`SHAPED`).
 """
@@ -30,10 +30,10 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_folder)  # workers and subprocesses inherit it
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
-if 'xla_backend_optimization_level' not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = (
-    f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=1'.strip()
-  )
+_given = os.environ.get('XLA_FLAGS', '')
+_quick = ('--xla_backend_optimization_level=0', '--xla_cpu_use_fusion_emitters=false')
+_quick = [flag for flag in _quick if flag.split('=')[0] not in _given]
+os.environ['XLA_FLAGS'] = ' '.join([_given, *_quick]).strip()  # subprocesses inherit it
 
 gc.set_threshold(100_000)  # tracing makes objects by the million, of which few are garbage
 

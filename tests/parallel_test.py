@@ -39,8 +39,7 @@ LIMIT = 300  # seconds
 @pytest.mark.parametrize('which', ['not slow', pytest.param('slow', marks=pytest.mark.slow)])
 def test_on_four_devices(which):
   """Two cores play four devices: in a process of their own, as the others here have one."""
-  # the latter compiles faster
-  flags = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=4'
   done = subprocess.run(
     [
       sys.executable,
@@ -76,7 +75,6 @@ class Pair:
     self._command = ['experiments.catch', '--preset=tiny', f'--logdir={folder}', *TINY]
     self._command += [f'--method={method}', '--config.train_ratio=4']
     self.method = method
-    self._flags = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 
   def start(self, *arguments, each=((), ())):
     """Starts both, with these arguments and those of each."""
@@ -94,7 +92,7 @@ class Pair:
         f'--process_id={index}',
       ]
       log.write_text('')
-      self.processes.append(commands.Command(*command, output=log, **self._flags))
+      self.processes.append(commands.Command(*command, output=log))
     return self
 
   def signal(self, index, number, after):
@@ -116,7 +114,7 @@ class Pair:
 
   def alone(self):
     """One process in their place, to the end."""
-    return commands.Command(*self._command, **self._flags).end(LIMIT)
+    return commands.Command(*self._command).end(LIMIT)
 
   def text(self):
     return '\n'.join(log.read_text() for log in self.logs)

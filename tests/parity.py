@@ -5,6 +5,7 @@ One module per base method maps names and layouts: parity_v3.py, parity_v2.py, p
 parity_tdmpc.py, with a `Fixture` of its own, for a method that is no Dreamer.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -73,15 +74,21 @@ class Fixture:
     """The recorded batch as device arrays in our layout."""
     return self.authors.batch_of(self.group('batch'))
 
+  @functools.cached_property
+  def _fresh(self):
+    """What our own initialisation makes, but for parameters: what is not used is not drawn."""
+    fresh = lambda key: self.agent.init(key).replace(params={}, targets={})
+    return small.jit(fresh)(jax.random.key(0))
+
   def state(self):
     """A train state that holds the recorded parameters, before its first step."""
-    state = self.agent.init(jax.random.key(0))
+    shapes, state = jax.eval_shape(self.agent.init, jax.random.key(0)), self._fresh
     tree = self.tree('param')
     slow, targets = tree.pop('slow'), tree.pop('targets', None)
     harmonizers = {} if self.meta.get('harmony') else {'harmony': {}}
     tree['world_model'] = {**tree['world_model'], **harmonizers}
     # Same leaves and shapes as our own initialisation: nothing is missing, nothing is left over.
-    expected = jax.tree.map(jnp.shape, state.params)
+    expected = jax.tree.map(jnp.shape, shapes.params)
     assert jax.tree.map(jnp.shape, tree) == expected, (jax.tree.map(jnp.shape, tree), expected)
     batch = self.data['batch/reward'].shape[0]
     latent = self.agent.initial_carry(tree, batch).latent

@@ -19,6 +19,7 @@ from harmony_jax.actions import Actor
 from harmony_jax.methods import dreamer
 from harmony_jax.methods.dreamer_parts import Draws
 from harmony_jax.methods.dreamer_pro import mixed
+from tests import small
 from tests.parity_layouts import features, first_action, model_loss, nested
 from tests.parity_v2 import optimizers
 
@@ -77,7 +78,8 @@ def prepare(agent, fixture):
   """
   z, theirs = fixture.meta['z'], fixture.meta['config']
   shifts = [fixture.data[f'batch/shifts_step{step}'] for step in STEPS]
-  second = jax.random.key_data(jax.random.fold_in(agent.init(jax.random.key(0)).rng, 1))
+  rng = small.jit(lambda key: agent.init(key).rng)(jax.random.key(0))
+  second = jax.random.key_data(jax.random.fold_in(rng, 1))
   gradient = theirs['actor_grad'] if theirs['actor_grad'] != 'auto' else ''
   objectives = {'reinforce': dreamer.reinforce, 'both': mixed(float(theirs['actor_grad_mix']))}
   if gradient in objectives:

@@ -33,23 +33,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+# Of the module, so that tests of one recording follow one another: its programs are kept.
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem, scope='module')
 def fixture(request):
   return _load(request.param)
 
 
-@pytest.fixture(params=FORMS)
-def form(request, monkeypatch):
+@pytest.fixture(params=FORMS, scope='module')
+def form(request):
   """As on accelerators, scans batched; and as on CPUs: products, a few frames at a time, with some
   left over.
   """
+  monkeypatch = pytest.MonkeyPatch()
   monkeypatch.setattr(convolution, 'default_form', lambda: request.param)
   monkeypatch.setattr(
     convolution, 'frames_at_once', lambda size: {'conv': 0, 'matmul': 4}[request.param]
   )
   scans = {'conv': 'batched', 'matmul': 'stepwise'}
   monkeypatch.setattr(recurrence, 'default_form', lambda: scans[request.param])
-  return request.param
+  yield request.param
+  monkeypatch.undo()
 
 
 @functools.lru_cache(maxsize=1)
@@ -75,20 +78,29 @@ def report(group, errors, limit):
   assert not bad, bad
 
 
+def _model(fixture, form):
+  """What the world model makes of the recorded batch, and its gradients: one program for both."""
+  if ('model', form) not in fixture.history:
+    params, inputs = fixture.model_inputs(fixture.state())
+    loss = lambda params, inputs: parity_layouts.model_loss(fixture.agent, params, *inputs)
+
+    def model(state, batch, params, inputs):
+      forward = fixture.authors.forward(fixture.agent, state, batch)
+      return forward, jax.grad(loss)(params, inputs)
+
+    found = jax.jit(model)(fixture.state(), fixture.batch(), params, inputs)
+    fixture.history['model', form] = found
+  return fixture.history['model', form]
+
+
 def test_forward(fixture, form):
-  agent, recorded = fixture.agent, fixture.authors.compared(fixture.group('forward'))
-  ours = jax.jit(lambda state, batch: fixture.authors.forward(agent, state, batch))(
-    fixture.state(), fixture.batch()
-  )
+  ours, recorded = _model(fixture, form)[0], fixture.authors.compared(fixture.group('forward'))
   assert set(ours) == set(recorded), set(ours) ^ set(recorded)
   report('forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
 
 
 def test_gradients(fixture, form):
-  params, inputs = fixture.model_inputs(fixture.state())
-  loss = lambda params: parity_layouts.model_loss(fixture.agent, params, *inputs)
-  ours = _named(jax.jit(jax.grad(loss))(params))
-  theirs = _named(fixture.tree('grad')['world_model'])
+  ours, theirs = _named(_model(fixture, form)[1]), _named(fixture.tree('grad')['world_model'])
   assert set(ours) == set(theirs), set(ours) ^ set(theirs)
   report('gradients', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
 
@@ -100,21 +112,25 @@ def _named(tree):
 
 
 def _train(fixture, form='conv'):
-  """State and metrics after each of the recorded updates on the recorded batch. Kept, as compiling
-  takes long.
+  """[(state before, its gradients, state, metrics)] of each of the recorded updates on the recorded
+  batch. Kept, as compiling takes long.
 
   The `conv` form, which only accelerators run, is compiled at the compiler's default level.
   """
   if form not in fixture.history:
+    agent = fixture.agent
     options = {'xla_backend_optimization_level': 3} if form == 'conv' else None
-    step, state, history = (
-      jax.jit(fixture.agent.train_step, compiler_options=options),
-      fixture.state(),
-      [],
-    )
+
+    def update(state, batch):
+      after, metrics, gradients, *_ = agent.update(state, batch)
+      return after, {**metrics, 'gradients': gradients}, gradients
+
+    step = jax.jit(functools.partial(agent.guarded, update), compiler_options=options)
+    state, history = fixture.state(), []
     for _ in range(fixture.steps[-1]):
-      state, metrics = step(fixture.restarted(state), fixture.batch())
-      history.append((state, metrics))
+      before = fixture.restarted(state)
+      state, metrics = step(before, fixture.batch())
+      history.append((before, metrics.pop('gradients'), state, metrics))
     fixture.history[form] = history
   return fixture.history[form]
 
@@ -161,7 +177,7 @@ def update_errors(fixture, params, after, masked):
 def test_updates(fixture, form):
   history = _train(fixture, form)
   for after in fixture.steps:
-    state, _ = history[after - 1]
+    *_, state, _ = history[after - 1]
     errors = update_errors(fixture, parameters(state), after, form == 'matmul')
     theirs = _named(fixture.tree(f'after_step_{after}'))
     if PROTOTYPES in theirs:
@@ -171,7 +187,7 @@ def test_updates(fixture, form):
 
 def test_metrics_and_normaliser(fixture, form):
   errors = {}
-  for number, (state, metrics) in enumerate(_train(fixture, form), 1):
+  for number, (*_, state, metrics) in enumerate(_train(fixture, form), 1):
     recorded = fixture.metrics(number)
     if hasattr(fixture.authors, 'metrics_of'):
       recorded = fixture.authors.metrics_of(recorded, fixture.config)
@@ -196,7 +212,7 @@ def test_no_update_fails(fixture):
 def test_half_an_update_fails(fixture, form):
   """Nor do updates with half the learning rate."""
   state = fixture.state()
-  after, _ = _train(fixture, form)[0]
+  *_, after, _ = _train(fixture, form)[0]
   half = jax.tree.map(lambda a, b: (a + b) / 2, state.params, after.params)
   errors = update_errors(fixture, parameters(after, half), 1, masked=False)
   assert min(v for k, v in errors.items() if not k.startswith(("['slow']", "['targets']"))) > 0.4
@@ -213,15 +229,14 @@ def only(*groups):
     with np.load(path) as data:
       return all(any(name.startswith(f'{group}/') for name in data.files) for group in groups)
 
-  return pytest.mark.parametrize(
-    'path', [path for path in PATHS if has(path)], ids=lambda path: path.stem
-  )
+  chosen = [path for path in PATHS if has(path)]
+  ids = [path.stem for path in chosen]
+  return pytest.mark.parametrize('fixture', chosen, ids=ids, indirect=True, scope='module')
 
 
 @only('policy')
-def test_policy(path):
+def test_policy(fixture):
   """Two calls with resets between; constant draws make the mode what a draw is."""
-  fixture = _load(path)
   recorded = {k: v for k, v in fixture.group('policy').items() if k not in ('image', 'reset')}
   recorded = {
     k: np.asarray(jax.nn.log_softmax(v)) if k.endswith('/logit') else v for k, v in recorded.items()
@@ -234,9 +249,8 @@ def test_policy(path):
 
 
 @only('grad_by_loss')
-def test_gradients_by_loss(path):
+def test_gradients_by_loss(fixture):
   """Every loss by itself; parameters without a gradient there have none here."""
-  fixture = _load(path)
   params, inputs = fixture.model_inputs(fixture.state())
   losses = lambda params: fixture.authors.raw_losses(fixture, params, inputs)
   names = sorted(jax.eval_shape(losses, params))
@@ -253,27 +267,15 @@ def test_gradients_by_loss(path):
     report(f'gradients of {name}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
 
 
-MATMUL = pytest.mark.parametrize('form', ['matmul'], indirect=True)  # one form is enough here
-
-
-@functools.cache
-def _two_updates(path):
-  """[(state before, gradients)] of two updates in that form. Kept, as compiling takes long."""
-  fixture = _load(path)
-  update, state, history = jax.jit(fixture.agent.update), fixture.state(), []
-  for _ in range(2):
-    state = fixture.restarted(state)
-    after, _, gradients, _ = update(state, fixture.batch())
-    history.append((state, gradients))
-    state = after
-  return history
+MATMUL = pytest.mark.parametrize(
+  'form', ['matmul'], indirect=True, scope='module'
+)  # one form is enough here
 
 
 @MATMUL
 @only('grad_actor', 'grad_critic')
-def test_gradients_of_the_behaviour(path, form):
-  fixture = _load(path)
-  gradients = _two_updates(path)[0][1]
+def test_gradients_of_the_behaviour(fixture, form):
+  gradients = _train(fixture, form)[0][1]
   for name in ('actor', 'critic'):
     ours, theirs = _named(gradients[name]), _named(fixture.tree(f'grad_{name}')[name])
     assert set(ours) == set(theirs)
@@ -282,11 +284,10 @@ def test_gradients_of_the_behaviour(path, form):
 
 @MATMUL
 @only('grad_step2')
-def test_gradients_of_the_second_update(path, form):
+def test_gradients_of_the_second_update(fixture, form):
   """With the slow encoder, the shifts and, if they learn by then, the prototypes of that update."""
-  fixture = _load(path)
   frozen = {"['prototypes']['vectors']"} if frozen_updates(fixture) > 1 else set()
-  ours = _named(_two_updates(path)[1][1]['world_model'])
+  ours = _named(_train(fixture, form)[1][1]['world_model'])
   theirs = _named(fixture.tree('grad_step2')['world_model'])
   assert set(ours) == set(theirs)
   report(
@@ -298,11 +299,10 @@ def test_gradients_of_the_second_update(path, form):
 
 @MATMUL
 @only('forward_step2')
-def test_forward_before_the_second_update(path, form):
-  fixture = _load(path)
+def test_forward_before_the_second_update(fixture, form):
   recorded = fixture.authors.compared(fixture.group('forward_step2'))
   forward = jax.jit(lambda state, batch: fixture.authors.forward(fixture.agent, state, batch))
-  ours = forward(_two_updates(path)[1][0], fixture.batch())
+  ours = forward(_train(fixture, form)[1][0], fixture.batch())
   assert set(recorded) <= set(ours)
   report('second forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
 

@@ -27,7 +27,6 @@ from tests.small import close, shaken
 
 SEEDS = (3, 4, 5)  # of the tiny runs
 TRAIN_TOGETHER = parallel.train_together  # tests here replace it
-QUICK = {'xla_backend_optimization_level': 0}  # compiles in half the time
 SECONDS = 20  # after which something hangs
 
 
@@ -75,7 +74,7 @@ class Programs:
     if self.method is None:
       self.method = method
       count = lambda *args: self.traced.append(None) or method.train_step(*args)
-      quick = functools.partial(jax.jit, donate_argnums=0, compiler_options=QUICK)
+      quick = functools.partial(jax.jit, donate_argnums=0)
       self.compiled = dataclasses.replace(self._compile(method), train_step=quick(count))
       self.joint = quick(self._train_together(method))
     return self.compiled
