@@ -233,6 +233,7 @@ METHODS = {
   'dreamerv2': 'harmony_jax.methods.dreamer_v2:METHOD',
   'dreamerpro': 'harmony_jax.methods.dreamer_pro:METHOD',
   'tdmpc': 'harmony_jax.methods.tdmpc:METHOD',
+  'denoised_mdp': 'harmony_jax.methods.denoised_mdp:METHOD',
 }
 
 
