@@ -1,5 +1,5 @@
 """Our numbers against the authors' own, over every recorded run in $HARMONY_PARITY_DIR whose method
-we have: `*v3_*.npz`, `*v2_*.npz`, `*pro_*.npz`, and at the end `*tdmpc_*.npz`.
+we have: `*v3_*.npz`, `*v2_*.npz`, `*pro_*.npz`; at the end `*tdmpc_*.npz` and `*denoised_*.npz`.
 
 Tolerances: forward outputs 1e-4 and gradients 1e-3 of each array's largest magnitude, updates 5e-3
 per tensor as ‖Δ - Δ*‖ / ‖Δ*‖ with Δ = after - before, since comparing parameters would pass without
@@ -21,15 +21,23 @@ import numpy as np
 import pytest
 
 from harmony_jax import convolution, recurrence
-from harmony_jax.methods import tdmpc, tdmpc_networks, tdmpc_planning
-from tests import parity, parity_layouts, parity_tdmpc, small
+from harmony_jax.methods import (
+  denoised_mdp,
+  denoised_mdp_dynamics,
+  denoised_mdp_networks,
+  tdmpc,
+  tdmpc_networks,
+  tdmpc_planning,
+)
+from tests import parity, parity_denoised, parity_layouts, parity_tdmpc, small
 
-PATHS, TDMPC = parity.paths(), parity_tdmpc.paths()
+PATHS, TDMPC, DENOISED = parity.paths(), parity_tdmpc.paths(), parity_denoised.paths()
 FORMS = ('conv', 'matmul')
 PROTOTYPES = "['world_model']['prototypes']['vectors']"
 
 pytestmark = pytest.mark.skipif(
-  not PATHS + TDMPC, reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)'
+  not PATHS + TDMPC + DENOISED,
+  reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)',
 )
 
 
@@ -598,3 +606,194 @@ def test_a_mistake_in_planning_shows(name, monkeypatch):
   case, *texts = PLANNED[name]
   fixture, mutant = _mistaken(name, *texts, monkeypatch)
   assert max(plan_errors(fixture, case, mutant).values()) > 1e-3
+
+
+# Denoised MDP: the same
+# -------------------------------------------------------------------------------------------
+
+_denoised = functools.cache(parity_denoised.Fixture)
+denoised_files = pytest.mark.parametrize('path', DENOISED, ids=lambda path: path.stem)
+DENSITIES = ('log_prob_eval', 1e-3)  # through an inverse of tanh near ±1
+
+
+@denoised_files
+def test_denoised_forward(path):
+  """Outputs, densities and losses, and imaginations with the model as given and as updated."""
+  fixture = _denoised(path)
+  rows = parity_denoised.three_updates(fixture)[0].rows
+  assert len(rows) == (2 if fixture.sac else 3)
+  for group, ours in rows.items():
+    recorded = fixture.group(group)
+    if group == 'forward':
+      recorded = {k: v for k, v in recorded.items() if not k.startswith('imag/')}
+      recorded = parity_denoised.compared(recorded, fixture.agent)
+    missing = {'loss/kl_x_no_free_nats'} - set(recorded)
+    assert set(recorded) == set(ours) - missing, set(recorded) ^ set(ours)
+    report(group, {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
+
+
+@denoised_files
+def test_denoised_gradients(path):
+  """Before clipping: of the model in two updates, of policy and values."""
+  fixture = _denoised(path)
+  first, second, _ = parity_denoised.three_updates(fixture)
+  groups = [('grad', first), ('grad_actor', first), ('grad_step2', second)]
+  groups += (
+    [('grad_q', first), ('grad_ent_coef', first)] if fixture.sac else [('grad_value', first)]
+  )
+  for group, found in groups:
+    theirs = fixture.tree(group)
+    ours = {name: found.gradients[name] for name in theirs}
+    report(group, errors_of(ours, theirs), 1e-3)
+
+
+@denoised_files
+def test_denoised_gradients_by_loss(path):
+  """Parameters that a term does not reach are not recorded, and have none here."""
+  fixture = _denoised(path)
+  state, batch, draws = fixture.state(), fixture.batch(), fixture.draws(1)
+
+  def weighed(params, state, weights):
+    terms = parity_denoised.losses_alone(fixture, params, state, batch, draws)
+    return sum(weights[name] * each for name, each in terms.items() if name in weights)
+
+  recorded = {key.split('/')[0] for key in fixture.group('grad_by_loss')}
+  gradient = small.jit(jax.grad(weighed))
+  for name in sorted(recorded):
+    weights = {each: np.float32(each == name) for each in recorded}
+    found = gradient(state.params['world_model'], state, weights)
+    ours = _named({'world_model': found})
+    theirs = _named(fixture.tree(f'grad_by_loss/{name}'))
+    assert set(theirs) <= set(ours)
+    assert not any(np.asarray(ours[k]).any() for k in set(ours) - set(theirs))
+    report(f'gradients of {name}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
+
+
+def denoised_update_errors(fixture, state, after):
+  """‖Δ - Δ*‖ / ‖Δ*‖ per tensor, slow values too."""
+  before, theirs = _named(fixture.tree('param')), _named(fixture.tree(f'after_step_{after}'))
+  ours = _named(parity_denoised.parameters(state))
+  assert set(ours) == set(theirs) == set(before)
+  errors = {}
+  for name in theirs:
+    moved, wanted = (np.asarray(x[name] - before[name]) for x in (ours, theirs))
+    errors[name] = np.linalg.norm(moved - wanted) / (np.linalg.norm(wanted) or 1e-30)
+  return errors
+
+
+@denoised_files
+def test_denoised_updates(path):
+  fixture = _denoised(path)
+  history = parity_denoised.three_updates(fixture)
+  for after in (1, 3):
+    errors = denoised_update_errors(fixture, history[after - 1].state, after)
+    report(f'updates after {after}', errors, 5e-3)
+  start, end = fixture.state(), history[-1].state
+  half = jax.tree.map(lambda a, b: (a + b) / 2, start.params, end.params)
+  for wrong in (start, end.replace(params=half)):
+    errors = denoised_update_errors(fixture, wrong, 3)
+    assert min(v for k, v in errors.items() if not k.startswith("['slow']")) > 0.4
+
+
+@denoised_files
+def test_denoised_metrics(path):
+  fixture, errors, losses = _denoised(path), {}, _denoised(path).config.losses
+  for number, found in enumerate(parity_denoised.three_updates(fixture), 1):
+    for name, value in parity_denoised.metrics_of(fixture, number).items():
+      errors[f'{name} {number}'] = relative(found.metrics[name], value)
+    # The sum of the KLs, which the authors do not log.
+    recorded = fixture.group(f'metrics_step{number}')
+    kl = {part: recorded[f'model/kl_{part}_loss'] for part in 'xyz'}
+    free = recorded.get('model/kl_x_no_free_nats_loss', 0)
+    kept = losses.beta_free_x or losses.beta_x
+    wanted = kept * kl['x'] + (losses.beta_x - kept) * free
+    wanted += losses.beta_y * kl['y'] + losses.beta_z * kl['z']
+    errors[f'dynamics {number}'] = relative(found.metrics['loss/dynamics'], wanted)
+  report('metrics', errors, 1e-4)
+
+
+@denoised_files
+def test_denoised_acting(path):
+  fixture = _denoised(path)
+  ours, recorded = parity_denoised.calls(fixture)
+  assert set(recorded) == {k for k in fixture.group('policy') if not k.startswith(('noise', 'i'))}
+  errors = {name: relative(ours[name], recorded[name]) for name in recorded}
+  likely = {name: error for name, error in errors.items() if name.startswith(DENSITIES[0])}
+  report('densities', likely, DENSITIES[1])
+  report('acting', {k: v for k, v in errors.items() if k not in likely}, 1e-4)
+
+
+# What an implementer gets wrong: what the source says, what it then says.
+DYNAMICS, NETWORKS = denoised_mdp_dynamics, denoised_mdp_networks
+DENOISED_MADE = {
+  'free nats on the mean': (denoised_mdp, 'jnp.maximum(kl, free)', 'jnp.maximum(kl.mean(), free)'),
+  'no ReLU behind the first layer': (
+    NETWORKS,
+    'units=self.units, **hidden)',
+    "units=self.units, style=LINEAR, dtype=hidden['dtype'])",
+  ),
+  'the reset gate without the bias': (
+    DYNAMICS,
+    'candidate + reset * recurrent[2]',
+    "candidate + reset * (recurrent[2] - (b := layers['state']['bias'][2 * len(layers['state']"
+    "['kernel']) :])) + b",
+  ),
+}
+DENOISED_LEARNED = ('clip', 'order', 'target')
+
+
+@pytest.mark.parametrize('name', DENOISED_MADE)
+def test_a_mistake_in_denoised_mdp_shows(name, monkeypatch):
+  module, said, wrong = DENOISED_MADE[name]
+  mutant, make = parity_tdmpc.changed(module, said, wrong), denoised_mdp.make
+  if module is denoised_mdp:
+    make = mutant.make
+  else:
+    part = 'Dynamics' if module is DYNAMICS else 'Up'
+    monkeypatch.setattr(denoised_mdp, part, getattr(mutant, part))
+  path = next((path for path in DENOISED if not _denoised(path).sac), None)
+  if path is None:
+    pytest.skip('no such recording')
+  fixture = parity_denoised.Fixture(path, make)
+  inputs = fixture.state(), fixture.batch(), fixture.draws(1)
+  prior = fixture.noise(fixture.group('noise_step1'), 'prior')
+  ours = small.jit(lambda *x: parity_denoised.forward(fixture, *x))(*inputs, prior)
+  recorded = parity_denoised.compared(fixture.group('forward'), fixture.agent)
+  assert max(relative(ours[k], recorded[k]) for k in ours if k in recorded) > 1e-2
+
+
+class Early(denoised_mdp.DenoisedMDP):
+  """Imagines with the world model as it was before its update."""
+
+  def learn_model(self, state, *inputs):
+    self.before = state.params['world_model']
+    return super().learn_model(state, *inputs)
+
+  def actor_loss(self, actor, params, *inputs):
+    return super().actor_loss(actor, {**params, 'world_model': self.before}, *inputs)
+
+
+@pytest.mark.parametrize('name', DENOISED_LEARNED)
+def test_a_mistake_in_an_update_of_denoised_mdp_shows(name):
+  path = next((each for each in DENOISED if _denoised(each).sac == (name == 'target')), None)
+  if path is None:
+    pytest.skip('no such recording')
+  changes = {'clip': {'model_opt.clip': 1e9}, 'target': {'sac.target': 'paper'}}.get(name, {})
+  make = Early if name == 'order' else denoised_mdp.make
+  fixture = parity_denoised.Fixture(path, make, changes)
+  update = small.jit(lambda state, batch, draws: _given(fixture.agent, state, batch, draws))
+  state, updates = fixture.state(), 3 if name == 'clip' else 1
+  for number in range(1, updates + 1):
+    state, metrics = update(state, fixture.batch(), fixture.draws(number))
+  wanted = parity_denoised.metrics_of(fixture, updates)
+  if name == 'clip':  # Adam hides it at first
+    assert max(denoised_update_errors(fixture, state, 3).values()) > 3e-2
+  else:
+    loss = 'loss/actor' if name == 'order' else 'loss/q0'
+    assert relative(metrics[loss], wanted[loss]) > 1e-2
+
+
+def _given(agent, state, batch, draws):
+  """An update with given random numbers."""
+  agent.draws = lambda *_: draws
+  return agent.update(state, batch)[:2]

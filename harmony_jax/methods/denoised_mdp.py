@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from harmony_jax import harmony, method, replicas, viewing
 from harmony_jax.encoders import Decoder, Encoder
 from harmony_jax.envs.base import Spec
-from harmony_jax.images import PlainDown
+from harmony_jax.images import PlainDown, stages
 from harmony_jax.methods import dreamer
 from harmony_jax.methods.denoised_mdp_dynamics import Dynamics, Latent
 from harmony_jax.methods.denoised_mdp_networks import (
@@ -85,6 +85,8 @@ class DenoisedMDP(dreamer.Dreamer):
       'critic': make_optimizer(s.critic_opt),
     }
     self.capabilities = viewing.of(self)
+    if s.eval_as == 'authors':
+      self.eval_seed, self.eval_ends = 1841, False
 
   def make_rule(self) -> tuple[harmony.Weighting, tuple[str, ...]]:
     """Return the weighting rule, and its tasks: `observation`, `reward` and the KLs."""
@@ -121,7 +123,9 @@ class DenoisedMDP(dreamer.Dreamer):
     )  # [B, T, ...]
     feature = post.feature()  # [B, T, F]
     losses, _ = self.objective.losses(params, {}, {}, batch, embed, feature)
-    losses['reward'] = 0.5 * jnp.square(self.reward.mean(params['reward'], feature) - batch['reward'])
+    losses['reward'] = 0.5 * jnp.square(
+      self.reward.mean(params['reward'], feature) - batch['reward']
+    )
     kl = self.rssm.latents.each_kl(post.stats, prior)  # [B, T] by part
     kls = {f'dynamics_{part}': self.weighed_kl(part, each) for part, each in kl.items()}
     if self.settings.weighting.kl == 'together':
@@ -235,7 +239,7 @@ class DenoisedMDP(dreamer.Dreamer):
     noise: jax.Array,
     mode: bool,
   ) -> tuple[jax.Array, Carry]:
-    """Choose by given noise: [N, ΣS], and [N, tries, A] or [N, 2, A], for a draw and to add to it."""
+    """Choose by given noise: [N, ΣS]; and [N, tries, A], or [N, 2, A] for a draw and beside it."""
     embed = self.encode(variables, observation)  # [N, E]
     latent = self.rssm.filter(
       variables['world_model']['rssm'], carry.latent, embed, carry.action, is_first, latent_noise
@@ -301,6 +305,12 @@ def _check(settings, spec):
   if s.replay.sampling != 'episodes' or not s.replay.first_action:
     raise ValueError(
       "with denoised_mdp replay.sampling must be 'episodes' and replay.first_action True"
+    )
+  for name in ('encoder', 'decoder'):
+    stages(getattr(s, name).image, 64)  # raises for patches that it cannot have
+  if s.decoder.patch > 1 and s.decoder.units % 16:
+    raise ValueError(
+      f'decoder.units is {s.decoder.units}: with patches it must be 16 times a number'
     )
   for name in 'xyz':
     part = getattr(s.rssm, name)

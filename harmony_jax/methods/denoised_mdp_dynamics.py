@@ -46,7 +46,7 @@ class DynamicsSettings:
   y: PartSettings = group(PartSettings, 'Not controllable, rewarded.')
   z: PartSettings = group(PartSettings, 'Not rewarded.', deter=0, stoch=0)
   z_sees_y: bool = setting(True, "y is an input of z's GRU; off in the paper's ablation")
-  min_std: float = setting(0.1, 'smallest standard deviation')
+  min_std: float = setting(0.1, 'smallest standard deviation of a Gaussian')
   recurrence: str = setting(
     'auto',
     'how scans over time are compiled: stepwise; batched, for accelerators; auto: by platform',
@@ -238,7 +238,8 @@ class Dynamics:
     ends = self.sizes['x'].stoch if len(both) > 1 else out.shape[-1] // 2
     pairs = zip(*(jnp.split(half, [ends], -1) for half in jnp.split(out, 2, -1)))
     return {
-      name: self.latents.of[name].stats(jnp.concatenate(pair, -1)) for name, pair in zip(both, pairs)
+      name: self.latents.of[name].stats(jnp.concatenate(pair, -1))
+      for name, pair in zip(both, pairs)
     }
 
   def _prepare(self, params, embed, action, is_first, noise):

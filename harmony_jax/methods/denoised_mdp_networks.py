@@ -24,8 +24,12 @@ _RAW, _LEAST = math.log(math.exp(5) - 1), 1e-4
 class PictureSettings:
   """A network of pictures: the encoder, or the decoder."""
 
-  depth: int = setting(32, 'channels of its largest pictures; doubled by every further layer')
-  units: int = setting(1024, 'numbers of the embedding, or of what the decoder begins with')
+  depth: int = setting(
+    32, 'channels of the first convolution; doubled by every further one', least=1
+  )
+  units: int = setting(
+    1024, 'numbers of the embedding, or of what the decoder begins with', least=1
+  )
   patch: int = setting(
     1, 'side of the blocks that one product maps to `depth` channels; 1: none; for CPUs', least=1
   )

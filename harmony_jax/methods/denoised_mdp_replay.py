@@ -16,7 +16,7 @@ class EpisodeSettings(ReplaySettings):
   """How windows are drawn."""
 
   ends: bool = setting(
-    False, "an episode's last window may be drawn, too: its last step is never learned otherwise"
+    False, "sequences may reach an episode's last step; the authors never learn its reward"
   )
 
 

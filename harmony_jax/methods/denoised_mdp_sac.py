@@ -109,7 +109,11 @@ class DenoisedSAC(DenoisedMDP):
       likely = policy.log_prob(action)  # [N]
       value = self.values(params['critic'], step.state, action).min(0)
       loss = (jnp.exp(temperature) * likely - value).mean()
-      return loss, {'loss/actor': loss, 'actor/entropy': -likely.mean(), 'critic/value': value.mean()}
+      return loss, {
+        'loss/actor': loss,
+        'actor/entropy': -likely.mean(),
+        'critic/value': value.mean(),
+      }
 
     metrics |= learn('critic', critic_loss)
     metrics |= learn('actor', actor_loss)
@@ -134,6 +138,6 @@ class DenoisedSAC(DenoisedMDP):
   def init_behavior(self, key: jax.Array, model_key: jax.Array) -> dict[str, Params]:
     """Return the parameters beside the world model's."""
     made = super().init_behavior(key, model_key)
-    both = {name: made['critic'] for name in ('q0', 'q1')}
+    both = dict.fromkeys(('q0', 'q1'), made['critic'])
     log = jnp.log(jnp.float32(self.settings.sac.temperature))
     return {**made, 'critic': drawn(model_key, both), 'temperature': {'log': log}}

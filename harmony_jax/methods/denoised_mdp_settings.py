@@ -43,9 +43,9 @@ class TaskSettings(RuleSettings):
     'the KLs of all parts are one task, dynamics, or (apart) one each: dynamics_x, dynamics_y, …',
     choices=('together', 'apart'),
   )
-  w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed')
+  w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
   w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
-  w_d: float = setting(1.0, 'weight of the losses of the dynamics, for rule fixed')
+  w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,8 @@ class BehaviorSettings:
     'imagination: from returns imagined with x, as Dreamer; sac: soft actor critic on the batch',
     choices=('imagination', 'sac'),
   )
-  horizon: int = setting(15, 'imagined steps, H: states 1 … H have a value', least=2)
-  discount: float = setting(0.99, 'γ', most=1)
+  horizon: int = setting(15, 'imagined steps, H', least=2)
+  discount: float = setting(0.99, 'γ; 1 - 1/333 is a horizon of 333 steps', most=1)
   lam: float = setting(0.95, 'λ of the λ-returns', most=1)
   exploration: float = setting(0.3, 'deviation of the noise on actions of training')
   tries: int = setting(100, 'draws of which evaluation takes the likeliest', least=1)
