@@ -72,6 +72,7 @@ def config_of(meta, layers):
     'actor.units': meta['actor_hidden'],
     'critic.units': meta['value_hidden'],
     'losses.alpha': meta['alpha'],
+    'weighting.kl': 'apart',
     'losses.beta_free_x': split or 0,
     'behavior.learner': 'sac' if meta['policy'] == 'sac' else 'imagination',
     'behavior.horizon': meta['horizon'],
@@ -99,11 +100,10 @@ def config_of(meta, layers):
 class Fixture:
   """One recorded run: `data` by key, `meta`, and our `agent` with its settings.
 
-  Args:
-    make: what makes the agent, for deliberate mistakes. changes: of its settings, likewise.
+  Every KL is a task of its own, and the tasks' weights are the state of the weighting rule.
   """
 
-  def __init__(self, path, make=denoised_mdp.make, changes=()):
+  def __init__(self, path):
     with np.load(path) as data:
       self.data = dict(data)
     self.meta = json.loads(bytes(self.data.pop('meta.json')))
@@ -111,20 +111,18 @@ class Fixture:
     value = 'q_model_0' if self.sac else 'value_model'
     networks = {'reward_head': 'reward_model.x_network', 'actor': 'actor_model', 'critic': value}
     self.layers = {ours: self._hidden(theirs) for ours, theirs in networks.items()}
-    config = config_of(self.meta, self.layers)
-    self.config = settings.replace(config, dict(changes))
+    self.config = config_of(self.meta, self.layers)
     self.shape = self.data['batch/image'].shape[-3:]
     channels, *side = self.shape
     self.spec = small.spec({'image': (*side, channels)}, self.meta['actions'], discrete=False)
-    self.agent = make(self.config, self.spec)
+    self.agent = denoised_mdp.make(self.config, self.spec)
     if self.sac:  # rates of their own, where a file has them
       opt = settings.replace(self.config.sac.opt, {'lr': self.meta['value_lr']})
       self.agent.optimizers['critic'] = optimizers.make_optimizer(opt)
-    # Each term alone, without weights.
-    bare = {f'losses.beta_{part}': 1 for part in 'xyz'}
-    bare |= {'losses.beta_free_x': 0, 'weighting.kl': 'apart'}
-    self.terms = make(settings.replace(self.config, bare), self.spec)
-    self.free = make(settings.replace(self.config, {**bare, 'losses.free_x': 0}), self.spec)
+    self.agent.rule = self.agent.rule._replace(weigh=weigh)
+    losses = self.config.losses
+    self.weights = {'observation': 1.0, 'reward': 1.0}
+    self.weights |= {f'dynamics_{part}': losses.alpha for part in self.meta['parts']}
 
   def _hidden(self, network):
     found = [key for key in self.data if key.startswith(f'param/{network}.net.module.')]
@@ -180,9 +178,9 @@ class Fixture:
   def state(self):
     """A state with the recorded parameters, before its first update."""
     shapes, tree = jax.eval_shape(self.agent.init, jax.random.key(0)), self.tree('param')
-    slow = tree.pop('slow', None)
+    slow = tree.pop('slow', {})
     tree['world_model']['harmony'] = {}
-    found = {'params': tree, 'targets': {'critic': slow} if slow else {}}
+    found = {'params': tree, 'targets': {'critic': slow}}
     for name in found:  # nothing is missing, nothing is left over
       assert jax.tree.map(jnp.shape, found[name]) == jax.tree.map(jnp.shape, getattr(shapes, name))
     fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.replace(rng=None))
@@ -251,13 +249,7 @@ def forward(fixture, state, batch, draws, prior_noise) -> dict:
   rows |= {f'reward_{part}': each for part, each in rewards.items()} | {'reward_mean': mean}
   rows |= {'image_mean': jnp.moveaxis(decoded['image'] - 0.5, -1, -3)}
   rows |= {'log_prob/image': -error.reshape(mean.shape)}
-  rows |= {'log_prob/reward': -0.5 * jnp.square(mean - batch['reward']) - CONSTANT}
-  terms = losses_alone(fixture, params, state, batch, draws)
-  mse = {'observation_mse': terms['observation'] * 2 / decoded['image'][0, 0].size}
-  mse |= {'reward_mse': 2 * terms['reward']}
-  found = agent.losses(params, state, batch, carry, draws)
-  mse['total'] = agent.weigh(found, {}, ())[0]
-  return rows | {f'loss/{name}': each for name, each in (terms | mse).items()}
+  return rows | {'log_prob/reward': -0.5 * jnp.square(mean - batch['reward']) - CONSTANT}
 
 
 def unpacked(stats):
@@ -265,13 +257,29 @@ def unpacked(stats):
   return stats[..., 0, :], stats[..., 1, :]
 
 
-def losses_alone(fixture, params, state, batch, draws) -> dict:
-  """The terms of the authors' loss without weights, by their names."""
-  carry = fixture.agent.carry_before(state.params, batch)
-  losses = fixture.terms.losses(params, state, batch, carry, draws)[0]
-  free = fixture.free.losses(params, state, batch, carry, draws)[0]
-  named = {name.replace('dynamics', 'kl'): each for name, each in losses.items()}
-  return named | {'kl_x_no_free_nats': free['dynamics_x']}
+def losses(fixture, found) -> dict:
+  """The authors' losses of update 1, by their names, without constants."""
+  rows, metrics, c = found.rows['forward'], found.metrics, fixture.config.losses
+  mse = {'observation_mse': 2 * metrics['loss/observation'] / math.prod(fixture.shape)}
+  mse['reward_mse'] = 2 * metrics['loss/reward']
+  names = {'observation': 'observation', 'reward': 'reward', 'total': 'world_model'}
+  found = {theirs: metrics[f'loss/{ours}'] for theirs, ours in names.items()}
+  for part in fixture.meta['parts']:
+    found[f'kl_{part}'] = np.maximum(rows[f'kl/{part}'], getattr(c, f'free_{part}')).mean()
+  return found | mse | {'kl_x_no_free_nats': metrics['loss/kl_x']}
+
+
+def terms(fixture) -> dict:
+  """{our task: [(factor, the authors' term)]}."""
+  c = fixture.config.losses
+  kept = min(c.beta_free_x or c.beta_x, c.beta_x)
+  found = {name: [(1, name)] for name in ('observation', 'reward')}
+  found['dynamics_x'] = [(kept, 'kl_x')]
+  if kept < c.beta_x:
+    found['dynamics_x'].append((c.beta_x - kept, 'kl_x_no_free_nats'))
+  for part in fixture.meta['parts'][1:]:
+    found[f'dynamics_{part}'] = [(getattr(c, f'beta_{part}'), f'kl_{part}')]
+  return found
 
 
 def compared(recorded, agent) -> dict:
@@ -283,8 +291,13 @@ def compared(recorded, agent) -> dict:
   return {k: v + CONSTANT * change.get(k, 0) for k, v in found.items()}
 
 
-def imagined(fixture, params, state, post, batch, draws) -> dict:
-  """An imagination with the world model of `params`, by the authors' names."""
+@functools.cache
+def imagining(fixture):
+  """Compiled: an imagination from posterior states, by the authors' names."""
+  return small.jit(functools.partial(_imagined, fixture))
+
+
+def _imagined(fixture, params, state, post, batch, draws):
   agent, horizon = fixture.agent, fixture.config.behavior.horizon
   start, alive = agent.starts(post, batch)
   inputs = params, state, start, alive, draws
@@ -316,6 +329,7 @@ class Update(NamedTuple):
   metrics: dict
   gradients: dict
   rows: dict
+  post: denoised_mdp.Latent
 
 
 @functools.cache
@@ -332,14 +346,15 @@ def program(fixture):
       step = agent.transitions(state.params['world_model'], post, batch, draws)
       names = 'observation', 'action', 'reward', 'next_observation'
       rows['sac_step1'] = dict(zip(names, step))
-    else:
-      updated = {**state.params, 'world_model': after.params['world_model']}
-      for name, params in (('forward/imag', state.params), ('imag_step1', updated)):
-        rows[name] = imagined(fixture, params, state, post, batch, draws)
     gradients['world_model'] = without_harmony(gradients['world_model'])
-    return Update(after, metrics, gradients, rows)
+    return Update(after, metrics, gradients, rows, post)
 
   return small.jit(run)
+
+
+def weigh(losses, params, state):
+  """Σ wᵢ Lᵢ with the rule's state for weights."""
+  return sum(state[name] * loss for name, loss in losses.items()), state, {}
 
 
 def without_harmony(model):
@@ -347,11 +362,24 @@ def without_harmony(model):
   return {k: v for k, v in model.items() if k != 'harmony'}
 
 
-def update(fixture, number=1, state=None) -> Update:
-  """Update 1, 2 or 3 from a state on the recorded batch."""
+def update(fixture, number=1, state=None, only='') -> Update:
+  """Update 1, 2 or 3 from a state on the recorded batch, of one task if it is named."""
   state = fixture.state() if state is None else state
+  weights = {k: np.float32(each) for k, each in fixture.weights.items()}
+  if only:
+    weights = {name: np.float32(name == only) for name in weights}
   prior = fixture.noise(fixture.group(f'noise_step{number}'), 'prior')
+  state = state.replace(weighting=weights)
   return program(fixture)(state, fixture.batch(), fixture.draws(number), prior)
+
+
+def imaginations(fixture) -> dict:
+  """Of update 1, by group of the file: with the world model as given, and after its update."""
+  found, state = three_updates(fixture)[0], fixture.state()
+  updated = {**state.params, 'world_model': found.state.params['world_model']}
+  inputs = state, found.post, fixture.batch(), fixture.draws(1)
+  each = {'forward/imag': state.params, 'imag_step1': updated}
+  return {name: imagining(fixture)(params, *inputs) for name, params in each.items()}
 
 
 @functools.cache
@@ -365,7 +393,7 @@ def three_updates(fixture) -> list:
 
 def parameters(state) -> dict:
   """Everything that an update changes, as `Fixture.tree` names it."""
-  slow = {'slow': state.targets['critic']} if state.targets else {}
+  slow = {'slow': state.targets['critic']} if state.targets['critic'] else {}
   params = {**state.params, 'world_model': without_harmony(state.params['world_model'])}
   return params | slow
 
@@ -374,8 +402,6 @@ METRICS = {
   'model/observation_loss': 'loss/observation',
   'model/reward_loss': 'loss/reward',
   'model/kl_x_no_free_nats_loss': 'loss/kl_x',
-  'model/kl_y_loss': 'loss/kl_y',
-  'model/kl_z_loss': 'loss/kl_z',
   'model/total_loss': 'loss/world_model',
   'grad_norm/model': 'grad_norm/world_model',
   'grad_norm/actor': 'grad_norm/actor',
@@ -399,8 +425,10 @@ def metrics_of(fixture, number) -> dict:
     'model/total_loss': numbers + 1,
   }
   less['value_loss'] = weights.mean()
-  found = {k: v for k, v in recorded.items() if k != 'model/kl_z_loss' or v}
-  return {METRICS[k]: v - CONSTANT * less.get(k, 0) for k, v in found.items() if k in METRICS}
+  found = {k: v for k, v in recorded.items() if k in METRICS}
+  named = {METRICS[k]: v - CONSTANT * less.get(k, 0) for k, v in found.items()}
+  total = lambda parts: sum(factor * recorded[f'model/{term}_loss'] for factor, term in parts)
+  return named | {f'loss/{k}': total(v) for k, v in terms(fixture).items() if 'dynamics' in k}
 
 
 def calls(fixture) -> tuple[dict, dict]:

@@ -12,6 +12,7 @@ leave out elements whose recorded gradient is below 1e-6 of their tensor's large
 (float32 resolves 1e-7); at most one element in a thousand may be left out.
 """
 
+import dataclasses
 import functools
 import inspect
 
@@ -20,15 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import convolution, recurrence
+from harmony_jax import convolution, optimizers, recurrence, settings
 from harmony_jax.methods import (
   denoised_mdp,
   denoised_mdp_dynamics,
   denoised_mdp_networks,
+  denoised_mdp_sac,
   tdmpc,
   tdmpc_networks,
   tdmpc_planning,
 )
+from harmony_jax.rssm import State
 from tests import parity, parity_denoised, parity_layouts, parity_tdmpc, small
 
 PATHS, TDMPC, DENOISED = parity.paths(), parity_tdmpc.paths(), parity_denoised.paths()
@@ -620,8 +623,10 @@ DENSITIES = ('log_prob_eval', 1e-3)  # through an inverse of tanh near ±1
 def test_denoised_forward(path):
   """Outputs, densities and losses, and imaginations with the model as given and as updated."""
   fixture = _denoised(path)
-  rows = parity_denoised.three_updates(fixture)[0].rows
-  assert len(rows) == (2 if fixture.sac else 3)
+  found = parity_denoised.three_updates(fixture)[0]
+  losses = {f'loss/{k}': v for k, v in parity_denoised.losses(fixture, found).items()}
+  rows = {**found.rows, 'forward': found.rows['forward'] | losses}
+  rows |= {} if fixture.sac else parity_denoised.imaginations(fixture)
   for group, ours in rows.items():
     recorded = fixture.group(group)
     if group == 'forward':
@@ -651,22 +656,15 @@ def test_denoised_gradients(path):
 def test_denoised_gradients_by_loss(path):
   """Parameters that a term does not reach are not recorded, and have none here."""
   fixture = _denoised(path)
-  state, batch, draws = fixture.state(), fixture.batch(), fixture.draws(1)
-
-  def weighed(params, state, weights):
-    terms = parity_denoised.losses_alone(fixture, params, state, batch, draws)
-    return sum(weights[name] * each for name, each in terms.items() if name in weights)
-
-  recorded = {key.split('/')[0] for key in fixture.group('grad_by_loss')}
-  gradient = small.jit(jax.grad(weighed))
-  for name in sorted(recorded):
-    weights = {each: np.float32(each == name) for each in recorded}
-    found = gradient(state.params['world_model'], state, weights)
-    ours = _named({'world_model': found})
-    theirs = _named(fixture.tree(f'grad_by_loss/{name}'))
+  for task, parts in parity_denoised.terms(fixture).items():
+    found = parity_denoised.update(fixture, only=task).gradients['world_model']
+    ours, theirs = _named({'world_model': found}), {}
+    for factor, term in parts:
+      for name, each in _named(fixture.tree(f'grad_by_loss/{term}')).items():
+        theirs[name] = theirs.get(name, 0) + factor * np.asarray(each)
     assert set(theirs) <= set(ours)
     assert not any(np.asarray(ours[k]).any() for k in set(ours) - set(theirs))
-    report(f'gradients of {name}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
+    report(f'gradients of {task}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
 
 
 def denoised_update_errors(fixture, state, after):
@@ -676,7 +674,7 @@ def denoised_update_errors(fixture, state, after):
   assert set(ours) == set(theirs) == set(before)
   errors = {}
   for name in theirs:
-    moved, wanted = (np.asarray(x[name] - before[name]) for x in (ours, theirs))
+    moved, wanted = (np.asarray(x[name]) - np.asarray(before[name]) for x in (ours, theirs))
     errors[name] = np.linalg.norm(moved - wanted) / (np.linalg.norm(wanted) or 1e-30)
   return errors
 
@@ -689,7 +687,7 @@ def test_denoised_updates(path):
     errors = denoised_update_errors(fixture, history[after - 1].state, after)
     report(f'updates after {after}', errors, 5e-3)
   start, end = fixture.state(), history[-1].state
-  half = jax.tree.map(lambda a, b: (a + b) / 2, start.params, end.params)
+  half = jax.tree.map(lambda a, b: (a + b) / 2, *jax.device_get((start.params, end.params)))
   for wrong in (start, end.replace(params=half)):
     errors = denoised_update_errors(fixture, wrong, 3)
     assert min(v for k, v in errors.items() if not k.startswith("['slow']")) > 0.4
@@ -697,18 +695,11 @@ def test_denoised_updates(path):
 
 @denoised_files
 def test_denoised_metrics(path):
-  fixture, errors, losses = _denoised(path), {}, _denoised(path).config.losses
+  fixture, errors = _denoised(path), {}
   for number, found in enumerate(parity_denoised.three_updates(fixture), 1):
     for name, value in parity_denoised.metrics_of(fixture, number).items():
       errors[f'{name} {number}'] = relative(found.metrics[name], value)
-    # The sum of the KLs, which the authors do not log.
-    recorded = fixture.group(f'metrics_step{number}')
-    kl = {part: recorded[f'model/kl_{part}_loss'] for part in 'xyz'}
-    free = recorded.get('model/kl_x_no_free_nats_loss', 0)
-    kept = losses.beta_free_x or losses.beta_x
-    wanted = kept * kl['x'] + (losses.beta_x - kept) * free
-    wanted += losses.beta_y * kl['y'] + losses.beta_z * kl['z']
-    errors[f'dynamics {number}'] = relative(found.metrics['loss/dynamics'], wanted)
+  assert len(errors) >= 3 * 9
   report('metrics', errors, 1e-4)
 
 
@@ -723,77 +714,101 @@ def test_denoised_acting(path):
   report('acting', {k: v for k, v in errors.items() if k not in likely}, 1e-4)
 
 
-# What an implementer gets wrong: what the source says, what it then says.
-DYNAMICS, NETWORKS = denoised_mdp_dynamics, denoised_mdp_networks
-DENOISED_MADE = {
-  'free nats on the mean': (denoised_mdp, 'jnp.maximum(kl, free)', 'jnp.maximum(kl.mean(), free)'),
-  'no ReLU behind the first layer': (
-    NETWORKS,
-    'units=self.units, **hidden)',
-    "units=self.units, style=LINEAR, dtype=hidden['dtype'])",
-  ),
-  'the reset gate without the bias': (
-    DYNAMICS,
-    'candidate + reset * recurrent[2]',
-    "candidate + reset * (recurrent[2] - (b := layers['state']['bias'][2 * len(layers['state']"
-    "['kernel']) :])) + b",
-  ),
-}
-DENOISED_LEARNED = ('clip', 'order', 'target')
+# What an implementer gets wrong, one by one. Each gives a number that the files do not have.
 
 
-@pytest.mark.parametrize('name', DENOISED_MADE)
-def test_a_mistake_in_denoised_mdp_shows(name, monkeypatch):
-  module, said, wrong = DENOISED_MADE[name]
-  mutant, make = parity_tdmpc.changed(module, said, wrong), denoised_mdp.make
-  if module is denoised_mdp:
-    make = mutant.make
-  else:
-    part = 'Dynamics' if module is DYNAMICS else 'Up'
-    monkeypatch.setattr(denoised_mdp, part, getattr(mutant, part))
-  path = next((path for path in DENOISED if not _denoised(path).sac), None)
+@functools.cache
+def _of_denoised(sac):
+  """A recorded run whose policy learns so."""
+  path = next((path for path in DENOISED if _denoised(path).sac == sac), None)
   if path is None:
     pytest.skip('no such recording')
-  fixture = parity_denoised.Fixture(path, make)
-  inputs = fixture.state(), fixture.batch(), fixture.draws(1)
-  prior = fixture.noise(fixture.group('noise_step1'), 'prior')
-  ours = small.jit(lambda *x: parity_denoised.forward(fixture, *x))(*inputs, prior)
-  recorded = parity_denoised.compared(fixture.group('forward'), fixture.agent)
-  assert max(relative(ours[k], recorded[k]) for k in ours if k in recorded) > 1e-2
+  return _denoised(path)
 
 
-class Early(denoised_mdp.DenoisedMDP):
-  """Imagines with the world model as it was before its update."""
-
-  def learn_model(self, state, *inputs):
-    self.before = state.params['world_model']
-    return super().learn_model(state, *inputs)
-
-  def actor_loss(self, actor, params, *inputs):
-    return super().actor_loss(actor, {**params, 'world_model': self.before}, *inputs)
+def _wrong(module, said, wrong, name):
+  """What a module defines under a name, where its source says something else."""
+  return getattr(parity_tdmpc.changed(module, said, wrong), name)
 
 
-@pytest.mark.parametrize('name', DENOISED_LEARNED)
-def test_a_mistake_in_an_update_of_denoised_mdp_shows(name):
-  path = next((each for each in DENOISED if _denoised(each).sac == (name == 'target')), None)
-  if path is None:
-    pytest.skip('no such recording')
-  changes = {'clip': {'model_opt.clip': 1e9}, 'target': {'sac.target': 'paper'}}.get(name, {})
-  make = Early if name == 'order' else denoised_mdp.make
-  fixture = parity_denoised.Fixture(path, make, changes)
-  update = small.jit(lambda state, batch, draws: _given(fixture.agent, state, batch, draws))
-  state, updates = fixture.state(), 3 if name == 'clip' else 1
-  for number in range(1, updates + 1):
-    state, metrics = update(state, fixture.batch(), fixture.draws(number))
-  wanted = parity_denoised.metrics_of(fixture, updates)
-  if name == 'clip':  # Adam hides it at first
-    assert max(denoised_update_errors(fixture, state, 3).values()) > 3e-2
-  else:
-    loss = 'loss/actor' if name == 'order' else 'loss/q0'
-    assert relative(metrics[loss], wanted[loss]) > 1e-2
+def test_free_nats_on_the_mean_show():
+  fixture = _of_denoised(sac=False)
+  said, wrong = 'jnp.maximum(kl, free)', 'jnp.maximum(kl.mean(), free)'
+  kl, wanted = fixture.data['forward/kl/x'], fixture.data['forward/loss/kl_x']
+  kind = _wrong(denoised_mdp, said, wrong, 'DenoisedMDP')
+  assert relative(fixture.agent.weighed_kl('x', kl).mean(), wanted) < 1e-4
+  assert relative(kind.weighed_kl(fixture.agent, 'x', kl).mean(), wanted) > 1e-2
 
 
-def _given(agent, state, batch, draws):
-  """An update with given random numbers."""
-  agent.draws = lambda *_: draws
-  return agent.update(state, batch)[:2]
+def test_a_decoder_without_its_first_relu_shows():
+  fixture = _of_denoised(sac=False)
+  said, wrong = 'units=self.units, **hidden)', 'units=self.units, style=LINEAR, dtype=self.dtype)'
+  decoder, params = fixture.agent.objective.decoder, fixture.state().params['world_model']
+  fields = {k: getattr(decoder.up, k) for k in ('config', 'inputs', 'channels', 'side', 'style')}
+  for of, least, most in (
+    (denoised_mdp_networks.Up, 0, 1e-4),
+    (_wrong(denoised_mdp_networks, said, wrong, 'Up'), 1e-2, np.inf),
+  ):
+    made = dataclasses.replace(decoder, up=of(**fields, units=decoder.up.units))
+    feature = jnp.asarray(fixture.data['forward/feature'])
+    decode = small.jit(lambda x, made=made: made.decode(params['decoder'], None, x)['image'])
+    ours = decode(feature) - 0.5
+    wanted = fixture.pictures(fixture.data['forward/image_mean'])
+    assert least <= relative(ours, wanted) < most
+
+
+def test_a_reset_gate_without_its_bias_shows():
+  fixture = _of_denoised(sac=False)
+  said = 'candidate + reset * recurrent[2]'
+  bias = "layers['state']['bias'][2 * deter.shape[-1] :]"
+  wrong = f'candidate + reset * (recurrent[2] - {bias}) + {bias}'
+  data = jax.tree.map(jnp.asarray, fixture.group('forward'))
+  params = fixture.state().params['world_model']['rssm']
+  rows = lambda name: data[f'x/{name}'].reshape(-1, data[f'x/{name}'].shape[-1])
+  start = denoised_mdp.Latent(State(rows('belief'), rows('post_sample'), None))
+  step = params, start, data['imag/action'][0], jnp.asarray(fixture.data['noise_step1/imag_x'][0])
+  config = {k: getattr(fixture.agent.rssm, k) for k in ('config', 'actions', 'embed')}
+  for kind, least, most in (
+    (denoised_mdp_dynamics.Dynamics, 0, 1e-4),
+    (_wrong(denoised_mdp_dynamics, said, wrong, 'Dynamics'), 1e-2, np.inf),
+  ):
+    ours = kind(**config).imagine(*step).x.deter
+    assert least <= relative(ours, data['imag/x_belief'][0]) < most
+
+
+def test_a_model_that_is_not_clipped_shows():
+  """Adam hides it in one update, and not in three."""
+  fixture = _of_denoised(sac=False)
+  config = settings.replace(fixture.config.model_opt, {'clip': 1e9})
+  free, state = optimizers.make_optimizer(config), fixture.state()
+  params, descend = state.params['world_model'], small.jit(free.update)
+  opt = free.init(params)
+  for number in (1, 2, 3):
+    found = parity_denoised.update(fixture, number, state)
+    gradient = {**found.gradients['world_model'], 'harmony': {}}
+    change, opt = descend(gradient, opt, params)
+    params = jax.tree.map(np.add, *jax.device_get((params, change)))
+    state = found.state.replace(params={**found.state.params, 'world_model': params})
+  assert max(denoised_update_errors(fixture, state, 3).values()) > 3e-2
+
+
+def test_imagination_before_the_models_update_shows():
+  fixture = _of_denoised(sac=False)
+  early = parity_denoised.imaginations(fixture)['forward/imag']['actor_loss']
+  assert relative(early, fixture.data['imag_step1/actor_loss']) > 1e-2
+
+
+def test_another_target_of_the_soft_actor_critic_shows():
+  fixture = _of_denoised(sac=True)
+  agent, state, data = fixture.agent, fixture.state(), fixture.group('sac_step1')
+  names = ('observation', 'action', 'reward', 'next_observation')
+  noise = (fixture.data[f'noise_step1/{name}'] for name in ('action', 'next_action'))
+  rows = (*(data[name] for name in names), *noise)
+  step = denoised_mdp_sac.Transitions(*map(jnp.asarray, rows))
+  for target, least, most in (('code', 0, 1e-4), ('paper', 1e-2, np.inf)):
+    chosen = settings.replace(agent.settings, {'sac.target': target})
+    other = denoised_mdp.make(chosen, fixture.spec)
+    wanted = other.critic_target(state.params, state.targets['critic'], step)
+    value = agent.values(state.params['critic'], step.state, step.action)
+    loss = 0.5 * np.square(value - wanted).mean(-1)
+    assert least <= relative(loss[0], fixture.data['metrics_step1/q0_loss']) < most

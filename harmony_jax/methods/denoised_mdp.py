@@ -272,7 +272,7 @@ class DenoisedMDP(dreamer.Dreamer):
 
   def init(self, key: jax.Array) -> TrainState:
     """Return a fresh state, without slow copies."""
-    return super().init(key).replace(targets={})
+    return super().init(key).replace(targets={'critic': {}})
 
   def init_model(self, key: jax.Array) -> tuple[dict, dict, Any]:
     """Return the world model's (parameters, no running statistics, state of the weighting rule)."""
