@@ -13,8 +13,9 @@ from configs import common
 from harmony_jax import settings, trained
 from harmony_jax.actions import TanhNormal
 from harmony_jax.methods import denoised_mdp
-from harmony_jax.methods.denoised_mdp_networks import likeliest
+from harmony_jax.methods.denoised_mdp_networks import drawn, likeliest
 from harmony_jax.methods.denoised_mdp_replay import EpisodeReplay
+from harmony_jax.methods.denoised_mdp_sac import Transitions
 from harmony_jax.reporting import protocol
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.evaluation import evaluate
@@ -30,7 +31,7 @@ SMALLER = {
   )},
   **{f'rssm.{part}.{name}': size for part in 'xy' for name, size in (('deter', 7), ('stoch', 3))},
   **{f'{head}.units': 8 for head in ('reward_head', 'actor', 'critic')},
-  **{f'{head}.layers': 1 for head in ('reward_head', 'actor', 'critic')},
+  **{f'{head}.layers': 0 for head in ('reward_head', 'actor', 'critic')},
   'behavior.horizon': 3,
   'behavior.tries': 4,
   'weighting.beta2': 0.999,
@@ -45,15 +46,20 @@ def make(actions=2, sizes=SMALLER, **changes):
   return denoised_mdp.make(chosen, small.spec(PICTURE, actions, discrete=False))
 
 
+def zeros(tree):
+  """Zeros of a tree's shapes."""
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+
+
 def fresh(agent, seed=0):
   """A state of random parameters, slow copies others."""
   shapes = jax.eval_shape(agent.init, jax.random.key(0)).replace(rng=None)
   rng = np.random.default_rng(seed)
   draw = lambda x: (rng.normal(size=x.shape) / 3).astype(x.dtype)
-  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  drawn = {name: jax.tree.map(draw, getattr(shapes, name)) for name in ('params', 'targets')}
-  drawn['params']['world_model']['harmony'] = zeros.params['world_model']['harmony']
-  return zeros.replace(**drawn, rng=jax.random.key(0))
+  random = {name: jax.tree.map(draw, getattr(shapes, name)) for name in ('params', 'targets')}
+  nothing = zeros(shapes)
+  random['params']['world_model']['harmony'] = nothing.params['world_model']['harmony']
+  return nothing.replace(**random, rng=jax.random.key(0))
 
 
 def batch_of(agent):
@@ -96,22 +102,22 @@ def test_the_authors_sizes(actions, changes, counts):
 
 def test_first_parameters():
   """Weights and biases are uniform within ±1/√n, n the inputs as PyTorch counts them."""
-  agent = make(**{f'{net}__patch': 1 for net in ('encoder', 'decoder')}, encoder__depth=8)
-  params = small.jit(agent.init)(jax.random.key(0)).params
+  agent = make(actions=1, sizes={})
+  params = jax.eval_shape(agent.init, jax.random.key(0)).params
   model = params['world_model']
-  for layer, inputs in (
-    (model['encoder']['net']['down_1'], 8 * 16),
-    (model['decoder']['up_1'], 4 * 25),  # of a transposed convolution: outputs
-    (model['decoder']['last'], 3 * 36),
-    (model['rssm']['x']['gru']['input'], 7),  # of a GRU: its units
-    (model['rssm']['posterior']['hidden'], 14 + 16),
-    (params['actor']['h_0'], 10),
-  ):
-    limit = 1 / np.sqrt(inputs)
-    for name, least in (('kernel', 0.9), ('bias', 0.2)):
-      assert least * limit < np.abs(layer[name]).max() <= limit, (name, inputs)
-  feature = jnp.zeros((1, agent.rssm.feature_size))
-  np.testing.assert_allclose(agent.actor.policy(params['actor'], feature).std, 5, atol=0.7)
+  layers = {
+    'dense': (params['actor']['h_0'], 140),
+    'convolution': (model['encoder']['net']['down_1'], 32 * 16),
+    'transposed': (model['decoder']['last'], 3 * 36),  # outputs
+    'gru': (model['rssm']['x']['gru']['input'], 120),  # its units
+  }
+  found = small.jit(drawn)(jax.random.key(0), {name: layer for name, (layer, _) in layers.items()})
+  for name, (_, inputs) in layers.items():
+    for leaf, least in (('kernel', 0.99), ('bias', 0.5)):
+      size = np.abs(found[name][leaf]).max()
+      assert least / np.sqrt(inputs) < size <= 1 / np.sqrt(inputs), (name, leaf)
+  policy = agent.actor.policy(jax.tree.map(jnp.asarray, zeros(params['actor'])), jnp.zeros(140))
+  np.testing.assert_allclose([*policy.mean, *policy.std], [0, 5.0001], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -151,23 +157,6 @@ def test_weighed_kls():
   np.testing.assert_allclose(slope, [1.5, 2])
 
 
-def test_an_update_with_harmony():
-  """Of x, y and z, with every KL a task of its own; all networks move."""
-  agent = make(sizes={**SMALLER, **Z}, weighting__rule='harmony', weighting__kl='apart')
-  assert agent.tasks == ('observation', 'reward', 'dynamics_x', 'dynamics_y', 'dynamics_z')
-  state, data, step = fresh(agent), batch_of(agent), small.jit(agent.train_step)
-  after, metrics = step(*step(state, data)[:1], data)
-  assert after.step == 2 and after.nonfinite == 0 and step._cache_size() == 1
-  moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, after.params)
-  assert all(jax.tree.leaves(moved))
-  sigmas = [float(metrics[f'harmony/{task}/sigma']) for task in agent.tasks]
-  assert len(set(sigmas)) == 5 and all(np.isfinite(float(each)) for each in metrics.values())
-  assert metrics['loss/dynamics_z'] == pytest.approx(metrics['loss/kl_z'] / 4, rel=1e-5)
-  left, _ = step(after, {**data, 'reward': data['reward'].at[0, 1].set(jnp.nan)})
-  assert left.nonfinite == 1
-  jax.tree.map(np.testing.assert_array_equal, left.params, after.params)
-
-
 @pytest.mark.parametrize('rule', ['none', 'fixed', 'harmony', 'running_tied', 'nash_mtl'])
 def test_tasks_of_a_rule(rule):
   """The weights of the sum: α for the KLs under none, those chosen under fixed, then the rule's."""
@@ -183,25 +172,22 @@ def test_tasks_of_a_rule(rule):
 
 
 def test_a_soft_actor_critic():
-  """All networks and the temperature move, and slow values follow the new ones."""
+  """Values, policy and temperature move; slow values follow the new ones."""
   agent = make(behavior__learner='sac', sac__tau=0.25, sac__opt__lr=1e-2)
-  start = small.jit(agent.init)(jax.random.key(0))
-  jax.tree.map(np.testing.assert_array_equal, start.targets['critic'], start.params['critic'])
-  assert start.params['temperature']['log'] == 0
-  first = [start.params['critic'][name]['h_0']['kernel'] for name in ('q0', 'q1')]
-  assert (first[0] != first[1]).all()
-  state, data = fresh(agent), batch_of(agent)
-  after, metrics = small.jit(agent.train_step)(state, data)
+  rng, state = np.random.default_rng(0), fresh(agent)
+  sizes = {'state': (9, 10), 'action': (9, 2), 'reward': (9,), 'after': (9, 10)}
+  sizes |= {'noise': (9, 2), 'noise_after': (9, 2)}
+  step = Transitions(**{k: jnp.float32(rng.normal(size=size)) for k, size in sizes.items()})
+  after, metrics, gradients = small.jit(agent.learn_behavior)(state, step)
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, after.params)
-  moved['world_model'].pop('harmony')
-  assert all(jax.tree.leaves(moved)) and after.step == 1
-  new = {'critic': after.params['critic']}
+  assert {name for name in moved if any(jax.tree.leaves(moved[name]))} == {*gradients}
+  assert {*gradients} == {'critic', 'actor', 'temperature'} and after.step == 1
+  new = {'critic': jax.device_get(after.params['critic'])}
   follow = jax.tree.map(lambda a, b: a + 0.25 * (b - a), state.targets, new)
   small.close(after.targets, follow)
   # An entropy above -A lets the temperature fall.
   falls = after.params['temperature']['log'] < state.params['temperature']['log']
   assert falls == (metrics['actor/entropy'] > -2)
-  assert all(np.isfinite(float(each)) for each in metrics.values())
 
 
 def test_rows_draw_by_their_place_in_the_batch():
@@ -222,8 +208,9 @@ def test_rows_draw_by_their_place_in_the_batch():
 def parted():
   """A model of three parts, its parameters, and features of a sequence [1, T, F]."""
   agent = make(sizes={**SMALLER, **Z})
+  params = jax.tree.map(jnp.asarray, fresh(agent).params)
   feature = np.random.default_rng(1).normal(size=(1, 4, agent.rssm.feature_size))
-  return agent, fresh(agent).params, jnp.asarray(feature, jnp.float32)
+  return agent, params, jnp.asarray(feature, jnp.float32)
 
 
 def test_policy_and_value_know_x_alone(parted):
@@ -313,7 +300,9 @@ def test_noise_is_for_training():
   middle, _ = call(draw, True)
   noise = jnp.concatenate([draw, jnp.array([[[0.1, 9]], [[-0.1, -9]]])], 1)
   action, after = call(noise, False)
-  np.testing.assert_allclose(action[:, 0], np.clip(middle[:, 0] + [0.05, -0.05], -1, 1), atol=1e-6)
+  np.testing.assert_allclose(
+    action[:, 0], np.clip(middle[:, 0] + np.array([0.05, -0.05]), -1, 1), atol=1e-6
+  )
   np.testing.assert_array_equal(action[:, 1], [1, -1])
   np.testing.assert_array_equal(after.action, action)
   again = carry._replace(
@@ -349,7 +338,7 @@ def test_windows_of_complete_episodes():
       replay.append({name: np.asarray([value], SPECS[name][1]) for name, value in row.items()})
     return replay
 
-  for ends, starts in ((False, [0, 1, 5, 12]), (True, [0, 1, 2, 5, 6, 12, 13])):
+  for ends, starts in ((False, [0, 1, 6, 12]), (True, [0, 1, 2, 6, 7, 12, 13])):
     # of 6, 5, 1 and 5 steps: those of 4 rows, without and with the last one
     replay = replay_of(ends, (6, 5, 1, 5))
     replay.append(dict(state=[17], action=[[0.0]], is_first=[True], is_last=[False]))
@@ -364,8 +353,10 @@ def test_windows_of_complete_episodes():
     before = np.where(batch['is_first'][:, 0], 0, batch['state'][:, 0] - 1)
     np.testing.assert_array_equal(batch['before'][:, 0], before)
   assert not replay_of(False, (4, 4)).filled(0) and replay_of(True, (4, 4)).filled(0)
-  with pytest.raises(ValueError, match='holds no episode of 4 steps'):
+  with pytest.raises(ValueError, match='holds no complete episode yet'):
     replay_of(False, (4, 4)).draw(0)
+  long = replay_of(False, (60,))  # of which a part is kept: as good as an episode
+  assert (long.sample(0)['state'][:, 0] >= 20).all()
 
 
 # Runs
@@ -373,6 +364,7 @@ def test_windows_of_complete_episodes():
 
 RUN = {**TINY, **SMALLER, 'prefill_chunk': 8, 'train_ratio': 8.0, 'pretrain': 2, 'batch_length': 5}
 RUN |= {'eval_at_start': False, 'eval_share': 0.0, 'video_every': 160, 'weighting.rule': 'harmony'}
+RUN |= {'weighting.kl': 'apart'}
 TASK = 'tests.reaching:Reaching-v0'
 
 
@@ -390,9 +382,28 @@ def whole(tmp_path_factory):
 def test_a_run_shows_its_parts(whole):
   """Updates at ends of episodes; a video with a row for x and one for y."""
   found = [line['update'] for line in lines(whole[0], 'metrics.jsonl')]
-  assert whole[1].method.settings.replay.ends and found[-1] > 50
+  # Episodes of 13 rows in 4 environments: 2 updates after the second ones, then 52 · 8 / 15.
+  assert whole[1].method.settings.replay.ends and found[-1] == 2 + 27
   (path,) = (whole[0] / 'videos').glob('open_loop_image_*.mp4')
   assert next(imageio_ffmpeg.read_frames(path))['size'] == (3 * 64, 5 * 64)
+
+
+def test_an_update_with_harmony(whole):
+  """Every KL is a task of its own, all networks move, and what is not finite is left out."""
+  agent, compiled = whole[1].method, whole[1].updates.compiled
+  assert agent.tasks == ('observation', 'reward', 'dynamics_x', 'dynamics_y')
+  start, data = fresh(agent), batch_of(agent)
+  run = lambda state, data: compiled.train_step(compiled.spread(state), compiled.put(data))
+  after, metrics = jax.device_get(run(run(start, data)[0], data))
+  assert after.step == 2 and after.nonfinite == 0
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.params, after.params)
+  assert all(jax.tree.leaves(moved))
+  scaled = [float(metrics[f'harmony/{task}/scaled']) for task in agent.tasks]
+  assert len(set(scaled)) == 4 and all(np.isfinite(float(each)) for each in metrics.values())
+  assert metrics['loss/dynamics_y'] == pytest.approx(metrics['loss/kl_y'] / 4, rel=1e-5)
+  left, _ = run(after, {**data, 'reward': data['reward'].at[0, 1].set(jnp.nan)})
+  assert left.nonfinite == 1
+  jax.tree.map(np.testing.assert_array_equal, left.params, after.params)
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(whole, tmp_path):

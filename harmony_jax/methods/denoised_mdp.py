@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from harmony_jax import harmony, method, replicas, viewing
 from harmony_jax.encoders import Decoder, Encoder
@@ -260,15 +261,13 @@ class DenoisedMDP(dreamer.Dreamer):
 
     There the other parts stay as they are in the first step: what moves is what the part holds.
     """
-    found, begin, parts = super().predict(variables, feature), 0, {}
-    for part, size in self.rssm.features.items():
-      place = slice(begin, begin + size)
-      still = jnp.broadcast_to(feature[..., :1, :], feature.shape)
-      alone = still.at[..., place].set(feature[..., place])
-      parts[part] = self.objective.predict(variables['world_model'], {}, alone)['observation']
-      begin += size
-    pictures = {name: {part: parts[part][name] for part in parts} for name in self.shapes}
-    return found | {'parts': pictures}
+    sizes = self.rssm.features
+    owner = np.repeat(np.arange(len(sizes)), [*sizes.values()])  # [F]
+    moves = owner == np.arange(len(sizes)).reshape(-1, *[1] * feature.ndim)  # [parts, …, F]
+    alone = jnp.where(moves, feature, feature[..., :1, :])
+    drawn = self.objective.predict(variables['world_model'], {}, alone)['observation']
+    parts = {name: dict(zip(sizes, pictures)) for name, pictures in drawn.items()}
+    return super().predict(variables, feature) | {'parts': parts}
 
   def init(self, key: jax.Array) -> TrainState:
     """Return a fresh state, without slow copies."""

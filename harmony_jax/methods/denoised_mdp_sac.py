@@ -81,22 +81,24 @@ class DenoisedSAC(DenoisedMDP):
   def update(
     self, state: TrainState, batch: method.Batch
   ) -> tuple[TrainState, method.Metrics, dict[str, Any], tuple[Latent, Draws]]:
-    """Return (next state, metrics, gradients by subtree, (posterior states, draws)).
-
-    Model, values, policy by the new values, temperature, slow values.
-    """
+    """Return (next state, metrics, gradients by subtree, (posterior states, draws))."""
     draws = self.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
-    before, gradients = state.params, {}
-    state, metrics, gradients['world_model'], post = self.learn_model(state, batch, draws)
-    step = self.transitions(before['world_model'], post, batch, draws)
+    before = state.params['world_model']
+    state, metrics, gradient, post = self.learn_model(state, batch, draws)
+    step = self.transitions(before, post, batch, draws)
+    state, more, gradients = self.learn_behavior(state, step)
+    gradients['world_model'] = gradient
+    return state, replicas.mean(metrics | more), gradients, (post, draws)
+
+  def learn_behavior(
+    self, state: TrainState, step: Transitions
+  ) -> tuple[TrainState, method.Metrics, dict[str, Any]]:
+    """Learn values, policy by the new values, temperature, slow values.
+
+    Returns: (state, metrics, gradients by subtree).
+    """
     slow, params, opt = state.targets['critic'], dict(state.params), dict(state.opt_state)
-
-    def learn(name, loss):
-      params[name], opt[name], gradients[name], more = descend(
-        self.optimizers[name], loss, params[name], opt[name]
-      )
-      return more
-
+    gradients, metrics = {}, {}
     target, temperature = self.critic_target(params, slow, step), params['temperature']['log']
 
     def critic_loss(critic):
@@ -109,26 +111,25 @@ class DenoisedSAC(DenoisedMDP):
       likely = policy.log_prob(action)  # [N]
       value = self.values(params['critic'], step.state, action).min(0)
       loss = (jnp.exp(temperature) * likely - value).mean()
-      return loss, {
-        'loss/actor': loss,
-        'actor/entropy': -likely.mean(),
-        'critic/value': value.mean(),
-      }
+      found = {'actor/entropy': -likely.mean(), 'critic/value': value.mean()}
+      return loss, found | {'loss/actor': loss}
 
-    metrics |= learn('critic', critic_loss)
-    metrics |= learn('actor', actor_loss)
+    def temperature_loss(log):  # towards an entropy of -A
+      loss = log['log'] * (metrics['actor/entropy'] + self.spec.num_actions)
+      return loss, {'loss/temperature': loss, 'actor/temperature': jnp.exp(log['log'])}
 
-    def temperature_loss(params):  # towards an entropy of -A
-      loss = params['log'] * (metrics['actor/entropy'] + self.spec.num_actions)
-      return loss, {'loss/temperature': loss, 'actor/temperature': jnp.exp(params['log'])}
-
-    metrics |= learn('temperature', temperature_loss)
+    losses = {'critic': critic_loss, 'actor': actor_loss, 'temperature': temperature_loss}
+    for name, loss in losses.items():
+      params[name], opt[name], gradients[name], more = descend(
+        self.optimizers[name], loss, params[name], opt[name]
+      )
+      metrics |= more
     tau = self.settings.sac.tau
     slow = jax.tree.map(lambda a, b: a + tau * (b - a), slow, params['critic'])
     state = state.replace(
       params=params, opt_state=opt, targets={'critic': slow}, step=state.step + 1
     )
-    return state, replicas.mean(metrics), gradients, (post, draws)
+    return state, metrics, gradients
 
   def init(self, key: jax.Array) -> TrainState:
     """Return a fresh state; the slow values are copies."""
