@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmony_jax import method, optimizers, settings
-from harmony_jax.methods import denoised_mdp
+from harmony_jax.methods import denoised_mdp, denoised_mdp_dynamics
 from harmony_jax.methods.denoised_mdp_networks import likeliest
 from harmony_jax.methods.dreamer_parts import Carry, Draws
 from harmony_jax.rssm import State
@@ -329,7 +329,7 @@ class Update(NamedTuple):
   metrics: dict
   gradients: dict
   rows: dict
-  post: denoised_mdp.Latent
+  post: denoised_mdp_dynamics.Latent
 
 
 @functools.cache

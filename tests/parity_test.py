@@ -765,7 +765,7 @@ def test_a_reset_gate_without_its_bias_shows():
   data = jax.tree.map(jnp.asarray, fixture.group('forward'))
   params = fixture.state().params['world_model']['rssm']
   rows = lambda name: data[f'x/{name}'].reshape(-1, data[f'x/{name}'].shape[-1])
-  start = denoised_mdp.Latent(State(rows('belief'), rows('post_sample'), None))
+  start = denoised_mdp_dynamics.Latent(State(rows('belief'), rows('post_sample'), None))
   step = params, start, data['imag/action'][0], jnp.asarray(fixture.data['noise_step1/imag_x'][0])
   config = {k: getattr(fixture.agent.rssm, k) for k in ('config', 'actions', 'embed')}
   for kind, least, most in (

@@ -28,7 +28,7 @@ from harmony_jax.encoders import Decoder, Encoder
 from harmony_jax.envs.base import Spec
 from harmony_jax.images import PlainDown, stages
 from harmony_jax.methods import dreamer
-from harmony_jax.methods.denoised_mdp_dynamics import Dynamics, Latent
+from harmony_jax.methods.denoised_mdp_dynamics import Dynamics
 from harmony_jax.methods.denoised_mdp_networks import (
   ELU,
   RELU,
@@ -52,7 +52,10 @@ sg = jax.lax.stop_gradient
 
 
 class DenoisedMDP(dreamer.Dreamer):
-  """Dreamer on the controllable and rewarded part of a latent state."""
+  """Dreamer on the controllable and rewarded part of a latent state.
+
+  States are of the class `Latent`, wherever Dreamer says `State`.
+  """
 
   replay = EpisodeReplay
   settings: DenoisedMDPSettings  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -105,7 +108,7 @@ class DenoisedMDP(dreamer.Dreamer):
 
   def losses(
     self, params: Params, state: TrainState, batch: method.Batch, carry: Carry, draws: Draws
-  ) -> tuple[dict[str, jax.Array], Latent, dict]:
+  ) -> tuple[dict[str, jax.Array], Any, dict]:
     """Return (every task's loss on a batch, means over B and T; posterior states; KL by part).
 
         observation   ½ |oₜ - ôₜ|²              summed over pixels
@@ -145,8 +148,8 @@ class DenoisedMDP(dreamer.Dreamer):
     return kept * jnp.maximum(kl, free) + (beta - kept) * kl
 
   def weigh(
-    self, found: tuple[dict[str, jax.Array], Latent, dict], harmonizers: dict, weighting: Any
-  ) -> tuple[jax.Array, tuple[Latent, dict[str, Any], method.Metrics]]:
+    self, found: tuple[dict[str, jax.Array], Any, dict], harmonizers: dict, weighting: Any
+  ) -> tuple[jax.Array, tuple[Any, dict[str, Any], method.Metrics]]:
     """As Dreamer's; the KL of each part is logged, too, without β and with nothing free."""
     losses, post, kl = found
     total, (post, kept, metrics) = super().weigh((losses, post, {}), harmonizers, weighting)
@@ -155,7 +158,7 @@ class DenoisedMDP(dreamer.Dreamer):
   # ------------------------------------------------------------------------------------------------
   # Behaviour, learned in imagination of x
 
-  def starts(self, post: Latent, batch: method.Batch) -> tuple[Latent, jax.Array]:
+  def starts(self, post: Any, batch: method.Batch) -> tuple[Any, jax.Array]:
     """Return (x of all states, whether their episodes go on): N in one row."""
     return super().starts(post.control(), batch)
 
@@ -177,7 +180,7 @@ class DenoisedMDP(dreamer.Dreamer):
     actor: Params,
     params: Mapping[str, Params],
     state: TrainState,
-    start: Latent,
+    start: Any,
     alive: jax.Array,
     draws: Draws,
   ) -> tuple[jax.Array, tuple[Trajectory, jax.Array, Percentiles, method.Metrics]]:
@@ -242,7 +245,7 @@ class DenoisedMDP(dreamer.Dreamer):
   ) -> tuple[jax.Array, Carry]:
     """Choose by given noise: [N, ΣS]; and [N, tries, A], or [N, 2, A] for a draw and beside it."""
     embed = self.encode(variables, observation)  # [N, E]
-    latent = self.rssm.filter(
+    latent: Any = self.rssm.filter(
       variables['world_model']['rssm'], carry.latent, embed, carry.action, is_first, latent_noise
     )
     policy = self.actor.policy(variables['actor'], latent.feature())
@@ -286,7 +289,7 @@ class DenoisedMDP(dreamer.Dreamer):
 
   def init_behavior(self, key: jax.Array, model_key: jax.Array) -> dict[str, Params]:
     """Return the parameters beside the world model's."""
-    return drawn(key, {'actor': self.actor.init(key), 'critic': self.critic.init(key)})
+    return {**drawn(key, {'actor': self.actor.init(key), 'critic': self.critic.init(key)})}
 
 
 def _check(settings, spec):

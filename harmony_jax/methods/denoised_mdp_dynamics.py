@@ -281,7 +281,7 @@ class Dynamics:
   def observe(
     self,
     params: Params,
-    state: Latent,
+    state: Any,
     embed: jax.Array,
     action: jax.Array,
     is_first: jax.Array,
@@ -290,7 +290,7 @@ class Dynamics:
     """Filter sequences of observations.
 
     Args:
-      state: before the sequences, leaves [B, ...].
+      state: a `Latent` before the sequences, leaves [B, ...].
       embed: [B, T, E]. action: [B, T, A], taken *before* each observation.
       is_first: [B, T]; there the state before and the action are zero.
       noise: [B, T, ΣS], for the posterior draws.
@@ -302,13 +302,13 @@ class Dynamics:
     carry = {name: (part.deter, part.stoch) for name, part in state.parts.items()}
     found = recurrence.scan(self._step, known, carry, turn(inputs), self.config.recurrence)
     after, stats = turn(found)
-    states = Latent(**{name: State(*after[name], stats[name]) for name in after})
-    return states, {name: self.prior(params, name, after[name][0]) for name in after}
+    prior = {name: self.prior(params, name, h) for name, (h, _) in after.items()}
+    return _states(after, stats), prior
 
   def filter(
     self,
     params: Params,
-    state: Latent,
+    state: Any,
     embed: jax.Array,
     action: jax.Array,
     is_first: jax.Array,
@@ -318,7 +318,7 @@ class Dynamics:
     known, inputs = self._prepare(params, embed, action, is_first, noise)
     carry = {name: (part.deter, part.stoch) for name, part in state.parts.items()}
     after, stats = self._step(known, carry, inputs, product)
-    return Latent(**{name: State(*after[name], stats[name]) for name in after})
+    return _states(after, stats)
 
   # ------------------------------------------------------------------------------------------------
   # Without
@@ -340,8 +340,13 @@ class Dynamics:
     """Return the states [B, T, ...] that actions [B, T, A] lead to, without observations."""
 
     def step(state, inputs):
-      state = self.imagine(params, state, *inputs)
+      state = self.imagine(params, state, inputs[0], inputs[1])
       return state, state
 
     turn = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
     return turn(jax.lax.scan(step, start, turn((action, noise)))[1])
+
+
+def _states(after, stats):
+  """{part: (h, s)} and what drew s, as one."""
+  return Latent(**{name: State(h, s, stats[name]) for name, (h, s) in after.items()})

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from harmony_jax import method, replicas
 from harmony_jax.envs.base import Spec
 from harmony_jax.methods.denoised_mdp import DenoisedMDP
-from harmony_jax.methods.denoised_mdp_dynamics import Latent
 from harmony_jax.methods.denoised_mdp_networks import ELU, Scalar, drawn
 from harmony_jax.methods.denoised_mdp_settings import DenoisedMDPSettings
 from harmony_jax.methods.dreamer_parts import Draws, Params, TrainState
@@ -51,7 +50,7 @@ class DenoisedSAC(DenoisedMDP):
     return jnp.stack([self.critic.mean(critic[name], pair) for name in ('q0', 'q1')])
 
   def transitions(
-    self, params: Params, post: Latent, batch: method.Batch, draws: Draws
+    self, params: Params, post: Any, batch: method.Batch, draws: Draws
   ) -> Transitions:
     """Return the steps of a batch; params are the world model's before its update."""
     size, length = batch['is_first'].shape
@@ -80,7 +79,7 @@ class DenoisedSAC(DenoisedMDP):
 
   def update(
     self, state: TrainState, batch: method.Batch
-  ) -> tuple[TrainState, method.Metrics, dict[str, Any], tuple[Latent, Draws]]:
+  ) -> tuple[TrainState, method.Metrics, dict[str, Any], tuple[Any, Draws]]:
     """Return (next state, metrics, gradients by subtree, (posterior states, draws))."""
     draws = self.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
     before = state.params['world_model']
@@ -139,6 +138,6 @@ class DenoisedSAC(DenoisedMDP):
   def init_behavior(self, key: jax.Array, model_key: jax.Array) -> dict[str, Params]:
     """Return the parameters beside the world model's."""
     made = super().init_behavior(key, model_key)
-    both = dict.fromkeys(('q0', 'q1'), made['critic'])
+    both: Params = dict.fromkeys(('q0', 'q1'), made['critic'])
     log = jnp.log(jnp.float32(self.settings.sac.temperature))
     return {**made, 'critic': drawn(model_key, both), 'temperature': {'log': log}}
