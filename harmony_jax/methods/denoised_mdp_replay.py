@@ -23,36 +23,41 @@ class EpisodeSettings(ReplaySettings):
 class Complete(sampling.Episodes):
   """Uniform over all windows that lie in a complete episode, without its last one.
 
+  Where no complete episode is stored, those that are not complete take their place.
+
   Args:
-    ends: with it. prioritize_ends: see `sampling.Episodes`.
+    ends: with the last one. prioritize_ends: see `sampling.Episodes`.
   """
 
-  wants = 'a complete episode of more than config.batch_length steps: take fewer'
+  wants = 'an episode of more than config.batch_length steps: take fewer'
 
   def __init__(self, *sizes: int, ends: bool = False, prioritize_ends: bool = False):
     super().__init__(*sizes, prioritize_ends=prioritize_ends)
     self.ends = ends
 
-  def _counts(self, episodes):
-    """[E]: how many windows each episode has."""
-    return np.maximum(0, episodes[:, 2] - episodes[:, 1] + 1 - self.length + self.ends)
+  def _episodes(self, steps):
+    """([E, 3]: environment, first and last step of each episode; [E]: how many windows it has)."""
+    first = np.maximum(self._begun, max(0, steps - self.kept))
+    running = np.stack([np.arange(self.num_envs), first, np.full_like(first, steps - 1)], 1)
+    for episodes in (self._stored(steps), running):
+      counts = np.maximum(0, episodes[:, 2] - episodes[:, 1] + 1 - self.length + self.ends)
+      if counts.any():
+        break
+    return episodes, counts
 
   def windows(self, steps: int) -> int:
-    """Of the complete episodes."""
-    return int(self._counts(self._stored(steps)).sum())
+    """Of all episodes."""
+    return int(self._episodes(steps)[1].sum())
 
   def filled(self, steps: int, batch_size: int, prefill: int) -> bool:
-    """Where there is one."""
-    return super().filled(steps, batch_size, prefill) and self.windows(steps) > 0
+    """Where there is a window."""
+    return steps * self.num_envs >= max(prefill, 1) and self.windows(steps) > 0
 
   def choose(
     self, rng: np.random.Generator, count: int, steps: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """An episode by its number of windows, then one of these."""
-    episodes = self._stored(steps)
-    if not self._counts(episodes).any():
-      episodes = self._parts(steps)
-    counts = self._counts(episodes)
+    episodes, counts = self._episodes(steps)
     if not counts.any():
       raise sampling.Empty(f'replay holds no episode of {self.length} steps (config.batch_length)')
     chosen = rng.choice(len(counts), count, p=counts / counts.sum())
