@@ -3,9 +3,10 @@
 Writes a video, and of an episode a picture with some steps of one window. The agent plays an
 episode; beside it stands its model's open-loop prediction of it, in windows: it sees --context
 steps (blue), then knows only the actions for --horizon steps (orange); then the error, and the
-predicted against the true rewards. With --dream there is no environment: the model makes up
-episodes, and the policy acts in them. What a method cannot predict is left out; of DreamerPro it
-shows the assignments to prototypes, and pictures where the run had --config.decoder.probe=True.
+predicted against the true rewards; of a model in parts also what each part alone moves. With
+--dream there is no environment: the model makes up episodes, and the policy acts in them. What a
+method cannot predict is left out; of DreamerPro it shows the assignments to prototypes, and
+pictures where the run had --config.decoder.probe=True.
 """
 
 if not __package__:
@@ -84,7 +85,9 @@ def _play(agent, options):
   if not agent.can('open_loop'):
     return _stacked(panels.episode_frames(episode, None, tolerance, title), length), {}
   found = agent.open_loop(episode.carry, episode.action, options.context, options.horizon)
-  found['picture'] = found['observation'].get(recording.picture_name(agent.spec))
+  name = recording.picture_name(agent.spec)
+  found['picture'] = found['observation'].get(name)
+  found['drawn_parts'] = found.get('parts', {}).get(name, {})
   print('\n'.join(panels.describe(episode, found, tolerance)))
   frames, pictures = panels.episode_frames(episode, found, tolerance, title), {}
   if agent.can('assign') and 'prototype' in found:

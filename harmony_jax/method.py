@@ -130,6 +130,8 @@ class Method(Protocol):
     calibration: how it starts from the first batches, if it does.
     acting: the fields of its `TrainState` that acting needs: all that `variables` looks at.
     largest_reward: beyond which it learns a smaller one.
+    eval_seed: from which all episodes of an evaluation begin; None: each from one of its own.
+    eval_ends: whether the reward of an episode's last step counts there.
     model_step(state, batch), task_losses(state, batch): if it has them, `train_step` of its world
       model alone, and the losses of that by name without training; with the capability `features`
       they are what harmony_jax/offline learns and measures.
@@ -143,6 +145,8 @@ class Method(Protocol):
   calibration: Calibration | None = None
   acting: tuple[str, ...] = ('params',)
   largest_reward: float = math.inf
+  eval_seed: int | None = None
+  eval_ends: bool = True
   replay: type = Replay
 
   def init(self, key: jax.Array) -> TrainState:
@@ -233,6 +237,7 @@ METHODS = {
   'dreamerv2': 'harmony_jax.methods.dreamer_v2:METHOD',
   'dreamerpro': 'harmony_jax.methods.dreamer_pro:METHOD',
   'tdmpc': 'harmony_jax.methods.tdmpc:METHOD',
+  'denoised_mdp': 'harmony_jax.methods.denoised_mdp:METHOD',
 }
 
 

@@ -16,8 +16,9 @@ A method's capabilities (`Method.capabilities`) are pure functions by these name
 
 The first three return what they predict of each step: 'observation' {name: [N, T, ...]} (pictures
 in [0, 1]; those that the model can draw, perhaps none), 'reward' [N, T], 'continue' [N, T];
-'prototype' [N, T, K] where there are prototypes, and perhaps 'value' [N, T]. A dream has 'action'
-[N, T, A], too, and a report of a model with prototypes 'assigned' [N, T, K].
+'prototype' [N, T, K] where there are prototypes, and perhaps 'value' [N, T]. Of a model in parts
+there is 'parts' {name: {part: [N, T, ...]}}, too: pictures in which all parts but one stand still.
+A dream has 'action' [N, T, A], too, and a report of a model with prototypes 'assigned' [N, T, K].
 """
 
 import functools

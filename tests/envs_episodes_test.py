@@ -161,6 +161,17 @@ def test_episodes_that_do_not_end_are_cut(num_envs):
   assert summary(results)['cut'] == 8 and 'cut' not in summary(results[:5])
 
 
+def test_last_rewards_can_be_left_out():
+  game = play(Counter(2), range(5), ends=False)
+  timestep = next(game)
+  with pytest.raises(StopIteration) as end:
+    while True:
+      timestep = game.send(np.zeros(len(timestep.reward), np.int32))
+  assert [(one.score, one.length) for one in end.value.value] == [
+    (sum(range(1 + seed)), 1 + seed) for seed in range(5)
+  ]
+
+
 @pytest.mark.parametrize('num_envs', [1, 4])
 def test_measures_are_the_maximum_over_the_episode_and_of_no_other(num_envs):
   env = Measured(num_envs)

@@ -10,7 +10,7 @@ import pytest
 from harmony_jax import parallel, prototypes, replicas, residual
 from harmony_jax.errors import UserError
 from harmony_jax.training.checkpoint import Checkpoints
-from tests import small, tdmpc_test
+from tests import denoised_mdp_test, small, tdmpc_test
 from tests.runs import From, Killed, config_of, die, lines
 from tests.runs import train as train_run
 from tests.small import close, shaken
@@ -37,7 +37,7 @@ AGENTS = {
     losses__free_nats=0.0,
   ),
 }
-SLOW = [(name, 2) for name in (*AGENTS, 'TD-MPC')] + [('DreamerV2', 4)]
+SLOW = [(name, 2) for name in (*AGENTS, 'TD-MPC', 'Denoised MDP')] + [('DreamerV2', 4)]
 CASES = [('DreamerV3', 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
@@ -50,6 +50,16 @@ def planning_agent():
     return jax.device_get({**tdmpc_test.batch_of(agent, tdmpc_test.VECTOR), 'weight': weight})
 
   return agent, batch_of
+
+
+def agent_of_parts():
+  """Denoised MDP, and the same."""
+  sizes = {**denoised_mdp_test.SMALLER, **denoised_mdp_test.Z}
+  agent = denoised_mdp_test.make(sizes=sizes, weighting__rule='reciprocal', batch_size=ROWS)
+  return agent, lambda update: jax.device_get(denoised_mdp_test.batch_of(agent))
+
+
+OTHERS = {'TD-MPC': planning_agent, 'Denoised MDP': agent_of_parts}
 
 
 def make(discrete=True, shapes=small.IMAGE, **changes):
@@ -91,7 +101,7 @@ def on_two(function, *args):
 
 @pytest.mark.parametrize('name, count', CASES)
 def test_the_number_of_devices_does_not_change_the_result(name, count):
-  agent, batch_of = make(**AGENTS[name]) if name in AGENTS else planning_agent()
+  agent, batch_of = make(**AGENTS[name]) if name in AGENTS else OTHERS[name]()
   whole, metrics, _ = train(parallel.compile_method(agent), batch_of, 5)
   shared, shared_metrics, differing = train(parallel.compile_method(agent, count), batch_of, 5)
   close(shared, whole, 1e-5)

@@ -1,5 +1,5 @@
 """Our numbers against the authors' own, over every recorded run in $HARMONY_PARITY_DIR whose method
-we have: `*v3_*.npz`, `*v2_*.npz`, `*pro_*.npz`, and at the end `*tdmpc_*.npz`.
+we have: `*v3_*.npz`, `*v2_*.npz`, `*pro_*.npz`; at the end `*tdmpc_*.npz` and `*denoised_*.npz`.
 
 Tolerances: forward outputs 1e-4 and gradients 1e-3 of each array's largest magnitude, updates 5e-3
 per tensor as ‖Δ - Δ*‖ / ‖Δ*‖ with Δ = after - before, since comparing parameters would pass without
@@ -12,6 +12,7 @@ leave out elements whose recorded gradient is below 1e-6 of their tensor's large
 (float32 resolves 1e-7); at most one element in a thousand may be left out.
 """
 
+import dataclasses
 import functools
 import inspect
 
@@ -20,16 +21,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import convolution, recurrence
-from harmony_jax.methods import tdmpc, tdmpc_networks, tdmpc_planning
-from tests import parity, parity_layouts, parity_tdmpc, small
+from harmony_jax import convolution, optimizers, recurrence, settings
+from harmony_jax.methods import (
+  denoised_mdp,
+  denoised_mdp_dynamics,
+  denoised_mdp_networks,
+  denoised_mdp_sac,
+  tdmpc,
+  tdmpc_networks,
+  tdmpc_planning,
+)
+from harmony_jax.rssm import State
+from tests import parity, parity_denoised, parity_layouts, parity_tdmpc, small
 
-PATHS, TDMPC = parity.paths(), parity_tdmpc.paths()
+PATHS, TDMPC, DENOISED = parity.paths(), parity_tdmpc.paths(), parity_denoised.paths()
 FORMS = ('conv', 'matmul')
 PROTOTYPES = "['world_model']['prototypes']['vectors']"
 
 pytestmark = pytest.mark.skipif(
-  not PATHS + TDMPC, reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)'
+  not PATHS + TDMPC + DENOISED,
+  reason=f'no recorded runs in {parity.FOLDER} (set HARMONY_PARITY_DIR)',
 )
 
 
@@ -598,3 +609,206 @@ def test_a_mistake_in_planning_shows(name, monkeypatch):
   case, *texts = PLANNED[name]
   fixture, mutant = _mistaken(name, *texts, monkeypatch)
   assert max(plan_errors(fixture, case, mutant).values()) > 1e-3
+
+
+# Denoised MDP: the same
+# -------------------------------------------------------------------------------------------
+
+_denoised = functools.cache(parity_denoised.Fixture)
+denoised_files = pytest.mark.parametrize('path', DENOISED, ids=lambda path: path.stem)
+DENSITIES = ('log_prob_eval', 1e-3)  # through an inverse of tanh near ±1
+
+
+@denoised_files
+def test_denoised_forward(path):
+  """Outputs, densities and losses, and imaginations with the model as given and as updated."""
+  fixture = _denoised(path)
+  found = parity_denoised.three_updates(fixture)[0]
+  losses = {f'loss/{k}': v for k, v in parity_denoised.losses(fixture, found).items()}
+  rows = {**found.rows, 'forward': found.rows['forward'] | losses}
+  rows |= {} if fixture.sac else parity_denoised.imaginations(fixture)
+  for group, ours in rows.items():
+    recorded = fixture.group(group)
+    if group == 'forward':
+      recorded = {k: v for k, v in recorded.items() if not k.startswith('imag/')}
+      recorded = parity_denoised.compared(recorded, fixture.agent)
+    missing = {'loss/kl_x_no_free_nats'} - set(recorded)
+    assert set(recorded) == set(ours) - missing, set(recorded) ^ set(ours)
+    report(group, {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
+
+
+@denoised_files
+def test_denoised_gradients(path):
+  """Before clipping: of the model in two updates, of policy and values."""
+  fixture = _denoised(path)
+  first, second, _ = parity_denoised.three_updates(fixture)
+  groups = [('grad', first), ('grad_actor', first), ('grad_step2', second)]
+  groups += (
+    [('grad_q', first), ('grad_ent_coef', first)] if fixture.sac else [('grad_value', first)]
+  )
+  for group, found in groups:
+    theirs = fixture.tree(group)
+    ours = {name: found.gradients[name] for name in theirs}
+    report(group, errors_of(ours, theirs), 1e-3)
+
+
+@denoised_files
+def test_denoised_gradients_by_loss(path):
+  """Parameters that a term does not reach are not recorded, and have none here."""
+  fixture = _denoised(path)
+  for task, parts in parity_denoised.terms(fixture).items():
+    found = parity_denoised.update(fixture, only=task).gradients['world_model']
+    ours, theirs = _named({'world_model': found}), {}
+    for factor, term in parts:
+      for name, each in _named(fixture.tree(f'grad_by_loss/{term}')).items():
+        theirs[name] = theirs.get(name, 0) + factor * np.asarray(each)
+    assert set(theirs) <= set(ours)
+    assert not any(np.asarray(ours[k]).any() for k in set(ours) - set(theirs))
+    report(f'gradients of {task}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
+
+
+def denoised_update_errors(fixture, state, after):
+  """‖Δ - Δ*‖ / ‖Δ*‖ per tensor, slow values too."""
+  before, theirs = _named(fixture.tree('param')), _named(fixture.tree(f'after_step_{after}'))
+  ours = _named(parity_denoised.parameters(state))
+  assert set(ours) == set(theirs) == set(before)
+  errors = {}
+  for name in theirs:
+    moved, wanted = (np.asarray(x[name]) - np.asarray(before[name]) for x in (ours, theirs))
+    errors[name] = np.linalg.norm(moved - wanted) / (np.linalg.norm(wanted) or 1e-30)
+  return errors
+
+
+@denoised_files
+def test_denoised_updates(path):
+  fixture = _denoised(path)
+  history = parity_denoised.three_updates(fixture)
+  for after in (1, 3):
+    errors = denoised_update_errors(fixture, history[after - 1].state, after)
+    report(f'updates after {after}', errors, 5e-3)
+  start, end = fixture.state(), history[-1].state
+  half = jax.tree.map(lambda a, b: (a + b) / 2, *jax.device_get((start.params, end.params)))
+  for wrong in (start, end.replace(params=half)):
+    errors = denoised_update_errors(fixture, wrong, 3)
+    assert min(v for k, v in errors.items() if not k.startswith("['slow']")) > 0.4
+
+
+@denoised_files
+def test_denoised_metrics(path):
+  fixture, errors = _denoised(path), {}
+  for number, found in enumerate(parity_denoised.three_updates(fixture), 1):
+    for name, value in parity_denoised.metrics_of(fixture, number).items():
+      errors[f'{name} {number}'] = relative(found.metrics[name], value)
+  assert len(errors) >= 3 * 9
+  report('metrics', errors, 1e-4)
+
+
+@denoised_files
+def test_denoised_acting(path):
+  fixture = _denoised(path)
+  ours, recorded = parity_denoised.calls(fixture)
+  assert set(recorded) == {k for k in fixture.group('policy') if not k.startswith(('noise', 'i'))}
+  errors = {name: relative(ours[name], recorded[name]) for name in recorded}
+  likely = {name: error for name, error in errors.items() if name.startswith(DENSITIES[0])}
+  report('densities', likely, DENSITIES[1])
+  report('acting', {k: v for k, v in errors.items() if k not in likely}, 1e-4)
+
+
+# What an implementer gets wrong, one by one. Each gives a number that the files do not have.
+
+
+@functools.cache
+def _of_denoised(sac):
+  """A recorded run whose policy learns so."""
+  path = next((path for path in DENOISED if _denoised(path).sac == sac), None)
+  if path is None:
+    pytest.skip('no such recording')
+  return _denoised(path)
+
+
+def _wrong(module, said, wrong, name):
+  """What a module defines under a name, where its source says something else."""
+  return getattr(parity_tdmpc.changed(module, said, wrong), name)
+
+
+def test_free_nats_on_the_mean_show():
+  fixture = _of_denoised(sac=False)
+  said, wrong = 'jnp.maximum(kl, free)', 'jnp.maximum(kl.mean(), free)'
+  kl, wanted = fixture.data['forward/kl/x'], fixture.data['forward/loss/kl_x']
+  kind = _wrong(denoised_mdp, said, wrong, 'DenoisedMDP')
+  assert relative(fixture.agent.weighed_kl('x', kl).mean(), wanted) < 1e-4
+  assert relative(kind.weighed_kl(fixture.agent, 'x', kl).mean(), wanted) > 1e-2
+
+
+def test_a_decoder_without_its_first_relu_shows():
+  fixture = _of_denoised(sac=False)
+  said, wrong = 'units=self.units, **hidden)', 'units=self.units, style=LINEAR, dtype=self.dtype)'
+  decoder, params = fixture.agent.objective.decoder, fixture.state().params['world_model']
+  fields = {k: getattr(decoder.up, k) for k in ('config', 'inputs', 'channels', 'side', 'style')}
+  for of, least, most in (
+    (denoised_mdp_networks.Up, 0, 1e-4),
+    (_wrong(denoised_mdp_networks, said, wrong, 'Up'), 1e-2, np.inf),
+  ):
+    made = dataclasses.replace(decoder, up=of(**fields, units=decoder.up.units))
+    feature = jnp.asarray(fixture.data['forward/feature'])
+    decode = small.jit(lambda x, made=made: made.decode(params['decoder'], None, x)['image'])
+    ours = decode(feature) - 0.5
+    wanted = fixture.pictures(fixture.data['forward/image_mean'])
+    assert least <= relative(ours, wanted) < most
+
+
+def test_a_reset_gate_without_its_bias_shows():
+  fixture = _of_denoised(sac=False)
+  said = 'candidate + reset * recurrent[2]'
+  bias = "layers['state']['bias'][2 * deter.shape[-1] :]"
+  wrong = f'candidate + reset * (recurrent[2] - {bias}) + {bias}'
+  data = jax.tree.map(jnp.asarray, fixture.group('forward'))
+  params = fixture.state().params['world_model']['rssm']
+  rows = lambda name: data[f'x/{name}'].reshape(-1, data[f'x/{name}'].shape[-1])
+  start = denoised_mdp_dynamics.Latent(State(rows('belief'), rows('post_sample'), None))
+  step = params, start, data['imag/action'][0], jnp.asarray(fixture.data['noise_step1/imag_x'][0])
+  config = {k: getattr(fixture.agent.rssm, k) for k in ('config', 'actions', 'embed')}
+  for kind, least, most in (
+    (denoised_mdp_dynamics.Dynamics, 0, 1e-4),
+    (_wrong(denoised_mdp_dynamics, said, wrong, 'Dynamics'), 1e-2, np.inf),
+  ):
+    ours = kind(**config).imagine(*step).x.deter
+    assert least <= relative(ours, data['imag/x_belief'][0]) < most
+
+
+def test_a_model_that_is_not_clipped_shows():
+  """Adam hides it in one update, and not in three."""
+  fixture = _of_denoised(sac=False)
+  config = settings.replace(fixture.config.model_opt, {'clip': 1e9})
+  free, state = optimizers.make_optimizer(config), fixture.state()
+  params, descend = state.params['world_model'], small.jit(free.update)
+  opt = free.init(params)
+  for number in (1, 2, 3):
+    found = parity_denoised.update(fixture, number, state)
+    gradient = {**found.gradients['world_model'], 'harmony': {}}
+    change, opt = descend(gradient, opt, params)
+    params = jax.tree.map(np.add, *jax.device_get((params, change)))
+    state = found.state.replace(params={**found.state.params, 'world_model': params})
+  assert max(denoised_update_errors(fixture, state, 3).values()) > 3e-2
+
+
+def test_imagination_before_the_models_update_shows():
+  fixture = _of_denoised(sac=False)
+  early = parity_denoised.imaginations(fixture)['forward/imag']['actor_loss']
+  assert relative(early, fixture.data['imag_step1/actor_loss']) > 1e-2
+
+
+def test_another_target_of_the_soft_actor_critic_shows():
+  fixture = _of_denoised(sac=True)
+  agent, state, data = fixture.agent, fixture.state(), fixture.group('sac_step1')
+  names = ('observation', 'action', 'reward', 'next_observation')
+  noise = (fixture.data[f'noise_step1/{name}'] for name in ('action', 'next_action'))
+  rows = (*(data[name] for name in names), *noise)
+  step = denoised_mdp_sac.Transitions(*map(jnp.asarray, rows))
+  for target, least, most in (('code', 0, 1e-4), ('paper', 1e-2, np.inf)):
+    chosen = settings.replace(agent.settings, {'sac.target': target})
+    other = denoised_mdp.make(chosen, fixture.spec)
+    wanted = other.critic_target(state.params, state.targets['critic'], step)
+    value = agent.values(state.params['critic'], step.state, step.action)
+    loss = 0.5 * np.square(value - wanted).mean(-1)
+    assert least <= relative(loss[0], fixture.data['metrics_step1/q0_loss']) < most

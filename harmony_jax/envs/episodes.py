@@ -220,7 +220,7 @@ def run_episodes(
 
 
 def play(
-  env: base.Environment, seeds: Iterable[int], limit: int = 0
+  env: base.Environment, seeds: Iterable[int], limit: int = 0, ends: bool = True
 ) -> Generator[base.TimeStep, np.ndarray, list[EpisodeResult]]:
   """A generator of exactly one complete episode for each seed: gives time steps, is sent actions
   [N] or [N, A].
@@ -232,7 +232,8 @@ def play(
   played again from its seed and only the complete one counts, as what fails is
   no fair sample either. Returns one `EpisodeResult` per seed, in order.
 
-  An episode of `limit` steps is cut there, where that is not 0: some never end.
+  An episode of `limit` steps is cut there, where that is not 0: some never end. Without `ends` the
+  reward of an episode's last step is not in its score.
   """
   seeds = [int(seed) for seed in seeds]
   num_envs = env.num_envs
@@ -257,7 +258,8 @@ def play(
       for values in best.values():
         values[playing[index]] = -np.inf
     for index in np.flatnonzero(~idle & ~restart):
-      scores[playing[index]] += timestep.reward[index]
+      if ends or not timestep.is_last[index]:
+        scores[playing[index]] += timestep.reward[index]
       lengths[playing[index]] += not timestep.is_first[index]
       for name, values in best.items():
         values[playing[index]] = max(values[playing[index]], _measures(env)[name][index])

@@ -18,6 +18,7 @@ TRAINING = (
   'training returns: the mean over the training episodes that ended since the evaluation before'
 )
 _POLICIES = {'sample': 'sampled actions', 'mode': "the policy's mode"}
+_ALIKE = 'all episodes from one seed (1841), without the reward of their last step'
 
 
 def title(suite: str) -> str:
@@ -50,7 +51,9 @@ def facts(config: Mapping) -> dict:
     'episodes': config.get('eval_episodes', 0),
     'episodes_at_the_end': config.get('final_eval_episodes', config.get('eval_episodes', 0)),
     'policy': config.get('eval_policy', 'sample'),
-    'episode_starts': 'seeded by run, step and number of the episode; none is shared with training',
+    'episode_starts': _ALIKE
+    if config.get('eval_as') == 'authors'
+    else 'seeded by run, step and number of the episode; none is shared with training',
     'training_returns': 'training episodes that ended since the evaluation before',
     **known,
   }
@@ -70,6 +73,8 @@ def phrases(config: Mapping) -> list[str]:
     when = f'{end:,} complete episodes {counted}'
   budget = f'of {known["steps"]:,} steps ({known["frames"]:,} frames) in all'
   policy = _POLICIES[config.get('eval_policy', 'sample')]
+  if config.get('eval_as') == 'authors':  # of Denoised MDP
+    policy = f'{policy}, {_ALIKE}'
   return [f'{score} of {when}', budget, policy, *_of_suite(config)[1]]
 
 

@@ -107,6 +107,8 @@ def evaluate(
   """
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
   seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)]
+  if method.eval_seed is not None:
+    seeds = [method.eval_seed] * episodes
   seeds = seeds[group.index :: group.count]
   results: list[Any] = [None] * len(seeds)
   waiting = collections.deque()
@@ -123,7 +125,8 @@ def evaluate(
   for index, env in enumerate(groups):
     draws = jax.random.fold_in(key, group.index * len(groups) + index)
     player = Player(method, compiled, variables, env.num_envs, draws, mode)
-    go_on(index, play(env, seeds[index :: len(groups)], limit), player, 0, None)
+    game = play(env, seeds[index :: len(groups)], limit, method.eval_ends)
+    go_on(index, game, player, 0, None)
   while waiting:
     index, game, player, calls, action = waiting.popleft()
     go_on(index, game, player, calls, player.finish(action)[0])

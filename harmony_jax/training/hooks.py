@@ -102,7 +102,8 @@ class Video:
     folder = trainer.folder / 'videos'
     for name, images in found['observation'].items():
       if images.ndim == 5:
-        grid = video.open_loop_grid(batch[name], images, context)
+        parts = found.get('parts', {}).get(name, {})
+        grid = video.open_loop_grid(batch[name], images, context, [*parts.values()])
         path = video.save_video(folder / f'open_loop_{name}_{step:08d}', grid)
         trainer.trackers.video(step, f'open_loop/{name}', path, grid)
     pictures = [k for k, array in trainer.method.spec.observation.items() if len(array.shape) == 3]

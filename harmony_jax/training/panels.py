@@ -27,7 +27,8 @@ def episode_frames(
 
   Args:
     episode: of T steps. prediction: of `trained.Agent.open_loop`, with 'picture' [T, H, W, 3] in
-      [0, 1] or None where no pictures are predicted; None where nothing is.
+      [0, 1] or None where no pictures are predicted, and perhaps 'drawn_parts' {part: the same};
+      None where nothing is.
     tolerance: how far a predicted reward may be from the true one to count as correct.
     title: a line above.
 
@@ -38,7 +39,8 @@ def episode_frames(
   )
   drawn, expected = told['picture'], told['reward']
   low, high = min(episode.reward.min(), expected.min()), max(episode.reward.max(), expected.max())
-  columns = 2 if drawn is None else 3
+  parts = told.get('drawn_parts', {})
+  columns = 2 if drawn is None else 3 + len(parts)
   for t in range(len(episode.reward)):
     image, draw = _canvas(columns, CHART + GAP)
     draw.text((GAP, GAP // 2), f'{title}, step {t}', TEXT, FONT)
@@ -51,6 +53,8 @@ def episode_frames(
       color, knows = (GIVEN, 'has seen') if told['seen'][t] else (IMAGINED, 'imagines')
       _paste(image, draw, 1, to_uint8(drawn[t]), f'the model {knows} this', color)
       _paste(image, draw, 2, _error(episode.picture[t], drawn[t]), 'error', None)
+      for place, (part, pictures) in enumerate(parts.items(), 3):
+        _paste(image, draw, place, to_uint8(pictures[t]), f'{part} alone moves', color)
       right = abs(expected[t] - episode.reward[t]) <= tolerance
       verdict, color = ('correct', RIGHT) if right else ('incorrect', WRONG)
       _label(draw, 1, f'reward {_number(expected[t])} {verdict}', color)
@@ -117,6 +121,8 @@ def strip(
     'model': (to_uint8(drawn), expected),
     'error': (_error(episode.picture, drawn), None),
   }
+  for part, pictures in prediction.get('drawn_parts', {}).items():
+    rows[f'only {part}'] = to_uint8(pictures), None
   return _strip(rows, steps, seen, tolerance)
 
 

@@ -4,6 +4,7 @@ import io
 import logging
 import pathlib
 import subprocess
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -78,20 +79,23 @@ def save_image(path: str | pathlib.Path, array: np.ndarray) -> pathlib.Path:
   return path
 
 
-def open_loop_grid(truth: np.ndarray, prediction: np.ndarray, context: int) -> np.ndarray:
+def open_loop_grid(
+  truth: np.ndarray, prediction: np.ndarray, context: int, parts: Sequence[np.ndarray] = ()
+) -> np.ndarray:
   """Return a video of what the model expects, beside what came.
 
-  Rows: truth, prediction, error. The prediction has a border that is blue in
-  the `context` frames, which the model has seen, and orange after them, where
-  it imagines. The error is `(prediction − truth + 1) / 2`: grey is none.
+  Rows: truth, prediction, error, further predictions. A prediction has a border
+  that is blue in the `context` frames, which the model has seen, and orange
+  after them, where it imagines. The error is `(prediction − truth + 1) / 2`: grey is none.
 
   Args:
     truth: [B, T, H, W, 3]; uint8, or float in [0, 1].
     prediction: [B, T, H, W, 3] float in [0, 1]; clipped to it.
     context: number of frames, 0 … T, that the model has seen.
+    parts: further predictions, such as those of a model's parts alone.
 
   Returns:
-    [T, 3·H, B·W, 3] uint8.
+    [T, (3 + parts)·H, B·W, 3] uint8.
 
   Raises:
     ValueError: shapes that differ or are no images of 3 colours.
@@ -103,13 +107,14 @@ def open_loop_grid(truth: np.ndarray, prediction: np.ndarray, context: int) -> n
       f'truth and prediction are [B, T, H, W, 3]; got {truth.shape} and {prediction.shape}'
     )
   error = (prediction - truth + 1) / 2
-  framed = to_uint8(prediction)
-  _draw_border(framed[:, :context], GIVEN)
-  _draw_border(framed[:, context:], IMAGINED)
-  rows = np.stack([to_uint8(truth), framed, to_uint8(error)])  # [3, B, T, H, W, 3]
-  batch, time, height, width = truth.shape[:4]
-  rows = rows.transpose(2, 0, 3, 1, 4, 5)  # [T, 3, H, B, W, 3]
-  return np.ascontiguousarray(rows.reshape(time, 3 * height, batch * width, 3))
+  drawn = [to_uint8(each) for each in (prediction, *parts)]
+  for framed in drawn:
+    _draw_border(framed[:, :context], GIVEN)
+    _draw_border(framed[:, context:], IMAGINED)
+  rows = [to_uint8(truth), drawn[0], to_uint8(error), *drawn[1:]]
+  batch, time, _, width = truth.shape[:4]
+  rows = np.stack(rows).transpose(2, 0, 3, 1, 4, 5)  # [T, rows, H, B, W, 3]
+  return np.ascontiguousarray(rows.reshape(time, -1, batch * width, 3))
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
