@@ -100,7 +100,7 @@ def render(state: State, size: int = 8, ball: int = 0, paddle: int = 0) -> jax.A
 
   image = blobs.draw(state.blobs)
   image = blobs.paint(image, square(size - 1, state.paddle, paddle), PADDLE_COLOR)
-  image = blobs.paint(image, square(*state.ball, ball), BALL_COLOR)
+  image = blobs.paint(image, square(state.ball[0], state.ball[1], ball), BALL_COLOR)
   return image.astype(jnp.uint8)
 
 

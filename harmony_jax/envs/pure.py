@@ -56,8 +56,8 @@ class Game:
   def _advance(self, state, last, action, restart, seed, idle):
     stepped, reward, over, terminal = self.step(state, action)
     now = _where(restart, self.new(seed), stepped)
-    ends = [flag & ~restart for flag in (over, terminal)]
-    shown = base.TimeStep(self.observe(now), jnp.where(restart, 0.0, reward), restart, *ends)
+    shown: Any = self.observe(now), jnp.where(restart, 0.0, reward), restart
+    shown = base.TimeStep(*shown, *(flag & ~restart for flag in (over, terminal)))
     return _where(idle, (state, last), (now, shown))
 
 
