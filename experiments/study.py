@@ -90,20 +90,21 @@ def _run(options, texts, interruption):
         raise Interrupted(told)
 
     bar = _Bar(sum(times.wave * len(parts) for _, parts, times in prepared))
-    for wave, parts, times in prepared:
-      for lots in parts:
-        game, config = wave.program.game, wave.program.config
-        numbers = list(dict.fromkeys(lot.seed for lot in lots))
-        own = timetable.make(config, game.spec, game.length, numbers).own
-        recorded = wave.train(lots, wave.tables(lots, own), check)
-        for lot, each in zip(lots, recorded):
-          if each.failure:
-            failed.append(f'{lot.label}, seed {lot.seed}: {each.failure}')
-          else:
-            opened.save(lot, variants[lot.label], each)
-        scores = [each.scores[-1]['eval_mean'] for each in recorded]
-        told = [f'{lot.label} seed {lot.seed} {score:.2f}' for lot, score in zip(lots, scores)]
-        print(bar.line(times.wave, ', '.join(told)), flush=True)
+    work = [(lots, wave, times) for wave, parts, times in prepared for lots in parts]
+    # what is compared comes side by side, so that a study that is cut short can be read
+    for lots, wave, times in sorted(work, key=lambda each: each[0][0].seed):
+      game, config = wave.program.game, wave.program.config
+      numbers = list(dict.fromkeys(lot.seed for lot in lots))
+      own = timetable.make(config, game.spec, game.length, numbers).own
+      recorded = wave.train(lots, wave.tables(lots, own), check)
+      for lot, each in zip(lots, recorded):
+        if each.failure:
+          failed.append(f'{lot.label}, seed {lot.seed}: {each.failure}')
+        else:
+          opened.save(lot, variants[lot.label], each)
+      scores = [each.scores[-1]['eval_mean'] for each in recorded]
+      told = [f'{lot.label} seed {lot.seed} {score:.2f}' for lot, score in zip(lots, scores)]
+      print(bar.line(times.wave, ', '.join(told)), flush=True)
   _tell(opened.path)
   for text in failed:
     print(f'{text}; it is left out', file=sys.stderr)

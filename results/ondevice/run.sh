@@ -8,8 +8,8 @@ python=${PYTHON:-python}
 here=${STUDY:-studies/ondevice}
 case $part in
   cpu)
-    sizes=(--preset=debug --seeds=10 --config.steps=8000 --config.env.size=4 --config.env.ball=8
-      --config.eval_every=2000 --config.eval_episodes=64 --config.final_eval_episodes=200 --config.log_every=600)
+    sizes=(--preset=debug --seeds=10 --config.steps=6000 --config.env.size=4 --config.env.ball=8
+      --config.eval_every=1500 --config.eval_episodes=64 --config.final_eval_episodes=200 --config.log_every=600)
     ;;
   gpu) sizes=(--preset=cpu --seeds=32 --config.eval_episodes=64 --config.env.ball=3 --config.env.paddle=6) ;;
   *)
