@@ -65,5 +65,7 @@ step parity 150 "JAX_DEFAULT_MATMUL_PRECISION=highest $python -m pytest -q -x -s
 step boxing 220 "$python -m experiments.atari100k --game=Boxing --preset=$preset $bfloat16 --config.video_every=0 --config.eval_every=2500 --config.eval_episodes=10 --config.log_every=100 --logdir=$runs/boxing; cp $runs/boxing/metrics.jsonl $back/boxing_metrics.jsonl; cp $runs/boxing/scores.jsonl $back/boxing_scores.jsonl"
 step acting 90 "$benchmark --what=policy,replay --output=$back/acting.json"
 step seeds 120 "$python -m experiments.catch --preset=cpu --num_seeds=8 --config.steps=6000 --config.eval_episodes=20 --config.video_every=0 --logdir=$runs/seeds"
+# Expected: benchmarks/NOTES.md, "Whole runs as one program".
+step study 480 "STUDY=$runs/study PYTHON=$python bash results/ondevice/run.sh gpu; cp -r $runs/study/gpu/results $back/study"
 step tests 200 "JAX_DEFAULT_MATMUL_PRECISION=highest $python -m pytest -q -p no:cacheprovider tests/dreamer_test.py tests/harmony_test.py tests/device_replay_test.py tests/seeds_test.py"
 echo "$SECONDS of $budget s; figures in $back"

@@ -195,6 +195,20 @@ def parse_seeds(text: str) -> list[int]:
   return list(dict.fromkeys(seeds))
 
 
+def parse_variant(text: str) -> tuple[str, list[str]]:
+  """Return (label, settings) of a --variant, 'LABEL: setting=value …', or raise UserError."""
+  label, colon, rest = text.partition(':')
+  if not colon or not re.fullmatch(r'[\w.+-]+', label):
+    raise UserError(
+      f"--variant is {text!r}: it is 'LABEL: setting=value …', the label of letters, digits, ._+- "
+      "alone, such as 'w100: weighting.rule=fixed weighting.w_r=100'"
+    )
+  try:
+    return label, shlex.split(rest)
+  except ValueError as error:
+    raise UserError(f'--variant is {text!r}: {error}') from None
+
+
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Return absl's parsing, with one line in place of its page of usage."""
   try:

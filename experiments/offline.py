@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import re
 import shlex
 import sys
 import time
@@ -277,26 +276,12 @@ def _variants(common: Config) -> dict[str, Config]:
   chosen = options.weighting or ([] if options.variant else ['none', 'harmony'])
   for label, words in [
     *((rule, [f'weighting.rule={rule}']) for rule in chosen),
-    *(_parsed(text) for text in options.variant),
+    *(launcher.parse_variant(text) for text in options.variant),
   ]:
     if label in found:
       raise UserError(f'there are two variants {label!r}: give one another label')
     found[label] = _changed(common, words, f'variant {label!r}: ')
   return found
-
-
-def _parsed(text):
-  """(label, settings) of a --variant."""
-  label, colon, rest = text.partition(':')
-  if not colon or not re.fullmatch(r'[\w.+-]+', label):
-    raise UserError(
-      f"--variant is {text!r}: it is 'LABEL: setting=value …', the label of letters, digits, ._+- "
-      "alone, such as 'w100: weighting.rule=fixed weighting.w_r=100'"
-    )
-  try:
-    return label, shlex.split(rest)
-  except ValueError as error:
-    raise UserError(f'--variant is {text!r}: {error}') from None
 
 
 def _changed(config, words, where):

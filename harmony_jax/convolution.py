@@ -8,8 +8,10 @@ matrix-product rate, and loses its fast convolution altogether inside loops. The
 the platform and never changes the parameters.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
@@ -22,9 +24,24 @@ Constants = TypeVar('Constants')  # likewise
 Results = TypeVar('Results')  # likewise
 
 
+_chosen = contextvars.ContextVar('form', default='')
+
+
+@contextlib.contextmanager
+def in_form(form: str) -> Iterator[None]:
+  """Have what is traced here be in one form: under `vmap` over kernels, too, all but `matmul` are
+  grouped convolutions, which GPUs and TPUs do badly.
+  """
+  token = _chosen.set(form)
+  try:
+    yield
+  finally:
+    _chosen.reset(token)
+
+
 def default_form() -> str:
-  """'matmul' on a CPU, 'gradient' on a GPU, 'conv' elsewhere."""
-  return {'cpu': 'matmul', 'gpu': 'gradient'}.get(jax.default_backend(), 'conv')
+  """'matmul' on a CPU, 'gradient' on a GPU, 'conv' elsewhere; or that of `in_form`."""
+  return _chosen.get() or {'cpu': 'matmul', 'gpu': 'gradient'}.get(jax.default_backend(), 'conv')
 
 
 def downsample(

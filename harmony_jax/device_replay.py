@@ -199,7 +199,7 @@ def _write_rows(buffers, values, rows):
   }
 
 
-def _read_rows(buffers, rows, before, shapes):
+def read_rows(buffers, rows, before, shapes):
   """`{name: [B, T, *shape]}` of rows `[B, T]`, and the beginnings of the windows as in
   `Replay.gather`; on a TPU `Tiles` of pictures.
   """
@@ -215,7 +215,7 @@ def _read_rows(buffers, rows, before, shapes):
 
 
 _write = jax.jit(_write_rows, donate_argnums=0)  # in place: the ring is never there twice
-_read = jax.jit(_read_rows, static_argnames='shapes')
+_read = jax.jit(read_rows, static_argnames='shapes')
 
 
 def device_nbytes(replay: Replay) -> int:

@@ -53,7 +53,8 @@ def make_optimizer(
     return optax.flatten(optax.chain(*decay, adam, step))
 
   body = adam()
-  if (harmony_rate, harmony_beta2) != (1.0, 0.999):
+  mapped = isinstance(harmony_rate, jax.Array)  # over agents (harmony_jax/ondevice)
+  if mapped or (harmony_rate, harmony_beta2) != (1.0, 0.999):
     label = lambda params: {k: 'harmony' if k == 'harmony' else 'model' for k in params}
     body = optax.partition({'model': body, 'harmony': adam(harmony_rate, harmony_beta2)}, label)
   return optax.chain(optax.flatten(optax.clip_by_global_norm(config.clip)), body)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from harmony_jax import processes, replicas, tiles
+from harmony_jax import convolution, processes, replicas, tiles
 from harmony_jax.errors import UserError
 from harmony_jax.method import Batch, Method, Metrics, TrainState, Variables
 
@@ -271,6 +271,40 @@ def train_together(method: Method) -> Callable[[tuple, tuple], tuple[tuple, tupl
     return _unstack(states, len(batches)), _unstack(metrics, len(batches))
 
   return jit(step, method.settings.matmul_precision, donate_argnums=0)
+
+
+def over_agents(
+  function: Callable, devices: int, width: int, mapped: int, precision: str, donate: bool = False
+) -> Any:
+  """Return a function of one agent compiled for [devices, width] of them: pmap over vmap.
+
+  They do not communicate. One agent on a device is not mapped: its products stay what they are.
+
+  Args:
+    mapped: how many arguments, the first ones, are an agent's own, with these two axes in front;
+      so are all results. The other arguments all agents share.
+    donate: whether the first argument goes.
+  """
+
+  def on_one(*args):
+    own, shared = args[:mapped], args[mapped:]
+    if width > 1:
+      with convolution.in_form('matmul'):
+        return jax.vmap(lambda *own: function(*own, *shared))(*own)
+    found = function(*jax.tree.map(lambda leaf: leaf[0], own), *shared)
+    return jax.tree.map(lambda leaf: leaf[None], found)
+
+  donated: dict[str, Any] = {'donate_argnums': 0} if donate else {}
+  if devices == 1:
+    strip = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+    alone = lambda *args: jax.tree.map(
+      lambda leaf: leaf[None], on_one(*strip(args[:mapped]), *args[mapped:])
+    )
+    return jit(alone, precision, **donated)
+  shared = len(inspect.signature(function).parameters) - mapped
+  axes = (0,) * mapped + (None,) * shared
+  on_one = at_precision(on_one, precision)
+  return jax.pmap(on_one, in_axes=axes, devices=jax.local_devices()[:devices], **donated)
 
 
 def _stack(trees):

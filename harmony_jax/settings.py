@@ -92,6 +92,15 @@ def replace(settings: T, changes: Mapping[str, Any]) -> T:
   return _replace(settings, changes)
 
 
+def swap(settings: T, numbers: Mapping[str, Any]) -> T:
+  """Return the settings with numbers by dotted name that may be traced, and are not checked."""
+  for name, value in numbers.items():
+    first, _, rest = name.partition('.')
+    inner = swap(getattr(settings, first), {rest: value}) if rest else value
+    settings = dataclasses.replace(settings, **{first: inner})  # pyright: ignore
+  return settings
+
+
 def _replace(settings: Any, changes: Mapping[str, Any]) -> Any:
   inner: dict[str, dict] = {}
   here = {}

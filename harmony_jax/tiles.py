@@ -30,12 +30,13 @@ def stored(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[int, ...]:
   return () if size == 1 else (size,)
 
 
-def fold(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """[..., *shape] -> [items, *stored]."""
+def fold(array: Any, shape: tuple[int, ...]) -> Any:
+  """[..., *shape] -> [items, *stored], of NumPy or of JAX as the array is."""
   into, size = stored(shape, array.dtype), math.prod(shape)
   flat = array.reshape(-1, size)
   more = math.prod(into) - size
-  flat = np.pad(flat, ((0, 0), (0, more))) if more else flat
+  pad = jnp.pad if isinstance(flat, jax.Array) else np.pad
+  flat = pad(flat, ((0, 0), (0, more))) if more else flat
   return flat.reshape(-1, *into)
 
 

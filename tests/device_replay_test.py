@@ -162,7 +162,7 @@ def test_pictures_are_taken_apart_in_the_read_or_the_update(monkeypatch, platfor
   for count in range(50):
     image = rng.integers(0, 256, (2, side, side, 3), np.uint8)
     host.append({'image': image, 'is_first': np.full(2, count % 6 == 0)})
-  read = device_replay._read_rows
+  read = device_replay.read_rows
   monkeypatch.setattr(device_replay, '_read', jax.jit(lambda *args: read(*args), static_argnums=3))
   monkeypatch.setattr(jax, 'default_backend', lambda: platform)
   replay, expected = DeviceReplay(host), host.sample(1)
@@ -234,7 +234,7 @@ def test_few_programs_are_compiled(monkeypatch):
   monkeypatch.setattr(device_replay, 'MOST_STEPS', 16)
   monkeypatch.setattr(device_replay, 'MOST_BYTES', 10**9)
   # Jitted anew, to count these alone.
-  write, read = device_replay._write_rows, device_replay._read_rows
+  write, read = device_replay._write_rows, device_replay.read_rows
   monkeypatch.setattr(
     device_replay, '_write', jax.jit(lambda *args: write(*args), donate_argnums=0)
   )

@@ -186,6 +186,32 @@ def test_reference_scores():
     assert abs(scores[name] - (2 / 8 - 1)) < 0.08  # five standard errors
 
 
+def test_small_in_the_picture():
+  """Ball and paddle of fewer pixels, in the middle of their cells; blobs that are slow and dim."""
+  image = np.asarray(catch.render(game(ball=(1, 3), paddle=1), ball=2, paddle=4))
+  expected = np.zeros((64, 64, 3), np.uint8)
+  expected[58:62, 10:14], expected[11:13, 27:29] = catch.PADDLE_COLOR, catch.BALL_COLOR
+  np.testing.assert_array_equal(image, expected)
+  plain, slow = (catch.reset(jax.random.key(3), drift=d, contrast=c) for d, c in ((1, 1), (0.5, 0)))
+  np.testing.assert_allclose(slow.velocity, plain.velocity / 2)
+  assert not catch.render(slow)[:8, 8 * (int(slow.ball[1]) + 1) :].any()
+
+
+def test_a_reward_at_every_step():
+  """By the distance to the ball's column; always beneath it makes 1."""
+  env = make('catch', 'catch', 16, rewarded='steps')
+  best, worst = ([r.score for r in run_episodes(env, SEEDS, chaser(sign))] for sign in (1, -1))
+  assert 0.4 < np.mean(best) < 1 and np.mean(worst) < 0.2
+  rewards = []
+  state = game(ball=(0, 2), paddle=2)
+  for _ in range(7):
+    state, reward, _ = catch.step(state, catch.STAY, rewarded='steps')
+    rewards.append(float(reward))
+  np.testing.assert_allclose(rewards, [1 / 7] * 7, rtol=1e-6)
+  _, reward, _ = catch.step(game(ball=(0, 0), paddle=7), catch.STAY, rewarded='steps')
+  assert float(reward) == pytest.approx(-1 / 7)
+
+
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match="unknown Catch task 'cath': did you mean 'catch'?"):
     make('catch', 'cath', 1)

@@ -322,7 +322,7 @@ def test_forward_before_the_second_update(fixture, form):
 # -------------------------------------------------------------------------------------------
 
 _recorded = functools.cache(parity_tdmpc.Fixture)
-tdmpc_files = pytest.mark.parametrize('path', TDMPC, ids=lambda path: path.stem)
+tdmpc_files = pytest.mark.parametrize('path', TDMPC, ids=lambda path: path.stem, scope='module')
 
 
 def errors_of(ours, theirs):
@@ -615,7 +615,9 @@ def test_a_mistake_in_planning_shows(name, monkeypatch):
 # -------------------------------------------------------------------------------------------
 
 _denoised = functools.cache(parity_denoised.Fixture)
-denoised_files = pytest.mark.parametrize('path', DENOISED, ids=lambda path: path.stem)
+denoised_files = pytest.mark.parametrize(
+  'path', DENOISED, ids=lambda path: path.stem, scope='module'
+)
 DENSITIES = ('log_prob_eval', 1e-3)  # through an inverse of tanh near ±1
 
 

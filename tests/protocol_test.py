@@ -19,6 +19,7 @@ TASKS |= {
   'crafter': 'crafter',
   'minigrid': 'DoorKey-8x8',
   'memory_maze': '9x9',
+  'reach': 'reach',
 }
 
 

@@ -76,6 +76,7 @@ RUNS = {
   'gym': ('gym', '--env=CartPole-v1'),
   'minigrid': ('minigrid', '--task=Empty-5x5'),
   'memory_maze': ('memory_maze', '--task=9x9'),
+  'reach': ('reach',),
   'gym_pixels': ('gym', '--env=CartPole-v1', '--observe=render', '--method=dreamerv2'),
 }
 

@@ -92,7 +92,7 @@ def _reading(host):
   shapes = tuple((name, shape) for name, (shape, _) in host.specs.items())
   rows = jax.ShapeDtypeStruct((host.batch_size, host.length), jnp.int32)
   before = jax.ShapeDtypeStruct(rows.shape[:1], jnp.int32) if host.first_action else None
-  read = lambda rings, rows, before: device_replay._read_rows(rings, rows, before, shapes)
+  read = lambda rings, rows, before: device_replay.read_rows(rings, rows, before, shapes)
   return read, rings, rows, before
 
 

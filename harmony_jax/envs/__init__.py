@@ -35,6 +35,7 @@ __all__ = [
   'TimeStep',
   'canonical',
   'episode_seed',
+  'is_pure',
   'make',
   'options',
   'names',
@@ -117,6 +118,13 @@ def suite(name: str) -> Suite:
     if hasattr(module, 'SUITE'):
       return module.SUITE
   raise unknown('suite', name, names())
+
+
+def is_pure(name: str) -> bool:
+  """Return whether a suite's environment is JAX itself: see `pure`."""
+  from harmony_jax.envs.pure import Environment  # and JAX, which reports do without
+
+  return issubclass(_class(name), Environment)
 
 
 @functools.cache

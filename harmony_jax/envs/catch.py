@@ -23,14 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmony_jax.envs import base, episodes
+from harmony_jax.envs import base, blobs, episodes, pure
 from harmony_jax.settings import setting
 
-PIXELS = 64
+PIXELS = blobs.PIXELS
 LEFT, STAY, RIGHT = 0, 1, 2
 BALL_COLOR = (255, 255, 255)
 PADDLE_COLOR = (255, 255, 0)
-BLOB_LIMIT = 200  # the brightest a blob gets: ball and paddle stay visible before it
+BLOB_LIMIT = blobs.LIMIT
 
 
 class State(NamedTuple):
@@ -38,35 +38,38 @@ class State(NamedTuple):
 
   ball: jax.Array  # [2] int32 row, column
   paddle: jax.Array  # [] int32 column, in the last row
-  position: jax.Array  # [M, 2] row, column of each blob's centre
-  velocity: jax.Array  # [M, 2] pixels per step
-  radius: jax.Array  # [M]
-  color: jax.Array  # [M, 3] in [0, BLOB_LIMIT]
+  position: jax.Array  # the rest as `blobs.Blobs` has it
+  velocity: jax.Array
+  radius: jax.Array
+  color: jax.Array
+
+  @property
+  def blobs(self) -> blobs.Blobs:
+    """Return what drifts behind."""
+    return blobs.Blobs(*self[2:])
 
 
-def reset(key: jax.Array, size: int = 8, distractors: int = 4) -> State:
-  """A new game on `size` x `size` cells, with M = `distractors` blobs."""
+def reset(
+  key: jax.Array, size: int = 8, distractors: int = 4, drift: float = 1.0, contrast: float = 1.0
+) -> State:
+  """A new game on `size` x `size` cells, with M = `distractors` blobs: see `blobs.begin`."""
   task, scene = jax.random.split(key)  # apart, so that the scene cannot change the task
-  uniform = jax.random.uniform(scene, (8, distractors)).T  # one draw, quick to compile
   return State(
-    ball=jnp.stack([0, jax.random.randint(task, (), 0, size)]),
-    paddle=jnp.int32(size // 2),
-    position=PIXELS * uniform[:, 0:2],
-    velocity=8 * uniform[:, 2:4] - 4,
-    radius=6 + 8 * uniform[:, 4],
-    color=BLOB_LIMIT * uniform[:, 5:8],
+    jnp.stack([0, jax.random.randint(task, (), 0, size)]),
+    jnp.int32(size // 2),
+    *blobs.begin(scene, distractors, drift, contrast),
   )
 
 
 def step(
-  state: State, action: jax.typing.ArrayLike, size: int = 8
+  state: State, action: jax.typing.ArrayLike, size: int = 8, rewarded: str = 'end'
 ) -> tuple[State, jax.Array, jax.Array]:
   """Moves the paddle, then lets the ball fall by one cell.
 
   Args:
     state: a game that is not over.
     action: [] int, LEFT, STAY or RIGHT; the paddle stops at the border.
-    size: as in `reset`.
+    size: as in `reset`. rewarded: as in `Options`.
 
   Returns:
     The next state, the reward (float32; +1, -1, or 0 before the end) and
@@ -76,36 +79,28 @@ def step(
   ball = state.ball.at[0].add(1)
   done = ball[0] >= size - 1
   reward = jnp.where(done, jnp.where(ball[1] == paddle, 1.0, -1.0), 0.0)
-  position = state.position + state.velocity
-  outside = (position < 0) | (position > PIXELS)
-  bounced = jnp.where(position < 0, -position, 2 * PIXELS - position)
-  return (
-    state._replace(
-      ball=ball,
-      paddle=paddle,
-      position=jnp.where(outside, bounced, position),
-      velocity=jnp.where(outside, -state.velocity, state.velocity),
-    ),
-    reward,
-    done,
-  )
+  if rewarded == 'steps':
+    reward = (1 - 2 * jnp.abs(ball[1] - paddle) / (size - 1)) / (size - 1)
+  return State(ball, paddle, *blobs.move(state.blobs)), reward, done
 
 
-def render(state: State, size: int = 8) -> jax.Array:
-  """The picture of a game: uint8 [64, 64, 3], blobs beneath, ball and paddle above."""
-  pixels = jnp.arange(PIXELS)
-  # A blob is a product of a row and a column profile, so all of them are one matrix product.
-  profile = jnp.exp(
-    -0.5 * ((pixels - state.position[..., None]) / state.radius[:, None, None]) ** 2
-  )
-  image = jnp.einsum(
-    'mr,mc,mk->rck', profile[:, 0], profile[:, 1], state.color, precision='highest'
-  )  # the same picture on any device, to rounding
-  image = jnp.minimum(image, BLOB_LIMIT)
-  row, column = jnp.meshgrid(pixels * size // PIXELS, pixels * size // PIXELS, indexing='ij')
-  paint = lambda image, at, color: jnp.where(at[..., None], jnp.array(color, image.dtype), image)
-  image = paint(image, (row == size - 1) & (column == state.paddle), PADDLE_COLOR)
-  image = paint(image, (row == state.ball[0]) & (column == state.ball[1]), BALL_COLOR)
+def render(state: State, size: int = 8, ball: int = 0, paddle: int = 0) -> jax.Array:
+  """The picture of a game: uint8 [64, 64, 3], blobs beneath, ball and paddle above.
+
+  Args:
+    ball, paddle: their sides in pixels, in the middle of their cells; 0: all of the cell.
+  """
+  pixels, cell = jnp.arange(PIXELS), PIXELS // size
+
+  def square(row, column, side):
+    """The pixels of a cell that are less than half a side away from its middle."""
+    near = lambda place: jnp.abs(pixels % cell - (cell - 1) / 2) * 2 < (side or cell)
+    rows, columns = ((pixels // cell == place) & near(place) for place in (row, column))
+    return rows[:, None] & columns
+
+  image = blobs.draw(state.blobs)
+  image = blobs.paint(image, square(size - 1, state.paddle, paddle), PADDLE_COLOR)
+  image = blobs.paint(image, square(state.ball[0], state.ball[1], ball), BALL_COLOR)
   return image.astype(jnp.uint8)
 
 
@@ -115,31 +110,44 @@ class Options(base.Options):
 
   size: int = setting(8, 'cells per side, a divisor of 64 pixels', choices=(2, 4, 8, 16, 32, 64))
   distractors: int = setting(4, 'drifting blobs in the background; 0: a black one')
+  ball: int = setting(0, "the ball's side in pixels; 0: all of its cell")
+  paddle: int = setting(0, "the paddle's side in pixels; 0: all of its cell")
+  drift: float = setting(1.0, "the blobs' speed; 1 is up to 4 pixels a step")
+  contrast: float = setting(1.0, "the blobs' brightness", most=1)
+  rewarded: str = setting(
+    'end',
+    'end: ±1 at the end; steps: at every step by how near the paddle is to the column of the ball, '
+    '1 in all if it is always there',
+    choices=('end', 'steps'),
+  )
 
 
 @functools.cache
-def _program(size, distractors):
-  """(new(seed), advance of N environments): compiled once for all instances."""
+def game(options: Options = Options()) -> pure.Game:
+  """Return the game as pure functions, one object for equal options."""
+  size = options.size
+  spec = base.Spec(
+    observation={'image': base.ArraySpec((PIXELS, PIXELS, 3), np.uint8)},
+    discrete=True,
+    num_actions=3,
+    action_repeat=1,
+  )
+  scene = options.distractors, options.drift, options.contrast
 
-  def new(seed):
-    return reset(jax.random.key(seed), size, distractors)
+  def advance(state, action):
+    state, reward, done = step(state, action, size, options.rewarded)
+    return state, reward, done, done
 
-  def advance(state, last, action, restart, seed, idle):
-    """One environment; `last` is (image, reward, is_first, done)."""
-    stepped, reward, done = step(state, action, size)
-    begun_or_stepped = _where(restart, new(seed), stepped)
-    shown = (
-      render(begun_or_stepped, size),
-      jnp.where(restart, 0.0, reward),
-      restart,
-      done & ~restart,
-    )
-    return _where(idle, (state, last), (begun_or_stepped, shown))
-
-  return new, jax.jit(jax.vmap(advance))
+  return pure.Game(
+    spec,
+    new=lambda seed: reset(jax.random.key(seed), size, *scene),
+    step=advance,
+    observe=lambda state: {'image': render(state, size, options.ball, options.paddle)},
+    length=size,
+  )
 
 
-class Catch:
+class Catch(pure.Environment):
   """N games of Catch.
 
   Args:
@@ -155,22 +163,7 @@ class Catch:
 
   def __init__(self, task: str = 'catch', num_envs: int = 1, **options: Any):
     self.canonical(task)
-    chosen = Options.of(options)
-    size, distractors = chosen.size, chosen.distractors
-    self.num_envs = num_envs
-    self.spec = base.Spec(
-      observation={'image': base.ArraySpec((PIXELS, PIXELS, 3), np.uint8)},
-      discrete=True,
-      num_actions=3,
-      action_repeat=1,
-    )
-
-    new, self._advance = _program(size, distractors)
-    self._state = jax.tree.map(
-      lambda array: np.zeros((num_envs, *array.shape), array.dtype), jax.eval_shape(new, 0)
-    )
-    zeros = base.empty_timestep(self.spec, num_envs)
-    self._last = (zeros.observation['image'], zeros.reward, zeros.is_first, zeros.is_last)
+    super().__init__(game(Options.of(options)), num_envs)
 
   @staticmethod
   def tasks() -> list[str]:
@@ -184,36 +177,9 @@ class Catch:
       raise base.unknown('Catch task', task, ['catch'])
     return task
 
-  def step(
-    self,
-    actions: np.ndarray,
-    restart: np.ndarray,
-    seeds: np.ndarray,
-    idle: np.ndarray | None = None,
-  ) -> base.TimeStep:
-    """See `base`."""
-    idle = np.zeros(self.num_envs, bool) if idle is None else idle
-    self._state, self._last = self._advance(
-      self._state,
-      self._last,
-      np.asarray(actions, np.int32),
-      restart,
-      np.asarray(seeds, np.int32),
-      idle,
-    )
-    image, reward, first, last = (np.array(array) for array in self._last)
-    return base.TimeStep({'image': image}, reward, first, last, last.copy())
-
   def state(self) -> np.ndarray:
     """Where ball and paddle are, in cells: [N, 3] float32."""
-    return np.column_stack([self._state.ball, self._state.paddle]).astype(np.float32)
-
-  def close(self) -> None:
-    pass
-
-
-def _where(flag, yes, no):
-  return jax.tree.map(lambda a, b: jnp.where(flag, a, b), yes, no)
+    return np.column_stack([self._states.ball, self._states.paddle]).astype(np.float32)
 
 
 def reference_scores(num_episodes: int = 1000, size: int = 8, seed: int = 0) -> dict[str, float]:
@@ -235,12 +201,19 @@ def reference_scores(num_episodes: int = 1000, size: int = 8, seed: int = 0) -> 
 
 
 def _protocol(config):
-  options = base.evaluation_options(config)
-  size, blobs = options.get('size', 8), options.get('distractors', 4)
-  facts = {'cells': size, 'distractors': blobs, 'steps_per_game': size - 1, 'rewards': [-1, 1]}
-  return {'action_repeat': 1, **facts}, [
-    f'+1 for a ball caught and -1 for one missed, at the end of {size - 1} steps',
-    f'{size} × {size} cells, {blobs} distractors, 64 × 64 RGB',
+  options, plain = base.evaluation_options(config), dataclasses.asdict(Options())
+  size, count = options.get('size', 8), options.get('distractors', 4)
+  facts = {'cells': size, 'distractors': count, 'steps_per_game': size - 1, 'rewards': [-1, 1]}
+  own = [
+    k for k in plain if k not in ('size', 'distractors') and options.get(k, plain[k]) != plain[k]
+  ]
+  told = f'+1 for a ball caught and -1 for one missed, at the end of {size - 1} steps'
+  if options.get('rewarded') == 'steps':
+    told = f'nearness to the ball in each of {size - 1} steps, 1 in all at most'
+  more = ''.join(f', {name} {options[name]}' for name in own)
+  return {'action_repeat': 1, **facts, **{name: options[name] for name in own}}, [
+    told,
+    f'{size} × {size} cells, {count} distractors, 64 × 64 RGB{more}',
   ]
 
 

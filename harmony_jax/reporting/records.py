@@ -47,9 +47,11 @@ def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
   name = f'{folder} holds no run: its config.json'
   config = results_files.read_json(folder / 'config.json', name)
   try:
-    source = config.get('identity', {}).get('from')
-    # a part of its method's name: no run from scratch
+    identity = config.get('identity', {})
+    source = identity.get('from')
+    # parts of its method's name: no run from scratch, a variant of a study
     made = config['config'] | ({'from': source['task']} if source else {})
+    made |= {'variant': identity['variant']} if 'variant' in identity else {}
     return _record(folder, without_paths(made), tuple(metrics))
   except (OSError, *DAMAGES) as error:
     raise results_files.damaged(folder, error) from None

@@ -20,8 +20,10 @@ DAMAGES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, 
 
 def label(config: Mapping) -> str:
   """Return what reports call a run's method: 'dreamerv3-harmony-cpu', or 'mine-cpu' if it has no
-  weighting; '…-from-pong' of one that starts from an agent of Pong (`from` is that task)."""
+  weighting; '…-from-pong' of one that starts from an agent of Pong (`from` is that task). A variant
+  of a study has its label in the rule's place."""
   rules = [config['weighting']['rule']] if config.get('weighting') is not None else []
+  rules = [config['variant']] if 'variant' in config else rules
   starts = [f'from-{_plain(config["from"])}'] if 'from' in config else []
   return '-'.join([joined(config['method']), *rules, config['preset'], *starts])
 

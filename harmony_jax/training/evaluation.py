@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -161,6 +161,38 @@ def measures(results: Sequence[EpisodeResult], suite: str = '') -> dict[str, flo
   return found | (envs.suite(suite).summary(found) if suite else {})
 
 
+def lines(
+  counts: Mapping[str, int],
+  results: Mapping[str, Any],
+  extra: Mapping[str, float],
+  recent: Sequence[float],
+  hours: float,
+  seconds: float,
+) -> tuple[dict[str, Any], dict[str, float]]:
+  """Return what is recorded of an evaluation: (line of scores, metrics).
+
+  Args:
+    counts: step, frame and update. results, extra: of `summary` and `measures`.
+    recent: scores of training episodes since the evaluation before.
+    hours: of the run. seconds: of the evaluation.
+  """
+  score = {
+    **counts,
+    **{f'eval_{name}': value for name, value in results.items()},
+    'train_mean': float(np.mean(recent)) if recent else None,
+    'train_scores': recent,
+    'time/hours': hours,
+    'time/eval_seconds': seconds,
+  }
+  metrics = {
+    'return/eval': results['mean'],
+    'return/eval_std': results['std'],
+    'time/eval_seconds': seconds,
+    **{f'eval/{name}': value for name, value in extra.items()},
+  }
+  return score, metrics
+
+
 class Evaluation:
   """A run's evaluations, whose environments are made for the first one."""
 
@@ -248,29 +280,12 @@ class Evaluation:
   def _tell(self, trainer, played, seconds):
     state, repeat = trainer.state, trainer.env.spec.action_repeat
     results, extra = (each(played, trainer.config.run.suite) for each in (summary, measures))
-    recent = state.recent
     frame, mean, std = state.step * repeat, results['mean'], results['std']
-    train_mean = float(np.mean(recent)) if recent else None
     counts = {'step': state.step, 'frame': frame, 'update': state.update}
-    trainer.writer.write_score(
-      {
-        **counts,
-        **{f'eval_{name}': value for name, value in results.items()},
-        'train_mean': train_mean,
-        'train_scores': recent,
-        'time/hours': state.hours,
-        'time/eval_seconds': seconds,
-      }
-    )
-    trainer.writer.write(
-      *counts.values(),
-      {
-        'return/eval': mean,
-        'return/eval_std': std,
-        'time/eval_seconds': seconds,
-        **{f'eval/{name}': value for name, value in extra.items()},
-      },
-    )
+    score, metrics = lines(counts, results, extra, state.recent, state.hours, seconds)
+    train_mean = score['train_mean']
+    trainer.writer.write_score(score)
+    trainer.writer.write(*counts.values(), metrics)
     state.recent, state.evaluated = [], state.step
     state.last_score = extra.get(trainer.config.run.score, mean)
     trainer.progress.update(state.step, {'return/eval': mean})

@@ -1,0 +1,250 @@
+"""Weighting rules times seeds, whole runs at once on a device: docs/ondevice.md.
+
+python -m experiments.study --env=catch --rules=none,fixed:100,harmony --seeds=10 --output=studies/a
+
+Acting, environment, replay, updates and evaluation are one program, over as many agents as fit on
+the device. It says beforehand how much memory and time that takes, saves after each wave of agents,
+and goes on by the same command, which may have more seeds or rules, too. The output's results/ is
+what `experiments.report` reads.
+"""
+
+if not __package__:
+  import as_file  # noqa: F401
+
+import shlex
+import sys
+import time
+from typing import Any
+
+import jax
+from absl import flags
+
+from harmony_jax import config as config_
+from harmony_jax import disk, settings
+from harmony_jax.config import Config
+from harmony_jax.errors import UserError
+from harmony_jax.training.interruption import Interrupted, Interruption
+from harmony_jax.training.progress import format_seconds
+
+from . import configs, launcher
+
+flags.DEFINE_string('env', None, 'A suite whose environment is written in JAX, such as catch.')
+flags.DEFINE_string('task', None, "By default the suite's.")
+flags.DEFINE_list(
+  'rules',
+  None,
+  'Weighting rules with commas: none, harmony, …; fixed:100 is a reward weight of 100 (the others '
+  "as in none), harmony:0.5 half the harmonizers' rate.",
+)
+flags.DEFINE_multi_string(
+  'variant',
+  [],
+  "'LABEL: setting=value …', such as 'slow: weighting.rule=harmony model_opt.lr=3e-4'; may be "
+  'repeated.',
+)
+flags.DEFINE_string('method', None, "By default the suite's.")
+flags.DEFINE_string('preset', 'cpu', "Sizes; 'paper' for the authors'.")
+flags.DEFINE_string('seeds', '1', '5 is 0 to 4; 3,7 are those two, and 7, that one.')
+flags.DEFINE_integer(
+  'together', 0, 'Agents at once on a device; 0: as many as fit, on a CPU one.', lower_bound=0
+)
+flags.DEFINE_integer('devices', 0, 'Devices that share the agents; 0: all.', lower_bound=0)
+flags.DEFINE_bool('estimate', False, 'End when time and memory are told.')
+flags.DEFINE(launcher.PATH, 'output', None, "The study's folder.")
+
+
+def main(words: list[str], texts: list[str]) -> int:
+  """Train what is not finished of a study."""
+  from harmony_jax import parallel
+
+  launcher.no_words(words, '--env=catch')
+  options = flags.FLAGS
+  for name in ('env', 'output'):
+    if not options[name].value:
+      raise UserError(f'a study needs --{name}')
+  parallel.use_compilation_cache()
+  if not parallel.has_accelerator():
+    parallel.keep_freed_memory()
+  with Interruption() as interruption:
+    return _run(options, texts, interruption)
+
+
+def _run(options, texts, interruption):
+  from harmony_jax.ondevice import study, timetable
+
+  common, variants = _configs(options, texts)
+  seeds = launcher.parse_seeds(options.seeds)
+  opened = study.Study(options.output, _plan(options, common, variants, seeds))
+  groups = [(each, opened.lots(each, seeds)) for each in study.structures(variants)]
+  groups = [(each, lots) for each, lots in groups if lots]
+  failed: list[str] = []
+  if groups:
+    prepared = _prepare(options, opened, groups)
+    if options.estimate:
+      return 0
+    interruption.arm()
+
+    def check():
+      if interruption.requested:
+        told = f'{interruption.requested}: what is finished is saved in {opened.path}'
+        raise Interrupted(told)
+
+    bar = _Bar(sum(times.wave * len(parts) for _, parts, times in prepared))
+    work = [(lots, wave, times) for wave, parts, times in prepared for lots in parts]
+    # what is compared comes side by side, so that a study that is cut short can be read
+    for lots, wave, times in sorted(work, key=lambda each: each[0][0].seed):
+      game, config = wave.program.game, wave.program.config
+      numbers = list(dict.fromkeys(lot.seed for lot in lots))
+      own = timetable.make(config, game.spec, game.length, numbers).own
+      recorded = wave.train(lots, wave.tables(lots, own), check)
+      for lot, each in zip(lots, recorded):
+        if each.failure:
+          failed.append(f'{lot.label}, seed {lot.seed}: {each.failure}')
+        else:
+          opened.save(lot, variants[lot.label], each)
+      scores = [each.scores[-1]['eval_mean'] for each in recorded]
+      told = [f'{lot.label} seed {lot.seed} {score:.2f}' for lot, score in zip(lots, scores)]
+      print(bar.line(times.wave, ', '.join(told)), flush=True)
+  _tell(opened.path)
+  for text in failed:
+    print(f'{text}; it is left out', file=sys.stderr)
+  return 1 if failed else 0
+
+
+def _configs(options, texts) -> tuple[Config, dict[str, Config]]:
+  """(What all variants have in common, the configuration of each label)."""
+  suite = configs().suite(options.env)
+  task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
+  name = options.method or configs().default_method(suite)
+  common = configs().make(suite, name, options.preset, task).override(texts)
+  weighs = 'weighting.rule' in common.flat()
+  chosen = options.rules or ([] if options.variant or not weighs else ['none', 'harmony'])
+  found: dict[str, Config] = {}
+  pairs = [_rule(text, common) for text in chosen]
+  pairs += [launcher.parse_variant(text) for text in options.variant]
+  for label, words in pairs or [('plain', [])]:
+    if label in found:
+      raise UserError(f'there are two variants {label!r}: give one another label')
+    if label == 'results':
+      raise UserError("a variant cannot be called 'results', where the results go")
+    try:
+      found[label] = common.override(words)
+      configs().check(found[label])
+    except UserError as error:
+      raise UserError(f'variant {label!r}: {error}') from None
+  return common, found
+
+
+def _rule(text, common):
+  """(label, settings) of one of --rules."""
+  rule, colon, number = text.partition(':')
+  flat = common.flat()
+  if 'weighting.rule' not in flat:
+    raise UserError(f'--rules={text}: {common.run.method} weighs no tasks')
+  words = [f'weighting.rule={rule}']
+  if colon and rule == 'fixed':
+    as_none = flat['losses.dyn'] + flat['losses.rep'] if 'losses.dyn' in flat else 1.0
+    words += ['weighting.w_o=1.0', f'weighting.w_r={number}', f'weighting.w_d={as_none}']
+  elif colon and rule.startswith('harmony'):
+    words += [f'weighting.rate={number}']
+  elif colon:
+    raise UserError(f'--rules={text}: {rule} takes no number; use --variant')
+  return f'{rule}{number}', words
+
+
+def _plan(options, common, variants, seeds) -> dict[str, Any]:
+  """Everything that the runs are a function of."""
+  from harmony_jax.benchmarking import machine
+
+  base = common.to_json()
+  changes = {
+    label: {k: new for k, (_, new) in config_.difference(base, each.to_json()).items()}
+    for label, each in variants.items()
+  }
+  about = {**machine.describe_machine(), 'command': shlex.join(['python', *sys.orig_argv[1:]])}
+  return {
+    'config': settings.plain(base),
+    'variants': changes,
+    'seeds': seeds,
+    'together': options.together,
+    'about': about,
+  }
+
+
+def _prepare(options, opened, groups):
+  """Say what memory and time it takes; return (wave, its parts, times) of each program."""
+  from harmony_jax.ondevice import study, waves
+
+  there = jax.local_device_count()
+  devices = options.devices or there
+  if devices > there:
+    raise UserError(f'--devices={devices}: there {"is" if there == 1 else "are"} {there}')
+  count = sum(len(lots) for _, lots in groups)
+  made, sizes = [], []
+  for group, lots in groups:
+    seed = lots[0].seed
+    program = study.make_program(group, [seed])
+    made.append(program)
+    own = program.timetable.own[seed]
+    sizes.append(waves.agent_bytes(program, own, lots[0].numbers))
+  largest = max(len(lots) for _, lots in groups)
+  wanted = opened.plan['together']
+  width = waves.choose_width(wanted, max(sizes), largest, devices)
+  opened.keep_together(width)
+  kind = jax.local_devices()[0].device_kind
+  at_once = min(largest, width * devices)
+  print(
+    f'{count} agents on {devices} × {kind}, {at_once} at once, by {len(groups)} '
+    f'program{"s" if len(groups) > 1 else ""}; memory: {disk.text(max(sizes))} an agent, '
+    f'{disk.text(width * max(sizes))} of {disk.text(waves.memory())} on each',
+    flush=True,
+  )
+  prepared = []
+  for (group, lots), program in zip(groups, made):
+    wave = waves.Wave(program, devices, width)
+    parts = list(study.waves(lots, wave.count))
+    first = [lots[0]]
+    times = wave.measure(first, wave.tables(first, program.timetable.own))
+    prepared.append((wave, parts, times))
+    print(
+      f'{", ".join(group.labels)}: compiled in {format_seconds(times.compiling)}; '
+      f'{len(parts)} waves of {format_seconds(times.wave)} '
+      f'({1e3 * times.iteration:.0f} ms for each of {times.iterations:,} iterations, '
+      f'{format_seconds(times.evaluations)} of evaluations); '
+      f'temporaries {disk.text(wave.temporaries())}',
+      flush=True,
+    )
+  seconds = sum(times.wave * len(parts) for _, parts, times in prepared)
+  print(f'expected: {format_seconds(seconds)} in all', flush=True)
+  return prepared
+
+
+def _tell(path):
+  """Write the results of what is complete, and print their tables."""
+  from harmony_jax.reporting import records, report, results_files
+
+  found, problems = records.collect([path], skip=[path / 'results'])
+  if found:
+    written, left_out = results_files.write(found, path / 'results', replace=True)
+    print('\n'.join(report.text(report.make(found))))
+    print(f'written: {", ".join(map(str, written))}')
+    problems += left_out
+  for text in problems:
+    print(f'note: {text}', file=sys.stderr)
+
+
+class _Bar:
+  """Tells the time that is left, by the share of the expected work that is done."""
+
+  def __init__(self, total):
+    self._total, self._begun, self._done = total, time.monotonic(), 0.0
+
+  def line(self, seconds, text):
+    """Count so much more of the expected work as done; return a line of progress."""
+    self._done += seconds
+    left = (time.monotonic() - self._begun) / self._done * (self._total - self._done)
+    return f'[{self._done / self._total:4.0%}, {format_seconds(max(0, left))} left] {text}'
+
+
+if __name__ == '__main__':
+  launcher.command(main, configurable=True)

@@ -1,0 +1,202 @@
+"""A study: variants of a configuration times seeds, trained in waves and saved after each.
+
+plan.json            everything that its runs are a function of
+<label>/seed<seed>/  a run folder of each agent as the ordinary loop writes it, without checkpoints
+results/             results files of all that are complete
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harmony_jax import config as config_
+from harmony_jax import envs, settings
+from harmony_jax.config import Config
+from harmony_jax.envs.pure import Game
+from harmony_jax.errors import UserError
+from harmony_jax.ondevice import timetable
+from harmony_jax.ondevice.program import Program
+from harmony_jax.ondevice.waves import Lot, Recorded
+from harmony_jax.paths import local_path
+from harmony_jax.training import run_folder, setup
+from harmony_jax.training.logger import MetricsWriter
+
+FORMAT = 1
+GROWING = ('variants', 'seeds')  # there can be more of them in a later call
+FREE = ('together', 'about')
+WEIGHTS = ('weighting.w_o', 'weighting.w_r', 'weighting.w_d')
+
+
+@dataclasses.dataclass
+class Structure:
+  """Variants that one program serves: they differ in numbers alone.
+
+  Attributes:
+    config: what they have in common. labels: theirs. numbers: {label: {setting: number}}.
+  """
+
+  config: Config
+  labels: list[str]
+  numbers: dict[str, dict[str, float]]
+
+
+def is_number(name: str) -> bool:
+  """Return whether a program can take a setting as an argument: weights and learning rates."""
+  return name in (*WEIGHTS, 'weighting.rate') or name == 'lr' or name.endswith('.lr')
+
+
+def structures(variants: Mapping[str, Config]) -> list[Structure]:
+  """Return the programs that variants need; `none` is `fixed` with DreamerV3's weights.
+
+  A number that all variants of a program share is no argument of it.
+  """
+  found: dict[str, dict[str, Config]] = {}
+  for label, config in variants.items():
+    same = _plain(config)
+    key = {k: v for k, v in same.flat().items() if not is_number(k)}
+    found.setdefault(json.dumps(settings.plain(key), sort_keys=True), {})[label] = same
+  made = []
+  for group in found.values():
+    flats = {label: config.flat() for label, config in group.items()}
+    first = next(iter(flats.values()))
+    free = [k for k in first if is_number(k) and len({flat[k] for flat in flats.values()}) > 1]
+    numbers = {label: {k: float(flat[k]) for k in free} for label, flat in flats.items()}
+    made.append(Structure(next(iter(group.values())), list(group), numbers))
+  return made
+
+
+def _plain(config):
+  flat = config.flat()
+  if flat.get('weighting.rule') != 'none' or WEIGHTS[0] not in flat:
+    return config
+  weights = 1.0, 1.0, flat['losses.dyn'] + flat['losses.rep']
+  return config.replace({'weighting.rule': 'fixed', **dict(zip(WEIGHTS, weights))})
+
+
+def game_of(config: Config) -> Game:
+  """Return what a configuration plays, as pure functions.
+
+  Raises:
+    UserError: its environment is no JAX.
+  """
+  with contextlib.closing(setup.make_env(config, 1)) as env:
+    game = getattr(env, 'game', None)
+  if game is None:
+    known = ', '.join(name for name in envs.names() if envs.is_pure(name))
+    raise UserError(f'{config.run.suite} is not written in JAX: a study plays {known}')
+  if config.eval_env:
+    raise UserError('config.eval_env: on the device evaluation plays what training plays')
+  return game
+
+
+def make_program(structure: Structure, seeds: Sequence[int]) -> Program:
+  """Return a structure's program, with the tables of some seeds.
+
+  Raises:
+    UserError: it needs what the device does not do.
+  """
+  config, game = structure.config, game_of(structure.config)
+  timetable.check(config, game.length)
+  table = timetable.make(config, game.spec, game.length, seeds)
+  return Program(config, game, table, timetable.evaluating(config, table.stops))
+
+
+class Study:
+  """A study's folder.
+
+  Attributes:
+    path: of it. plan: the tree in plan.json.
+  """
+
+  def __init__(self, path: str | pathlib.Path, plan: Mapping[str, Any]):
+    """Make the folder, or go on in it; variants and seeds that are new join its plan.
+
+    Raises:
+      UserError: it has another plan: names what differs first; or it cannot be written.
+    """
+    self.path = local_path(path)
+    new: dict[str, Any] = settings.plain({'format': FORMAT, **plan})
+    file = self.path / 'plan.json'
+    try:
+      if file.exists():
+        old = json.loads(file.read_text(encoding='utf-8'))
+        _compare(self.path, old, new)
+        new['variants'] = {**old['variants'], **new['variants']}
+        new['seeds'] = sorted({*old['seeds'], *new['seeds']})
+        new['together'] = new['together'] or old['together']
+      self.plan = new
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._write()
+    except OSError as error:
+      raise UserError(f'--output: cannot write to {self.path} ({error.strerror})') from None
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(f'{file} is damaged: {type(error).__name__} {error}') from None
+
+  def keep_together(self, width: int) -> None:
+    """Have later calls train as many at once: other products round otherwise."""
+    self.plan['together'] = width
+    self._write()
+
+  def _write(self):
+    with run_folder.atomic_write(self.path / 'plan.json') as opened:
+      json.dump(self.plan, opened, indent=1)
+
+  def folder(self, label: str, seed: int) -> pathlib.Path:
+    """Return the run folder of an agent."""
+    return self.path / label / f'seed{seed}'
+
+  def finished(self, label: str, seed: int) -> bool:
+    """Return whether an agent's run is complete."""
+    return run_folder.is_complete(self.folder(label, seed))
+
+  def lots(self, structure: Structure, seeds: Sequence[int]) -> list[Lot]:
+    """Return the agents of a structure that are not finished; what is compared comes together."""
+    return [
+      Lot(label, seed, structure.numbers[label])
+      for seed in seeds
+      for label in structure.labels
+      if not self.finished(label, seed)
+    ]
+
+  def save(self, lot: Lot, config: Config, recorded: Recorded) -> None:
+    """Write an agent's run folder; what a killed process left of it goes."""
+    config, run = config.replace({'seed': lot.seed}), config.run
+    identity = {name: getattr(run, name) for name in ('suite', 'task', 'method')}
+    identity |= {'variant': lot.label} if lot.label != config.flat().get('weighting.rule') else {}
+    with run_folder.prepare(self.folder(lot.label, lot.seed), config, identity) as folder:
+      writer = MetricsWriter(folder.path)
+      writer.truncate_after(-1)
+      for line in recorded.metrics:
+        step, frame, update = (line.pop(name) for name in ('step', 'frame', 'update'))
+        writer.write(step, frame, update, line)
+      for line in recorded.scores:
+        writer.write_score(line)
+      writer.flush()
+      last = recorded.scores[-1]
+      done = {name: last[name] for name in ('step', 'update')}
+      folder.mark_complete({**done, 'hours': last['time/hours'], 'score': last['eval_mean']})
+
+
+def waves(lots: Sequence[Lot], count: int) -> Iterator[Sequence[Lot]]:
+  """Yield so many agents at a time."""
+  for first in range(0, len(lots), count):
+    yield lots[first : first + count]
+
+
+def _compare(path, old, new):
+  """Refuse a plan under which the runs that are there would not have been made."""
+  same = lambda plan: {k: v for k, v in plan.items() if k not in (*GROWING, *FREE)}
+  differing = config_.difference(same(old), same(new))
+  for label in new['variants'].keys() & old['variants'].keys():
+    pair = old['variants'][label], new['variants'][label]
+    if pair[0] != pair[1]:
+      differing[f'variant {label}'] = pair
+  if differing:
+    name, (there, here) = next(iter(differing.items()))
+    raise UserError(
+      f'{path} holds a study with another {name}: {there!r} there, {here!r} here; '
+      'choose another --output'
+    )

@@ -1,0 +1,281 @@
+"""Whole runs as one program: the numbers of the ordinary loop, alone and mapped."""
+
+import contextlib
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmony_jax.envs import ArraySpec, Episodes, Spec, catch, make, pure
+from harmony_jax.errors import UserError
+from harmony_jax.ondevice import study, timetable, waves
+from harmony_jax.ondevice.program import Program
+from harmony_jax.ondevice.waves import Lot
+from harmony_jax.replay import Replay
+from harmony_jax.reporting import records, report
+from harmony_jax.training.evaluation import random_actions
+from tests import commands, small
+from tests.runs import dreamer_of, lines, train
+
+LINEAR = 'tests.linear:METHOD'
+
+
+def walk(length):
+  """Return a game of a few lines: +1 for a step up, else -1; with 0 until one is too far."""
+  spec = Spec({'place': ArraySpec((2,), np.float32)}, True, 3, 1)
+
+  def step(state, action):
+    place, time = state[0] + action - 1.0, state[1] + 1.0
+    over = (time >= length - 1) if length else (jnp.abs(place) > 3)
+    return jnp.stack([place, time]), jnp.where(action > 1, 1.0, -1.0), over, over
+
+  new = lambda seed: jnp.stack([seed % 5 - 2.0, 0.0])
+  return pure.Game(spec, new, step, lambda state: {'place': state}, length)
+
+
+@pytest.fixture
+def walking(monkeypatch):
+  """Have runs play `walk` of no fixed length in place of catch: it is compiled in no time."""
+  game = walk(0)
+  make_env = lambda config, count, **options: pure.Environment(game, count)
+  monkeypatch.setattr(study.setup, 'make_env', make_env)
+
+
+def config_of(**changes):
+  """Return a short run of a method that is compiled in a moment."""
+  return dreamer_of(LINEAR, **{'eval_envs': 1, **changes})
+
+
+def wave_of(config, seeds, width=1, numbers=()):
+  """Return (wave, its agents, their tables) of a configuration's seeds, each with its numbers."""
+  numbers = numbers or [{}] * len(seeds)
+  structure = study.Structure(config, ['one'], {'one': {}})
+  program = study.make_program(structure, list(dict.fromkeys(seeds)))
+  wave = waves.Wave(program, 1, width)
+  lots = [Lot('one', *each) for each in zip(seeds, numbers, strict=True)]
+  return wave, lots, wave.tables(lots, program.timetable.own)
+
+
+def run(config, *seeds, width=1, numbers=()):
+  """Return what the agents of one wave record."""
+  wave, lots, tables = wave_of(config, seeds, width, numbers)
+  return wave.train(lots, tables)
+
+
+def timeless(line):
+  return {k: v for k, v in line.items() if not k.startswith(('time/', 'speed/', 'replay/'))}
+
+
+def assert_close(found, wanted, share):
+  """Check lines of metrics or scores, whose numbers may differ by a share."""
+  assert len(found) == len(wanted)
+  for one, other in zip(map(timeless, found), map(timeless, wanted)):
+    assert one.keys() == other.keys()
+    for name in one:
+      pair = one[name], other[name]
+      if None in pair:
+        assert pair == (None, None), name
+      else:
+        np.testing.assert_allclose(*pair, rtol=share, atol=share, err_msg=name)
+
+
+def assert_as_the_loop(folder, config):
+  """Check that all metrics and scores of a run are those of the ordinary loop, bit for bit."""
+  trainer = train(folder, config)
+  (recorded,) = run(config, config.run.seed)
+  assert_close(recorded.scores, lines(folder, 'scores.jsonl'), 0)
+  assert_close(recorded.metrics, lines(folder, 'metrics.jsonl'), 0)
+  assert trainer.state.update == recorded.scores[-1]['update'] > 20
+
+
+@pytest.mark.slow  # a minute and a half of compiling; the next one is the same loop
+def test_the_same_as_the_ordinary_loop(tmp_path):
+  """DreamerV3 on catch."""
+  assert_as_the_loop(tmp_path, dreamer_of(seed=3))
+
+
+def test_the_same_where_episodes_differ_in_length(walking, tmp_path):
+  """Evaluated in groups of two sizes, whose environments come to their ends at other times."""
+  assert_as_the_loop(tmp_path, config_of(seed=4, eval_envs=3, eval_episodes=7, eval_at_start=True))
+
+
+@pytest.mark.parametrize('first_action', [False, True])
+def test_batches_are_those_of_the_hosts_replay(first_action):
+  """Where its ring has gone around, and with the action before a window."""
+  changes = {'replay__first_action': True, 'replay__sampling': 'episodes'} if first_action else {}
+  config = config_of(seed=5, steps=1280, replay_capacity=160, batch_length=6, **changes)
+  run, agent, game, iterations = config.run, config.agent, catch.game(), 310
+  specs = {'image': ((64, 64, 3), np.uint8), 'action': ((3,), np.float32)}
+  specs |= {'reward': ((), np.float32)}
+  specs |= dict.fromkeys(('is_first', 'is_last', 'is_terminal'), ((), bool))
+  sizes = run.num_envs, run.replay_capacity, agent.batch_size, agent.batch_length
+  replay = Replay(specs, *sizes, run.seed, **dataclasses.asdict(agent.replay))
+  episodes, action = Episodes(make('catch', 'catch', 4, **config.env), run.seed, 'train'), None
+  vectors = [random_actions(game.spec, 4, 5, index * 4) for index in range(iterations)]
+  for vector in vectors:
+    now, action = episodes.step(action), vector.argmax(-1)
+    row = {'action': np.where(now.is_last[:, None], 0, vector), **now.observation}
+    replay.append(row | {name: getattr(now, name) for name in now._fields[1:]})
+  draws = [replay.draw(update) for update in range(4)]
+
+  table = timetable.make(config, game.spec, game.length, [5])
+  assert table.rows == 40 + replay.margin < iterations
+  program = Program(config, game, table, [1])
+  tables = {
+    **table.own[5],
+    'random': np.stack(vectors),
+    'envs': np.array([each.envs for each in draws]),
+    'starts': np.array([each.starts % table.rows for each in draws]),
+    'stored': np.array([each.starts > max(0, each.steps - 40) for each in draws]),
+  }
+  agent = small.jit(program.begin)(tables)
+  agent, _ = small.jit(program.fill)(agent, tables, {}, 0, iterations)
+  batch = small.jit(lambda ring, tables, update: program._batch(ring, tables, update))
+  for update, draw in enumerate(draws):
+    found, wanted = batch(agent.ring, tables, update), replay.gather(draw)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+      np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+
+
+def test_agents_at_once_are_those_of_one_at_a_time(walking):
+  """Of different seeds and learning rates: mapped, within rounding."""
+  numbers = [{'lr': 1e-3}, {'lr': 1e-2}]
+  both = run(config_of(), 0, 1, width=2, numbers=numbers)
+  for seed, each in enumerate(both):
+    (alone,) = run(config_of(lr=numbers[seed]['lr']), seed)
+    assert_close(each.metrics, alone.metrics, 1e-4)
+    assert_close(each.scores, alone.scores, 1e-4)
+  assert both[0].scores != both[1].scores
+
+
+def test_weights_that_are_arguments_are_those_of_the_settings():
+  """`none` and `fixed` share a program, whose weights are an agent's own; harmony has another."""
+  rules = {
+    'none': dreamer_of(weighting__rule='none'),
+    'fixed100': dreamer_of(weighting__rule='fixed', weighting__w_r=100.0, weighting__w_d=0.6),
+    'slow': dreamer_of(weighting__rate=0.5),
+    'harmony': dreamer_of(),
+  }
+  plain, learned = study.structures(rules)
+  assert plain.labels == ['none', 'fixed100'] and learned.labels == ['slow', 'harmony']
+  assert plain.numbers == {'none': {'weighting.w_r': 1.0}, 'fixed100': {'weighting.w_r': 100.0}}
+  assert learned.numbers == {
+    'slow': {'weighting.rate': 0.5}, 'harmony': {'weighting.rate': 1.0}
+  }  # fmt: skip
+  assert plain.config.agent.weighting.w_d == pytest.approx(0.6)
+
+
+def test_numbers_reach_rule_and_optimisers():
+  """Weights and rates that are traced do what those do that are written in the settings."""
+  losses = {'observation': 30.0, 'reward': 2.0, 'dynamics': 4.0, 'continue': 1.0}
+  losses = {name: jnp.float32(loss) for name, loss in losses.items()}
+  parameters = {'w': jnp.ones(3), 'harmony': {'reward': jnp.float32(0.5)}}
+  gradient = jax.tree.map(lambda x: 2 * x, parameters)
+
+  def effects(own, program):
+    of = program.make(own)
+    params = {name: jnp.float32(0.5) for name in of.rule.init(of.tasks)[0]}
+    moved = {
+      name: each.update(gradient, each.init(parameters), parameters)[0]
+      for name, each in of.optimizers.items()
+    }
+    return of.rule.weigh(losses, params, ())[0], moved
+
+  for label, changes in (
+    ('fixed', {'weighting.w_r': 100.0, 'model_opt.lr': 3e-4}),
+    ('harmony', {'weighting.rate': 0.5, 'actor_opt.lr': 1e-4}),
+  ):
+    config, table = dreamer_of(weighting__rule=label), timetable.Timetable(0, (), 1, {}, {})
+    made, written = (
+      Program(each, catch.game(), table, [1]) for each in (config, config.replace(changes))
+    )
+    numbers = {name: np.float32(value) for name, value in changes.items()}
+    found = small.jit(lambda own, made=made: effects(own, made))({'numbers': numbers})
+    wanted = effects({}, written)
+    small.close(found, wanted, 1e-6)
+    assert not np.allclose(found[0], effects({}, made)[0]) or label == 'harmony'
+
+
+def test_what_a_device_does_not_do_is_one_line(monkeypatch):
+  for config, told in (
+    (config_of(eval_share=0.1), 'config.eval_share'),
+    (dreamer_of(weighting__calibrate=2), 'starts from its first batches'),
+    (dreamer_of('tests.shooting:METHOD'), 'has a replay of its own'),
+  ):
+    with pytest.raises(UserError, match=told):
+      wave_of(config, [0])[0].program.make({})
+  monkeypatch.setattr(study.setup, 'make_env', lambda *_: contextlib.closing)
+  monkeypatch.setattr(contextlib, 'closing', contextlib.nullcontext)
+  with pytest.raises(UserError, match='catch is not written in JAX: a study plays catch'):
+    study.game_of(config_of())
+
+
+def test_waves_fit_into_memory(monkeypatch):
+  """Equal waves of as many as fit; one at a time on a CPU."""
+  monkeypatch.setattr(waves, 'memory', lambda: 1000)
+  assert waves.choose_width(0, 100, 30, 1) == 1
+  assert waves.choose_width(4, 100, 30, 1) == 4
+  monkeypatch.setattr(waves.parallel, 'has_accelerator', lambda: True)
+  assert waves.choose_width(0, 100, 30, 1) == 10
+  assert waves.choose_width(0, 100, 24, 1) == 8 and waves.choose_width(0, 100, 24, 4) == 6
+  for wanted, each, told in ((11, 100, '--together=11: an agent takes'), (0, 1001, 'smaller')):
+    with pytest.raises(UserError, match=told):
+      waves.choose_width(wanted, each, 30, 1)
+
+
+# --------------------------------------------------------------------------------------------------
+# The command
+
+STUDY = (
+  *('--env=catch', f'--method={LINEAR}', '--preset=tiny', '--seeds=2'),
+  *('--variant=slow: lr=1e-4', '--variant=fast: lr=1e-2'),
+  *('--config.steps=160', '--config.eval_every=80', '--config.batch_length=8'),
+  *('--config.eval_episodes=4', '--config.final_eval_episodes=6', '--config.log_every=40'),
+)
+
+
+def records_of(folder):
+  """Return {label/seed: lines of scores and metrics without times} of a study's run folders."""
+  return {
+    str(path.parent.relative_to(folder)): [
+      [timeless(json.loads(line)) for line in (path.parent / name).read_text().splitlines()]
+      for name in ('scores.jsonl', 'metrics.jsonl')
+    ]
+    for path in sorted(folder.rglob('.complete'))
+  }
+
+
+def test_a_study(tmp_path):
+  """Killed after its first wave and continued it ends with the same results, which reports read;
+  the same command with another setting is refused.
+  """
+  whole = commands.run('study', *STUDY, f'--output={tmp_path}/whole')
+  assert whole.returncode == 0, whole.stderr
+  assert '4 agents on 1 × cpu, 1 at once, by 1 program; memory: ' in whole.stdout
+  assert 'expected: ' in whole.stdout
+  cut = f'--output={tmp_path}/cut'
+  first = commands.run('study', *STUDY[:3], '--seeds=1', *STUDY[4:], cut)
+  assert first.returncode == 0 and len(records_of(tmp_path / 'cut')) == 2
+  (tmp_path / 'cut' / 'fast' / 'seed0' / '.complete').unlink()  # killed while it was written
+  again = commands.run('study', *STUDY, cut)
+  assert '3 agents on ' in again.stdout
+  found = records_of(tmp_path / 'whole')
+  assert len(found) == 4 and found == records_of(tmp_path / 'cut')
+  table = (tmp_path / 'whole' / 'results' / 'scores.csv').read_text()
+  assert len(table.splitlines()) == 1 + 4 * 2
+  found, problems = records.collect([tmp_path / 'whole'])
+  assert {each.method for each in found} == {
+    'tests.linear-METHOD-fast-tiny',
+    'tests.linear-METHOD-slow-tiny',
+  }
+  assert report.text(report.make(found)) and not problems
+  plan = json.loads((tmp_path / 'cut' / 'plan.json').read_text())
+  assert plan['seeds'] == [0, 1] and plan['together'] == 1
+  study.Study(tmp_path / 'cut', plan)
+  plan['config']['steps'] = 480
+  with pytest.raises(UserError, match='a study with another config.steps: 160 there, 480 here'):
+    study.Study(tmp_path / 'cut', plan)
