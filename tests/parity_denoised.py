@@ -134,7 +134,8 @@ class Fixture:
 
   def tree(self, prefix) -> dict:
     """Parameters (or gradients) below `prefix/` by subtree like ours, slow values under `slow`."""
-    return nested(self.group(prefix), self.config, self._convert)
+    arrays = {name: value for name, value in self.group(prefix).items() if value.size}
+    return nested(arrays, self.config, self._convert)
 
   def _convert(self, name, value, config):
     """(our path, the array in our layout)."""
@@ -283,9 +284,14 @@ def terms(fixture) -> dict:
 
 
 def compared(recorded, agent) -> dict:
-  """Recorded losses without the constants, which are far larger than what is compared."""
+  """Recorded losses without the constants, which are far larger than what is compared, and without
+  those of parts that are not there.
+  """
   numbers = math.prod(agent.shapes['image'])
-  found = {k: v for k, v in recorded.items() if k != 'loss/kl_z' or 'kl/z' in recorded}
+  missing = [part for part in 'yz' if f'kl/{part}' not in recorded]
+  gone = [f'{name}{part}' for part in missing for name in ('loss/kl_', 'reward_')]
+  gone += [f'{part}/' for part in missing]
+  found = {k: v for k, v in recorded.items() if not k.startswith(tuple(gone))}
   change = {'log_prob/image': numbers, 'loss/observation': -numbers, 'loss/reward': -1}
   change['loss/total'] = -numbers - 1
   return {k: v + CONSTANT * change.get(k, 0) for k, v in found.items()}
