@@ -20,6 +20,7 @@ dispatched, so a batch is read before its rows are donated to the next write.
 import math
 import pathlib
 import threading
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -199,9 +200,17 @@ def _write_rows(buffers, values, rows):
   }
 
 
-def read_rows(buffers, rows, before, shapes):
-  """`{name: [B, T, *shape]}` of rows `[B, T]`, and the beginnings of the windows as in
+def read_rows(
+  buffers: Mapping[str, jax.Array],
+  rows: jax.Array,
+  before: jax.Array | None,
+  shapes: Iterable[tuple[str, tuple[int, ...]]],
+) -> dict[str, Any]:
+  """Return `{name: [B, T, *shape]}` of rows `[B, T]`, and the beginnings of the windows as in
   `Replay.gather`; on a TPU `Tiles` of pictures.
+
+  Args:
+    before: [B] the rows before the windows, -1 where nothing is; None if they are not wanted.
   """
   batch = {}
   for name, shape in shapes:
