@@ -189,7 +189,7 @@ def literal(text: str) -> Any:
   """Read a text as Python would (numbers, True, None, lists, quoted texts), or else as itself."""
   try:
     return ast.literal_eval({'true': 'True', 'false': 'False'}.get(text.lower(), text))
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply
     return text
 
 
