@@ -251,6 +251,28 @@ def test_who_knows_of_whom(parted):
   np.testing.assert_array_equal(alone.x.deter, whole.x.deter)
 
 
+@pytest.mark.slow
+def test_scans_of_accelerators_come_to_the_same(parted):
+  """States and gradients, with an episode that begins inside the sequence."""
+  agent, params, _ = parted
+  rng = np.random.default_rng(3)
+  shapes = {'embed': (2, 3, 16), 'action': (2, 3, 2), 'noise': (2, 3, 8)}
+  given = {name: jnp.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+  given['is_first'] = jnp.array([[False, False, True], [False] * 3])
+  start = jax.tree.map(lambda x: x + 1, agent.rssm.initial({}, 2))
+
+  def found(form):
+    config = settings.replace(agent.rssm.config, {'recurrence': form})
+    dynamics = dataclasses.replace(agent.rssm, config=config)
+
+    def loss(model):
+      return jnp.sin(dynamics.observe(model, start, **given)[0].feature()).sum()
+
+    return small.jit(jax.value_and_grad(loss))(params['world_model']['rssm'])
+
+  small.close(found('batched'), found('stepwise'), 1e-4)
+
+
 def test_pictures_of_a_part_alone(parted):
   """The other parts stay as they are in the first step."""
   agent, params, feature = parted

@@ -321,7 +321,7 @@ def _check(settings, spec):
       raise ValueError(
         f'rssm.{name}.deter is {part.deter} and rssm.{name}.stoch {part.stoch}: both must be {both}'
       )
-  if s.weighting.kl == 'apart' and s.weighting.rule.startswith('running_elbo'):
+  if s.weighting.kl == 'apart' and s.weighting.rule.startswith(('running_tied', 'running_elbo')):
     raise ValueError(f"weighting.kl is 'apart': with rule {s.weighting.rule} it must be 'together'")
 
 
