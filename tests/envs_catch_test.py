@@ -192,6 +192,9 @@ def test_small_in_the_picture():
   expected = np.zeros((64, 64, 3), np.uint8)
   expected[58:62, 10:14], expected[11:13, 27:29] = catch.PADDLE_COLOR, catch.BALL_COLOR
   np.testing.assert_array_equal(image, expected)
+  for side in (1, 3, 8):
+    white = np.asarray(catch.render(game(), ball=side)) == 255
+    assert white.all(-1).sum() == side * side
   plain, slow = (catch.reset(jax.random.key(3), drift=d, contrast=c) for d, c in ((1, 1), (0.5, 0)))
   np.testing.assert_allclose(slow.velocity, plain.velocity / 2)
   assert not catch.render(slow)[:8, 8 * (int(slow.ball[1]) + 1) :].any()

@@ -205,6 +205,7 @@ def test_what_a_device_does_not_do_is_one_line(monkeypatch):
     (config_of(eval_share=0.1), 'config.eval_share'),
     (dreamer_of(weighting__calibrate=2), 'starts from its first batches'),
     (dreamer_of('tests.shooting:METHOD'), 'has a replay of its own'),
+    (dreamer_of('tdmpc'), 'tdmpc'),
   ):
     with pytest.raises(UserError, match=told):
       wave_of(config, [0])[0].program.make({})

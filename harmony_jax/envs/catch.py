@@ -93,9 +93,9 @@ def render(state: State, size: int = 8, ball: int = 0, paddle: int = 0) -> jax.A
   pixels, cell = jnp.arange(PIXELS), PIXELS // size
 
   def square(row, column, side):
-    """The pixels of a cell that are less than half a side away from its middle."""
-    near = lambda place: jnp.abs(pixels % cell - (cell - 1) / 2) * 2 < (side or cell)
-    rows, columns = ((pixels // cell == place) & near(place) for place in (row, column))
+    """The pixels in the middle of a cell."""
+    inside = (pixels % cell - (cell - side) // 2) % cell < (side or cell)
+    rows, columns = ((pixels // cell == place) & inside for place in (row, column))
     return rows[:, None] & columns
 
   image = blobs.draw(state.blobs)

@@ -63,11 +63,14 @@ class Program:
     """Return the method with an agent's own numbers, which may be traced.
 
     Raises:
-      UserError: it needs what the device does not do.
+      UserError: it needs what the device does not do, or does not fit the game.
     """
-    agent = settings.swap(self.config.agent, own.get('numbers', {}))
-    made = method.entry(self.config.run.method).make(agent, self.game.spec)
     name = self.config.run.method
+    agent = settings.swap(self.config.agent, own.get('numbers', {}))
+    try:
+      made = method.entry(name).make(agent, self.game.spec)
+    except ValueError as error:
+      raise UserError(str(error)) from None
     if made.replay is not Replay:
       raise UserError(f'{name} has a replay of its own, which is on the host: not on the device')
     if made.calibration:
