@@ -350,7 +350,8 @@ def test_from_a_game_to_a_table(tmp_path):
   where = f'--output={file}', '--episodes=20', '--length=8'
   done = commands.run('offline', 'record', '--suite=catch', *where, '--config.env.distractors=0')
   assert done.returncode == 0 and '20 episodes, 160 steps' in done.stdout, done.stderr
-  assert buffers.load(file).header['env'] == {'size': 8, 'distractors': 0}
+  said = buffers.load(file).header['env']
+  assert (said['size'], said['distractors']) == (8, 0)
   rules = '--weighting=none', '--variant=w10: weighting.rule=fixed weighting.w_r=10', '--show=2'
   train = (*TRAIN, f'--buffer={file}', f'--output={folder}', *rules, *SIZES)
   done = commands.run('offline', *train)
