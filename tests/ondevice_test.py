@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harmony_jax import method
 from harmony_jax.envs import ArraySpec, Episodes, Spec, catch, make, pure
 from harmony_jax.errors import UserError
 from harmony_jax.ondevice import study, timetable, waves
@@ -209,6 +210,9 @@ def test_what_a_device_does_not_do_is_one_line(monkeypatch):
   ):
     with pytest.raises(UserError, match=told):
       wave_of(config, [0])[0].program.make({})
+  monkeypatch.setattr(method.Method, 'eval_ends', False)
+  with pytest.raises(UserError, match='has a way of its own to evaluate'):
+    wave_of(config_of(), [0])[0].program.make({})
   monkeypatch.setattr(study.setup, 'make_env', lambda *_: contextlib.closing)
   monkeypatch.setattr(contextlib, 'closing', contextlib.nullcontext)
   with pytest.raises(UserError, match='catch is not written in JAX: a study plays catch'):

@@ -73,6 +73,8 @@ class Program:
       raise UserError(str(error)) from None
     if made.replay is not Replay:
       raise UserError(f'{name} has a replay of its own, which is on the host: not on the device')
+    if made.eval_seed is not None or not made.eval_ends:
+      raise UserError(f'{name} has a way of its own to evaluate: not on the device')
     if made.calibration:
       raise UserError(f'{name} starts from its first batches (…calibrate): not on the device')
     return made
