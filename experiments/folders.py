@@ -5,7 +5,6 @@ if not __package__:
 
 import contextlib
 import functools
-from typing import Any
 
 from harmony_jax import config as config_
 from harmony_jax.config import Config
@@ -39,14 +38,9 @@ def open_runs(
   return runs
 
 
-def identity(config: Config) -> dict[str, Any]:
-  """Return what tells one run from another, beside its settings and what it starts from."""
-  return {name: getattr(config.run, name) for name in ('suite', 'task', 'method')}
-
-
 def _prepare(logdir, config, source):
   start = {'from': origin.facts(source, logdir, config.run.method)} if source else {}
-  return run_folder.prepare(logdir, config, identity(config) | start)
+  return run_folder.prepare(logdir, config, run_folder.identity(config) | start)
 
 
 def _open_folder(logdir, config, group, source):

@@ -36,7 +36,7 @@ from harmony_jax.sweeping.job import SAVED, Job
 from harmony_jax.sweeping.sweep import FINISHED, Sweep
 from harmony_jax.training import run_folder, trackers
 
-from . import configs, folders, launcher
+from . import configs, launcher
 
 flags.DEFINE_string('suite', 'atari100k', 'Which benchmark: the name of its command.')
 flags.DEFINE_list('games', 'all', "Tasks with commas, or 'all' that the suite has.")
@@ -107,7 +107,7 @@ def place_of(config: Config) -> Path:
 def folder_of(config: Config) -> Path:
   """Return a run's folder. Raises UserError where it holds another run."""
   folder = place_of(config)
-  run_folder.check(folder, config, folders.identity(config))
+  run_folder.check(folder, config, run_folder.identity(config))
   return folder
 
 

@@ -18,7 +18,7 @@ UNITS = {'kB': 1e3, 'MB': 1e6, 'GB': 1e9}
 
 def complete(folder, config, **written):
   """Make the folder of a complete run whose replay is still there; `written` is its config.json."""
-  with run_folder.prepare(folder, config, folders.identity(config)) as opened:
+  with run_folder.prepare(folder, config, run_folder.identity(config)) as opened:
     opened.mark_complete({})
   there = json.loads((folder / 'config.json').read_text())
   there['config'] |= written

@@ -45,7 +45,6 @@ from harmony_jax.methods.denoised_mdp_settings import SETTINGS, SMALL, TOY, Deno
 from harmony_jax.methods.dreamer_parts import Carry, Draws, Params, TrainState, Trajectory
 from harmony_jax.networks import Head
 from harmony_jax.objectives import Reconstruction
-from harmony_jax.optimizers import make_optimizer
 from harmony_jax.returns import Percentiles, lambda_returns
 
 sg = jax.lax.stop_gradient
@@ -82,12 +81,7 @@ class DenoisedMDP(dreamer.Dreamer):
     self.actor = Actor(head(parts['x'], s.actor, 2 * spec.num_actions))  # pyright: ignore
     self.critic = Scalar(head(parts['x'], s.critic))  # pyright: ignore
     self.rule, self.tasks = self.make_rule()
-    rates = (s.weighting.rate, s.weighting.beta2) if self.rule.init(self.tasks)[0] else ()
-    self.optimizers = {
-      'world_model': make_optimizer(s.model_opt, *rates),
-      'actor': make_optimizer(s.actor_opt),
-      'critic': make_optimizer(s.critic_opt),
-    }
+    self.optimizers = self.make_optimizers()
     self.capabilities = viewing.of(self)
     if s.eval_as == 'authors':
       self.eval_seed, self.eval_ends = 1841, False

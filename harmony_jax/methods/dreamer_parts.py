@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from harmony_jax import harmony, method, replicas, viewing
 from harmony_jax.actions import Actor
@@ -96,16 +97,21 @@ class DreamerParts(method.Method):
     # What the continue head predicts where an episode goes on: 1, or the discount (DreamerV2).
     self.continues = s.behavior.discount if s.continue_head.predicts == 'discount' else 1.0
     self.rule, self.tasks = make_weighting(s.weighting, s.losses, self.objective)
-    rates = (s.weighting.rate, s.weighting.beta2) if self.rule.init(self.tasks)[0] else ()
-    self.optimizers = {
-      'world_model': make_optimizer(s.model_opt, *rates),
-      'actor': make_optimizer(s.actor_opt),
-      'critic': make_optimizer(s.critic_opt),
-    }
+    self.optimizers = self.make_optimizers()
     self.capabilities = viewing.of(self)
     if s.weighting.calibrate and self.rule.start:
       count, losses = s.weighting.calibrate, self.task_losses
       self.calibration = method.Calibration(count, losses, self.with_harmonizers)
+
+  def make_optimizers(self) -> dict[str, optax.GradientTransformation]:
+    """Return one for each subtree; that of the world model knows the harmonizers' own rates."""
+    s = self.settings
+    rates = (s.weighting.rate, s.weighting.beta2) if self.rule.init(self.tasks)[0] else ()
+    return {
+      'world_model': make_optimizer(s.model_opt, *rates),
+      'actor': make_optimizer(s.actor_opt),
+      'critic': make_optimizer(s.critic_opt),
+    }
 
   def make_objective(self) -> Objective:
     """Return what the representation is learned from."""

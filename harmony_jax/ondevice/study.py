@@ -163,8 +163,8 @@ class Study:
 
   def save(self, lot: Lot, config: Config, recorded: Recorded) -> None:
     """Write an agent's run folder; what a killed process left of it goes."""
-    config, run = config.replace({'seed': lot.seed}), config.run
-    identity = {name: getattr(run, name) for name in ('suite', 'task', 'method')}
+    config = config.replace({'seed': lot.seed})
+    identity = run_folder.identity(config)
     identity |= {'variant': lot.label} if lot.label != config.flat().get('weighting.rule') else {}
     with run_folder.prepare(self.folder(lot.label, lot.seed), config, identity) as folder:
       writer = MetricsWriter(folder.path)

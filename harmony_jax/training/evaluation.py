@@ -106,9 +106,11 @@ def evaluate(
   Returns: one result per episode that this process played.
   """
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
-  seeds = [episode_seed(run_seed, 'eval', step, episode) for episode in range(episodes)]
-  if method.eval_seed is not None:
-    seeds = [method.eval_seed] * episodes
+  fixed = method.eval_seed
+  seeds = [
+    episode_seed(run_seed, 'eval', step, episode) if fixed is None else fixed
+    for episode in range(episodes)
+  ]
   seeds = seeds[group.index :: group.count]
   results: list[Any] = [None] * len(seeds)
   waiting = collections.deque()

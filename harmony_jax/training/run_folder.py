@@ -29,6 +29,7 @@ from typing import IO, Any
 
 from harmony_jax import config as config_
 from harmony_jax import disk, settings
+from harmony_jax.config import Config
 from harmony_jax.errors import InUse, UserError
 from harmony_jax.paths import local_path
 
@@ -44,6 +45,11 @@ _LATER = (*_LINES, 'checkpoints', '.complete')
 
 class AnotherRun(UserError):
   """A folder with a configuration that is not the command's."""
+
+
+def identity(config: Config) -> dict[str, Any]:
+  """Return what tells one run from another, beside its settings and what it starts from."""
+  return {name: getattr(config.run, name) for name in ('suite', 'task', 'method')}
 
 
 def prepare(
