@@ -31,7 +31,9 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 _given = os.environ.get('XLA_FLAGS', '')
-_quick = ('--xla_backend_optimization_level=0', '--xla_cpu_use_fusion_emitters=false')
+_quick = ['--xla_backend_optimization_level=0']
+if version('jaxlib').startswith('0.10.'):  # later ones have no such flag, and end at an unknown one
+  _quick.append('--xla_cpu_use_fusion_emitters=false')
 _quick = [flag for flag in _quick if flag.split('=')[0] not in _given]
 os.environ['XLA_FLAGS'] = ' '.join([_given, *_quick]).strip()  # subprocesses inherit it
 
