@@ -4,29 +4,29 @@ import json
 
 import pytest
 
-from experiments import demo
 from harmony_jax import trained
+from harmony_jax.training import bars
 from tests import commands
 
-RANDOM = demo.Point(0, 1000, 250)
+RANDOM = bars.Point(0, 1000, 250)
 
 
 def test_an_interval_of_a_share():
   """Wilson's, as tables have it: 10 of 100 at 95 %; and it stays inside [0, 1]."""
-  assert demo.interval(10, 100, 1.96) == pytest.approx((0.05523, 0.17437), abs=1e-5)
-  assert demo.interval(100, 100, 1.96) == pytest.approx((0.96300, 1.0), abs=1e-5)
+  assert bars.interval(10, 100, 1.96) == pytest.approx((0.05523, 0.17437), abs=1e-5)
+  assert bars.interval(100, 100, 1.96) == pytest.approx((0.96300, 1.0), abs=1e-5)
 
 
 @pytest.mark.parametrize(('caught', 'sign'), [(32, False), (45, False), (60, True), (10, False)])
 def test_learning_is_spoken_of_where_it_is_no_chance(caught, sign):
   """Of 128 games: 25 % and 35 % against 25 % of 1,000 say nothing, 47 % does; worse is no sign."""
-  assert demo.learned(demo.Point(400, 128, caught), RANDOM) == sign
+  assert bars.learned(bars.Point(400, 128, caught), RANDOM) == sign
 
 
 def test_the_chart():
   """Half of the height for half of the balls; the random player's line behind the bars."""
-  points = [demo.Point(0, 128, 0), demo.Point(400, 128, 64), demo.Point(800, 128, 128)]
-  rows = demo.chart(points, RANDOM, 4).plain.split('\n')
+  points = [bars.Point(0, 128, 0), bars.Point(400, 128, 64), bars.Point(800, 128, 128)]
+  rows = bars.chart(points, RANDOM, 4).plain.split('\n')
   filled = [sum(row[8 + 3 * at] == '█' for row in rows[:8]) for at in range(4)]
   assert filled == [0, 4, 8, 0]
   assert [row for row in rows if 'random player: 25%' in row] == [rows[5]]
