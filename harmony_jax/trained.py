@@ -224,6 +224,44 @@ class TrainedAgent:
     """Return whether the method has a capability, such as 'dream'; see harmony_jax/viewing.py."""
     return name in self.method.capabilities
 
+  def features(
+    self, observation: Mapping[str, Any] | Any, action: Any, is_first: Any = None
+  ) -> dict[str, np.ndarray]:
+    """Return what the world model makes of a sequence, or of N, that it sees to the end.
+
+    Args:
+      observation: {name: [T, ...]}, or the array where there is only one name; of N sequences [N,
+        T, ...]. T is 2 at least.
+      action: taken after each observation: whole numbers [T] where the environment's action is one
+        choice, or vectors [T, A] as `PolicyState.action` has them.
+      is_first: [T] bool, where an episode begins; by default only at the first step.
+
+    Returns:
+      'feature': [T, F], the posterior latent state, which the method's heads see. It has no unit:
+        a Dreamer's is its deterministic part, in [-1, 1], and then its stochastic one.
+      'reward': [T], predicted of the step that led there, in the environment's units.
+      'kl': [T], KL[q ‖ p] in nats: how much an observation told that was not expected.
+
+    Raises:
+      UserError: the method has no such capability.
+      ValueError: arrays that do not fit `spec` or each other.
+    """
+    arrays, single = _batched(observation, self.spec.observation, 1)
+    shape, action = next(iter(arrays.values())).shape[:2], np.asarray(action)
+    if self.spec.discrete and action.ndim == 2 - single and action.dtype.kind in 'iu':
+      action = np.eye(self.spec.num_actions, dtype=np.float32)[action]
+    action = action[None] if single else action
+    wanted = (*shape, self.spec.num_actions)
+    if shape[1] < 2:
+      raise ValueError('a sequence is of two steps at least')
+    if action.shape != wanted:
+      raise ValueError(f'actions are {[*wanted]} here; got {[*action.shape]}')
+    first = np.arange(shape[1]) == 0 if is_first is None else np.asarray(is_first, bool)
+    first = np.array(np.broadcast_to(first, shape))
+    batch = {**arrays, 'action': action.astype(np.float32), 'is_first': first}
+    found = self._look('features', batch, context=shape[1] - 1, key=self._key)
+    return {name: found[name][0] if single else found[name] for name in ('feature', 'reward', 'kl')}
+
   def open_loop(self, carries: Any, actions: Any, context: int, horizon: int) -> dict[str, Any]:
     """Return what the method makes of an episode, looking at it now and then.
 
@@ -236,7 +274,8 @@ class TrainedAgent:
       actions: [T, A], taken after each.
 
     Returns: of T steps, in NumPy: what the capability 'open_loop' predicts, without the axis of
-      windows; and 'seen' [T] bool, whether a step's observation was known.
+      windows; and 'seen' [T] bool, whether a step's observation was known. Scales are those of
+      `dream`.
     """
     length, window = len(actions), context + horizon
     count = -(-length // window)
@@ -252,7 +291,19 @@ class TrainedAgent:
     return self._look('assign', {name: np.asarray(x)[None] for name, x in observation.items()})[0]
 
   def dream(self, count: int, length: int) -> dict[str, Any]:
-    """Return `count` episodes of `length` steps that the method makes up, in NumPy."""
+    """Return `count` episodes of `length` steps that the method makes up, in NumPy.
+
+    Returns: leaves [N, T, ...], N = `count`:
+      'observation': {name: array} of those that the model draws: pictures in [0, 1], vectors in
+        the environment's units.
+      'reward': of the step that led there, in the environment's units.
+      'continue': the probability that the episode goes on.
+      'value', if there is one: the critic's return from there on, discounted, in units of reward.
+      'action': [N, T, A] as the method has it, taken after each: one-hot, or in [-1, 1].
+
+    Raises:
+      UserError: the method cannot dream.
+    """
     return self._look('dream', key=self._key, count=count, length=length)
 
   def _look(self, name, *args, **options):
@@ -283,8 +334,8 @@ def change_environment(config: Config, texts: Iterable[str]) -> Config:
   return config.override(texts)
 
 
-def _batched(observation, specs) -> tuple[dict[str, np.ndarray], bool]:
-  """Return {name: [N, ...]}, and whether there was no N."""
+def _batched(observation, specs, lead=0) -> tuple[dict[str, np.ndarray], bool]:
+  """Return {name: [N, ...]}, and whether there was no N; of sequences (`lead` 1) [N, T, ...]."""
   if not isinstance(observation, Mapping):
     if len(specs) > 1:
       raise ValueError(
@@ -297,13 +348,15 @@ def _batched(observation, specs) -> tuple[dict[str, np.ndarray], bool]:
     )
   arrays = {name: np.asarray(observation[name]) for name in specs}
   ranks = {arrays[name].ndim - len(spec.shape) for name, spec in specs.items()}
+  told = ('{} or [N, …] of it', '[T, …] of {} or [N, T, …]')[lead]
   for name, spec in specs.items():
     array, rank = arrays[name], len(spec.shape)
-    if array.shape[array.ndim - rank :] != spec.shape or len(ranks) > 1 or not ranks <= {0, 1}:
-      raise ValueError(f'{name} is {list(spec.shape)} or [N, …] of it; got {list(array.shape)}')
+    fits = len(ranks) == 1 and ranks <= {lead, lead + 1}
+    if array.shape[array.ndim - rank :] != spec.shape or not fits:
+      raise ValueError(f'{name} is {told.format(list(spec.shape))}; got {list(array.shape)}')
     if rank == 3 and array.dtype != np.uint8:
       raise ValueError(f'{name} is uint8 in 0 … 255; got {array.dtype}')
-  single = ranks == {0}
+  single = ranks == {lead}
   return {name: array[None] if single else array for name, array in arrays.items()}, single
 
 
