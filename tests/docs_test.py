@@ -28,7 +28,7 @@ from tests.documents import PAGES, ROOT
 # Beginnings of commands that are not taken further than said here.
 NOT_RUN = {
   'python -m experiments line': 'run by test_own_code',
-  'python -m experiments.catch --preset=tiny --method=dreamer_plain': 'run by test_own_code',
+  'python -m experiments.catch --preset=tiny --method=dreamer_action': 'run by test_own_code',
   'python -m experiments.rlbench': 'needs a simulator that no registry has: tests/suites_test.py',
   'python -m experiments.<suite>': 'any of them',
   'tensorboard': 'a package of its own, which is not installed for the tests',
@@ -308,7 +308,8 @@ def test_own_code(page, how, tmp_path):
   else:
     assert 'complete: ' in python('-m', 'experiments', name, *words, **here)
     shown = next(tmp_path.rglob('metrics.jsonl')).read_text()
-  assert all(f'harmony/{task}/weight' in shown for task in ('reward', 'dynamics'))
+  tasks = ['reward', 'dynamics', *(['action'] if 'own_method' in page else [])]
+  assert all(f'harmony/{task}/weight' in shown for task in tasks)
 
 
 def edit(text, folder):
