@@ -51,8 +51,8 @@ def find(path: str | pathlib.Path) -> pathlib.Path | None:
     return PLACE / str(path)
   if len(place.parts) == 1 and known:
     raise UserError(
-      f'there is neither a folder nor a published agent {str(path)!r}: did you mean '
-      f'{nearest(str(path), known)!r}? ({", ".join(known)})'
+      f'{path} holds no run: there is no such folder, and no published agent of this name; did you '
+      f'mean {nearest(str(path), known)!r}? ({", ".join(known)})'
     )
   return None
 

@@ -72,7 +72,7 @@ def test_what_cannot_be_read(made, tmp_path):
   path.write_text('{}')
   with pytest.raises(UserError, match='cannot be read'):
     trained.Agent.load(tmp_path / 'a')
-  with pytest.raises(UserError, match="did you mean 'catch-harmony'"):
+  with pytest.raises(UserError, match="holds no run.*did you mean 'catch-harmony'"):
     trained.Agent.load('catch-harmon')
   with pytest.raises(UserError, match='no checkpoint of step 3'):
     trained.Agent.load(made[1], step=3)
