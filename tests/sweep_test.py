@@ -17,8 +17,10 @@ from rich.console import Console
 
 from experiments import configs as suites_of
 from experiments import launcher, sweep
+from harmony_jax import config as config_
 from harmony_jax.errors import UserError
-from harmony_jax.sweeping import devices, executors, job
+from harmony_jax.reporting import schema
+from harmony_jax.sweeping import devices, executors, grid, job
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.sweep import Sweep
 from tests import commands, sweeps
@@ -92,6 +94,22 @@ def test_a_job_is_the_ordinary_run(tmp_path):
   )
 
 
+def test_a_grid_is_every_combination(tmp_path):
+  words = ['--games=Pong', '--grid=batch_size=4,8', '--grid=config.model_opt.lr=3e-4,0.0003,1e-3']
+  configs, jobs = planned(tmp_path, *words, overrides=['label=a', 'batch_size=5'])
+  kind = 'dreamerv3-harmony-tiny-a-batch_size='  # equal values are one point
+  labels = [f'{kind}{size}-model_opt.lr={lr}' for size in (4, 8) for lr in (0.0003, 0.001)]
+  assert [each.name for each in jobs] == [f'Pong {label} seed 0' for label in labels]
+  assert [each.folders[0].parent.name for each in jobs] == labels
+  assert [schema.label(each.to_json()) for each in configs] == labels  # as reports tell them apart
+  assert {'--config.batch_size=8', '--config.model_opt.lr=0.001'} < set(jobs[3].command)
+  assert not any('batch_size=5' in word for word in jobs[3].command)
+  of_job = config_.split_flags(list(jobs[3].command))[1]
+  assert configs[3] == planned(tmp_path, '--games=Pong', overrides=of_job)[0][0]
+  again = grid.parse(['env.keys=[a,b],[a]', 'x=1'])
+  assert again == {'env.keys': ['[a,b]', '[a]'], 'x': ['1']}
+
+
 def test_suites_are_the_modules_of_configs(tmp_path):
   suites = suites_of().suites()
   assert set(suites) == {
@@ -121,6 +139,15 @@ MISTAKES = {
   '--executor=slurm': 'srun',
   '--executor=slurm --run_gpus=0.5': 'whole GPUs',
   '--tracker=wandv': 'wandb',
+  '--grid=batch_sise=4,8': 'the nearest is config.batch_size',
+  '--grid=batch_size=4,many': "expected a whole number, got 'many'",
+  '--grid=batch_size=4,0': 'config.batch_size is 0: it must be',
+  '--grid=batch_size': 'setting=value,value',
+  '--grid=batch_size=4,,8': 'setting=value,value',
+  '--grid=seed=1,2': 'a flag of its own',
+  '--grid=batch_size=4 --grid=config.batch_size=8': 'has values already',
+  '--grid=label=a/b': 'config.label is',
+  '--from=/proc/nowhere': 'holds no run',
   '--executor=ray': r"pip install 'harmony-jax\[ray\]'",
 }
 
@@ -129,6 +156,7 @@ MISTAKES = {
 def test_what_no_sweep_can_be(words, tmp_path, monkeypatch):
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   monkeypatch.setitem(sys.modules, 'ray', None)
+  monkeypatch.setenv('PATH', '')  # Slurm may be here
   with flagsaver.flagsaver(), pytest.raises(UserError, match=MISTAKES[words]):
     sweep.FLAGS(['sweep', '--games=Pong', '--preset=tiny', f'--root={tmp_path}', *words.split()])
     sweep.main([], [])
@@ -167,6 +195,9 @@ def test_finished_runs_tell_the_hours(tmp_path, capsys):
     (kind / f'seed{seed}' / '.complete').write_text(json.dumps({'hours': hours, 'step': 100}))
   (kind / 'seed8').mkdir()
   (kind / 'seed8' / '.complete').touch()
+  other = kind.with_name(f'{kind.name}-batch_size=8') / 'seed0'  # of another point
+  other.mkdir(parents=True)
+  (other / '.complete').write_text(json.dumps({'hours': 9, 'step': 100}))
   (only.folders[0]).mkdir()
   (only.folders[0] / 'metrics.jsonl').write_text('{"step": 50}\n{"step": 9')
   _, (only,) = planned(tmp_path, '--games=Pong')
