@@ -17,6 +17,7 @@ if not __package__:
 import contextlib
 import itertools
 import json
+import re
 import shlex
 import statistics
 import sys
@@ -71,9 +72,23 @@ flags.DEFINE_integer(
   'slurm_time', 1440, 'Minutes of a job; a run that needs more goes on after.', 10
 )
 flags.DEFINE_float('slurm_memory', None, 'Gigabytes of a job.', 0)
+flags.DEFINE_multi_string(
+  'slurm',
+  [],
+  "An option of sbatch, such as 'account=physics', 'qos=long', 'constraint=a100&nvlink' or "
+  "'exclusive'; may be repeated.",
+)
 flags.DEFINE_bool('detach', False, 'On Slurm: only submit; the same command without it follows.')
 
 FLAGS = flags.FLAGS
+SLURM = {  # options of sbatch with such a flag, and those that a sweep is made of
+  'partition': 'slurm_partition',
+  'time': 'slurm_time',
+  'mem': 'slurm_memory',
+  'cpus-per-task': 'run_cpus',
+  'gpus-per-node': 'run_gpus',
+  **dict.fromkeys(('array', 'output', 'error', 'open-mode', 'signal', 'job-name', 'ntasks'), ''),
+}
 OWN = (*IDENTITY, 'seed', 'weighting.rule')  # settings with such a flag
 
 
@@ -254,6 +269,21 @@ def table(result: dict) -> list[str]:
   return lines
 
 
+def slurm_options(texts: list[str]) -> dict[str, str | bool]:
+  """Return the options of sbatch in the texts of --slurm. Raises UserError for one of our own."""
+  found = {}
+  for text in texts:
+    name, equals, value = text.removeprefix('--').partition('=')
+    name = name.replace('_', '-')
+    if not re.fullmatch('[a-z][a-z0-9-]+', name) or (equals and not value):
+      raise UserError(f'--slurm={text}: it is an option of sbatch, such as account=physics')
+    if name in SLURM:
+      told = f'use --{SLURM[name]}' if SLURM[name] else 'a sweep sets that itself'
+      raise UserError(f'--slurm={text}: {told}')
+    found[name] = value if equals else True
+  return found
+
+
 def make_executor(places: list[devices.Place], folder: Path) -> executors.Executor:
   """Return the executor that the flags ask for; its files go into a folder."""
   if FLAGS.executor == 'local':
@@ -265,6 +295,7 @@ def make_executor(places: list[devices.Place], folder: Path) -> executors.Execut
   return executors.Slurm(
     folder / 'slurm',
     FLAGS.workers,
+    slurm_options(FLAGS.slurm),
     timeout_min=FLAGS.slurm_time,
     cpus_per_task=FLAGS.run_cpus,
     gpus_per_node=int(FLAGS.run_gpus) or None,
@@ -279,6 +310,8 @@ def main(words: list[str], overrides: list[str]) -> int:
   module = configs().suite(FLAGS.suite)
   if FLAGS.detach and FLAGS.executor != 'slurm':
     raise UserError('--detach goes with --executor=slurm: other executors end with the sweep')
+  if slurm_options(FLAGS.slurm) and FLAGS.executor != 'slurm':
+    raise UserError('--slurm goes with --executor=slurm')
   trackers.choose(FLAGS.tracker)
   places, accelerated = [], FLAGS.run_gpus
   if FLAGS.executor == 'local':

@@ -138,6 +138,10 @@ MISTAKES = {
   '--root=/proc/nowhere': '/proc/nowhere',
   '--executor=slurm': 'srun',
   '--executor=slurm --run_gpus=0.5': 'whole GPUs',
+  '--executor=slurm --slurm=time=5': 'use --slurm_time',
+  '--executor=slurm --slurm=array=0-3': 'a sweep sets that itself',
+  '--executor=slurm --slurm=account=': 'an option of sbatch',
+  '--slurm=account=x': 'goes with --executor=slurm',
   '--tracker=wandv': 'wandb',
   '--grid=batch_sise=4,8': 'the nearest is config.batch_size',
   '--grid=batch_size=4,many': "expected a whole number, got 'many'",
@@ -146,7 +150,6 @@ MISTAKES = {
   '--grid=batch_size=4,,8': 'setting=value,value',
   '--grid=seed=1,2': 'a flag of its own',
   '--grid=batch_size=4 --grid=config.batch_size=8': 'has values already',
-  '--grid=label=a/b': 'config.label is',
   '--from=/proc/nowhere': 'holds no run',
   '--executor=ray': r"pip install 'harmony-jax\[ray\]'",
 }
@@ -395,7 +398,7 @@ FAKE_SLURM = {
   'sbatch': 'cp "$1" "$FAKE/script.sh"; echo x >> "$FAKE/submitted"; echo Submitted batch job 1234',
   'srun': 'exit 1',
   'scancel': 'echo "$@" >> "$FAKE/cancelled"',
-  'sacct': 'echo "JobID|State|NodeList"; echo "1234_[0-3]|PENDING|"',
+  'squeue': 'for i in 0 1 2 3; do echo 1234_$i; done',
 }
 
 
@@ -407,6 +410,7 @@ def test_what_slurm_is_given(tmp_path):
   words = ['--games=Pong,Boxing', '--seeds=2', f'--root={tmp_path}/runs', '--executor=slurm']
   words += ['--slurm_partition=long', '--slurm_time=2880', '--slurm_memory=20', '--workers=3']
   words += ['--run_gpus=2', '--run_cpus=6', '--preset=tiny']
+  words += ['--slurm=account=physics', '--slurm=constraint=a&b', '--slurm=mail-type=END,FAIL']
   environment = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', FAKE=str(tmp_path))
   for _ in range(2):
     result = command(*words, '--detach', **environment)
@@ -417,6 +421,9 @@ def test_what_slurm_is_given(tmp_path):
     assert f'#SBATCH --{line}\n' in given, given
   for line in ('mem=20GB', 'requeue', 'signal=USR2@120', 'open-mode=append'):
     assert f'#SBATCH --{line}\n' in given, given
+  for line in ('account=physics', "constraint='a&b'", 'mail-type=END,FAIL'):
+    assert f'#SBATCH --{line}\n' in given, given
+  assert ' --cpus-per-task=6 ' in given.splitlines()[-1]  # of srun
   process = subprocess.Popen([*START, *words], env=ENVIRONMENT | environment, **PIPES)
   assert process.stdout.readline().startswith('disk: ')
   assert '4 waiting of 4' in process.stdout.readline()
@@ -424,6 +431,40 @@ def test_what_slurm_is_given(tmp_path):
   process.communicate(timeout=60)
   cancelled = sorted((tmp_path / 'cancelled').read_text().split())
   assert process.returncode == 75 and cancelled == [f'1234_{index}' for index in range(4)]
+
+
+@pytest.mark.slow
+def test_a_real_slurm(tmp_path):
+  """Four runs, where there is one (tests/slurm.sh): a killed run and a cancelled job go on, those
+  of a killed sweep are followed, and none is done twice."""
+  if subprocess.run('sinfo -h', shell=True, capture_output=True).returncode:
+    pytest.skip('Slurm does not answer here')
+  words = ['--suite=catch', '--method=tests.linear:METHOD', '--preset=tiny', '--seeds=2']
+  words += ['--grid=lr=0.01,0.02', '--executor=slurm', '--run_cpus=1', '--slurm_time=10']
+  words += ['--slurm=comment=tests', '--config.steps=6000', '--config.eval_every=3000', *SHORT]
+  words += [f'--root={tmp_path}', '--config.checkpoint_every=100']
+  kind = tmp_path / 'catch/catch/tests.linear-METHOD-tiny-lr='
+  first, second = (pathlib.Path(f'{kind}{lr}', 'seed0') for lr in ('0.01', '0.02'))
+  begun = lambda folder: list((folder / 'checkpoints').glob('[0-9]*'))
+  process = subprocess.Popen([*START, *words], env=ENVIRONMENT, **PIPES)
+  sweeps.wait_for(lambda: begun(first))
+  kill(int(re.search(r'\d+', (first / '.lock').read_text())[0]))
+  sweeps.wait_for(lambda: begun(second))
+  (jobs,) = tmp_path.glob('sweeps/*/slurm/jobs.json')
+  (number,) = (n for key, n in json.loads(jobs.read_text()).items() if str(second) in key)
+  subprocess.run(['scancel', number], check=True)
+  attempts = lambda folder: (folder / 'output.txt').read_text().count('\n# ')
+  sweeps.wait_for(lambda: attempts(first) == 2)
+  process.kill()
+  process.communicate()
+  result = subprocess.run(
+    [*START, *words], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True
+  )
+  assert result.returncode == 0 and '4 of 4 runs complete' in result.stdout, result
+  for folder in tmp_path.glob('catch/catch/*/seed*'):
+    printed, expected = (folder / 'output.txt').read_text(), 1 + (folder in (first, second))
+    assert attempts(folder) == expected and printed.count('complete: 6,000 steps') == 1, printed
+    assert printed.count('continues from step') == expected - 1, printed
 
 
 METHOD = 'tests.shooting:METHOD'  # a small one: it is the sweep that is tested
