@@ -445,7 +445,7 @@ def test_a_real_slurm(tmp_path):
   words += [f'--root={tmp_path}', '--config.checkpoint_every=100']
   kind = tmp_path / 'catch/catch/tests.linear-METHOD-tiny-lr='
   first, second = (pathlib.Path(f'{kind}{lr}', 'seed0') for lr in ('0.01', '0.02'))
-  begun = lambda folder: list((folder / 'checkpoints').glob('[0-9]*'))
+  begun = lambda folder: len(list((folder / 'checkpoints').glob('[0-9]*'))) > 1
   process = subprocess.Popen([*START, *words], env=ENVIRONMENT, **PIPES)
   sweeps.wait_for(lambda: begun(first))
   kill(int(re.search(r'\d+', (first / '.lock').read_text())[0]))
