@@ -441,7 +441,7 @@ def test_a_real_slurm(tmp_path):
     pytest.skip('Slurm does not answer here')
   words = ['--suite=catch', '--method=tests.linear:METHOD', '--preset=tiny', '--seeds=2']
   words += ['--grid=lr=0.01,0.02', '--executor=slurm', '--run_cpus=1', '--slurm_time=10']
-  words += ['--slurm=comment=tests', '--config.steps=6000', '--config.eval_every=3000', *SHORT]
+  words += ['--slurm=comment=tests', '--config.steps=3000', '--config.eval_every=1500', *SHORT]
   words += [f'--root={tmp_path}', '--config.checkpoint_every=100']
   kind = tmp_path / 'catch/catch/tests.linear-METHOD-tiny-lr='
   first, second = (pathlib.Path(f'{kind}{lr}', 'seed0') for lr in ('0.01', '0.02'))
@@ -454,7 +454,7 @@ def test_a_real_slurm(tmp_path):
   (number,) = (n for key, n in json.loads(jobs.read_text()).items() if str(second) in key)
   subprocess.run(['scancel', number], check=True)
   attempts = lambda folder: (folder / 'output.txt').read_text().count('\n# ')
-  sweeps.wait_for(lambda: attempts(first) == 2)
+  sweeps.wait_for(lambda: attempts(first) == 2, 400)  # it waits for the others
   process.kill()
   process.communicate()
   result = subprocess.run(
@@ -463,12 +463,12 @@ def test_a_real_slurm(tmp_path):
   assert result.returncode == 0 and '4 of 4 runs complete' in result.stdout, result
   for folder in tmp_path.glob('catch/catch/*/seed*'):
     printed, expected = (folder / 'output.txt').read_text(), 1 + (folder in (first, second))
-    assert attempts(folder) == expected and printed.count('complete: 6,000 steps') == 1, printed
+    assert attempts(folder) == expected and printed.count('complete: 3,000 steps') == 1, printed
     assert printed.count('continues from step') == expected - 1, printed
 
 
-METHOD = 'tests.shooting:METHOD'  # a small one: it is the sweep that is tested
-LABEL = 'tests.shooting-METHOD-tiny'
+METHOD = 'tests.linear:METHOD'  # a small one: it is the sweep that is tested
+LABEL = 'tests.linear-METHOD-tiny'
 SHORT = [f'--config.{name}=8' for name in ('eval_envs', 'eval_episodes', 'final_eval_episodes')]
 
 
