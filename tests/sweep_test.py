@@ -402,11 +402,45 @@ FAKE_SLURM = {
 }
 
 
+def imitate(folder, **changes):
+  """Make programs of Slurm."""
+  for name, text in (FAKE_SLURM | changes).items():
+    (folder / name).write_text(f'#!/bin/bash\n{text}\n')
+    (folder / name).chmod(0o755)
+
+
+def test_slurm_is_followed_by_its_queue(tmp_path, monkeypatch):
+  monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+  monkeypatch.setenv('FAKE', str(tmp_path))
+  monkeypatch.setattr(executors, 'LOOK', 0.0)
+  monkeypatch.setattr(executors, 'GONE', 0.0)
+  make = lambda: executors.Slurm(tmp_path / 'slurm', 0, {}, cpus_per_task=1)
+  imitate(tmp_path, squeue='echo it does not answer >&2; exit 1')
+  with pytest.raises(UserError, match='--executor=slurm: it does not answer'):
+    make()
+  imitate(tmp_path)
+  made, jobs = make(), [sweeps.job(tmp_path, seed=seed) for seed in range(3)]
+  made.submit(jobs)
+  codes = lambda of: [of.exit_code(each) for each in jobs]
+  assert codes(made) == [None] * 3
+  imitate(tmp_path, squeue='exit 1')
+  assert codes(made) == [None] * 3  # as before
+  result = tmp_path / 'slurm' / '1234_2_0_result.pkl'
+  result.write_bytes(pickle.dumps(('success', 2)))
+  imitate(tmp_path, squeue='echo 1234_1')
+  later = make()
+  later.submit(jobs[1:2])
+  assert later.exit_code(jobs[1]) is None
+  assert codes(made) == [executors.LOST, None, 2]
+  assert (tmp_path / 'submitted').read_text().count('x') == 1
+  imitate(tmp_path, sbatch='echo sbatch: no such account >&2; exit 1')
+  with pytest.raises(UserError, match='no such account'):
+    later.submit(jobs[:1])
+
+
 def test_what_slurm_is_given(tmp_path):
   """`sbatch` and its kind are imitated: one array job, which is followed, not submitted again."""
-  for name, text in FAKE_SLURM.items():
-    (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
-    (tmp_path / name).chmod(0o755)
+  imitate(tmp_path)
   words = ['--games=Pong,Boxing', '--seeds=2', f'--root={tmp_path}/runs', '--executor=slurm']
   words += ['--slurm_partition=long', '--slurm_time=2880', '--slurm_memory=20', '--workers=3']
   words += ['--run_gpus=2', '--run_cpus=6', '--preset=tiny']
@@ -501,3 +535,19 @@ def test_a_sweep_loses_a_run_is_stopped_and_completes(executor, tmp_path):
   again = command(*words, '--seeds=3', '--dry_run')
   assert '2 finished, 1 waiting of 3' in again.stdout
   assert attempts == 3 == (folder / 'output.txt').read_text().count('\n# ')
+  if executor == 'local':
+    check_a_start_from(folder, words)
+
+
+def check_a_start_from(source, words):
+  """A sweep of runs that start from a trained agent: its names, and a method that does not fit."""
+  words = [*words, '--seeds=1', '--grid=lr=0.5', f'--from={source}']
+  result = command(*words)
+  assert result.returncode == 0 and '1 of 1 runs complete' in result.stdout, result
+  name = f'{LABEL}-from-catch-lr=0.5'
+  assert f'{name} catch: ' in result.stdout, result
+  folder = source.parents[1] / name / 'seed0'
+  assert f'starts from {source} (catch, step 480' in (folder / 'output.txt').read_text()
+  assert '1 finished of 1' in command(*words, '--dry_run').stdout
+  other = command(*words, '--method=tests.shooting:METHOD', '--dry_run')
+  assert other.returncode == 2 and "has the method 'tests.linear:METHOD'" in other.stderr, other
