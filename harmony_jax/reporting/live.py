@@ -114,7 +114,7 @@ class Live:
     """Return a file beside the page: a figure, drawn when it is asked for, or one of a run."""
     report = self.page.report
     if name == 'live.js':
-      return resources.files(__package__).joinpath('templates', name).read_bytes()
+      return resources.files('harmony_jax.reporting').joinpath('templates', name).read_bytes()
     if not report:
       return None
     folder, _, rest = name.partition('/')

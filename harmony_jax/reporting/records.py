@@ -21,7 +21,7 @@ import numpy as np
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
-from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record, is_number
+from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record
 from harmony_jax.training.run_folder import FREE
 
 MOST = 200  # points of each metric
@@ -197,7 +197,7 @@ def _metrics(lines, asked):
   kept = sorted(steps)
   if len(kept) > MOST:
     kept = [kept[index] for index in np.linspace(0, len(kept) - 1, MOST).round().astype(int)]
-  short = lambda value: float(f'{value:.6g}') if is_number(value) else value
+  short = lambda value: float(f'{value:.6g}') if isinstance(value, float) else value
   names = sorted({name for step in kept for name in steps[step]})
   metrics = {name: [short(steps[step].get(name)) for step in kept] for name in names}
   return {'step': kept} | {name: each for name, each in metrics.items() if set(each) != {None}}
