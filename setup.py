@@ -99,6 +99,7 @@ setup(
     'harmony_jax': [
       'py.typed',
       'reporting/templates/*',
+      'reporting/*.json',
       'benchmarking/chips/*.txtpb',
       'published/*/*',
     ]
