@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from harmony_jax import config as config_
 from harmony_jax import envs, errors, method, surroundings
 from harmony_jax.config import Config
+from harmony_jax.config_file import FromFile
 from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.paths import joined, local_path
 from harmony_jax.training import trackers
@@ -240,16 +241,20 @@ def make_config(
     if not accelerator:
       preset, reason = 'cpu', ' (auto: there is no accelerator)'
   task = canonical(suite, str(options[suite.TASK_FLAG].value))
-  changes = {'seed': options.seed, 'replay_on': options.replay, 'devices': options.devices}
+  fields = {'seed': 'seed', 'replay': 'replay_on', 'devices': 'devices'}
+  given = {name: options[name] for name in fields if not options[name].using_default_value}
+  changes = {fields[name]: flag.value for name, flag in given.items()}
   for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
     if options[name].value is not None:
       changes[field] = options[name].value
   config = configs().make(suite, options.method, preset, task)
+  config = config.override(text for text in texts if isinstance(text, FromFile))
   if options.weighting is not None:
     if 'weighting.rule' not in config.flat():
       raise UserError(f'--weighting={options.weighting}: {options.method} weighs no tasks')
     changes['weighting.rule'] = options.weighting
-  config = config.replace(changes).override(texts)
+  config = config.replace(changes)
+  config = config.override(text for text in texts if not isinstance(text, FromFile))
   configs().check(config)
   return config, reason
 
@@ -257,11 +262,11 @@ def make_config(
 def default_logdir(config: Config, origin: str | None = None) -> str:
   """Return runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>.
 
-  Of a run that starts from another one, `origin` is the task of that.
+  Of a run that starts from another one, `origin` is the task of that. A label comes last.
   """
   run, rule = config.run, config.flat().get('weighting.rule')
   start = f'from-{origin.lower()}' if origin else None
-  name = joined(run.method, rule, run.preset, start)
+  name = joined(run.method, rule, run.preset, start, run.label)
   return os.path.join('runs', run.suite, joined(run.task.lower()), name, f'seed{run.seed}')
 
 
@@ -271,7 +276,7 @@ def deviations(suite: ModuleType, config: Config) -> str:
   changed = [
     f'{name}={ours} ({published})'
     for name, (published, ours) in config_.difference(paper.to_json(), config.to_json()).items()
-    if name not in ('seed', 'preset', 'weighting.rule', 'devices', 'keep_replay')
+    if name not in ('seed', 'label', 'preset', 'weighting.rule', 'devices', 'keep_replay')
   ]
   note = method.entry(config.run.method).note
   told = f'differs from the paper: {", ".join(changed) or "in nothing"}'
@@ -313,8 +318,7 @@ def _run(suite, options, texts, group, interruption):
       return 0
     if group.leads:
       of = ' of one seed' if options.num_seeds > 1 else ''
-      hours = suite.HOURS.get(config.run.preset)
-      expected = 'not measured' if hours is None else f'about {format_seconds(3600 * hours)}'
+      expected = _expected(suite, config, texts)
       print(f"preset '{config.run.preset}'{reason}; expected duration{of}: {expected}")
       print(deviations(suite, config))
       print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
@@ -323,6 +327,21 @@ def _run(suite, options, texts, group, interruption):
     else:
       Trainer(*runs[0], shown, interruption).run()
   return 0
+
+
+def _expected(suite, config, texts):
+  """How long a run takes, by earlier ones on this machine; else by the suite's file, if by any."""
+  import jax
+
+  from harmony_jax.training import measured
+
+  if found := measured.load(config, jax.default_backend()):
+    return measured.text(found, config.run.steps)
+  hours, later = suite.HOURS.get(config.run.preset), 'it is measured after the first updates'
+  if hours is None or texts:
+    return f'not known here yet, {later}'
+  place = f'configs/{suite.__name__.rpartition(".")[2]}.py'
+  return f'about {format_seconds(3600 * hours)} on the machine of {place}; {later}'
 
 
 def _places(config, options, origin=None):

@@ -227,9 +227,9 @@ def train(texts: list[str]) -> int:
   sizes = options.updates, options.measure_every, options.context, options.horizon
   plan = learn.Plan(*sizes, options.reward_scale, options.mlp, options.show)
   for each in variants.values():  # what does not fit is found before hours of training
-    programs(each.agent, buffers[0].spec)
+    rows = programs(each.agent, buffers[0].spec)[0].rows
     for buffer in buffers:
-      buffer.windows(each.agent.batch_length, False)
+      buffer.windows(rows, False)
   views = [learn.Views(buffer, plan) for buffer in buffers]
   tree = _plan(plan, common, variants, buffers)
   opened = study.open_study(options.output, tree)

@@ -146,6 +146,8 @@ def check_install(words):
 
 
 def test_commands_are_right(tmp_path):
+  (tmp_path / 'docs').mkdir()
+  shutil.copy(ROOT / 'docs' / 'small.yaml', tmp_path / 'docs')
   check(COMMANDS, tmp_path)
 
 
@@ -177,7 +179,7 @@ def test_flags_in_the_text_exist():
       source,
     )
   )
-  known |= {'ntasks', 'help', '…'}
+  known |= {'ntasks', 'help', 'config_file', '…'}
   # the last ones are options of environments themselves
   fields = {'some.field', 'x', '…', 'env.length', 'env.…', 'env.continuous', 'env.obs_type'}
   fields |= {'env.frameskip', 'env.max_buttons_pressed'}

@@ -24,7 +24,7 @@ from harmony_jax.config import Config
 from harmony_jax.envs.base import to_environment
 from harmony_jax.errors import UserError
 from harmony_jax.method import Method
-from harmony_jax.training import hooks, origin, saving, setup
+from harmony_jax.training import hooks, measured, origin, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.evaluation import Evaluation, Player, random_actions
 from harmony_jax.training.interruption import Interruption
@@ -112,7 +112,7 @@ class Trainer:
     # Several processes do not leave an evaluation early, and may be ended in it.
     ends = [self.evaluation, self.saver][:: -1 if self.group.count > 1 else 1]
     self.hooks: list[hooks.Hook] = [hooks.Learned(config.steps), self.metrics]
-    self.hooks += [hooks.Video(config.video_every), *ends]
+    self.hooks += [measured.Measurement(), hooks.Video(config.video_every), *ends]
     self.hooks += [hooks.Signals(self), *more]
 
   # ------------------------------------------------------------------------------------------------
