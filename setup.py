@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
   'jaxtyping>=0.3.11,<0.4',
   'numpy>=2.1,<3',
   'absl-py>=2.3,<3',
+  'pyyaml>=6,<7',
   'orbax-checkpoint>=0.12.8,<0.13',
   # Simulators. ale-py 0.10.0 and 0.10.1 ignore paddle actions (Pong).
   'ale-py>=0.12,<0.13',
@@ -100,6 +101,7 @@ setup(
       'reporting/templates/*',
       'reporting/*.json',
       'benchmarking/chips/*.txtpb',
+      'published/*/*',
     ]
   },
   entry_points={'console_scripts': ['harmony = harmony_jax._commands.experiments.__main__:main']},

@@ -33,12 +33,17 @@ HEADER = """# Configuration
 A setting is changed by a flag, `--config.batch_size=8` or `--config.rssm.deter=1024`; some have a
 shorter flag, too. An unknown setting, a value of another type and an impossible one are refused in
 one line. A run begins with a line `differs from the paper: …`, and its `config.json` holds every
-value. A configuration is put together in this order; what comes later counts:
+value. `--config_file=FILE.yaml` takes settings from a file, with these names in groups or with
+dots ([docs/small.yaml](small.yaml) is one); its values are part of `config.json`: the same values
+as flags go on with the run, and nothing else needs the file. `--config.label=NAME` gives a run with
+other settings a folder and a place in reports of its own. A configuration is put together in this
+order; what comes later counts:
 
 1. the base method, as [harmony_jax/methods/](../harmony_jax/methods) has it published;
 2. the suite: its settings, what the method adapts to such tasks, and what the authors changed;
 3. the preset: the method's own smaller sizes, then what the suite changes for its runs;
-4. the flags of the command, and `--config.…` flags last.
+4. the files of `--config_file`, in their order;
+5. the flags of the command, and `--config.…` flags last.
 
 The presets: `paper` is what the authors ran; `cpu` is a smaller model and run for 2 CPU cores;
 `debug` and `tiny` show whether everything works, in minutes and in half a minute. `auto` takes

@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from harmony_jax import config as config_
 from harmony_jax import envs, errors, method, surroundings
 from harmony_jax.config import Config
+from harmony_jax.config_file import FromFile
 from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.paths import joined, local_path
 from harmony_jax.training import trackers
@@ -240,16 +241,20 @@ def make_config(
     if not accelerator:
       preset, reason = 'cpu', ' (auto: there is no accelerator)'
   task = canonical(suite, str(options[suite.TASK_FLAG].value))
-  changes = {'seed': options.seed, 'replay_on': options.replay, 'devices': options.devices}
+  fields = {'seed': 'seed', 'replay': 'replay_on', 'devices': 'devices'}
+  given = {name: options[name] for name in fields if not options[name].using_default_value}
+  changes = {fields[name]: flag.value for name, flag in given.items()}
   for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
     if options[name].value is not None:
       changes[field] = options[name].value
   config = configs().make(suite, options.method, preset, task)
+  config = config.override(text for text in texts if isinstance(text, FromFile))
   if options.weighting is not None:
     if 'weighting.rule' not in config.flat():
       raise UserError(f'--weighting={options.weighting}: {options.method} weighs no tasks')
     changes['weighting.rule'] = options.weighting
-  config = config.replace(changes).override(texts)
+  config = config.replace(changes)
+  config = config.override(text for text in texts if not isinstance(text, FromFile))
   configs().check(config)
   return config, reason
 
@@ -257,11 +262,11 @@ def make_config(
 def default_logdir(config: Config, origin: str | None = None) -> str:
   """Return runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>.
 
-  Of a run that starts from another one, `origin` is the task of that.
+  Of a run that starts from another one, `origin` is the task of that. A label comes last.
   """
   run, rule = config.run, config.flat().get('weighting.rule')
   start = f'from-{origin.lower()}' if origin else None
-  name = joined(run.method, rule, run.preset, start)
+  name = joined(run.method, rule, run.preset, start, run.label)
   return os.path.join('runs', run.suite, joined(run.task.lower()), name, f'seed{run.seed}')
 
 
@@ -271,7 +276,7 @@ def deviations(suite: ModuleType, config: Config) -> str:
   changed = [
     f'{name}={ours} ({published})'
     for name, (published, ours) in config_.difference(paper.to_json(), config.to_json()).items()
-    if name not in ('seed', 'preset', 'weighting.rule', 'devices', 'keep_replay')
+    if name not in ('seed', 'label', 'preset', 'weighting.rule', 'devices', 'keep_replay')
   ]
   note = method.entry(config.run.method).note
   told = f'differs from the paper: {", ".join(changed) or "in nothing"}'

@@ -1,11 +1,11 @@
 """Many runs: python -m experiments.sweep --suite=atari100k --games=all --seeds=5
 --weighting=harmony,none.
 
-Every combination of games (or --tasks), --method, --weighting and seeds is one run, by the ordinary
-command in the ordinary run folder, with its output in output.txt there. Finished runs are skipped:
-the same command goes on after Ctrl-C, on which everything is saved, after a crash, and with more
-seeds. A run that fails is tried again from its checkpoint. At the end there is a table of scores,
-and a report in <root>/sweeps.
+Every combination of games (or --tasks), --method, --weighting, --grid and seeds is one run, by the
+ordinary command in the ordinary run folder, with its output in output.txt there. Finished runs are
+skipped: the same command goes on after Ctrl-C, on which everything is saved, after a crash, and
+with more seeds. A run that fails is tried again from its checkpoint. At the end there is a table of
+scores, and a report in <root>/sweeps.
 
 Exit codes: 0 all runs are finished, 1 some are not, 2 a mistake in the command, 75 stopped and
 saved.
@@ -17,6 +17,7 @@ if not __package__:
 import contextlib
 import itertools
 import json
+import re
 import shlex
 import statistics
 import sys
@@ -26,12 +27,13 @@ from types import ModuleType
 
 from absl import flags
 
+from harmony_jax import config as config_
 from harmony_jax import disk, envs
 from harmony_jax.config import IDENTITY, Config
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
 from harmony_jax.reporting import schema
-from harmony_jax.sweeping import devices, executors
+from harmony_jax.sweeping import devices, executors, grid
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.job import SAVED, Job
 from harmony_jax.sweeping.sweep import FINISHED, Sweep
@@ -48,8 +50,15 @@ flags.DEFINE_string(
 flags.DEFINE_list('method', 'dreamerv3', 'Base methods with commas.')
 flags.DEFINE_alias('methods', 'method')
 flags.DEFINE_list('weighting', 'harmony', 'Weighting rules with commas.')
+flags.DEFINE_multi_string(
+  'grid',
+  [],
+  "Values of a setting, such as 'batch_size=8,16'; of several --grid every combination is run, and "
+  'named by what varies.',
+)
 flags.DEFINE_string('preset', 'auto', "Sizes; 'auto' is 'paper' on an accelerator, else 'cpu'.")
 flags.DEFINE(launcher.PATH, 'root', 'runs', 'The folder of <suite>/<task>/<method>-…/seed<seed>.')
+flags.DEFINE(launcher.PATH, 'from', None, 'Run folder of an agent that all runs start from.')
 flags.DEFINE_bool('dry_run', False, 'Show what would be run and its hours; start nothing.')
 flags.DEFINE_bool('seeds_together', False, 'All seeds of a configuration in one program.')
 flags.DEFINE_list('tracker', *launcher.TRACKER)
@@ -64,9 +73,23 @@ flags.DEFINE_integer(
   'slurm_time', 1440, 'Minutes of a job; a run that needs more goes on after.', 10
 )
 flags.DEFINE_float('slurm_memory', None, 'Gigabytes of a job.', 0)
+flags.DEFINE_multi_string(
+  'slurm',
+  [],
+  "An option of sbatch, such as 'account=physics', 'qos=long', 'constraint=a100&nvlink' or "
+  "'exclusive'; may be repeated.",
+)
 flags.DEFINE_bool('detach', False, 'On Slurm: only submit; the same command without it follows.')
 
 FLAGS = flags.FLAGS
+SLURM = {  # options of sbatch with such a flag, and those that a sweep is made of
+  'partition': 'slurm_partition',
+  'time': 'slurm_time',
+  'mem': 'slurm_memory',
+  'cpus-per-task': 'run_cpus',
+  'gpus-per-node': 'run_gpus',
+  **dict.fromkeys(('array', 'output', 'error', 'open-mode', 'signal', 'job-name', 'ntasks'), ''),
+}
 _here = {'backend': 'cpu'}  # what runs of this sweep find
 OWN = (*IDENTITY, 'seed', 'weighting.rule')  # settings with such a flag
 
@@ -77,8 +100,14 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   Raises:
     UserError: an unknown name, or a bad setting.
   """
-  if own := {text.partition('=')[0] for text in overrides} & set(OWN):
+  axes = grid.parse(FLAGS.grid)
+  if own := {*axes, *(text.partition('=')[0] for text in overrides)} & {*OWN}:
     raise UserError(f'--config.{own.pop()} is chosen by a flag of its own in a sweep')
+  if start := FLAGS['from'].value:
+    from harmony_jax.training import origin
+
+    for name in FLAGS.method:
+      origin.find(start, name)
   try:
     tasks = envs.tasks(module.SUITE) if FLAGS.games == ['all'] else FLAGS.games
   except RuntimeError as error:  # the list is the simulator's, which is missing
@@ -94,23 +123,33 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
     config = configs().make(module, method, FLAGS.preset, task).replace({'seed': seed})
     if 'weighting.rule' in config.flat():
       config = config.replace({'weighting.rule': rule})
-    config = config.override(overrides)
-    configs().check(config)
-    found[launcher.default_logdir(config)] = config
+    for point in grid.points(config.override(overrides), axes):
+      configs().check(point)
+      found[place_of(point)] = point
   return list(found.values())
 
 
 def place_of(config: Config) -> Path:
   """Return where a run's folder is."""
-  relative = Path(launcher.default_logdir(config)).relative_to('runs')
+  relative = Path(launcher.default_logdir(config, start_task())).relative_to('runs')
   return Path(FLAGS.root, relative).expanduser().absolute()
 
 
 def folder_of(config: Config) -> Path:
   """Return a run's folder. Raises UserError where it holds another run."""
-  folder = place_of(config)
-  run_folder.check(folder, config, run_folder.identity(config))
+  folder, identity = place_of(config), run_folder.identity(config)
+  if (start := FLAGS['from'].value) and run_folder.is_recorded(folder):
+    from harmony_jax.training import origin
+
+    identity |= {'from': origin.facts(start, folder, config.run.method)}
+  run_folder.check(folder, config, identity)
   return folder
+
+
+def start_task() -> str | None:
+  """Return the task of the run that all start from; None without one."""
+  start = FLAGS['from'].value
+  return config_.saved(start)['config']['task'] if start else None
 
 
 def make_jobs(module: ModuleType, runs: list[Config], overrides: list[str]) -> list[Job]:
@@ -136,27 +175,31 @@ def _job(module, runs, overrides):
     'logdir': places[0] if number == 1 else places[0].parent,
     **({'num_seeds': number} if number > 1 else {}),
     **({'tracker': ','.join(FLAGS.tracker)} if FLAGS['tracker'].present else {}),
+    **({'from': start} if (start := FLAGS['from'].value) else {}),
     **dict(f'config.{text}'.split('=', 1) for text in overrides),
   }
+  if axes := grid.parse(FLAGS.grid):
+    flat = config.flat()
+    words |= {f'config.{name}': grid.as_text(flat[name]) for name in (*axes, 'label')}
   command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
   name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
   hours = finished_hours(places[0], config) or measured_hours(config)
-  hours = hours or (None if overrides else module.HOURS[config.run.preset])
+  hours = hours or (None if overrides or axes else module.HOURS[config.run.preset])
   return Job(name, tuple(command), places, config.run.steps * number, hours and hours * number)
 
 
 def label(config: Config) -> str:
   """Return what reports call a run's method."""
-  return schema.label(config.to_json())
+  start = start_task()
+  return schema.label(config.to_json() | ({'from': start} if start else {}))
 
 
 def finished_hours(folder: Path, config: Config) -> float | None:
   """Return the hours of a run by those of its kind that are finished; None where there is none."""
-  rates = []
-  for marker in folder.parents[2].glob(
-    f'*/{config.run.method}-*-{config.run.preset}/seed*/.complete'
-  ):
+  rates, method, rule = [], config.run.method, config.flat().get('weighting.rule')
+  kind = folder.parent.name.removeprefix(joined(method, rule))
+  for marker in folder.parents[2].glob(f'*/{joined(method, rule and "*")}{kind}/seed*/.complete'):
     with contextlib.suppress(ValueError, KeyError, TypeError):  # of an older version
       end = json.loads(marker.read_text(encoding='utf-8'))
       rates.append(end['hours'] / end['step'])
@@ -258,6 +301,21 @@ def table(result: dict) -> list[str]:
   return lines
 
 
+def slurm_options(texts: list[str]) -> dict[str, str | bool]:
+  """Return the options of sbatch in the texts of --slurm. Raises UserError for one of our own."""
+  found = {}
+  for text in texts:
+    name, equals, value = text.removeprefix('--').partition('=')
+    name = name.replace('_', '-')
+    if not re.fullmatch('[a-z][a-z0-9-]+', name) or (equals and not value):
+      raise UserError(f'--slurm={text}: it is an option of sbatch, such as account=physics')
+    if name in SLURM:
+      told = f'use --{SLURM[name]}' if SLURM[name] else 'a sweep sets that itself'
+      raise UserError(f'--slurm={text}: {told}')
+    found[name] = value if equals else True
+  return found
+
+
 def make_executor(places: list[devices.Place], folder: Path) -> executors.Executor:
   """Return the executor that the flags ask for; its files go into a folder."""
   if FLAGS.executor == 'local':
@@ -269,6 +327,7 @@ def make_executor(places: list[devices.Place], folder: Path) -> executors.Execut
   return executors.Slurm(
     folder / 'slurm',
     FLAGS.workers,
+    slurm_options(FLAGS.slurm),
     timeout_min=FLAGS.slurm_time,
     cpus_per_task=FLAGS.run_cpus,
     gpus_per_node=int(FLAGS.run_gpus) or None,
@@ -283,6 +342,8 @@ def main(words: list[str], overrides: list[str]) -> int:
   module = configs().suite(FLAGS.suite)
   if FLAGS.detach and FLAGS.executor != 'slurm':
     raise UserError('--detach goes with --executor=slurm: other executors end with the sweep')
+  if slurm_options(FLAGS.slurm) and FLAGS.executor != 'slurm':
+    raise UserError('--slurm goes with --executor=slurm')
   trackers.choose(FLAGS.tracker)
   places, accelerated = [], FLAGS.run_gpus
   if FLAGS.executor == 'local':
@@ -302,7 +363,9 @@ def main(words: list[str], overrides: list[str]) -> int:
     print(needed, flush=True)
   if FLAGS.dry_run:
     return 0
-  name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset)
+  start = f'from-{task}' if (task := start_task()) else None
+  name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset, start)
+  name = joined(name, *grid.parse(FLAGS.grid))
   return run(sweep, runs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
 
 

@@ -8,10 +8,11 @@ import difflib
 import json
 import logging
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harmony_jax import method, sampling, settings
+from harmony_jax import config_file, method, sampling, settings
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.settings import setting
@@ -23,7 +24,7 @@ LATER = {'eval_share': 0.0, **dict.fromkeys(('env.keys', 'env.ignore', 'env.read
 LATER |= {'env.wrappers': [], 'env.vector': False, 'keep_replay': True, 'update_at': 'steps'}
 LATER |= {'matmul_precision': 'default', 'rssm.recurrence': 'auto'}
 LATER |= {'env.ball': 0, 'env.paddle': 0, 'env.drift': 1.0, 'env.contrast': 1.0}
-LATER |= {'env.rewarded': 'end'}
+LATER |= {'env.rewarded': 'end', 'label': ''}
 LATER |= {'weighting.decay': 0.99, 'weighting.window': 25, 'weighting.alpha': 1.5}
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class RunSettings:
   method: str = setting('dreamerv3', 'the base method: chosen by --method')
   preset: str = setting('paper', 'sizes: chosen by --preset')
   seed: int = setting(0, 'of the whole run: chosen by --seed')
+  label: str = setting('', "tells it from others of its kind, in its folder's name and in reports")
   steps: int = setting(100_000, 'agent steps of the whole run', least=1)
   num_envs: int = setting(1, 'environments that step together in training', least=1)
   score: str = setting(
@@ -154,6 +156,10 @@ class Config:
       UserError: names the field, its value and what it must be.
     """
     run, agent = self.run, self.agent
+    if not re.fullmatch(r'[\w.+=-]{0,200}', run.label):
+      raise UserError(
+        f'config.label is {run.label[:200]!r}: it must be at most 200 letters, digits and ._+=-'
+      )
     # as many as windows need, whatever the rule; only those look at what is kept for `prefill`
     prefill = agent.prefill if agent.replay.sampling == 'windows' else 0
     sizes = run.num_envs, agent.batch_length, agent.batch_size
@@ -310,31 +316,33 @@ def _number(value: Any) -> Any:
 
 
 def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
-  """Separate `--config.some.field=value` words from the others.
+  """Separate `--config.some.field=value` and `--config_file=FILE` from the other words.
 
-  Both `--config.a.b=v` and `--config.a.b v` are taken; what follows a lone `--` stays as it is.
+  `--config.a.b v` is taken, too; what follows a lone `--` stays as it is.
 
-  Returns: (the other words in order, texts 'a.b=v' for `Config.override`).
+  Returns: (the other words in order, texts 'a.b=v' for `Config.override`, those of files first).
 
   Raises:
-    UserError: a flag without a value.
+    UserError: a flag without a value, or a file that cannot be read.
   """
-  rest, texts, words = [], [], list(argv)
+  rest, files, texts, words = [], [], [], list(argv)
   while words:
     word = words.pop(0)
     if word == '--':
-      return [*rest, word, *words], texts
-    name = word.removeprefix('-').removeprefix('-')
-    if name == word or not name.startswith('config.'):
+      return [*rest, word, *words], [*files, *texts]
+    name, equals, value = word.removeprefix('-').removeprefix('-').partition('=')
+    if not word.startswith('-') or not (name.startswith('config.') or name == 'config_file'):
       rest.append(word)
       continue
-    field = name.removeprefix('config.')
-    if '=' not in field:
+    if not equals:
       if not words or words[0].startswith('--'):
         raise UserError(f'--{name[:200]} needs a value: --{name[:200]}=VALUE')
-      field = f'{field}={words.pop(0)}'
-    texts.append(field)
-  return rest, texts
+      value = words.pop(0)
+    if name == 'config_file':
+      files += config_file.texts(value)
+    else:
+      texts.append(f'{name.removeprefix("config.")}={value}')
+  return rest, [*files, *texts]
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from configs import common
-from harmony_jax import config, method
+from harmony_jax import config, config_file, method
 from harmony_jax.config import Config, RunSettings, read
 from harmony_jax.errors import UserError
 from harmony_jax.method import MethodSettings
@@ -23,7 +23,7 @@ def make(suite='catch', name='dreamerv3', preset='tiny', task=None):
 def digest(suite, name, preset):
   """Return a hash of all settings but the names of the run."""
   tree = make(suite, name, preset).to_json()
-  for each in ('suite', 'task', 'method', 'preset'):
+  for each in ('suite', 'task', 'method', 'preset', 'label'):
     del tree[each]
   return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -134,6 +134,54 @@ def test_flags_are_split_from_the_others():
   for argv in (['--config.seed'], ['--config.seed', '--logdir=x']):
     with pytest.raises(UserError, match='--config.seed needs a value'):
       config.split_flags(argv)
+
+
+def test_a_file_says_what_flags_would(tmp_path):
+  """Values are read by the setting's type, not as YAML would; flags of the command come later."""
+  path = tmp_path / 'some.yaml'
+  path.write_text(
+    'rssm: {deter: 8}\nrssm.stoch: 4\nsteps: 1e3\nlabel: no\nreward_head:\n  layers: 1\n'
+    "env:\n  wrappers: [some_module:A, 'b:C']\n  frameskip: [2, 5]\n  mode: true\nbatch_size: 9\n"
+  )
+  argv = ['--config.batch_size=7', f'--config_file={path}', '--seed=1', '--config_file', str(path)]
+  rest, texts = config.split_flags(argv)
+  assert rest == ['--seed=1'] and texts[-1] == 'batch_size=7'
+  assert all(isinstance(text, config_file.FromFile) for text in texts[:-1])
+  made = make('gym').override(texts)
+  assert (made.agent.rssm.deter, made.agent.rssm.stoch, made.run.steps) == (8, 4, 1000)
+  assert (made.run.label, made.agent.reward_head.layers, made.agent.batch_size) == ('no', 1, 7)
+  assert made.env['wrappers'] == ('some_module:A', 'b:C')
+  assert (made.env['frameskip'], made.env['mode']) == ([2, 5], True)
+
+
+def test_a_file_that_cannot_be_is_one_line(tmp_path):
+  path = tmp_path / 'some.yaml'
+  for text, told in {
+    'a: 1\nb: [1\n': 'is no YAML',
+    'batch_size=8': 'line 1: expected lines such as',
+    'rssm:\n  deter: 1\n  deter: 2': 'line 3: rssm.deter is there twice',
+    'steps: [[1]]': 'line 1: steps is a list of lists',
+    '[a]: 1': 'line 1: expected the name of a setting',
+    'a: &a\n  b: *a': 'is no YAML',
+    '\x00': 'is no YAML',
+  }.items():
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+      config.split_flags([f'--config_file={path}'])
+    assert_one_line(error.value)
+    assert told in str(error.value) and str(path) in str(error.value)
+  path.write_text('# nothing\n')
+  assert config.split_flags([f'--config_file={path}']) == ([], [])
+  for name, told in (('nowhere.yaml', 'cannot be read'), (str(tmp_path), 'cannot be read')):
+    with pytest.raises(UserError, match=told):
+      config.split_flags(['--config_file', name])
+
+
+def test_a_label_is_part_of_a_name():
+  for text in ('a/b', 'a b', '../x', 'x' * 201):
+    with pytest.raises(UserError, match='config.label is'):
+      common.check(make().override([f'label={text}']))
+  common.check(make().override(['label=lr=3e-4-rssm.deter=8']))
 
 
 def test_difference_tells_both_values():

@@ -147,6 +147,8 @@ def check_install(words):
 
 
 def test_commands_are_right(tmp_path):
+  (tmp_path / 'docs').mkdir()
+  shutil.copy(ROOT / 'docs' / 'small.yaml', tmp_path / 'docs')
   check(COMMANDS, tmp_path)
 
 
@@ -178,7 +180,7 @@ def test_flags_in_the_text_exist():
       source,
     )
   )
-  known |= {'ntasks', 'help', '…'}
+  known |= {'ntasks', 'help', 'config_file', '…'}
   # the last ones are options of environments themselves
   fields = {'some.field', 'x', '…', 'env.length', 'env.…', 'env.continuous', 'env.obs_type'}
   fields |= {'env.frameskip', 'env.max_buttons_pressed'}
@@ -248,6 +250,12 @@ def test_harmony_alone():
     assert sigma in text
     np.testing.assert_allclose(reached[0][f'{task}/sigma'], float(sigma), rtol=0.01)
     np.testing.assert_allclose(reached[0][f'{task}/weight'], weight, rtol=0.01)
+  told = {'weights of 1': (1.5, 1.5), 'reciprocal': (0, 3.6), 'harmony': (3.15, 3.15)}
+  told |= {'harmony at its optimum': (0, 3.15)}
+  for rule, kls in told.items():  # as its table says
+    kl, explained = np.transpose(names['learned'][rule])
+    np.testing.assert_allclose(kl, kls, rtol=0.1, atol=0.01)
+    np.testing.assert_allclose(explained, 0.97 * (kl > 1), atol=0.04)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(names['params']))
   with pytest.raises(ValueError) as error:
     harmony.weigh({'reward': np.ones(64)}, {'reward': 0.0}, ())

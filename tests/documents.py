@@ -13,7 +13,7 @@ PAGES = {
 }
 BEGINNING = re.compile(
   r'(?:\w+=\S+ +)*(?:srun .*?)?'
-  r'(?:python -m|harmony|make|pip|\.venv/bin/pip|tensorboard|python -c) [^\s=]'
+  r'(?:python -m|harmony|make|(?:uv )?pip|\.venv/bin/pip|tensorboard|python -c) [^\s=]'
 )
 
 
@@ -52,7 +52,7 @@ def words_of(command: str) -> list[str]:
   """Return the words of a command from its program on, with a number for S and without …"""
   words = [word.replace('=S', '=0') for word in shlex.split(command) if word != '…']
   programs = [at for at, word in enumerate(words) if word in ('python', 'harmony')]
-  words = words[programs[0] if programs else 0 :]
+  words = words[programs[0] if programs else words[0] == 'uv' :]
   return ['python', '-m', 'experiments', *words[1:]] if words[0] == 'harmony' else words
 
 

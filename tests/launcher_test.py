@@ -107,3 +107,20 @@ def test_a_suite_by_its_name(atari_run, tmp_path):
     assert result.returncode == 2 and "did you mean 'atari100k'?" in result.stderr
   listed = run('__main__', '--help').stdout
   assert all(f'  {name}' in listed for name in ('atari100k', 'evaluate', 'sweep', 'doctor'))
+
+
+def test_a_file_of_settings_is_part_of_the_run(tmp_path):
+  """Flags of the command count for more, also those with a shorter name; then no file is needed."""
+  (tmp_path / 'short.yaml').write_text(
+    'seed: 5\nsteps: 96\neval_every: 96\nenv: {paddle: 3}\nvideo_every: 0\nbatch_size: 3\n'
+  )
+  words = ['--method=tests.shooting:METHOD', '--preset=tiny', '--config.batch_size=4']
+  words += [f'--logdir={tmp_path}/run', '--config.final_eval_episodes=1', '--seed=0']
+  result = run('catch', *words, f'--config_file={tmp_path}/short.yaml')
+  assert result.returncode == 0 and 'complete: 96 steps' in result.stdout, result
+  made = json.loads((tmp_path / 'run/config.json').read_text())['config']
+  assert (made['seed'], made['batch_size'], made['env']['paddle']) == (0, 4, 3)
+  (tmp_path / 'short.yaml').unlink()
+  values = 'steps=96', 'eval_every=96', 'video_every=0', 'env.paddle=3'
+  result = run('catch', *words, *(f'--config.{each}' for each in values))
+  assert result.returncode == 0 and 'this run is complete' in result.stdout, result

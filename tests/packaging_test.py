@@ -1,8 +1,10 @@
 """The library as others install it: out of the way of their names, and light where it can be."""
 
 import ast
+import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import venv
 import zipfile
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ('harmony_jax', 'configs', 'experiments')
@@ -87,6 +90,21 @@ def _typed(function):
   return (function.returns or not gives) and all(
     each.annotation for each in arguments if each and each.arg not in ('self', 'cls')
   )
+
+
+def test_containers_and_the_workflow_name_what_is_there():
+  docker, ci = ((ROOT / name).read_text() for name in ('Dockerfile', '.ci/run'))
+  build = json.loads((ROOT / '.devcontainer/devcontainer.json').read_text())['build']
+  assert f' AS {build["target"]}\n' in docker
+  assert (ROOT / '.devcontainer' / build['dockerfile']).samefile(ROOT / 'Dockerfile')
+  assert all((ROOT / name).exists() for name in re.findall(r'constraints/\S+', docker))
+  extras = re.findall(r'EXTRAS=([\w,]+)', docker)
+  assert extras and all(f"'{extra}':" in (ROOT / 'setup.py').read_text() for extra in extras)
+  (packages,) = re.findall(r'for package in (.+);', ci)  # chromium is for the tests alone
+  assert {*packages.split()} - {'chromium', 'chromium-driver'} <= {*docker.split()}
+  jobs = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())['jobs']
+  runs = [step['run'] for job in jobs.values() for step in job['steps'] if 'run' in step]
+  assert '.ci/run' in runs and runs[-1].replace('=python3.12', '="$newer"') in ci
 
 
 LOAD = """

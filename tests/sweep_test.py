@@ -17,8 +17,10 @@ from rich.console import Console
 
 from experiments import configs as suites_of
 from experiments import launcher, sweep
+from harmony_jax import config as config_
 from harmony_jax.errors import UserError
-from harmony_jax.sweeping import devices, executors, job
+from harmony_jax.reporting import schema
+from harmony_jax.sweeping import devices, executors, grid, job
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.sweep import Sweep
 from harmony_jax.training import measured
@@ -115,6 +117,22 @@ def test_a_job_is_the_ordinary_run(tmp_path):
   )
 
 
+def test_a_grid_is_every_combination(tmp_path):
+  words = ['--games=Pong', '--grid=batch_size=4,8', '--grid=config.model_opt.lr=3e-4,0.0003,1e-3']
+  configs, jobs = planned(tmp_path, *words, overrides=['label=a', 'batch_size=5'])
+  kind = 'dreamerv3-harmony-tiny-a-batch_size='  # equal values are one point
+  labels = [f'{kind}{size}-model_opt.lr={lr}' for size in (4, 8) for lr in (0.0003, 0.001)]
+  assert [each.name for each in jobs] == [f'Pong {label} seed 0' for label in labels]
+  assert [each.folders[0].parent.name for each in jobs] == labels
+  assert [schema.label(each.to_json()) for each in configs] == labels  # as reports tell them apart
+  assert {'--config.batch_size=8', '--config.model_opt.lr=0.001'} < set(jobs[3].command)
+  assert not any('batch_size=5' in word for word in jobs[3].command)
+  of_job = config_.split_flags(list(jobs[3].command))[1]
+  assert configs[3] == planned(tmp_path, '--games=Pong', overrides=of_job)[0][0]
+  again = grid.parse(['env.keys=[a,b],[a]', 'x=1'])
+  assert again == {'env.keys': ['[a,b]', '[a]'], 'x': ['1']}
+
+
 def test_suites_are_the_modules_of_configs(tmp_path):
   suites = suites_of().suites()
   assert set(suites) == {
@@ -143,7 +161,19 @@ MISTAKES = {
   '--root=/proc/nowhere': '/proc/nowhere',
   '--executor=slurm': 'srun',
   '--executor=slurm --run_gpus=0.5': 'whole GPUs',
+  '--executor=slurm --slurm=time=5': 'use --slurm_time',
+  '--executor=slurm --slurm=array=0-3': 'a sweep sets that itself',
+  '--executor=slurm --slurm=account=': 'an option of sbatch',
+  '--slurm=account=x': 'goes with --executor=slurm',
   '--tracker=wandv': 'wandb',
+  '--grid=batch_sise=4,8': 'the nearest is config.batch_size',
+  '--grid=batch_size=4,many': "expected a whole number, got 'many'",
+  '--grid=batch_size=4,0': 'config.batch_size is 0: it must be',
+  '--grid=batch_size': 'setting=value,value',
+  '--grid=batch_size=4,,8': 'setting=value,value',
+  '--grid=seed=1,2': 'a flag of its own',
+  '--grid=batch_size=4 --grid=config.batch_size=8': 'has values already',
+  '--from=/proc/nowhere': 'holds no run',
   '--executor=ray': r"pip install 'harmony-jax\[ray\]'",
 }
 
@@ -152,6 +182,7 @@ MISTAKES = {
 def test_what_no_sweep_can_be(words, tmp_path, monkeypatch):
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   monkeypatch.setitem(sys.modules, 'ray', None)
+  monkeypatch.setenv('PATH', '')  # Slurm may be here
   with flagsaver.flagsaver(), pytest.raises(UserError, match=MISTAKES[words]):
     sweep.FLAGS(['sweep', '--games=Pong', '--preset=tiny', f'--root={tmp_path}', *words.split()])
     sweep.main([], [])
@@ -190,6 +221,9 @@ def test_finished_runs_tell_the_hours(tmp_path, capsys):
     (kind / f'seed{seed}' / '.complete').write_text(json.dumps({'hours': hours, 'step': 100}))
   (kind / 'seed8').mkdir()
   (kind / 'seed8' / '.complete').touch()
+  other = kind.with_name(f'{kind.name}-batch_size=8') / 'seed0'  # of another point
+  other.mkdir(parents=True)
+  (other / '.complete').write_text(json.dumps({'hours': 9, 'step': 100}))
   (only.folders[0]).mkdir()
   (only.folders[0] / 'metrics.jsonl').write_text('{"step": 50}\n{"step": 9')
   _, (only,) = planned(tmp_path, '--games=Pong')
@@ -387,18 +421,53 @@ FAKE_SLURM = {
   'sbatch': 'cp "$1" "$FAKE/script.sh"; echo x >> "$FAKE/submitted"; echo Submitted batch job 1234',
   'srun': 'exit 1',
   'scancel': 'echo "$@" >> "$FAKE/cancelled"',
-  'sacct': 'echo "JobID|State|NodeList"; echo "1234_[0-3]|PENDING|"',
+  'squeue': 'for i in 0 1 2 3; do echo 1234_$i; done',
 }
+
+
+def imitate(folder, **changes):
+  """Make programs of Slurm."""
+  for name, text in (FAKE_SLURM | changes).items():
+    (folder / name).write_text(f'#!/bin/bash\n{text}\n')
+    (folder / name).chmod(0o755)
+
+
+def test_slurm_is_followed_by_its_queue(tmp_path, monkeypatch):
+  monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+  monkeypatch.setenv('FAKE', str(tmp_path))
+  monkeypatch.setattr(executors, 'LOOK', 0.0)
+  monkeypatch.setattr(executors, 'GONE', 0.0)
+  make = lambda: executors.Slurm(tmp_path / 'slurm', 0, {}, cpus_per_task=1)
+  imitate(tmp_path, squeue='echo it does not answer >&2; exit 1')
+  with pytest.raises(UserError, match='--executor=slurm: it does not answer'):
+    make()
+  imitate(tmp_path)
+  made, jobs = make(), [sweeps.job(tmp_path, seed=seed) for seed in range(3)]
+  made.submit(jobs)
+  codes = lambda of: [of.exit_code(each) for each in jobs]
+  assert codes(made) == [None] * 3
+  imitate(tmp_path, squeue='exit 1')
+  assert codes(made) == [None] * 3  # as before
+  result = tmp_path / 'slurm' / '1234_2_0_result.pkl'
+  result.write_bytes(pickle.dumps(('success', 2)))
+  imitate(tmp_path, squeue='echo 1234_1')
+  later = make()
+  later.submit(jobs[1:2])
+  assert later.exit_code(jobs[1]) is None
+  assert codes(made) == [executors.LOST, None, 2]
+  assert (tmp_path / 'submitted').read_text().count('x') == 1
+  imitate(tmp_path, sbatch='echo sbatch: no such account >&2; exit 1')
+  with pytest.raises(UserError, match='no such account'):
+    later.submit(jobs[:1])
 
 
 def test_what_slurm_is_given(tmp_path):
   """`sbatch` and its kind are imitated: one array job, which is followed, not submitted again."""
-  for name, text in FAKE_SLURM.items():
-    (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
-    (tmp_path / name).chmod(0o755)
+  imitate(tmp_path)
   words = ['--games=Pong,Boxing', '--seeds=2', f'--root={tmp_path}/runs', '--executor=slurm']
   words += ['--slurm_partition=long', '--slurm_time=2880', '--slurm_memory=20', '--workers=3']
   words += ['--run_gpus=2', '--run_cpus=6', '--preset=tiny']
+  words += ['--slurm=account=physics', '--slurm=constraint=a&b', '--slurm=mail-type=END,FAIL']
   environment = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', FAKE=str(tmp_path))
   for _ in range(2):
     result = command(*words, '--detach', **environment)
@@ -409,6 +478,9 @@ def test_what_slurm_is_given(tmp_path):
     assert f'#SBATCH --{line}\n' in given, given
   for line in ('mem=20GB', 'requeue', 'signal=USR2@120', 'open-mode=append'):
     assert f'#SBATCH --{line}\n' in given, given
+  for line in ('account=physics', "constraint='a&b'", 'mail-type=END,FAIL'):
+    assert f'#SBATCH --{line}\n' in given, given
+  assert ' --cpus-per-task=6 ' in given.splitlines()[-1]  # of srun
   process = subprocess.Popen([*START, *words], env=ENVIRONMENT | environment, **PIPES)
   assert process.stdout.readline().startswith('disk: ')
   assert '4 waiting of 4' in process.stdout.readline()
@@ -418,8 +490,42 @@ def test_what_slurm_is_given(tmp_path):
   assert process.returncode == 75 and cancelled == [f'1234_{index}' for index in range(4)]
 
 
-METHOD = 'tests.shooting:METHOD'  # a small one: it is the sweep that is tested
-LABEL = 'tests.shooting-METHOD-tiny'
+@pytest.mark.slow
+def test_a_real_slurm(tmp_path):
+  """Four runs, where there is one (tests/slurm.sh): a killed run and a cancelled job go on, those
+  of a killed sweep are followed, and none is done twice."""
+  if subprocess.run('sinfo -h', shell=True, capture_output=True).returncode:
+    pytest.skip('Slurm does not answer here')
+  words = ['--suite=catch', '--method=tests.linear:METHOD', '--preset=tiny', '--seeds=2']
+  words += ['--grid=lr=0.01,0.02', '--executor=slurm', '--run_cpus=1', '--slurm_time=10']
+  words += ['--slurm=comment=tests', '--config.steps=3000', '--config.eval_every=1500', *SHORT]
+  words += [f'--root={tmp_path}', '--config.checkpoint_every=100']
+  kind = tmp_path / 'catch/catch/tests.linear-METHOD-tiny-lr='
+  first, second = (pathlib.Path(f'{kind}{lr}', 'seed0') for lr in ('0.01', '0.02'))
+  begun = lambda folder: len(list((folder / 'checkpoints').glob('[0-9]*'))) > 1
+  process = subprocess.Popen([*START, *words], env=ENVIRONMENT, **PIPES)
+  sweeps.wait_for(lambda: begun(first))
+  kill(int(re.search(r'\d+', (first / '.lock').read_text())[0]))
+  sweeps.wait_for(lambda: begun(second))
+  (jobs,) = tmp_path.glob('sweeps/*/slurm/jobs.json')
+  (number,) = (n for key, n in json.loads(jobs.read_text()).items() if str(second) in key)
+  subprocess.run(['scancel', number], check=True)
+  attempts = lambda folder: (folder / 'output.txt').read_text().count('\n# ')
+  sweeps.wait_for(lambda: attempts(first) == 2, 400)  # it waits for the others
+  process.kill()
+  process.communicate()
+  result = subprocess.run(
+    [*START, *words], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True
+  )
+  assert result.returncode == 0 and '4 of 4 runs complete' in result.stdout, result
+  for folder in tmp_path.glob('catch/catch/*/seed*'):
+    printed, expected = (folder / 'output.txt').read_text(), 1 + (folder in (first, second))
+    assert attempts(folder) == expected and printed.count('complete: 3,000 steps') == 1, printed
+    assert printed.count('continues from step') == expected - 1, printed
+
+
+METHOD = 'tests.linear:METHOD'  # a small one: it is the sweep that is tested
+LABEL = 'tests.linear-METHOD-tiny'
 SHORT = [f'--config.{name}=8' for name in ('eval_envs', 'eval_episodes', 'final_eval_episodes')]
 
 
@@ -452,3 +558,19 @@ def test_a_sweep_loses_a_run_is_stopped_and_completes(executor, tmp_path):
   again = command(*words, '--seeds=3', '--dry_run')
   assert '2 finished, 1 waiting of 3' in again.stdout
   assert attempts == 3 == (folder / 'output.txt').read_text().count('\n# ')
+  if executor == 'local':
+    check_a_start_from(folder, words)
+
+
+def check_a_start_from(source, words):
+  """A sweep of runs that start from a trained agent: its names, and a method that does not fit."""
+  words = [*words, '--seeds=1', '--grid=lr=0.5', f'--from={source}']
+  result = command(*words)
+  assert result.returncode == 0 and '1 of 1 runs complete' in result.stdout, result
+  name = f'{LABEL}-from-catch-lr=0.5'
+  assert f'{name} catch: ' in result.stdout, result
+  folder = source.parents[1] / name / 'seed0'
+  assert f'starts from {source} (catch, step 480' in (folder / 'output.txt').read_text()
+  assert '1 finished of 1' in command(*words, '--dry_run').stdout
+  other = command(*words, '--method=tests.shooting:METHOD', '--dry_run')
+  assert other.returncode == 2 and "has the method 'tests.linear:METHOD'" in other.stderr, other

@@ -21,12 +21,13 @@ DAMAGES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, 
 
 def label(config: Mapping) -> str:
   """Return what reports call a run's method: 'dreamerv3-harmony-cpu', or 'mine-cpu' if it has no
-  weighting; '…-from-pong' of one that starts from an agent of Pong (`from` is that task). A variant
-  of a study has its label in the rule's place."""
+  weighting; '…-from-pong' of one that starts from an agent of Pong (`from` is that task), and then
+  the run's own label. A variant of a study has its label in the rule's place."""
   rules = [config['weighting']['rule']] if config.get('weighting') is not None else []
   rules = [config['variant']] if 'variant' in config else rules
   starts = [f'from-{_plain(config["from"])}'] if 'from' in config else []
-  return '-'.join([joined(config['method']), *rules, config['preset'], *starts])
+  labels = [config['label']] if config.get('label') else []
+  return '-'.join([joined(config['method']), *rules, config['preset'], *starts, *labels])
 
 
 def _plain(task):
@@ -111,6 +112,8 @@ def _check(record):
   rule = 'none' if record.weighting == '–' else record.weighting
   for name in (record.suite, joined(config['method']), rule, config['preset']):
     _demand(re.fullmatch(r'\w[\w.+-]*', name), name, 'a name')  # it becomes part of a file's name
+  mark = config.get('label', '')  # as does this
+  _demand(isinstance(mark, str) and re.fullmatch(r'[\w.+=-]*', mark), mark, 'a label')
   for text in (record.task, record.judged_by):
     _demand(text.strip() and text.isprintable(), text, 'a text')
   for count, least in ((record.seed, 0), (record.steps, 1), (record.frames_per_step, 1)):

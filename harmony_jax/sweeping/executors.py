@@ -3,15 +3,18 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import shlex
 import signal
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import submitit
+from submitit.core.utils import FailedJobError
 
 from harmony_jax.errors import UserError
 from harmony_jax.sweeping.devices import SHARED, Place
@@ -21,6 +24,8 @@ from harmony_jax.training.run_folder import atomic_write
 LOST = 256  # in place of an exit code: what looked after the command is gone
 FOREVER = 10 * 365 * 24 * 60  # minutes; submitit's default for local jobs is 2
 TIMEOUTS = 1_000  # of a Slurm job; each goes on from the checkpoint, so that there may be many
+LOOK = 5.0  # seconds between two looks at Slurm's queue
+GONE = 20.0  # seconds out of the queue without a result, which a shared folder may show late
 RAY = {
   'RAY_USAGE_STATS_ENABLED': '0',
   'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO': '0',  # or else Ray warns about its future
@@ -77,18 +82,21 @@ class Local(Executor):
 
 
 class Slurm(Executor):
-  """A Slurm cluster: one array job. Not run on a real one yet, but on an imitation.
+  """A Slurm cluster: one array job.
+
+  It is followed by `squeue` and not, as submitit does, by `sacct`, which many clusters have not.
 
   Args:
     folder: for submitit's files, shared by all machines. It remembers what was submitted: jobs that
       still wait or run are followed, not submitted again.
-    workers: how many at a time; 0 for any number. parameters: of submitit's `update_parameters`.
+    workers: how many at a time; 0 for any number. options: of sbatch, {'account': 'x'}.
+    parameters: of submitit's `update_parameters`.
 
   Raises:
     UserError: there is no Slurm.
   """
 
-  def __init__(self, folder: Path, workers: int, **parameters: Any):
+  def __init__(self, folder: Path, workers: int, options: Mapping[str, Any], **parameters: Any):
     try:
       self._executor = submitit.AutoExecutor(folder, 'slurm', slurm_max_num_timeout=TIMEOUTS)
     except RuntimeError as error:  # no srun
@@ -97,27 +105,55 @@ class Slurm(Executor):
       name='harmony-jax',
       slurm_signal_delay_s=WARNING,
       slurm_array_parallelism=workers or 1_000,
-      slurm_additional_parameters={'requeue': True},
+      slurm_additional_parameters={'requeue': True, **options},
+      # from Slurm 22.05 on srun does not take it from sbatch
+      slurm_srun_args=[f'--cpus-per-task={parameters["cpus_per_task"]}'],
       **parameters,
     )
-    self._file = folder / 'jobs.json'
+    self._file, self._looked, self._queue = folder / 'jobs.json', -math.inf, set()
+    self._look()
     ids = json.loads(self._file.read_text(encoding='utf-8')) if self._file.exists() else {}
-    earlier = {key: submitit.SlurmJob(self._executor.folder, ids[key]) for key in ids}
-    alive = lambda task: not task.done(force_check=True) and task.state != 'UNKNOWN'
-    self._tasks = {key: task for key, task in earlier.items() if alive(task)}  # by command
+    ids = {command: number for command, number in ids.items() if number in self._queue}
+    self._tasks = {key: submitit.SlurmJob(self._executor.folder, ids[key]) for key in ids}
+    self._seen = dict.fromkeys(ids.values(), self._looked)  # when each was last in the queue
+
+  def _look(self):
+    """Learn which jobs wait or run; where the controller does not answer, that is as before."""
+    words = ['squeue', '--noheader', '--array', '--format=%i', f'--user={os.getuid()}']
+    found = subprocess.run(words, capture_output=True, text=True)
+    if not found.returncode:
+      self._looked, self._queue = time.monotonic(), {*found.stdout.split()}
+    elif self._looked == -math.inf:
+      raise UserError(f'--executor=slurm: {found.stderr}')
 
   def submit(self, jobs: Sequence[Job]):
     new = [job for job in jobs if _key(job) not in self._tasks]
-    with self._executor.batch() if new else contextlib.nullcontext():
-      tasks = [self._executor.submit(Attempt(job, signals=())) for job in new]
+    if not new:
+      return
+    try:
+      with self._executor.batch():
+        tasks = [self._executor.submit(Attempt(job, signals=())) for job in new]
+    except FailedJobError as error:
+      raise UserError(f'--executor=slurm: {error}') from None
     self._tasks |= {_key(job): task for job, task in zip(new, tasks)}
+    self._seen |= {task.job_id: time.monotonic() for task in tasks}
     with atomic_write(self._file) as file:
       json.dump({key: task.job_id for key, task in self._tasks.items()}, file, indent=1)
 
   def exit_code(self, job: Job) -> int | None:
-    code = _exit_code(self._tasks[_key(job)]) if _key(job) in self._tasks else SAVED
+    if not (task := self._tasks.get(_key(job))):
+      return SAVED
+    if time.monotonic() > self._looked + LOOK:
+      self._look()
+    if task.job_id in self._queue:
+      self._seen[task.job_id] = self._looked
+    code = None
+    if task.paths.result_pickle.exists():
+      code = _exit_code(task)
+    elif self._looked > self._seen[task.job_id] + GONE:
+      code = LOST
     if code is not None:
-      self._tasks.pop(_key(job), None)
+      del self._tasks[_key(job)]
     return code
 
   def stop(self, job: Job):

@@ -68,15 +68,15 @@ class Start:
 
   @property
   def name(self) -> str:
-    """<task>-<method>-<weighting>-s<seed>."""
+    """<task>-<method>-<weighting>-<label>-s<seed>."""
     run = self.config.run
-    return joined(run.task.lower(), run.method, self._rule, f's{run.seed}')
+    return joined(run.task.lower(), run.method, self._rule, run.label, f's{run.seed}')
 
   @property
   def group(self) -> str:
-    """<suite>-<task>-<method>-<weighting>-<preset>: what several seeds share."""
+    """<suite>-<task>-<method>-<weighting>-<preset>-<label>: what several seeds share."""
     run = self.config.run
-    return joined(run.suite, run.task.lower(), run.method, self._rule, run.preset)
+    return joined(run.suite, run.task.lower(), run.method, self._rule, run.preset, run.label)
 
   @property
   def _rule(self):

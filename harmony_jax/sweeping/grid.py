@@ -1,0 +1,64 @@
+"""Points of a grid: one configuration for each combination of settings.
+
+    parse(['batch_size=8,16', 'rssm.deter=256,512'])   # four points
+
+A comma inside brackets belongs to a value: env.keys=[image,goal],[image].
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harmony_jax.config import Config
+from harmony_jax.errors import UserError
+
+
+def parse(texts: Sequence[str]) -> dict[str, list[str]]:
+  """Return {setting: values} of texts 'setting=value,value' ('config.setting=…' is the same).
+
+  Raises:
+    UserError: no values, an empty one, or a setting that comes twice.
+  """
+  found = {}
+  for text in texts:
+    name, _, values = text.removeprefix('--').removeprefix('config.').partition('=')
+    parts = [part.strip() for part in re.split(r',(?![^\[(]*[\])])', values)]
+    if not name or not all(parts):
+      told = 'it is setting=value,value such as batch_size=8,16'
+      raise UserError(f'--grid={text}: {told}')
+    if name in found:
+      raise UserError(f'--grid={text}: {name} has values already; write all of them in one --grid')
+    found[name] = parts
+  return found
+
+
+def points(config: Config, grid: Mapping[str, Sequence[str]]) -> list[Config]:
+  """Return a configuration per point, with a `label` that says which: 'batch_size=8-lr=0.0003'.
+
+  Without a grid that is the configuration itself. Equal points come once.
+
+  Raises:
+    UserError: an unknown setting, a value that cannot be, or two points of one name.
+  """
+  if not grid:
+    return [config]
+  found: dict[str, Config] = {}
+  for choice in itertools.product(*grid.values()):
+    texts = [f'{name}={value}' for name, value in zip(grid, choice)]
+    try:
+      changed = config.override(texts)
+    except UserError as error:
+      raise UserError(f'--grid: {error}') from None
+    flat = changed.flat()
+    words = [f'{name}={as_text(flat[name])}' for name in grid]
+    label = re.sub(r'[^\w.+=-]+', '+', '-'.join(filter(None, [config.run.label, *words])))
+    changed = changed.replace({'label': label})
+    if found.setdefault(label, changed) != changed:
+      raise UserError(f'--grid: two points would be called {label}')
+  return list(found.values())
+
+
+def as_text(value: Any) -> str:
+  """Return a value as one writes it after `--config.field=`."""
+  return ','.join(value) if isinstance(value, tuple) else str(value)
