@@ -261,6 +261,9 @@ def of_runs(options: argparse.Namespace) -> int:
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return error.exit_code
+  except ImportError as error:
+    print(f'error: to read runs needs what is not installed ({error}): make setup', file=sys.stderr)
+    return UserError.exit_code
   return 0
 
 

@@ -220,6 +220,10 @@ def command(*given):
 def test_the_command(tmp_path):
   runs, output = tmp_path / 'runs', tmp_path / 'report'
   append(write_run(runs / 'seed1', 1, suite='dmc') / 'metrics.jsonl', {'step': 50, 'mine': 1.0})
+  (runs / 'seed1' / 'videos').mkdir()
+  for name in ('open_loop_image_00000050.gif', 'open_loop_image_00000100.gif', 'notes.txt'):
+    (runs / 'seed1' / 'videos' / name).write_bytes(name.encode())
+  os.utime(runs / 'seed1' / 'videos' / 'open_loop_image_00000050.gif', (1, 1))
   (runs / 'seed7').mkdir()
   (runs / 'seed7' / 'config.json').write_text('{')
   options = ['--title=Walker', '--references={"Pong": {"random": 144.2}}', '--metrics=loss/,mine']
@@ -231,6 +235,9 @@ def test_the_command(tmp_path):
   for name in ('dmc-curves-frames', 'dmc-curves-hours', 'dmc-losses', 'dmc-mine'):
     for kind in ('png', 'svg'):
       assert (output / 'figures' / f'{name}.{kind}').stat().st_size > 1000
+  (shown,) = (output / 'media').iterdir()  # the newest of its kind
+  assert shown.read_bytes() == b'open_loop_image_00000100.gif'
+  assert f'src="media/{shown.name}"' in (output / 'index.html').read_text(encoding='utf-8')
   again = command(output, runs, f'--output={output}')  # its own results are no runs beside these
   assert again.returncode == 0 and '1 of 1 runs' in again.stdout, again.stderr
 

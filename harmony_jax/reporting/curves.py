@@ -103,7 +103,7 @@ def under_way(records: Sequence[Record], colors: Mapping[str, str]) -> Figure | 
 
   Training returns are drawn where they were read as a metric, and where scores are returns.
   """
-  panels, drawn = [], {}
+  panels, drawn, trained = [], {}, False
   for record in sorted(records, key=lambda record: (record.task, record.method, record.seed)):
     scores = pandas.Series(record.scores, record.evaluations['frame'], dtype=float).dropna()
     training = pandas.Series(dtype=float)
@@ -112,11 +112,13 @@ def under_way(records: Sequence[Record], colors: Mapping[str, str]) -> Figure | 
       training = pandas.Series(record.metrics[TRAINING], frames, dtype=float).dropna()
     if not record.complete and len(scores) + len(training):
       color = drawn.setdefault(record.method, colors[record.method])
+      trained |= len(training) > 0
       success = record.judged_by == 'success'
       draw = _single_panel(scores, training, color, success)
       panels.append(Panel(f'{record.task}, seed {record.seed}', AXES['frame'], draw))
   legend = [(method, color, 'solid') for method, color in drawn.items()]
-  legend += [('evaluation', INK, 'solid'), ('training episodes', INK, 'dotted')]
+  legend += [('evaluation', INK, 'solid')]
+  legend += [('training episodes', INK, 'dotted')] if trained else []
   more = f'{len(panels) - MOST_SINGLE} more are not drawn.' if len(panels) > MOST_SINGLE else ''
   if not panels:
     return None

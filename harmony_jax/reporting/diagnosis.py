@@ -293,11 +293,13 @@ def _compare(record):
       continue
     rows.append((name, _text(value), f'{_text(low)} to {_text(high)}'))
     if not low / FACTOR <= value <= high * FACTOR and low > 0:
+      other = record.task not in ours['tasks']
       signs.append(
         Sign(
           f'{name} is {_text(value)}; in part {part + 1} of {PARTS} of a run it was '
           f'{_text(low)} to {_text(high)} (from {of})',
-          'another task of the suite may well differ' if record.task not in ours['tasks'] else '',
+          'another task of the suite may well differ' if other else '',
+          unusual=not other,
         )
       )
   return signs, rows
