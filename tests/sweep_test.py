@@ -276,6 +276,12 @@ def test_what_fails_is_tried_again(tmp_path):
   assert 'seed 3: finished, step 100/100' in printed
 
 
+def test_what_looks_after_a_run_takes_no_jax():
+  """There is one beside each run, for as long as that lasts."""
+  code = "import sys, harmony_jax.sweeping.job; assert 'jax' not in sys.modules"
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
 def test_two_run_side_by_side_on_their_cores_and_go_on_when_killed(tmp_path):
   jobs = [sweeps.job(tmp_path, 'hangs-once', seed) for seed in range(2)]
   core, found = max(os.sched_getaffinity(0)), []
