@@ -238,13 +238,14 @@ def test_workers_share_devices_and_cores(monkeypatch):
     devices.share('cpu', 1, 6)
 
 
-def run(jobs, executor, retries=2, meanwhile=None):
+def run(jobs, executor, retries=2, meanwhile=None, close=True):
   """(states with failures, what was printed, signal) of jobs, while a function runs in a thread."""
   made, output = Sweep(jobs), io.StringIO()
   threading.Thread(target=meanwhile, daemon=True).start()
   with Display(made, Console(file=output)) as display:
     stopped = made.run(executor, retries, display.tell)
-  executor.close()
+  if close:
+    executor.close()
   return [(row.state, row.failures) for row in made.rows], output.getvalue(), stopped
 
 
@@ -375,15 +376,15 @@ def test_the_table_of_a_terminal(tmp_path):
 def test_ray_survives_a_lost_worker_and_stops(tmp_path):
   """A killed worker's run goes on in another. Then a sweep is stopped while a job waits."""
   pytest.importorskip('ray')
-  before, ray = signal.getsignal(signal.SIGTERM), lambda: executors.Ray(None, cpus=1, gpus=0)
+  before, ray = signal.getsignal(signal.SIGTERM), executors.Ray(None, cpus=1, gpus=0)
   jobs = [sweeps.job(tmp_path, each, seed) for seed, each in enumerate(('hangs-once', 'mistake'))]
   meanwhile = lambda: kill(parent(sweeps.wait_for_pid(jobs[0])))
-  states, printed, _ = run(jobs, ray(), meanwhile=meanwhile)
+  states, printed, _ = run(jobs, ray, meanwhile=meanwhile, close=False)
   assert states == [('finished', 1), ('failed', 0)] and 'failed 1 times (lost)' in printed
   count = len(os.sched_getaffinity(0))
   jobs = [sweeps.job(tmp_path / 'more', 'hangs', seed) for seed in range(count + 1)]
   meanwhile = lambda: [*map(sweeps.wait_for_pid, jobs[:count]), kill(os.getpid(), signal.SIGTERM)]
-  states, _, stopped = run(jobs, ray(), meanwhile=meanwhile)
+  states, _, stopped = run(jobs, ray, meanwhile=meanwhile)
   assert stopped == 'SIGTERM' and states == [('stopped', 0)] * (count + 1)
   assert len(list(tmp_path.glob('more/*/saved'))) == count
   with pytest.raises(UserError, match='--run_gpus=64: Ray sees'):
