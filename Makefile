@@ -1,4 +1,6 @@
 # make setup      a virtual environment in .venv with pinned versions
+# make demo       something learns from pixels, in a minute or two, shown in the terminal
+# make verify     plays the published agents again, and says whether they are as stated
 # make train      one Atari 100K run: make train GAME=Breakout ARGS="--seed=1"
 # make lint       ruff and pyright, as CI runs them
 # make test       the default tests; make test-all adds those marked slow;
@@ -22,7 +24,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 CONSTRAINTS := $(or $(wildcard constraints/python$(VERSION).txt),constraints/python3.12.txt)
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: setup train lint test test-all test-quick aot soak doctor clean
+.PHONY: setup demo verify train lint test test-all test-quick aot soak doctor clean
 
 setup: $(STAMP)
 
@@ -35,6 +37,12 @@ $(STAMP): setup.py $(CONSTRAINTS)
 	$(RUN) -m pip install --upgrade pip
 	$(RUN) -m pip install -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
+
+demo: setup
+	@$(RUN) -m experiments.demo $(ARGS)
+
+verify: setup
+	$(RUN) -m experiments.verify $(ARGS)
 
 train: setup
 	$(RUN) -m experiments.atari100k --game=$(GAME) $(ARGS)

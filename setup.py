@@ -95,7 +95,15 @@ setup(
   # The commands lie inside the library, so that they take no name from who installs it.
   packages=[*find_packages(include=['harmony_jax*']), *COMMANDS],
   package_dir=COMMANDS,
-  package_data={'harmony_jax': ['py.typed', 'reporting/templates/*', 'benchmarking/chips/*.txtpb']},
+  package_data={
+    'harmony_jax': [
+      'py.typed',
+      'reporting/templates/*',
+      'reporting/*.json',
+      'benchmarking/chips/*.txtpb',
+      'published/*/*',
+    ]
+  },
   entry_points={'console_scripts': ['harmony = harmony_jax._commands.experiments.__main__:main']},
   python_requires='>=3.11',
   install_requires=INSTALL_REQUIRES,

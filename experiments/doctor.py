@@ -2,6 +2,10 @@
 
 The exit code is 0 if Atari runs can be started here and 1 if they cannot. Whatever may be missing,
 mismatched or crash is tried in a child process: this one needs the standard library only.
+
+With --run=FOLDER: whether a run looks right, and what is unusual about it; the exit code is 0
+whatever is found. --measure=RUNS… writes the ranges that it is held against anew, from runs or
+results files.
 """
 
 from __future__ import annotations  # an old Python should be told so, not crash here
@@ -9,6 +13,7 @@ from __future__ import annotations  # an old Python should be told so, not crash
 if not __package__:
   import as_file  # noqa: F401
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -219,9 +224,62 @@ def examine() -> dict[str, list[Finding]]:
   }
 
 
+def look_at(folder: str) -> None:
+  """Print what is unusual about a run, and its numbers beside those of our runs."""
+  from harmony_jax.reporting import diagnosis, tables
+
+  record, signs, rows = diagnosis.examine(folder)
+  state = 'complete' if record.complete else tables.progress(record)
+  print(f'{record.suite} {record.task}, {record.method}, seed {record.seed}: {state}')
+  for sign in sorted(signs, key=lambda sign: not sign.unusual):
+    print(f'  {"ODD" if sign.unusual else "note":<6}{sign.text}')
+    if sign.meaning:
+      print(f'        -> {sign.meaning}')
+  if not any(sign.unusual for sign in signs):
+    print('  ok    nothing unusual')
+  if rows:
+    print('At this part of a run (median; lowest and highest of our runs):')
+    width = max(len(name) for name, *_ in rows)
+    for name, value, ours in rows:
+      print(f'  {name:<{width}}  {value:>10}  ({ours})')
+
+
+def of_runs(options: argparse.Namespace) -> int:
+  """Do what --run or --measure asks for; return the exit code."""
+  from harmony_jax.errors import UserError
+
+  try:
+    if options.run is not None:
+      look_at(options.run)
+    else:
+      from harmony_jax.reporting import diagnosis
+
+      path = pathlib.Path(diagnosis.__file__).with_name('expected.json')
+      table = diagnosis.write(options.measure, path)
+      told = [f'{key} ({each["runs"]})' for key, each in table.items()]
+      print(f'{path}: {", ".join(told)}')
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return error.exit_code
+  return 0
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+  """Return the options; a mistake ends the command with a line and exit code 2."""
+  parser = argparse.ArgumentParser(prog='python -m experiments.doctor', allow_abbrev=False)
+  parser.add_argument('--run', metavar='FOLDER', help='Say whether this run looks right.')
+  parser.add_argument(
+    '--measure', metavar='RUNS', nargs='+', help='Write the expected ranges anew, from these.'
+  )
+  return parser.parse_args(words)
+
+
 def main() -> int:
   """Print the report; return the exit code."""
   streams.settle()
+  options = parse(sys.argv[1:])
+  if options.run is not None or options.measure:
+    return of_runs(options)
   sections = examine()
   for title, findings in sections.items():
     print(title)

@@ -9,11 +9,11 @@ others. Options of the environment can be changed: --config.env.camera=side.
 if not __package__:
   import as_file  # noqa: F401
 
-import contextlib
 import functools
 import json
 import pathlib
 import time
+from typing import Any
 
 from absl import flags
 
@@ -78,21 +78,16 @@ def main(words: list[str], overrides: list[str]) -> int:
 
 def _play(agent, options, seed, mode):
   """Return (results of the episodes, pictures of the first one or None)."""
-  from harmony_jax.training import evaluation, recording
+  from harmony_jax.training import recording
 
-  count = min(options.num_envs or agent.config.run.eval_envs, options.episodes)
-  player = agent.method, agent.compiled, agent.variables
-  with contextlib.ExitStack() as stack:
-    opened = lambda size: stack.enter_context(contextlib.closing(agent.make_env(size)))
-    groups = [opened(size) for size in evaluation.group_sizes(count)]
-    if options.video:
-      groups[0] = recording.Recorder(groups[0])
-    run = agent.config.run
-    # As in training, where nobody knows that episodes end.
-    limit = 10 * run.eval_every if run.eval_share and not groups[0].spec.episode_limit else 0
-    where = (*player, groups, seed, agent.step, options.episodes, mode)
-    results = evaluation.evaluate(*where, limit=limit)
-  return results, groups[0].pictures() if options.video else None
+  kept: list[Any] = []
+
+  def watch(env):
+    kept.append(recording.Recorder(env) if options.video else env)
+    return kept[0]
+
+  results = agent.evaluate(options.episodes, seed, mode, options.num_envs, watch)
+  return results, kept[0].pictures() if options.video else None
 
 
 def _record(agent, about, found, seeds):

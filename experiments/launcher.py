@@ -318,8 +318,7 @@ def _run(suite, options, texts, group, interruption):
       return 0
     if group.leads:
       of = ' of one seed' if options.num_seeds > 1 else ''
-      hours = suite.HOURS.get(config.run.preset)
-      expected = 'not measured' if hours is None else f'about {format_seconds(3600 * hours)}'
+      expected = _expected(suite, config, texts)
       print(f"preset '{config.run.preset}'{reason}; expected duration{of}: {expected}")
       print(deviations(suite, config))
       print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
@@ -328,6 +327,21 @@ def _run(suite, options, texts, group, interruption):
     else:
       Trainer(*runs[0], shown, interruption).run()
   return 0
+
+
+def _expected(suite, config, texts):
+  """How long a run takes, by earlier ones on this machine; else by the suite's file, if by any."""
+  import jax
+
+  from harmony_jax.training import measured
+
+  if found := measured.load(config, jax.default_backend()):
+    return measured.text(found, config.run.steps)
+  hours, later = suite.HOURS.get(config.run.preset), 'it is measured after the first updates'
+  if hours is None or texts:
+    return f'not known here yet, {later}'
+  place = f'configs/{suite.__name__.rpartition(".")[2]}.py'
+  return f'about {format_seconds(3600 * hours)} on the machine of {place}; {later}'
 
 
 def _places(config, options, origin=None):

@@ -11,6 +11,7 @@ train   trains a world model per variant, buffer and seed, and measures it on he
         the same command goes on with what is not finished, and with more variants, buffers or seeds
 table   prints the measures of one or more folders of train, and writes table.md, table.csv and
         curves.png there
+replay  makes a buffer of the episodes that a run has stored
 import  makes a buffer of a dataset of Minari; export a dataset of a buffer
 """
 
@@ -46,6 +47,7 @@ USED = {  # the flags of each part
     *('context', 'horizon', 'reward_scale', 'mlp', 'show', 'output'),
   ),
   'table': ('measures', 'reference', 'variants', 'output'),
+  'replay': ('logdir', 'output'),
   'import': ('minari', 'output'),
   'export': ('minari', 'buffer'),
 }
@@ -80,6 +82,7 @@ flags.DEFINE_float('reward_scale', 1.0, 'train: what all rewards are multiplied 
 flags.DEFINE_bool('mlp', False, 'train: regress the state by an MLP of 4 × 400, too, at the end.')
 flags.DEFINE_integer('show', 0, 'train: held-out windows whose predictions are kept.', 0)
 flags.DEFINE_list('measures', None, 'table: beginnings of names, with commas; by default all.')
+flags.DEFINE(launcher.PATH, 'logdir', None, 'replay: the run folder.')
 flags.DEFINE_string('minari', None, 'import, export: the name of a local dataset, group/name-v0.')
 flags.DEFINE_string('reference', '', 'table: the variant to compare with; by default the first.')
 flags.DEFINE_list('variants', None, 'table: those to show, with commas; by default all.')
@@ -87,7 +90,7 @@ flags.DEFINE(
   launcher.PATH,
   'output',
   None,
-  "record: the file; train: the study's folder; table: a folder other than the study's.",
+  "record, replay: the file; train: the study's folder; table: a folder other than the study's.",
 )
 
 
@@ -107,7 +110,7 @@ def main(words: list[str], texts: list[str]) -> int:
     return exchange(part, texts)
   if not flags.FLAGS.output:
     raise UserError(f'{part} needs --output: where it writes')
-  return {'record': record, 'train': train}[part](texts)
+  return {'record': record, 'train': train, 'replay': replay}[part](texts)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -144,6 +147,23 @@ def record(texts: list[str]) -> int:
   with contextlib.closing(env):
     sizes = options.episodes, options.length, options.seed
     buffer = recording.record(env, policy[0], *sizes, header, tell)
+  buffer.save(output)
+  print(buffer.describe())
+  print(f'written: {output} ({output.stat().st_size / 1e6:.1f} MB)')
+  return 0
+
+
+def replay(texts: list[str]) -> int:
+  """Make a buffer of a run's own episodes."""
+  from harmony_jax.offline import replayed
+
+  options, output = flags.FLAGS, pathlib.Path(flags.FLAGS.output)
+  if texts:
+    raise UserError(f'--config.{texts[0]}: replay takes no settings, it has those of the run')
+  if not options.logdir:
+    raise UserError('replay needs --logdir: the run folder')
+  _check_new(output)
+  buffer = replayed.load(options.logdir)
   buffer.save(output)
   print(buffer.describe())
   print(f'written: {output} ({output.stat().st_size / 1e6:.1f} MB)')
@@ -207,9 +227,9 @@ def train(texts: list[str]) -> int:
   sizes = options.updates, options.measure_every, options.context, options.horizon
   plan = learn.Plan(*sizes, options.reward_scale, options.mlp, options.show)
   for each in variants.values():  # what does not fit is found before hours of training
-    programs(each.agent, buffers[0].spec)
+    rows = programs(each.agent, buffers[0].spec)[0].rows
     for buffer in buffers:
-      buffer.windows(each.agent.batch_length, False)
+      buffer.windows(rows, False)
   views = [learn.Views(buffer, plan) for buffer in buffers]
   tree = _plan(plan, common, variants, buffers)
   opened = study.open_study(options.output, tree)

@@ -5,6 +5,9 @@ one page that needs no network (index.html), every figure as PNG and SVG (figure
 as files (results/: one JSON per method and suite, scores.csv); prints the tables. The folder must
 be new, empty, or an earlier report, which is written anew. Runs may still be going on; those that
 cannot be read are named and left out.
+
+With --watch nothing is written: the page is served to this machine's browsers, and follows its runs
+until Ctrl-C.
 """
 
 if not __package__:
@@ -20,6 +23,8 @@ from harmony_jax.errors import UserError
 
 from . import launcher
 
+_NOTHING = 'none of these holds a run that can be read'
+
 flags.DEFINE(launcher.PATH, 'output', 'report', 'A new or empty folder, or an earlier report.')
 flags.DEFINE(
   launcher.PATH,
@@ -34,32 +39,76 @@ flags.DEFINE_string('title', '', 'Title of the page.')
 flags.DEFINE_list(
   'metrics', ['harmony/', 'loss/'], 'Names or prefixes of the metrics of training to draw.'
 )
+flags.DEFINE_bool('watch', False, 'Serve the page here, and make it again as runs write.')
+flags.DEFINE_integer('port', 8600, 'Of this machine, for --watch.', 1, 65535)
 
 
 def main(words: list[str]) -> int:
-  """Read runs, write the report, print its tables."""
+  """Read runs, write the report, print its tables; or serve it."""
   from harmony_jax.reporting import published, records, report, results_files
+  from harmony_jax.reporting.schema import TRAINING
   from harmony_jax.training.run_folder import git_commit
 
   options = flags.FLAGS
   if not words and not options.reference:
     raise UserError('name run folders or results files, such as runs/, or --reference=DIR')
   references = report.parse_references(options.references)
-  output = report.check(options.output)
-  own, problems = records.collect(words, options.metrics, skip=[output])
   authors = published.read_scores(options.reference) if options.reference else []
+  if options.watch:
+    return _watch(words, references, authors)
+  output = report.check(options.output)
+  own, problems = records.collect(words, [*options.metrics, TRAINING], skip=[output])
   for problem in problems:
     print(f'problem: {problem}', file=sys.stderr)
   if not own + authors:
-    raise UserError('none of these holds a run that can be read')
+    raise UserError(_NOTHING)
   made = report.make(own + authors, problems, references, options.title, options.metrics)
-  command = shlex.join(['python', '-m', 'experiments.report', *sys.argv[1:]])
-  lead = f'Made {datetime.datetime.now():%d %B %Y, %H:%M} by the code of commit {git_commit()}.'
-  html = report.render(made, lead, command)
+  html = report.render(made, *_origin(git_commit()))
   report.write(made, html, output, lambda folder: results_files.write(own, folder) and None)
   print('\n'.join(report.text(made)))
   print(output / 'index.html')
   return 0
+
+
+def _watch(words, references, authors):
+  """Serve the report of what there is at each time, until Ctrl-C."""
+  from harmony_jax.reporting import live, media, records, report
+  from harmony_jax.reporting.schema import TRAINING
+  from harmony_jax.training.run_folder import git_commit
+
+  options, read, commit = flags.FLAGS, {}, git_commit()
+  if options['output'].present:
+    raise UserError('--watch writes nothing: leave out --output, or --watch')
+  metrics = [*options.metrics, TRAINING]
+
+  def stamp():
+    return records.stamps(words, media.FOLDERS)
+
+  def reader(folder):
+    """A run whose files have not changed is not read again."""
+    now = records.stamps([folder]).get(folder)
+    if folder not in read or read[folder][0] != now:
+      read[folder] = now, records.read(folder, metrics)
+    return read[folder][1]
+
+  def make(state, before):
+    own, problems = records.collect(words, metrics, reader=reader)
+    if not own + authors:
+      raise UserError('; '.join([_NOTHING, *problems[:1]]))
+    made = report.make(own + authors, problems, references, options.title, options.metrics, before)
+    return made, report.render(made, *_origin(commit), live=state)
+
+  with live.Server(live.Live(make, stamp), options.port) as server:
+    print(f'{server.address} follows these runs until Ctrl-C', flush=True)
+    server.serve()
+  return 0
+
+
+def _origin(commit):
+  """(When and of which commit a page is, the command that makes it)."""
+  command = shlex.join(['python', '-m', 'experiments.report', *sys.argv[1:]])
+  now = datetime.datetime.now()
+  return f'Made {now:%d %B %Y, %H:%M} by the code of commit {commit}.', command
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ import re
 import shlex
 import statistics
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -36,7 +37,7 @@ from harmony_jax.sweeping import devices, executors, grid
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.job import SAVED, Job
 from harmony_jax.sweeping.sweep import FINISHED, Sweep
-from harmony_jax.training import run_folder, trackers
+from harmony_jax.training import measured, run_folder, trackers
 
 from . import configs, launcher
 
@@ -89,6 +90,7 @@ SLURM = {  # options of sbatch with such a flag, and those that a sweep is made 
   'gpus-per-node': 'run_gpus',
   **dict.fromkeys(('array', 'output', 'error', 'open-mode', 'signal', 'job-name', 'ntasks'), ''),
 }
+_here = {'backend': 'cpu'}  # what runs of this sweep find
 OWN = (*IDENTITY, 'seed', 'weighting.rule')  # settings with such a flag
 
 
@@ -182,9 +184,8 @@ def _job(module, runs, overrides):
   command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
   name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
-  hours = finished_hours(places[0], config) or (
-    None if overrides or axes else module.HOURS[config.run.preset]
-  )
+  hours = finished_hours(places[0], config) or measured_hours(config)
+  hours = hours or (None if overrides or axes else module.HOURS[config.run.preset])
   return Job(name, tuple(command), places, config.run.steps * number, hours and hours * number)
 
 
@@ -203,6 +204,37 @@ def finished_hours(folder: Path, config: Config) -> float | None:
       end = json.loads(marker.read_text(encoding='utf-8'))
       rates.append(end['hours'] / end['step'])
   return statistics.median(rates) * config.run.steps if rates else None
+
+
+def measured_hours(config: Config) -> float | None:
+  """Return the hours of a run without evaluations, as one of its kind was measured here."""
+  found = measured.load(config, _here['backend'])
+  return config.run.steps / found['steps_per_second'] / 3600 if found else None
+
+
+def describe_need(sweep: Sweep, runs: list[Config], workers: int) -> str:
+  """Return what is left of a sweep in hours and memory, measured on this machine; '' where a kind
+  of run has not been measured."""
+  found = {place_of(config): measured.load(config, _here['backend']) for config in runs}
+  hours, memory, cores = [], [], set()
+  for row in sweep.unfinished():
+    each = [one for folder in row.job.folders if (one := found[folder])]
+    if len(each) < len(row.job.folders):
+      return ''
+    left = row.job.steps - row.step
+    hours.append(left / each[0]['steps_per_second'] / 3600)
+    memory.append(sum(one['memory'] for one in each))
+    cores.add(each[0]['cores'])
+  if not hours:
+    return ''
+  clock = max(*hours, sum(hours) / workers) if len(hours) > 1 else hours[0]
+  together = sum(sorted(memory)[-workers:])
+  with_cores = ' or '.join(map(str, sorted(cores)))
+  return (
+    f'measured here ({with_cores} cores a run): {sum(hours):.2f} h of training are left, '
+    f'{clock:.2f} h with {workers} at a time, evaluations not counted; up to '
+    f'{disk.text(max(memory))} of memory each, {disk.text(together)} together'
+  )
 
 
 def show_plan(sweep: Sweep, workers: int):
@@ -317,12 +349,14 @@ def main(words: list[str], overrides: list[str]) -> int:
   if FLAGS.executor == 'local':
     backend, number = devices.count()
     places, accelerated = devices.share(backend, number, FLAGS.workers), backend != 'cpu'
+    _here['backend'] = backend
   if FLAGS.preset == 'auto':
     FLAGS.preset = 'paper' if accelerated else 'cpu'
   runs = plan(module, overrides)
   sweep = Sweep(make_jobs(module, runs, overrides))
   workers = len(places) or FLAGS.workers or len(sweep.rows)
   needed = describe_disk(runs, [row.job for row in sweep.rows], workers)
+  needed = '\n'.join(filter(None, [describe_need(sweep, runs, workers), needed]))
   if FLAGS.dry_run:
     show_plan(sweep, workers)
   if needed:
@@ -333,6 +367,24 @@ def main(words: list[str], overrides: list[str]) -> int:
   name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset, start)
   name = joined(name, *grid.parse(FLAGS.grid))
   return run(sweep, runs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
+
+
+class Forecast:
+  """Tells a display, and `describe_need` once, as soon as the first runs have measured
+  themselves."""
+
+  def __init__(self, sweep: Sweep, runs: list[Config], workers: int, display: Display):
+    self._of, self._display, self._next = (sweep, runs, workers), display, 0.0
+    self._told = bool(describe_need(*self._of))  # before the first run
+
+  def tell(self) -> None:
+    """Look every ten seconds."""
+    self._display.tell()
+    if not self._told and time.monotonic() >= self._next:
+      self._next = time.monotonic() + 10
+      if line := describe_need(*self._of):
+        self._told = True
+        print(line, flush=True)
 
 
 def run(sweep: Sweep, runs: list[Config], places: list[devices.Place], output: Path) -> int:
@@ -348,7 +400,8 @@ def run(sweep: Sweep, runs: list[Config], places: list[devices.Place], output: P
         sweep.submit(executor)
         print(f'{sweep.counts()}, submitted; the same command without --detach follows them')
         return 0
-      stopped = sweep.run(executor, FLAGS.retries, display.tell)
+      forecast = Forecast(sweep, runs, len(places) or FLAGS.workers or len(sweep.rows), display)
+      stopped = sweep.run(executor, FLAGS.retries, forecast.tell)
   report(runs, output)
   for row in sweep.unfinished():
     print(f'{row} (output: {row.job.output})', file=sys.stderr)

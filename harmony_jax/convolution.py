@@ -2,10 +2,11 @@
 
 `conv` is what the TPU compiler likes, and cuDNN on the way down. `gradient` writes what goes up as
 the gradient of what goes down, which cuDNN has: it would fill pictures with zeros and convolve
-those, with four times the work. `matmul` writes the same sums as one matrix product over gathered
-patches: XLA's CPU backend runs its convolutions (and, worse, their gradients) far below the
-matrix-product rate, and loses its fast convolution altogether inside loops. The form is chosen by
-the platform and never changes the parameters.
+those, with four times the work. Under `vmap` over kernels (several seeds in one program) both are
+done for one kernel after the other, as grouped convolutions are slow and work more. `matmul` writes
+the same sums as one matrix product over gathered patches: XLA's CPU backend runs its convolutions
+(and, worse, their gradients) far below the matrix-product rate, and loses its fast convolution
+altogether inside loops. The form is chosen by the platform and never changes the parameters.
 """
 
 import contextlib
@@ -29,8 +30,8 @@ _chosen = contextvars.ContextVar('form', default='')
 
 @contextlib.contextmanager
 def in_form(form: str) -> Iterator[None]:
-  """Have what is traced here be in one form: under `vmap` over kernels, too, all but `matmul` are
-  grouped convolutions, which GPUs and TPUs do badly.
+  """Have what is traced here be in one form: over many kernels under `vmap` all but `matmul` are as
+  many convolutions one after the other.
   """
   token = _chosen.set(form)
   try:
@@ -83,26 +84,68 @@ def upsample(
   """
   form = form or default_form()
   if form == 'conv':
-    return jax.lax.conv_transpose(
-      x, kernel, (2, 2), padding.upper(), dimension_numbers=('NHWC', 'HWOI', 'NHWC')
-    )
+    return _in_turn(_transposed, padding)(x, kernel)
   if form == 'gradient':
     return _up(x, kernel, padding)
   y = _upsample_valid(x, kernel)
   return y if padding == 'valid' else y[:, 1:-1, 1:-1]
 
 
-def _down(x, kernel, padding):
+def _strided(padding, x, kernel):
   return jax.lax.conv_general_dilated(
     x, kernel, (2, 2), padding.upper(), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
 
 
+def _transposed(padding, x, kernel):
+  return jax.lax.conv_transpose(
+    x, kernel, (2, 2), padding.upper(), dimension_numbers=('NHWC', 'HWOI', 'NHWC')
+  )
+
+
+def _one_by_one(function):
+  """Have a function of two arrays be done for one pair after the other where both are mapped."""
+  mapped = jax.custom_batching.custom_vmap(function)
+
+  @mapped.def_vmap
+  def _(size, batched, *inputs):
+    if not all(batched):
+      return jax.vmap(function, [0 if each else None for each in batched])(*inputs), True
+    return jnp.stack([mapped(*(x[i] for x in inputs)) for i in range(size)]), True
+
+  return mapped
+
+
+def _in_turn(convolve, padding):
+  """`convolve(padding, x, kernel)`, linear in both, with its gradients each `_one_by_one`."""
+
+  @jax.custom_vjp
+  def both(x, kernel):
+    return _one_by_one(functools.partial(convolve, padding))(x, kernel)
+
+  def backward(saved, gradient):
+    x, kernel = saved
+    of_x = lambda g, kernel: jax.linear_transpose(lambda x: convolve(padding, x, kernel), x)(g)[0]
+    of_kernel = lambda g, x: jax.linear_transpose(lambda k: convolve(padding, x, k), kernel)(g)[0]
+    return _one_by_one(of_x)(gradient, kernel), _one_by_one(of_kernel)(gradient, x)
+
+  both.defvjp(lambda x, kernel: (both(x, kernel), (x, kernel)), backward)
+  return both
+
+
+def _down(x, kernel, padding):
+  return _in_turn(_strided, padding)(x, kernel)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _up(x, kernel, padding):
-  sides = (2 * side if padding == 'same' else 2 * (side - 1) + len(kernel) for side in x.shape[1:3])
-  y = jax.ShapeDtypeStruct((len(x), *sides, kernel.shape[2]), x.dtype)
-  return jax.linear_transpose(lambda y: _down(y, _flipped(kernel), padding), y)(x)[0]
+  def up(x, kernel):
+    size = len(kernel)
+    sides = (2 * side if padding == 'same' else 2 * (side - 1) + size for side in x.shape[1:3])
+    y = jax.ShapeDtypeStruct((len(x), *sides, kernel.shape[2]), x.dtype)
+    return jax.linear_transpose(lambda y: _strided(padding, y, _flipped(kernel)), y)(x)[0]
+
+  return _one_by_one(up)(x, kernel)
 
 
 def _up_forward(x, kernel, padding):
@@ -111,8 +154,11 @@ def _up_forward(x, kernel, padding):
 
 def _up_backward(padding, saved, gradient):
   x, kernel = saved
-  [of_kernel] = jax.linear_transpose(lambda kernel: _down(gradient, kernel, padding), kernel)(x)
-  return _down(gradient, _flipped(kernel), padding), of_kernel[::-1, ::-1]
+
+  def of_kernel(gradient, x):
+    return jax.linear_transpose(lambda k: _strided(padding, gradient, k), kernel)(x)[0]
+
+  return _down(gradient, _flipped(kernel), padding), _one_by_one(of_kernel)(gradient, x)[::-1, ::-1]
 
 
 _up.defvjp(_up_forward, _up_backward)

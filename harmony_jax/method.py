@@ -135,6 +135,7 @@ class Method(Protocol):
     model_step(state, batch), task_losses(state, batch): if it has them, `train_step` of its world
       model alone, and the losses of that by name without training; with the capability `features`
       they are what harmony_jax/offline learns and measures.
+    lead: rows of a batch before the `batch_length` that are learned, such as pictures of a stack.
     replay: the class that stores its experience; one with priorities has a method
       `feedback(draw, rows)`, which gets what `feedback` returns after the update of that draw.
   """
@@ -147,6 +148,7 @@ class Method(Protocol):
   largest_reward: float = math.inf
   eval_seed: int | None = None
   eval_ends: bool = True
+  lead: int = 0
   replay: type = Replay
 
   def init(self, key: jax.Array) -> TrainState:

@@ -138,6 +138,21 @@ def load(
   return steps
 
 
+def stored(folder: str | pathlib.Path) -> Steps:
+  """Returns what is stored of the last save: {name: [N, T, ...]}, the newest T steps in order.
+
+  Raises:
+    ValueError: as of `load`.
+  """
+  manifest, parts = _manifest(pathlib.Path(folder)), []
+  layout = {name: value for name, value in manifest.items() if name not in ('saves', 'files')}
+  everything = int(manifest['saves'][-1])
+  load(folder, layout, lambda first, arrays: parts.append(arrays), None, 0, everything)
+  if not parts:
+    raise ValueError(f'the replay in {folder} holds no steps')
+  return {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+
+
 def _manifest(folder):
   """The manifest, with what `load` and `save` read of it in the form that they expect."""
   path = folder / 'manifest.json'

@@ -5,26 +5,28 @@
     action, state = agent.policy(observation, state)
 
 It needs the run folder's config.json and checkpoints/ and no simulator. The run may still be going
-on.
+on. `Agent.load('catch-harmony')` is one of those that come with the library: publishing.py.
 """
 
+import contextlib
 import logging
 import pathlib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from harmony_jax import config as configuration
-from harmony_jax import envs, parallel
+from harmony_jax import envs, parallel, publishing
 from harmony_jax import method as methods
 from harmony_jax.config import Config
 from harmony_jax.envs.base import to_environment
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
 from harmony_jax.settings import Switch
+from harmony_jax.training import evaluation
 from harmony_jax.training.checkpoint import Checkpoints
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class TrainedAgent:
     method, compiled: the pure functions, and as they are called. variables: what they act and look
       with.
     source: the folder that it was loaded from. allow_import: whether that may name modules.
+    saved: what was read there, {field of its state: tree}.
   """
 
   def __init__(
@@ -61,6 +64,7 @@ class TrainedAgent:
     self.compiled = parallel.compile_method(method, devices=1)
     self._key = jax.random.key(seed)
     self.allow_import, self.source = True, ''  # what the caller made
+    self.saved: Any = None
 
   @property
   def title(self) -> str:
@@ -76,7 +80,7 @@ class TrainedAgent:
     seed: int | None = None,
     allow_import: bool = False,
   ) -> 'TrainedAgent':
-    """Return the agent of a run folder.
+    """Return the agent of a run folder, or a published one by its folder or name.
 
     Args:
       step: of which checkpoint; by default the newest one that is intact.
@@ -85,17 +89,39 @@ class TrainedAgent:
         environments, may be imported. It can do anything: for folders of people you trust.
 
     Raises:
-      UserError: no run, a module that is not allowed, no checkpoint of this step, or one of
-        another configuration.
+      UserError: no run, a module that is not allowed, no checkpoint of this step, one of another
+        configuration, or a published file that is not what its manifest states.
     """
+    if folder := publishing.find(path):
+      return cls._published(folder, step, seed, allow_import)
     path = local_path(path)
     config = configuration.read(path, allow_import)
     if not (path / 'checkpoints').is_dir():
       raise UserError(f'{path} holds no checkpoint yet: the run has not come that far')
     with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
-      method, variables, found = _restore(checkpoints, config, path, step, allow_import)
-    agent = cls(config, method, variables, found, config.run.seed if seed is None else seed)
-    agent.allow_import, agent.source = allow_import, str(path)
+      method, saved, found = _restore(checkpoints, config, path, step, allow_import)
+    agent = cls(
+      config, method, _variables(method, saved), found, config.run.seed if seed is None else seed
+    )
+    agent.allow_import, agent.source, agent.saved = allow_import, str(path), saved
+    return agent
+
+  @classmethod
+  def _published(cls, folder, step, seed, allow_import):
+    about = publishing.manifest(folder)
+    if step not in (None, about['step']):
+      raise UserError(f'{folder} has no checkpoint of step {step}: there is {about["step"]}')
+    config = configuration.from_json(about['run'], str(folder), allow_import)
+    method = _made(config, envs.Spec.from_json(about['spec']))
+    saved = publishing.parameters(folder, about, _kept(method))
+    agent = cls(
+      config,
+      method,
+      _variables(method, saved),
+      about['step'],
+      config.run.seed if seed is None else seed,
+    )
+    agent.allow_import, agent.source, agent.saved = allow_import, str(folder), saved
     return agent
 
   def policy(
@@ -160,9 +186,81 @@ class TrainedAgent:
       )
     return env
 
+  def evaluate(
+    self,
+    episodes: int,
+    seed: int | None = None,
+    mode: bool | None = None,
+    num_envs: int = 0,
+    watch: Callable[[Any], Any] = lambda env: env,
+  ) -> list[envs.EpisodeResult]:
+    """Play complete episodes in environments as in the run's evaluation.
+
+    Args:
+      seed: of episodes and actions; by default that of the run, whose own evaluation this repeats.
+      mode: take the most likely actions; by default as in the run's evaluation.
+      num_envs: environments that play at a time; by default as many as in the run.
+      watch: returns what plays in place of the first group of environments.
+
+    Returns: one result per episode, with `score`, `length`, `seed` and `measures`.
+
+    Raises:
+      UserError: as of `make_env`.
+    """
+    run = self.config.run
+    count = min(num_envs or run.eval_envs, episodes)
+    mode = self.config.agent.eval_policy == 'mode' if mode is None else mode
+    seed = run.seed if seed is None else seed
+    with contextlib.ExitStack() as stack:
+      opened = lambda size: stack.enter_context(contextlib.closing(self.make_env(size)))
+      groups = [opened(size) for size in evaluation.group_sizes(count)]
+      groups[0] = watch(groups[0])
+      # As in training, where nobody knows that episodes end.
+      limit = 10 * run.eval_every if run.eval_share and not groups[0].spec.episode_limit else 0
+      where = (self.method, self.compiled, self.variables, groups, seed, self.step, episodes, mode)
+      return evaluation.evaluate(*where, limit=limit)
+
   def can(self, name: str) -> bool:
     """Return whether the method has a capability, such as 'dream'; see harmony_jax/viewing.py."""
     return name in self.method.capabilities
+
+  def features(
+    self, observation: Mapping[str, Any] | Any, action: Any, is_first: Any = None
+  ) -> dict[str, np.ndarray]:
+    """Return what the world model makes of a sequence, or of N, that it sees to the end.
+
+    Args:
+      observation: {name: [T, ...]}, or the array where there is only one name; of N sequences [N,
+        T, ...]. T is 2 at least.
+      action: taken after each observation: whole numbers [T] where the environment's action is one
+        choice, or vectors [T, A] as `PolicyState.action` has them.
+      is_first: [T] bool, where an episode begins; by default only at the first step.
+
+    Returns:
+      'feature': [T, F], the posterior latent state, which the method's heads see. It has no unit:
+        a Dreamer's is its deterministic part, in [-1, 1], and then its stochastic one.
+      'reward': [T], predicted of the step that led there, in the environment's units.
+      'kl': [T], KL[q ‖ p] in nats: how much an observation told that was not expected.
+
+    Raises:
+      UserError: the method has no such capability.
+      ValueError: arrays that do not fit `spec` or each other.
+    """
+    arrays, single = _batched(observation, self.spec.observation, 1)
+    shape, action = next(iter(arrays.values())).shape[:2], np.asarray(action)
+    if self.spec.discrete and action.ndim == 2 - single and action.dtype.kind in 'iu':
+      action = np.eye(self.spec.num_actions, dtype=np.float32)[action]
+    action = action[None] if single else action
+    wanted = (*shape, self.spec.num_actions)
+    if shape[1] < 2:
+      raise ValueError('a sequence is of two steps at least')
+    if action.shape != wanted:
+      raise ValueError(f'actions are {[*wanted]} here; got {[*action.shape]}')
+    first = np.arange(shape[1]) == 0 if is_first is None else np.asarray(is_first, bool)
+    first = np.array(np.broadcast_to(first, shape))
+    batch = {**arrays, 'action': action.astype(np.float32), 'is_first': first}
+    found = self._look('features', batch, context=shape[1] - 1, key=self._key)
+    return {name: found[name][0] if single else found[name] for name in ('feature', 'reward', 'kl')}
 
   def open_loop(self, carries: Any, actions: Any, context: int, horizon: int) -> dict[str, Any]:
     """Return what the method makes of an episode, looking at it now and then.
@@ -176,7 +274,8 @@ class TrainedAgent:
       actions: [T, A], taken after each.
 
     Returns: of T steps, in NumPy: what the capability 'open_loop' predicts, without the axis of
-      windows; and 'seen' [T] bool, whether a step's observation was known.
+      windows; and 'seen' [T] bool, whether a step's observation was known. Scales are those of
+      `dream`.
     """
     length, window = len(actions), context + horizon
     count = -(-length // window)
@@ -192,7 +291,19 @@ class TrainedAgent:
     return self._look('assign', {name: np.asarray(x)[None] for name, x in observation.items()})[0]
 
   def dream(self, count: int, length: int) -> dict[str, Any]:
-    """Return `count` episodes of `length` steps that the method makes up, in NumPy."""
+    """Return `count` episodes of `length` steps that the method makes up, in NumPy.
+
+    Returns: leaves [N, T, ...], N = `count`:
+      'observation': {name: array} of those that the model draws: pictures in [0, 1], vectors in
+        the environment's units.
+      'reward': of the step that led there, in the environment's units.
+      'continue': the probability that the episode goes on.
+      'value', if there is one: the critic's return from there on, discounted, in units of reward.
+      'action': [N, T, A] as the method has it, taken after each: one-hot, or in [-1, 1].
+
+    Raises:
+      UserError: the method cannot dream.
+    """
     return self._look('dream', key=self._key, count=count, length=length)
 
   def _look(self, name, *args, **options):
@@ -223,8 +334,8 @@ def change_environment(config: Config, texts: Iterable[str]) -> Config:
   return config.override(texts)
 
 
-def _batched(observation, specs) -> tuple[dict[str, np.ndarray], bool]:
-  """Return {name: [N, ...]}, and whether there was no N."""
+def _batched(observation, specs, lead=0) -> tuple[dict[str, np.ndarray], bool]:
+  """Return {name: [N, ...]}, and whether there was no N; of sequences (`lead` 1) [N, T, ...]."""
   if not isinstance(observation, Mapping):
     if len(specs) > 1:
       raise ValueError(
@@ -237,20 +348,22 @@ def _batched(observation, specs) -> tuple[dict[str, np.ndarray], bool]:
     )
   arrays = {name: np.asarray(observation[name]) for name in specs}
   ranks = {arrays[name].ndim - len(spec.shape) for name, spec in specs.items()}
+  told = ('{} or [N, …] of it', '[T, …] of {} or [N, T, …]')[lead]
   for name, spec in specs.items():
     array, rank = arrays[name], len(spec.shape)
-    if array.shape[array.ndim - rank :] != spec.shape or len(ranks) > 1 or not ranks <= {0, 1}:
-      raise ValueError(f'{name} is {list(spec.shape)} or [N, …] of it; got {list(array.shape)}')
+    fits = len(ranks) == 1 and ranks <= {lead, lead + 1}
+    if array.shape[array.ndim - rank :] != spec.shape or not fits:
+      raise ValueError(f'{name} is {told.format(list(spec.shape))}; got {list(array.shape)}')
     if rank == 3 and array.dtype != np.uint8:
       raise ValueError(f'{name} is uint8 in 0 … 255; got {array.dtype}')
-  single = ranks == {0}
+  single = ranks == {lead}
   return {name: array[None] if single else array for name, array in arrays.items()}, single
 
 
 def _restore(
   checkpoints: Checkpoints, config: Config, path: pathlib.Path, step: int | None, allow_import: bool
 ) -> tuple[methods.Method, Any, int]:
-  """Return (method, variables, step) of a checkpoint, by default the first that can be read."""
+  """Return (method, what is saved of it, step) of a checkpoint; by default the newest intact."""
   there = checkpoints.steps()
   if not there:
     raise UserError(f'{path} holds no checkpoint yet: the run has not come that far')
@@ -260,13 +373,13 @@ def _restore(
   failures = []
   for each in reversed(there) if step is None else [step]:
     try:
-      method, variables = _restore_one(checkpoints, config, each, path, allow_import)
+      method, saved = _restore_one(checkpoints, config, each, path, allow_import)
     except UserError as error:
       failures.append(error)
       continue
     for error in failures:
       _log.warning('%s: taking checkpoint %d', error, each)
-    return method, variables, each
+    return method, saved, each
   raise failures[0]
 
 
@@ -275,15 +388,33 @@ def _restore_one(checkpoints, config, step, path, allow_import):
     meta = checkpoints.meta(step)
     if 'spec' not in meta:
       configuration.allow(config.run.task, 'task', str(path), allow_import)
-    spec = _spec(config, meta)
-    method = methods.entry(config.run.method).make(config.agent, spec)
+    method = _made(config, _spec(config, meta))
+  except ValueError as error:
+    raise UserError(str(error)) from None
+  restored, _ = checkpoints.restore({'train': _kept(method)}, step, part=True)
+  return method, restored['train']
+
+
+def _made(config: Config, spec: envs.Spec) -> methods.Method:
+  try:
+    return methods.entry(config.run.method).make(config.agent, spec)
   except ValueError as error:  # sizes that do not fit the observations
     raise UserError(str(error)) from None
+
+
+def _fields(method) -> dict[str, Any]:
+  """The shapes of those fields of a method's state that acting needs."""
   state = jax.eval_shape(method.init, jax.random.key(0))
-  fields = {name: getattr(state, name) for name in method.acting}
-  saved = {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}  # none is saved
-  restored, _ = checkpoints.restore({'train': saved}, step, part=True)
-  return method, method.variables(types.SimpleNamespace(**fields | restored['train']))
+  return {name: getattr(state, name) for name in method.acting}
+
+
+def _kept(method) -> dict[str, Any]:
+  """Those that have an array: of the others nothing is saved."""
+  return {name: tree for name, tree in _fields(method).items() if jax.tree.leaves(tree)}
+
+
+def _variables(method, saved) -> Any:
+  return method.variables(types.SimpleNamespace(**_fields(method) | saved))
 
 
 def _spec(config, meta) -> envs.Spec:

@@ -11,8 +11,9 @@ A method's capabilities (`Method.capabilities`) are pure functions by these name
     assign(variables, observation)              assignments to prototypes [N, T, K]
     features(variables, batch, context, key)    what harmony_jax/offline measures: of a batch [B, T,
                                                 ...] that is seen to its end 'feature' [B, T, F],
-                                                'reward' and 'kl' [B, T]; and 'open_loop' [B, T -
-                                                context], rewards imagined after `context` steps
+                                                'reward' and, if there is one, 'kl' [B, T]; and
+                                                'open_loop' [B, T - context], rewards imagined
+                                                after `context` steps
 
 The first three return what they predict of each step: 'observation' {name: [N, T, ...]} (pictures
 in [0, 1]; those that the model can draw, perhaps none), 'reward' [N, T], 'continue' [N, T];

@@ -61,6 +61,11 @@ class Command:
     """End it at once."""
     self.send_signal(signal.SIGKILL)
 
+  def text(self):
+    """Return what it has printed so far."""
+    path = pathlib.Path(self._paths[0])
+    return path.read_text(encoding='utf-8') if path.exists() else ''
+
   def end(self, timeout=400):
     """Return how it ended, as `subprocess.run` does."""
     try:

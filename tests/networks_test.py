@@ -1,5 +1,7 @@
 """Layers, convolutions and the recurrent cell against dm-haiku, an independent implementation."""
 
+import re
+
 import chex
 import haiku as hk
 import jax
@@ -93,6 +95,29 @@ def test_all_forms_have_the_same_gradients(direction, padding, shape, size, dept
   first, *others = gradients(x, kernel)
   for each in others:
     chex.assert_trees_all_close(each, first, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('form', ['conv', 'gradient'])
+@pytest.mark.parametrize('mapped', [(0, 0), (0, None), (None, 0)])
+def test_over_kernels_convolutions_are_done_in_turn(form, mapped):
+  """Not as grouped ones, with the values and gradients of each alone."""
+  pictures, down, up = normal(2, 3, 8, 8, 4), normal(2, 4, 4, 4, 5, seed=1), normal(2, 5, 5, 3, 5)
+  first = lambda x, axis: x if axis == 0 else x[0]
+  inputs = first(pictures, mapped[0]), *(first(kernel, mapped[1]) for kernel in (down, up))
+
+  def value(x, down, up):
+    y = convolution.downsample(x, down, 'same', form)
+    return jnp.sin(convolution.upsample(y, up, 'valid', form)).sum()
+
+  one = jax.value_and_grad(value, (0, 1, 2))
+  together = jax.jit(jax.vmap(one, (*mapped, mapped[1])))
+  found = together(*inputs)
+  for i in range(2):
+    pick = lambda x, axis: x[i] if axis == 0 else x
+    alone = small.jit(one)(*map(pick, inputs, (*mapped, mapped[1])))
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[i], found), alone, rtol=1e-4, atol=1e-4)
+  groups = re.findall(r'(?:feature|batch)_group_count = (\d+)', together.lower(*inputs).as_text())
+  assert groups and (set(groups) == {'1'} or None in mapped)
 
 
 def test_dense_is_haikus_linear_and_norm():

@@ -233,11 +233,11 @@ def test_a_run_stops_where_it_is_not_finite():
     return state + 1, {'nonfinite_updates': np.array(state >= 4), 'harmony/reward/weight': weights}
 
   programs = types.SimpleNamespace(init=lambda key: 0, calibration=None, step=step, look=None)
-  programs.predict = 'its program'
+  programs.predict, programs.rows = 'its program', 3
   views = types.SimpleNamespace(
     measure=lambda look, state, last: {'x': state}, predict=lambda program, state: (program, state)
   )
-  sizes = types.SimpleNamespace(batch_size=2, batch_length=3, skip_nonfinite=0)
+  sizes = types.SimpleNamespace(batch_size=2, skip_nonfinite=0)
 
   def run(updates, seed=0, show=0):
     views.plan = learn.Plan(updates, 2, show=show)

@@ -2,11 +2,19 @@
 
 import json
 import shutil
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
 
+import numpy as np
 import pytest
 
-from harmony_jax.reporting import report
-from tests.reports import record
+from harmony_jax.reporting import live, report
+from harmony_jax.training import video
+from tests import commands
+from tests.reports import record, write_run
 
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser')
 DRIVER = shutil.which('chromedriver')
@@ -49,10 +57,26 @@ LINKS = """return [...document.querySelectorAll("nav a")].map(a => [a.textConten
 
 
 @pytest.fixture(scope='module')
-def page(tmp_path_factory):
-  """(a browser that shows a report with every kind of part, the report)."""
+def started(tmp_path_factory):
+  """A browser."""
   from selenium import webdriver
 
+  options = webdriver.ChromeOptions()
+  options.binary_location = BROWSER
+  for flag in (*FLAGS, f'user-data-dir={tmp_path_factory.mktemp("profile")}'):
+    options.add_argument(f'--{flag}')
+  options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+  browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+  try:
+    browser.set_page_load_timeout(30)
+    yield browser
+  finally:
+    browser.quit()
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory, started):
+  """(a browser that shows a report with every kind of part, the report)."""
   folder = tmp_path_factory.mktemp('report')
   records = [
     record(f'dreamerv3-{rule}-cpu', task, seed, (-20.0, 5.0, 10.0 + seed))
@@ -67,18 +91,8 @@ def page(tmp_path_factory):
   made = report.make(records, ['runs/x is damaged'], {'push': {'random': 0.05}})
   html = report.render(made, 'today', 'python -m experiments.report ' + 'runs/x ' * 30)
   (folder / 'index.html').write_text(html, encoding='utf-8')
-  options = webdriver.ChromeOptions()
-  options.binary_location = BROWSER
-  for flag in (*FLAGS, f'user-data-dir={folder / "profile"}'):
-    options.add_argument(f'--{flag}')
-  options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
-  browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-  try:
-    browser.set_page_load_timeout(30)
-    browser.get((folder / 'index.html').as_uri())
-    yield browser, made
-  finally:
-    browser.quit()
+  started.get((folder / 'index.html').as_uri())
+  return started, made
 
 
 def show(browser, width, scheme):
@@ -140,3 +154,88 @@ def test_text_can_be_read(page, width, scheme):
   for kind, text, color, background, size in texts:
     assert contrast(color, background) >= 4.5, (kind, text, color, background)
     assert size >= (8 if kind == 'figure' else 11), (kind, text, size)
+
+
+# --------------------------------------------------------------------------------------------------
+# the page that follows its runs
+
+
+def shows(browser, text, where='body', seconds=60):
+  """Wait until an element has a text; return it all."""
+  end = time.monotonic() + seconds
+  while time.monotonic() < end:
+    found = browser.execute_script(
+      'return document.querySelector(arguments[0])?.textContent', where
+    )
+    if text in (found or ''):
+      return found
+    time.sleep(0.2)
+  raise AssertionError(f'{text!r} is not in {found!r}')
+
+
+@pytest.fixture
+def port():
+  """One that is free."""
+  with socket.socket() as tried:
+    tried.bind((live.HOST, 0))
+    return tried.getsockname()[1]
+
+
+def test_the_page_follows_a_run(started, port, tmp_path):
+  """While it is open a run begins, writes half a line, fills it, evaluates, ends, and another one
+  vanishes; the reader's place, an open table and a video that runs stay."""
+  browser, runs = started, tmp_path / 'runs'
+  runs.mkdir()
+  watching = commands.Command('experiments.report', runs, '--watch', f'--port={port}')
+  try:
+    end = time.monotonic() + 60
+    while not (watching.text() or time.monotonic() > end):
+      time.sleep(0.1)
+    address = f'http://{live.HOST}:{port}/'
+    assert address in watching.text()
+    browser.get(address)
+    shows(browser, 'none of these holds a run that can be read', '#live')
+    run = write_run(runs / 'a', suite='dmc', complete=False)
+    video.save_video(
+      run / 'videos' / 'open_loop_image_00000050', np.zeros((8, 32, 32, 3), np.uint8)
+    )
+    shows(browser, 'step 100 of 100', 'header')
+    assert shows(browser, 'Follows the runs', '#live')
+    show(browser, 600, 'light')
+    browser.execute_script(
+      'const at = document.querySelector("video"); at.mark = 1; at.play();'
+      'document.querySelector("details").open = true;'
+      'document.querySelector("#runs").scrollIntoView({behavior: "instant"})'
+    )
+    place = 'return document.querySelector("#runs").getBoundingClientRect().top'
+    before = browser.execute_script(place)
+    with open(run / 'scores.jsonl', 'a', encoding='utf-8') as file:
+      file.write('{"step": 150, "frame": 600, "eval_me')
+    write_run(runs / 'b', seed=1, suite='dmc', complete=False, first=30.0)
+    shows(browser, 'seed 1: step 100 of 100', 'header')  # more above the reader's place
+    assert browser.execute_script(place) == pytest.approx(before, abs=2)
+    (run / '.complete').write_text('{}')
+    shows(browser, '2.00', 'table')
+    shutil.rmtree(runs / 'b')
+    with open(run / 'config.json', 'a', encoding='utf-8') as file:
+      file.write('{')
+    shows(browser, 'none of these holds a run', '#live')  # and the page that there was
+    assert '2.00' in shows(browser, 'seed 0', 'main')
+    kept = 'const at = document.querySelector("video"); return [at.mark, at.paused, at.readyState]'
+    mark, paused, ready = browser.execute_script(kept)
+    assert mark == 1 and not paused and ready > 1
+    assert browser.execute_script('return document.querySelector("details").open')
+    assert [each for each in browser.get_log('browser') if each['level'] == 'SEVERE'] == []
+    second = commands.run('report', runs, '--watch', f'--port={port}')
+    assert second.returncode == 2 and 'take --port=' in second.stderr.splitlines()[-1]
+    figure = urllib.request.urlopen(f'{address}figures/dmc-curves-frames.png').read()
+    assert figure.startswith(b'\x89PNG')
+    other = urllib.request.Request(address, headers={'Host': 'elsewhere.example'})
+    with pytest.raises(urllib.error.HTTPError, match='403'):
+      urllib.request.urlopen(other)
+    watching.send_signal(signal.SIGINT)
+    ended = watching.end(timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, '')
+    shows(browser, 'has ended', '#live')
+  finally:
+    watching.kill()

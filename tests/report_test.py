@@ -100,7 +100,7 @@ def test_a_run_that_has_just_begun_does_not_end_the_mean():
   begun = record(seed=2, values=(3.0,), complete=False, steps=3000)
   figure, lines = drawn([*whole, begun])
   assert ([4000, 8000, 12000], [0, 5, 11], 1.8) in lines and ([4000], [3], 0.7) in lines
-  assert len(lines) == 4 and figure.legend[0][0] == 'dreamerv3-harmony-cpu, seeds: 2'
+  assert len(lines) == 4 and figure.legend[0][0] == 'dreamerv3-harmony-cpu, 2 seeds: 0, 1'
   going = [record(seed=seed, values=(seed,), steps=9, complete=False) for seed in range(3)]
   assert ([4000], [1], 1.8) in drawn(going)[1]  # none is complete: of all
 
@@ -110,7 +110,7 @@ def test_means_are_taken_where_all_seeds_have_a_point():
   assert ([4000, 8000], [1.5, 4.0], 1.8) in drawn([a, b])[1]
   b.evaluations['frame'] = [frame + 100 for frame in b.evaluations['frame']]
   figure, lines = drawn([a, b])
-  assert ([4050, 8050], [1.5, 4.0], 1.8) in lines and 'bins of 4,000 frames' in figure.caption
+  assert ([4050, 8050], [1.5, 4.0], 1.8) in lines and 'bins of 4,000 frames' in figure.note
 
 
 def test_which_metrics_are_drawn():

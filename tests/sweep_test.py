@@ -23,6 +23,7 @@ from harmony_jax.reporting import schema
 from harmony_jax.sweeping import devices, executors, grid, job
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.sweep import Sweep
+from harmony_jax.training import measured
 from tests import commands, sweeps
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -59,6 +60,27 @@ def test_seeds():
   for text in ('', '0', 'x', '-1', '3-1', ',', '1,,2', '1.5', '99999', '1-99999', '²'):
     with pytest.raises(UserError, match='--seeds is'):
       launcher.parse_seeds(text)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_measured(monkeypatch):
+  """Plans do not depend on what has been run on this machine."""
+  monkeypatch.setattr(measured, 'load', lambda config, backend: None)
+
+
+def test_what_was_measured_here_is_the_plan(tmp_path, capsys, monkeypatch):
+  """Four runs of 200 steps at 0.1 a second on two workers, one of them half done."""
+  found = {'steps_per_second': 0.1, 'memory': 2e9, 'cores': 1, 'date': 'today'}
+  monkeypatch.setattr(measured, 'load', lambda config, backend: found)
+  runs, jobs = planned(tmp_path, '--games=Pong,Breakout', '--seeds=2')
+  assert jobs[0].hours == pytest.approx(200 / 0.1 / 3600)
+  jobs[0].folders[0].mkdir(parents=True)
+  (jobs[0].folders[0] / 'metrics.jsonl').write_text('{"step": 100}\n')
+  told = sweep.describe_need(Sweep(jobs), runs, 2)
+  assert '1.94 h of training are left, 0.97 h with 2 at a time' in told
+  assert 'up to 2.0 GB of memory each, 4.0 GB together' in told
+  monkeypatch.setattr(measured, 'load', lambda config, backend: None)
+  assert sweep.describe_need(Sweep(jobs), runs, 2) == ''
 
 
 def test_the_plan_is_the_product(tmp_path):

@@ -13,6 +13,8 @@ from harmony_jax import method, settings, trained
 from harmony_jax.errors import UserError
 from harmony_jax.methods import tdmpc, tdmpc_planning
 from harmony_jax.methods.tdmpc_replay import PriorityReplay
+from harmony_jax.offline import buffer as buffers
+from harmony_jax.offline import learn
 from harmony_jax.training.checkpoint import Checkpoints
 from tests import commands, small
 from tests.runs import TINY, From, Killed, die, lines, train
@@ -467,6 +469,51 @@ def test_what_it_expects_along_an_episode(whole):
   np.testing.assert_allclose(found['value'][4], of.values(model, latent, chosen).min(), rtol=1e-3)
   np.testing.assert_array_equal(found['reward'][[0, 1, 5, 6]], [0, 1, 5, 6])
   assert found['observation'] == {}
+
+
+def test_what_it_knows_of_a_buffer():
+  """Latent states as when it acts; a reward belongs to the row that it leads to."""
+  agent = make(PICTURE)
+  state = fresh(agent)
+  data, variables = batch_of(agent, PICTURE), agent.variables(state)
+  data['is_first'] = data['is_first'].at[:, 0].set(True)
+  found = jax.jit(agent.features, static_argnums=2)(variables, data, 3, state.rng)
+  model, carry = variables['world_model'], agent.initial_carry(variables, 3)
+  act = jax.jit(agent.act)
+  for t in range(3):
+    seen = {'image': data['image'][:, t]}
+    carry = act(variables, carry, seen, data['is_first'][:, t], state.rng)[1]
+    np.testing.assert_allclose(found['feature'][:, t], carry['latent'], rtol=1e-4, atol=1e-6)
+    after, reward = agent.step(model, carry['latent'], data['action'][:, t])
+    np.testing.assert_allclose(found['reward'][:, t + 1], reward, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(found['open_loop'][:, 0], reward, rtol=1e-4, atol=1e-6)
+  reward = agent.step(model, after, data['action'][:, 3])[1]
+  np.testing.assert_allclose(found['open_loop'][:, 1], reward, rtol=1e-4, atol=1e-6)
+  losses = agent.losses(model, state, data, agent.draws(state, data))[0]
+  longer = jax.tree.map(lambda x: jnp.concatenate([x, x], 1), data)
+  jax.tree.map(np.testing.assert_array_equal, agent.task_losses(state, longer), losses)
+
+
+def test_it_learns_from_a_buffer():
+  """The reward of the two numbers that are seen, by the rule that offline studies use."""
+  agent, rng = (
+    make(VECTOR, batch_size=16, latent=16, units=32, model_opt__lr=3e-3),
+    np.random.default_rng(0),
+  )
+  rows, starts = 800, np.arange(0, 801, 10)
+  seen = rng.normal(size=(rows, 5)).astype(np.float32)
+  action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+  reward = np.roll(seen[:, 0] + action[:, 0], 1)
+  flags = {name: np.zeros(rows, bool) for name in buffers.FLAGS}
+  header = {'spec': agent.spec.to_json(), 'state_names': ['first']}
+  more = {'action': action, 'reward': reward.astype(np.float32), **flags}
+  buffer = buffers.Buffer(header, {'state': seen}, more, starts, seen[:, :1])
+  entry = method.Entry(agent.settings, lambda *_: agent)
+  programs, weights = learn.Programmer(entry, 'tdmpc')(agent.settings, agent.spec)
+  views = learn.Views(buffer, learn.Plan(300, 150, context=3, horizon=3))
+  *_, last = learn.learn(programs, weights, buffer, views, 0, agent.settings)
+  assert last['measures']['reward/seen'] > 0.5 and last['measures']['state/first'] > 0.5
+  assert {f'loss/{task}/held_out' for task in tdmpc.TASKS} <= last['measures'].keys()
 
 
 def test_a_run_that_never_learns_says_why(tmp_path):

@@ -408,3 +408,29 @@ def test_a_folder_cannot_have_environments_imported(saved, trap, tmp_path):
   with pytest.raises(UserError, match='Id-v0'):
     trained.Agent.load(folder, allow_import=True).make_env()
   assert trap.exists()
+
+
+def test_features(agent, episode):
+  """Of a whole episode: those of the policy's own states where nothing is drawn; one or several."""
+  whole = agent.features(episode.observation, episode.action)
+  length = len(episode.action)
+  assert whole['feature'].shape == (length, 64 + 8 * 8)  # deterministic, and one-hots
+  assert np.abs(whole['feature'][:, :64]).max() <= 1 and (whole['kl'] >= 0).all()
+  numbers = agent.features(episode.picture, episode.action.argmax(-1))
+  jax.tree.map(np.testing.assert_array_equal, whole, numbers)
+  # the first state knows no action; the deterministic part follows from nothing else
+  np.testing.assert_allclose(
+    whole['feature'][0, :64], episode.carry.latent.deter[0], rtol=1e-4, atol=1e-5
+  )
+  twice = {name: np.stack([array] * 2) for name, array in episode.observation.items()}
+  both = agent.features(twice, np.stack([episode.action] * 2), is_first=np.ones(length, bool))
+  assert both['feature'].shape == (2, length, 128)
+  np.testing.assert_allclose(both['feature'][0, 3, :64], both['feature'][1, 5, :64], rtol=1e-5)
+  for wrong, text in (
+    ((episode.picture[0], episode.action), r'image is \[T, …\] of \[64, 64, 3\] or \[N, T, …\]'),
+    ((episode.picture, episode.action[:-1]), r'actions are \[1, 8, 3\] here; got \[1, 7, 3\]'),
+    ((episode.picture[:1], episode.action[:1]), 'of two steps at least'),
+    ((episode.picture, episode.picture), 'actions are'),
+  ):
+    with pytest.raises(ValueError, match=text):
+      agent.features(*wrong)

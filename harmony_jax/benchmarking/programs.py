@@ -49,7 +49,7 @@ def programs(subject: Subject, devices: list[Any], memory: float) -> dict[str, C
   key = jax.eval_shape(jax.random.key, 0)
   host = subject.replay(config.run.replay_capacity)
   fits = device_replay.device_nbytes(host) <= device_replay.MEMORY_SHARE * memory
-  read = _reading(host)
+  read = _reading(host, method.lead)
   tiled = jax.eval_shape(*read)
   plain = jax.eval_shape(tiles.apart, tiled)  # as the host has it
   batch = tiled if fits else plain
@@ -86,11 +86,11 @@ def programs(subject: Subject, devices: list[Any], memory: float) -> dict[str, C
   return found
 
 
-def _reading(host):
+def _reading(host, lead):
   """(the function that reads a batch of a replay on a device, the shapes of its arguments)."""
   rings = jax.eval_shape(lambda: device_replay._zeros(host, None))
   shapes = tuple((name, shape) for name, (shape, _) in host.specs.items())
-  rows = jax.ShapeDtypeStruct((host.batch_size, host.length), jnp.int32)
+  rows = jax.ShapeDtypeStruct((host.batch_size, lead + host.length), jnp.int32)
   before = jax.ShapeDtypeStruct(rows.shape[:1], jnp.int32) if host.first_action else None
   read = lambda rings, rows, before: device_replay.read_rows(rings, rows, before, shapes)
   return read, rings, rows, before

@@ -107,7 +107,8 @@ class TDMPC(method.Method):
       'world_model': make_optimizer(s.model_opt, *rates),
       'policy': make_optimizer(s.policy_opt),
     }
-    self.capabilities = {'open_loop': self.open_loop}
+    self.lead = self.stack - 1
+    self.capabilities = {'open_loop': self.open_loop, 'features': self.features}
 
   def apply(self, params: Params, name: str, *inputs: jax.Array) -> jax.Array:
     """Return what a network makes of its inputs [...], with its entry of the parameters."""
@@ -250,6 +251,14 @@ class TDMPC(method.Method):
 
     return finite.guard(update, state, batch, self.settings.skip_nonfinite)
 
+  model_step = train_step  # the policy learns along: the values' targets ask what it would do
+
+  def task_losses(self, state: TrainState, batch: method.Batch) -> dict[str, jax.Array]:
+    """Return the losses of as many of the first rows as an update takes, without training."""
+    rows = self.settings.batch_length + self.lead
+    batch = jax.tree.map(lambda x: x[:, :rows], batch)
+    return self.losses(state.params['world_model'], state, batch, self.draws(state, batch))[0]
+
   def draws(self, state: TrainState, batch: method.Batch) -> Draws:
     """Draw the random numbers of an update, by the row in the whole batch."""
     horizon, actions = self.settings.horizon, self.spec.num_actions
@@ -386,17 +395,40 @@ class TDMPC(method.Method):
     self, variables: Params, carries: Params, actions: jax.Array, context: int, key: jax.Array
   ) -> dict[str, Any]:
     """Predict rewards and values, for there is no picture; see viewing.py."""
-    model, latent = variables['world_model'], carries['latent'][:, :context]
-    rewards = [*carries['reward'][:, :context].swapaxes(0, 1)]
-    latents = [*latent.swapaxes(0, 1)]
-    for action in actions[:, context - 1 : -1].swapaxes(0, 1):
-      after, reward = self.step(model, latents[-1], action)
-      latents.append(after)
-      rewards.append(reward)
-    latent, reward = jnp.stack(latents, 1), jnp.stack(rewards, 1)
+    model, known = variables['world_model'], carries['latent'][:, :context]
+    future, reward = self.rollout(model, known[:, -1], actions[:, context - 1 : -1])
+    latent = jnp.concatenate([known, future], 1)
+    reward = jnp.concatenate([carries['reward'][:, :context], reward], 1)
     chosen = self.act_noisily(variables['policy'], latent, jnp.zeros(()))
     value = self.values(model, latent, chosen).min(0)
     return {'observation': {}, 'reward': reward, 'value': value, 'continue': jnp.ones_like(reward)}
+
+  def features(
+    self, variables: Params, batch: method.Batch, context: int, key: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Return latent states and rewards of a batch; see viewing.py. There is no KL.
+
+    A reward is predicted a step before it comes, also where it is 'seen'; that of row 0 is 0. The
+    first picture stands for those before it.
+    """
+    model, action = variables['world_model'], batch['action']
+    before = lambda x: jnp.concatenate([x[:, :1]] * self.lead + [x], 1)
+    latent = self.encode(model, self.see({k: before(batch[k]) for k in self.shapes}, self.lead))
+    reward = self.step(model, latent[:, :-1], action[:, :-1])[1]
+    future = self.rollout(model, latent[:, context - 1], action[:, context - 1 : -1])[1]
+    return {'feature': latent, 'reward': jnp.pad(reward, ((0, 0), (1, 0))), 'open_loop': future}
+
+  def rollout(
+    self, model: Params, latent: jax.Array, actions: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Return what follows actions [W, T, A]: latent states [W, T, Z], rewards [W, T]."""
+
+    def step(latent, action):
+      after = self.step(model, latent, action)
+      return after[0], after
+
+    found = jax.lax.scan(step, latent, actions.swapaxes(0, 1))[1]
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), found)
 
   # ------------------------------------------------------------------------------------------------
   # The rest of the protocol

@@ -55,6 +55,7 @@ class Programs:
     jit = functools.partial(parallel.jit, precision=settings.matmul_precision)
     self.init = jit(made.init)
     self.calibration: method.Calibration | None = made.calibration
+    self.rows: int = settings.batch_length + made.lead  # of a batch
 
     def step(weights, state, batch):
       of: Any = entry.make(weighed(settings, weights), spec) if weights else made
@@ -145,7 +146,8 @@ class Views:
       seen[name] = {key: whole(key) for key in chunks[0][0]}
       for loss in chunks[0][1]:
         losses[f'loss/{loss}/{name}'] = float(np.mean([each[loss] for _, each in chunks]))
-      losses[f'kl/{name}'] = float(seen[name]['kl'].mean())
+      if 'kl' in seen[name]:
+        losses[f'kl/{name}'] = float(seen[name]['kl'].mean())
     held, context = seen['held_out'], self.plan.context
     rewards = held['reward'], held['open_loop'], self.reward['held_out']
     found = measure.of_rewards(*rewards, context, self.values)
@@ -182,11 +184,11 @@ def learn(
     `Views.predict`, too, if these are wanted.
   """
   plan, state = views.plan, programs.init(jax.random.key(seed))
-  windows = buffer.windows(sizes.batch_length, False)
+  windows = buffer.windows(programs.rows, False)
 
   def batch_of(update):
     first = batch_windows(windows, sizes.batch_size, seed, update)
-    return buffer.gather(first, sizes.batch_length, plan.reward_scale)
+    return buffer.gather(first, programs.rows, plan.reward_scale)
 
   if programs.calibration:
     start = programs.calibration

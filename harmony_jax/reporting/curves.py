@@ -4,15 +4,15 @@
 # (pandas and Matplotlib come without types)
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from harmony_jax.reporting import figures, statistics
+from harmony_jax.reporting import figures, protocol, statistics
 from harmony_jax.reporting.figures import INK, PALETTE, STYLES, Figure, Panel, percent, tick
-from harmony_jax.reporting.schema import Record
+from harmony_jax.reporting.schema import TRAINING, Record
 
 # The same everywhere; losses have colours that mean no method in the same report (harmony and none
 # take the first two).
@@ -26,6 +26,7 @@ METRICS = {  # by prefix, on logarithmic axes: (name of the file, title)
   'harmony/': ('weights', 'Harmonizer weights 1/σ, learned'),
   'loss/': ('losses', 'Losses before they are weighted'),
 }
+MOST_SINGLE = 24  # panels of `under_way`
 AXES = {'frame': 'environment frames', 'hours': 'hours'}
 References = Mapping[str, Mapping[str, float]]  # {task: {name: score}}, dashed lines
 DASHED = {'color': INK, 'linestyle': (0, (4, 3)), 'linewidth': 0.8}
@@ -50,7 +51,7 @@ def learning(
   Where a method has complete runs of a task its mean is over these, so that a run that has just
   begun does not end it. None is returned where no evaluation has `x`: 'frame' or 'hours'.
   """
-  panels, widths, seeds = [], set(), {}
+  panels, widths, seeds, few = [], set(), {}, {}
   for task in sorted({record.task for record in records}):
     own, curves = [record for record in records if record.task == task], {}
     points = _points(own, x)
@@ -58,23 +59,75 @@ def learning(
       averaged = runs[runs['complete']] if runs['complete'].any() else runs
       curves[method], width = mean_curve(averaged)
       widths |= {f'{width:,}'} if width else set()
-      seeds.setdefault(method, set()).add(averaged['run'].nunique())
+      seeds.setdefault(method, []).append({own[run].seed for run in averaged['run'].unique()})
+      if len(curves[method]) < 3:
+        few.setdefault(task, []).append(f'{method} {len(curves[method])}')
     if curves:
       success = all(record.judged_by == 'success' for record in own)
       draw = _curves_panel(points, curves, colors, references.get(task, {}), success)
       panels.append(Panel(task, AXES[x], draw))
   if not panels:
     return None
-  counts = lambda method: ' or '.join(map(str, sorted(seeds[method])))
   methods = [method for method in dict.fromkeys(r.method for r in records) if method in seeds]
-  legend = [(f'{each}, seeds: {counts(each)}', colors[each], 'solid') for each in methods]
-  binned = f' Evaluated at different frames: means over bins of {", ".join(sorted(widths))} frames.'
+  legend = [(f'{each}, {seeds_of(seeds[each])}', colors[each], 'solid') for each in methods]
+  notes = []
+  if widths:
+    binned = f'means over bins of {", ".join(sorted(widths))} frames.'
+    notes.append(f'Evaluated at different frames: {binned}')
+  if few:
+    told = protocol.some([f'{task} ({", ".join(each)})' for task, each in few.items()])
+    notes.append(f'One or two points are no course; so few evaluations have: {told}.')
   return Figure(
     f'{records[0].suite}-curves-{x.rstrip("s")}s',
     f'{title_of_scores(records)} over {AXES[x]}',
-    _CURVES + (binned if widths else ''),
+    _CURVES,
     panels,
     [*legend, ('95 % interval of the mean', INK, 'band')],
+    ' '.join(notes),
+  )
+
+
+def seeds_of(by_task: Sequence[Collection[int]]) -> str:
+  """Return how many seeds each of some tasks has, and which: '3 seeds: 0–2', '1 or 3 of the seeds
+  0–2'."""
+  counts, every = sorted({len(seeds) for seeds in by_task}), set().union(*by_task)
+  if len(every) == 1:
+    return f'seed {figures.ranges(every)}'
+  if counts == [len(every)]:
+    return f'{counts[0]} seeds: {figures.ranges(every)}'
+  return f'{" or ".join(map(str, counts))} of the seeds {figures.ranges(every)}'
+
+
+def under_way(records: Sequence[Record], colors: Mapping[str, str]) -> Figure | None:
+  """Return the curve of each run that is not complete, a panel per run; None without any.
+
+  Training returns are drawn where they were read as a metric, and where scores are returns.
+  """
+  panels, drawn = [], {}
+  for record in sorted(records, key=lambda record: (record.task, record.method, record.seed)):
+    scores = pandas.Series(record.scores, record.evaluations['frame'], dtype=float).dropna()
+    training = pandas.Series(dtype=float)
+    if record.judged_by == 'return' and TRAINING in record.metrics:
+      frames = [step * record.frames_per_step for step in record.metrics['step']]
+      training = pandas.Series(record.metrics[TRAINING], frames, dtype=float).dropna()
+    if not record.complete and len(scores) + len(training):
+      color = drawn.setdefault(record.method, colors[record.method])
+      success = record.judged_by == 'success'
+      draw = _single_panel(scores, training, color, success)
+      panels.append(Panel(f'{record.task}, seed {record.seed}', AXES['frame'], draw))
+  legend = [(method, color, 'solid') for method, color in drawn.items()]
+  legend += [('evaluation', INK, 'solid'), ('training episodes', INK, 'dotted')]
+  more = f'{len(panels) - MOST_SINGLE} more are not drawn.' if len(panels) > MOST_SINGLE else ''
+  if not panels:
+    return None
+  return Figure(
+    f'{records[0].suite}-under-way',
+    'Runs that are not complete, each by itself',
+    'Evaluations so far, a dot each, and the mean return of the training episodes before each of '
+    'at most 200 lines of metrics.',
+    panels[:MOST_SINGLE],
+    legend,
+    more,
   )
 
 
@@ -164,6 +217,17 @@ def _curves_panel(points, curves, colors, lines, success):
     _format(axis, percent if success else tick)
     axis.set_xlim(left=min(0, axis.get_xlim()[0]))
     reference_lines(axis, lines)
+
+  return draw
+
+
+def _single_panel(scores, training, color, success):
+  def draw(axis):
+    dotted = {'linewidth': 1, 'linestyle': STYLES['dotted'], 'marker': 'o', 'markersize': 1.2}
+    axis.plot(training.index, training, color=color, **dotted)
+    axis.plot(scores.index, scores, color=color, linewidth=1.8, marker='o', markersize=3.5)
+    _format(axis, percent if success else tick)
+    axis.set_xlim(left=0)
 
   return draw
 

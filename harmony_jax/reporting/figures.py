@@ -66,13 +66,18 @@ class Panel:
 
 @dataclasses.dataclass
 class Figure:
-  """Panels with one legend of (label, colour, key of `STYLES` or 'band')."""
+  """Panels with one legend of (label, colour, key of `STYLES` or 'band').
+
+  `caption` says how figures of the kind are read, `note` what is special about this one.
+  """
 
   name: str
   title: str
   caption: str
   panels: list[Panel]
   legend: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+  note: str = ''
+  svg: list[str] = dataclasses.field(default_factory=list, repr=False)  # of `inline`, once
 
   def __post_init__(self):
     self.name = re.sub(r'[^a-z0-9_-]+', '-', self.name.lower())  # it becomes a file's name
@@ -90,7 +95,8 @@ def colors_of(names: Iterable[str], wanted: Mapping[str, str | None]) -> dict[st
 
 def inline(figure: Figure) -> list[str]:
   """Return the panels as SVG for a page: no fixed size, no ids that could meet another figure's."""
-  found = []
+  if figure.svg:
+    return figure.svg
   for at, panel in enumerate(figure.panels):
     width, height = panel.width, panel.height
     box = {'left': panel.left / width, 'right': 1 - 12 / width, 'top': 1 - 22 / height}
@@ -103,8 +109,8 @@ def inline(figure: Figure) -> list[str]:
     text = re.sub(r' (width|height)="[\d.]+pt"', '', text)
     shown = ', '.join(label for label, _, _ in figure.legend)
     alt = html.escape(f'{panel.title}: {figure.title}{f" of {shown}" if shown else ""}.')
-    found.append(text.replace('<svg ', f'<svg role="img" aria-label="{alt}" ', 1))
-  return found
+    figure.svg.append(text.replace('<svg ', f'<svg role="img" aria-label="{alt}" ', 1))
+  return figure.svg
 
 
 def save(figure: Figure, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -148,6 +154,15 @@ def decimals(value: float) -> int:
   if value == 0 or isinstance(value, int):
     return 0
   return sum(abs(value) < limit for limit in (1000, 10, 1))
+
+
+def ranges(numbers: Iterable[int]) -> str:
+  """Return whole numbers in order, neighbours together: '0–2, 7, 8'."""
+  found, parts = sorted(set(numbers)), []
+  for _, run in itertools.groupby(enumerate(found), lambda pair: pair[1] - pair[0]):
+    members = [number for _, number in run]
+    parts += [f'{members[0]}–{members[-1]}'] if len(members) > 2 else map(str, members)
+  return ', '.join(parts)
 
 
 def percent(value: float, _: object = None) -> str:

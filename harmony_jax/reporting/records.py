@@ -14,14 +14,14 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
-from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record, is_number
+from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record
 from harmony_jax.training.run_folder import FREE
 
 MOST = 200  # points of each metric
@@ -61,12 +61,13 @@ def collect(
   paths: str | os.PathLike | Iterable[str | os.PathLike],
   metrics: Sequence[str] = (),
   skip: Sequence[str | os.PathLike] = (),
+  reader: Callable[[pathlib.Path], Record] | None = None,
 ) -> tuple[list[Record], list[str]]:
   """Return the records of all runs below some paths, each run once, and lines of what is wrong.
 
   Args:
     paths: run folders, results files, folders that hold such at any depth; or one of them.
-    metrics: as for `read`. skip: folders that are not looked into.
+    metrics: as for `read`. skip: folders that are not looked into. reader: in place of `read`.
 
   Returns:
     ([record], [problem]): what was left out and why (no such path, a run that is damaged, a second,
@@ -77,13 +78,40 @@ def collect(
     given = local_path(given)
     for path in _find(given, seen, problems):
       try:
-        found += [read(path, metrics)] if path.is_dir() else results_files.read(path)
+        own = results_files.read if not path.is_dir() else reader or (lambda at: read(at, metrics))
+        made = own(path)
+        found += [made] if isinstance(made, Record) else made
       except results_files.NoResults as error:
         problems += [str(error)] if path == given else []  # other JSON files may lie in folders
       except UserError as error:
         problems.append(str(error))
   found, doubled = _one_per_place(found)
   return found, [one_line(text) for text in problems + doubled + _unlike_seeds(found)]
+
+
+def stamps(
+  paths: Iterable[str | os.PathLike], more: Sequence[str] = ()
+) -> dict[pathlib.Path, tuple]:
+  """Return {run folder or JSON file: (name, size, time) of what is read of it}; a change in any
+  file below some paths is a change in here.
+
+  Args:
+    more: folders of a run whose files count, too.
+  """
+  found, seen = {}, set()
+  for given in map(local_path, paths):
+    for path in _find(given, seen, []):
+      places = [path, *(path / name for name in (*_FILES, 'environment.txt', *more))]
+      found[path] = tuple(_stamp(place) for place in places)
+  return found
+
+
+def _stamp(path):
+  try:
+    status = path.stat()
+  except OSError:
+    return None
+  return status.st_size, status.st_mtime_ns
 
 
 def without_paths(entry: object) -> object:
@@ -169,7 +197,7 @@ def _metrics(lines, asked):
   kept = sorted(steps)
   if len(kept) > MOST:
     kept = [kept[index] for index in np.linspace(0, len(kept) - 1, MOST).round().astype(int)]
-  short = lambda value: float(f'{value:.6g}') if is_number(value) else value
+  short = lambda value: float(f'{value:.6g}') if isinstance(value, float) else value
   names = sorted({name for step in kept for name in steps[step]})
   metrics = {name: [short(steps[step].get(name)) for step in kept] for name in names}
   return {'step': kept} | {name: each for name, each in metrics.items() if set(each) != {None}}

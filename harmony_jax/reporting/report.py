@@ -5,11 +5,13 @@ for it; the page, and the folder that it goes to.
 # pyright: reportArgumentType=false, reportReturnType=false, reportOperatorIssue=false
 # (pandas and Matplotlib come without types)
 
+import contextlib
 import copy
 import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 
@@ -18,9 +20,10 @@ import pandas
 
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
-from harmony_jax.reporting import comparisons, curves, figures, protocol, published, tables
+from harmony_jax.reporting import comparisons, curves, figures, media, protocol, published, tables
 from harmony_jax.reporting.curves import References
 from harmony_jax.reporting.figures import Figure
+from harmony_jax.reporting.media import Media
 from harmony_jax.reporting.schema import Record, is_number
 from harmony_jax.reporting.statistics import AGGREGATES, aggregates
 
@@ -30,12 +33,14 @@ _MANIFEST = 'report.json'  # names the files of a report, whose place a later on
 
 @dataclasses.dataclass
 class Part:
-  """Figures and a table under a heading; `kind` names the notes that the template sets below."""
+  """Figures, a table, files of runs under a heading; `kind` names the notes that the template sets
+  below."""
 
   kind: str
   title: str
   figures: Sequence[Figure | None] = ()
   table: pandas.DataFrame | None = None
+  media: Sequence[Media] = ()
 
   def __post_init__(self):
     self.figures = [figure for figure in self.figures if figure]
@@ -49,10 +54,15 @@ class Report:
   records: list[Record]
   problems: Sequence[str]
   suites: dict[str, tuple[list[tuple[str, str]], list[Part]]]  # (`protocol.lines`, parts) of each
+  made_of: dict[str, tuple[list[Record], list[Media]]] = dataclasses.field(default_factory=dict)
 
   def figures(self) -> list[Figure]:
     """Return the figures of all parts."""
     return [each for _, parts in self.suites.values() for part in parts for each in part.figures]
+
+  def media(self) -> list[Media]:
+    """Return the files of runs that all parts show."""
+    return [each for _, parts in self.suites.values() for part in parts for each in part.media]
 
 
 def make(
@@ -61,24 +71,40 @@ def make(
   references: References | None = None,
   title: str = '',
   metrics: Sequence[str] = tuple(curves.METRICS),
+  before: Report | None = None,
 ) -> Report:
   """Put a report together.
 
   Args:
     records, problems: of `records.collect` and `published.read_scores`.
     references: of `parse_references`. metrics: names or prefixes of those to draw.
+    before: a report with the same references and metrics: what it says of a suite stays where
+      nothing of that has changed.
   """
-  records, suites = sorted(told_apart(records), key=_order), {}
+  records, suites, made_of = sorted(told_apart(records), key=_order), {}, {}
   for suite in dict.fromkeys(record.suite for record in records):
     own = [record for record in records if record.suite == suite]
-    parts = _parts(suite, own, references_of(own, references or {}), metrics)
-    parts = [part for part in parts if part.figures or part.table is not None]
+    made_of[suite] = own, media.newest(own)
+    if before and before.made_of.get(suite) == made_of[suite]:
+      suites[suite] = before.suites[suite]
+      continue
+    parts = [
+      *_parts(suite, own, references_of(own, references or {}), metrics),
+      Part('pictures', 'What the agents see and expect', media=made_of[suite][1]),
+    ]
+    parts = [part for part in parts if part.figures or part.table is not None or part.media]
     suites[suite] = protocol.lines(own), parts
-  return Report(title or ', '.join(map(protocol.title, suites)), records, problems, suites)
+  title = title or ', '.join(map(protocol.title, suites))
+  return Report(title, records, problems, suites, made_of)
 
 
-def render(report: Report, lead: str, command: str) -> str:
-  """Return the page; `lead` tells when and of which commit, `command` that made it."""
+def render(report: Report, lead: str, command: str, live: str = '') -> str:
+  """Return the page; `lead` tells when and of which commit, `command` that made it.
+
+  Args:
+    live: which state of a page that follows its runs this is (see `live`); '' for a page that
+      stays.
+  """
   templates = jinja2.Environment(
     loader=jinja2.PackageLoader('harmony_jax.reporting'),
     autoescape=True,
@@ -94,6 +120,8 @@ def render(report: Report, lead: str, command: str) -> str:
     running=[f'{r.task}, {r.method}, seed {r.seed}: {tables.progress(r)}' for r in running],
     runs=tables.runs(report.records),
     hours=sum(r.hours or 0 for r in report.records),
+    live=live,
+    said=[],  # what stands on the page already
     authors=any(r.method in published.AUTHORS for r in report.records),
     inline=figures.inline,
     title_of=protocol.title,
@@ -179,6 +207,7 @@ def _parts(suite, records, references, metrics):
   returns = tables.finals([record for record in records if record.judged_by == 'return'])
   learning = [curves.learning(records, colors, references, x) for x in ('frame', 'hours')]
   yield Part('curves', 'Learning curves', learning)
+  yield Part('under-way', 'Under way', [curves.under_way(records, colors)])
   yield Part('scores', 'Scores', table=tables.scores(records, references))
   if suite == 'atari':
     yield from _atari(
@@ -240,7 +269,7 @@ def check(folder: str | os.PathLike) -> pathlib.Path:
 def write(
   report: Report, html: str, output: str | os.PathLike, results: Callable[[pathlib.Path], None]
 ) -> None:
-  """Write index.html, figures/ and results/ whole, in place of an earlier report.
+  """Write index.html, figures/, media/ and results/ whole, in place of an earlier report.
 
   Args:
     html: of `render`. results: called with the folder results/, writes it.
@@ -256,6 +285,10 @@ def write(
       (new / 'figures').mkdir(parents=True)
       for figure in report.figures():
         figures.save(figure, new / 'figures')
+      for each in report.media():
+        (new / each.name).parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # gone since
+          shutil.copyfile(each.path, new / each.name)
       results(new / 'results')
       (new / 'index.html').write_text(html, encoding='utf-8', errors='backslashreplace')
       names = [path.relative_to(new).as_posix() for path in new.rglob('*') if path.is_file()]

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas
 
-from harmony_jax.reporting import published, statistics
+from harmony_jax.reporting import curves, published, statistics
 from harmony_jax.reporting.comparisons import AGGREGATES
 from harmony_jax.reporting.curves import References, title_of_scores
-from harmony_jax.reporting.figures import decimals, number, percent
+from harmony_jax.reporting.figures import decimals, number, percent, ranges
 from harmony_jax.reporting.schema import Record
 from harmony_jax.reporting.statistics import Interval, Scores
 
@@ -82,12 +82,13 @@ def summary(runs: Sequence[Record], seeds: Sequence[int] = ()) -> str:
     mean, std = _mean(values), float(np.std(values, ddof=1))
     digits = decimals(mean) if mean else None
     text += f' ± {percent(std) if shown is percent else number(std, digits)}'
-  notes = [f'{len(values)} seed{"s" * (len(values) > 1)}'] if values else []
+  counted = [record.seed for record in runs if record.complete and record.final is not None]
+  notes = [curves.seeds_of([counted])] if values else []
   notes += [f'seed {r.seed} not complete: {progress(r)}' for r in runs if not r.complete]
   without = sum(record.complete and record.final is None for record in runs)
   notes += [f'{without} complete without a score'] if without else []
-  absent = [str(seed) for seed in seeds if runs and seed not in {r.seed for r in runs}]
-  notes += [f'missing: seed{"s" * (len(absent) > 1)} {", ".join(absent)}'] if absent else []
+  absent = [seed for seed in seeds if runs and seed not in {r.seed for r in runs}]
+  notes += [f'missing: seed{"s" * (len(absent) > 1)} {ranges(absent)}'] if absent else []
   return '\n'.join([text, *(f'({note})' for note in notes)])
 
 

@@ -24,11 +24,12 @@ from harmony_jax.config import Config
 from harmony_jax.envs.base import to_environment
 from harmony_jax.errors import UserError
 from harmony_jax.method import Method
-from harmony_jax.training import hooks, origin, saving, setup
+from harmony_jax.training import hooks, measured, origin, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.evaluation import Evaluation, Player, random_actions
 from harmony_jax.training.interruption import Interruption
 from harmony_jax.training.logger import MetricsWriter, NoWriter
+from harmony_jax.training.progress import Progress
 from harmony_jax.training.run_folder import RunFolder
 from harmony_jax.training.run_state import RunState, Schedule
 from harmony_jax.training.trackers import DEFAULT, Start, Trackers
@@ -55,8 +56,9 @@ class Trainer:
     name: str = '',
     sharing: int = 1,
     more: Sequence[hooks.Hook] = (),
+    screen: Callable[..., Progress] = Progress,
   ):
-    """Make the run's parts; the last four are for one run among several.
+    """Make the run's parts; `compiler` to `more` are for one run among several.
 
     Args:
       trackers: names of those that show it; `trackers.TRACKERS` has them.
@@ -65,7 +67,9 @@ class Trainer:
       name: stands before its lines; a run without one may show a panel.
       sharing: how many runs put their replay on the device.
       more: hooks, after those that every run has.
+      screen: makes what shows how far it is.
     """
+    self.screen = screen
     self.config, self.folder, self.name = config, folder, name
     self.interruption = interruption or Interruption()
     self.group, self.schedule = processes.here(), Schedule(config)
@@ -108,7 +112,7 @@ class Trainer:
     # Several processes do not leave an evaluation early, and may be ended in it.
     ends = [self.evaluation, self.saver][:: -1 if self.group.count > 1 else 1]
     self.hooks: list[hooks.Hook] = [hooks.Learned(config.steps), self.metrics]
-    self.hooks += [hooks.Video(config.video_every), *ends]
+    self.hooks += [measured.Measurement(), hooks.Video(config.video_every), *ends]
     self.hooks += [hooks.Signals(self), *more]
 
   # ------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def introduce(trainer: 'Trainer') -> Progress:
   how: dict[str, Any] = {'live': False, 'prefix': f'{trainer.name}: '} if trainer.name else {}
   if not trainer.group.leads:
     how = {'live': False, 'file': open(os.devnull, 'w', encoding='utf-8')}
-  progress = Progress(run.steps, state.step, **how)
+  progress = trainer.screen(run.steps, state.step, **how)
   progress.line(
     f'{run.suite} {run.task}, {run.method}, {f"weighting {rule}, " if rule else ""}'
     f'seed {run.seed}: {run.steps:,} steps, {trainer.schedule.updates:,} updates, '

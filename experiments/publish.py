@@ -1,0 +1,160 @@
+"""Makes a published agent of a run folder: what acting needs, in files that anyone can check.
+
+python -m experiments.publish --logdir=runs/demo/seed0 --output=published/catch-harmony
+
+The agent plays --episodes complete episodes, all of whose scores go along; so does a player that
+chooses at random. What the folder holds: harmony_jax/publishing.py. `experiments.verify` plays it
+again. --upload=REPO sends the folder to the Hugging Face Hub (`pip install huggingface_hub`, and
+its own login); that has not been tried online.
+"""
+
+if not __package__:
+  import as_file  # noqa: F401
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import shlex
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from harmony_jax import config as config_
+from harmony_jax import envs, model_card, publishing, settings
+from harmony_jax.errors import UserError
+from harmony_jax.paths import local_path
+
+from . import launcher
+
+flags.DEFINE(launcher.PATH, 'logdir', None, 'The run folder.', required=True)
+flags.DEFINE(
+  launcher.PATH, 'output', None, "The agent's folder, which is made; named like it.", required=True
+)
+flags.DEFINE_integer('episodes', 1000, 'How many complete episodes the score is of.', lower_bound=3)
+flags.DEFINE_integer('checkpoint', None, 'Of which step; by default the newest one.', lower_bound=0)
+flags.DEFINE_string('upload', '', 'Repository OWNER/NAME on the Hugging Face Hub, made if need be.')
+flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
+
+LICENCE = 'Apache-2.0'
+
+
+def main(words: list[str]) -> int:
+  """Load, play, write."""
+  from harmony_jax import parallel, trained
+
+  options = flags.FLAGS
+  launcher.no_words(words, '--logdir=…')
+  output, hub = local_path(options.output), _hub() if options.upload else None
+  if output.exists():
+    raise UserError(f'{output} exists: choose another --output, nothing was overwritten')
+  parallel.use_compilation_cache()
+  source = local_path(options.logdir)
+  agent = trained.Agent.load(source, options.checkpoint, allow_import=options.allow_import)
+  scores = [each.score for each in agent.evaluate(options.episodes)]
+  low, high, how = publishing.interval(scores, options.episodes)
+  random = _play_random(agent, options.episodes)
+  files = {
+    publishing.PARAMETERS: publishing.pack(agent.saved),
+    publishing.SCORES: _text({'scores': scores, 'random': random}).encode(),
+  }
+  about = {
+    'format': publishing.FORMAT,
+    'name': output.name,
+    'title': agent.title,
+    'licence': LICENCE,
+    'step': agent.step,
+    'run': {'format': config_.FORMAT, 'config': settings.plain(agent.config.to_json())},
+    'spec': agent.spec.to_json(),
+    'trained': _trained(source),
+    'evaluation': _evaluation(agent, scores, random),
+    'verify': {
+      'episodes': options.episodes,
+      'seed': agent.config.run.seed + 1,  # no episode of those that the score is of
+      'low': low,
+      'high': high,
+      'level': publishing.LEVEL,
+      'how': how,
+    },
+    'arrays': publishing.structure(agent.saved),
+    'sha256': {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+  }
+  files[publishing.MANIFEST] = _text(about).encode()
+  files[publishing.CARD] = model_card.card(about).encode()
+  output.mkdir(parents=True)
+  for name, data in files.items():
+    (output / name).write_bytes(data)
+  size = sum(map(len, files.values()))
+  print(
+    f'{output}: {agent.title}, step {agent.step:,}, {np.mean(scores):,.3f} over '
+    f'{options.episodes:,} episodes; {size / 1e6:.1f} MB'
+  )
+  if hub:
+    _upload(hub, output, options.upload)
+  return 0
+
+
+def _play_random(agent, episodes):
+  """Scores of a player that chooses at random, in the same number of episodes."""
+  with contextlib.closing(agent.make_env(min(episodes, agent.config.run.eval_envs))) as env:
+    seed = agent.config.run.seed
+    seeds = [envs.episode_seed(seed, 'eval', agent.step, index) for index in range(episodes)]
+    return [
+      each.score for each in envs.run_episodes(env, seeds, envs.random_policy(env.spec, seed))
+    ]
+
+
+def _evaluation(agent, scores, random):
+  from harmony_jax.benchmarking.machine import describe_machine
+  from harmony_jax.reporting import protocol
+
+  tree = {**agent.config.to_json(), 'final_eval_episodes': len(scores), 'eval_every': 0}
+  return {
+    'mean': float(np.mean(scores)),
+    'std': float(np.std(scores)),
+    'episodes': len(scores),
+    'seed': agent.config.run.seed,
+    'policy': agent.config.agent.eval_policy,
+    'random_mean': float(np.mean(random)),
+    'protocol': protocol.describe({**tree, 'steps': agent.step}).partition('; training')[0],
+    'machine': describe_machine(),
+  }
+
+
+def _trained(source: pathlib.Path) -> dict[str, Any]:
+  """Commits and commands of a run's starts, as its environment.txt has them."""
+  path, found = source / 'environment.txt', {'commit': [], 'command': []}
+  for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else []:
+    name, _, value = line.partition(':')
+    if name in found:
+      words = shlex.split(value)
+      # an interpreter's place is of no use elsewhere
+      told = shlex.join(['python', *words[1:]]) if name == 'command' else value.strip()
+      found[name] += [told] if told not in found[name] else []
+  return {name: '; '.join(values) or 'unknown' for name, values in found.items()}
+
+
+def _text(tree):
+  return json.dumps(tree, indent=1, allow_nan=False, ensure_ascii=False) + '\n'
+
+
+def _hub() -> Any:
+  try:
+    import huggingface_hub  # pyright: ignore[reportMissingImports]
+  except ImportError:
+    raise UserError('--upload needs the hub: pip install huggingface_hub') from None
+  return huggingface_hub.HfApi()
+
+
+def _upload(hub, output, name):
+  try:
+    hub.create_repo(name, exist_ok=True)
+    hub.upload_folder(repo_id=name, folder_path=str(output), commit_message=f'Add {output.name}')
+  except (OSError, ValueError) as error:  # the hub's own errors are among them
+    raise UserError(f'--upload={name}: {error}; the folder is in {output}') from None
+  print(f'uploaded to {name}')
+
+
+if __name__ == '__main__':
+  launcher.command(main)

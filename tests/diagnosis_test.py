@@ -1,0 +1,116 @@
+"""What `doctor --run` says of runs that are as they should be, and of those that are not."""
+
+import json
+
+import pytest
+
+from harmony_jax.errors import UserError
+from harmony_jax.reporting import diagnosis
+from tests import commands
+from tests.reports import append, change, record, write_run
+
+
+def run(folder, columns=(), lines=40, **config):
+  """A run of catch whose metrics are functions of the line's number, from 0 to 1."""
+  settings = {
+    'suite': 'catch',
+    'task': 'catch',
+    'preset': 'mine',
+    'losses': {'free_nats': 1.0},
+    'model_opt': {'clip': 1000.0},
+  }
+  write_run(folder, steps=(2000, 4000), lines=0, **settings | config)
+  change(folder, steps=4000)
+  usual = {
+    'loss/observation': lambda x: 1000 - 800 * x,
+    'loss/dynamics': lambda x: 1 + 10 * x,
+    'loss/reward': lambda x: 1.0 - 0.9 * x,
+    'harmony/reward/sigma': lambda x: 0.4,  # of a loss of 0.1 to 0.3: 0.37 to 0.72
+    'grad_norm/world_model': lambda x: 100.0,
+    'actor/entropy': lambda x: 1 - 0.5 * x,
+    'return/train': lambda x: x,
+    'nonfinite_updates': lambda x: 0.0,
+    'speed/env_steps_per_second': lambda x: 50.0,
+  }
+  for line in range(lines):
+    at = line / (lines - 1)
+    counts = {'step': 100 * (line + 1), 'frame': 100 * (line + 1), 'update': 50 * line}
+    values = {name: of(at) for name, of in (usual | dict(columns)).items()}
+    append(folder / 'metrics.jsonl', counts | {'time/hours': at} | values)
+  place = folder / 'checkpoints' / '4000' / 'meta'
+  place.mkdir(parents=True)
+  spec = {'spec': {'discrete': True, 'num_actions': 3, 'choices': []}}
+  (place / 'metadata').write_text(json.dumps({'saved': {'meta': spec}}))
+  return folder
+
+
+def odd(folder):
+  return [sign.text for sign in diagnosis.examine(folder)[1] if sign.unusual]
+
+
+def test_a_run_as_it_should_be(tmp_path):
+  assert odd(run(tmp_path / 'run')) == []
+
+
+@pytest.mark.parametrize(
+  'how, told',
+  [
+    ({'loss/dynamics': lambda x: 1.0}, 'at its floor, the 1 free nats'),
+    ({'loss/observation': lambda x: 100 + 900 * x}, 'the observation loss has risen'),
+    ({'grad_norm/world_model': lambda x: 1e4}, 'gradient of world_model is cut in 100%'),
+    ({'actor/entropy': lambda x: 1.095}, 'the policy is random'),
+    (
+      {'actor/entropy': lambda x: 0.001, 'return/train': lambda x: 0.0},
+      'the policy is deterministic',
+    ),
+    ({'harmony/reward/sigma': lambda x: 30.0}, 'it stands still'),
+    ({'harmony/reward/sigma': lambda x: 30 - 10 * x}, 'more updates at its pace'),
+    ({'nonfinite_updates': lambda x: 3.0}, '3 updates were left out'),
+    ({'speed/env_steps_per_second': lambda x: 50 - 40 * x}, 'it has become slow'),
+  ],
+)
+def test_what_is_odd_is_told_alone(tmp_path, how, told):
+  (found,) = odd(run(tmp_path / 'run', how))
+  assert told in found
+
+
+def test_scores_that_say_that_nothing_is_learned(tmp_path):
+  flat = run(tmp_path / 'flat', {'loss/reward': lambda x: 0.3})
+  (flat / 'scores.jsonl').write_text('')
+  same = {'eval_mean': 0.0, 'eval_scores': [0.0, 0.0]}
+  append(flat / 'scores.jsonl', *({'step': s, 'frame': s, **same} for s in (2000, 4000)))
+  found = odd(flat)
+  assert any('the reward loss is flat' in text for text in found)
+  assert any('every episode of every evaluation has the same return, 0' in text for text in found)
+  early = run(tmp_path / 'early', lines=2)
+  signs = diagnosis.examine(early)[1]
+  assert any('too early' in sign.text for sign in signs) and not odd(early)
+  (early / 'metrics.jsonl').write_text('{"step": 100, "frame": 100, "update": 0}\n')
+  assert odd(early) == ['no update in 100 steps']
+
+
+def test_our_runs_are_the_measure(monkeypatch, tmp_path):
+  """Ranges are those of the runs that they were measured of; three times outside is odd."""
+  assert diagnosis.expected()['catch dreamerv3-harmony-cpu']['runs'] == 3
+  ours = [record(seed=seed, suite='catch', task='catch') for seed in range(2)]
+  table = diagnosis.measure([*ours, record(complete=False, steps=9000)])
+  assert list(table) == ['catch dreamerv3-harmony-cpu']
+  metrics = {name: [value] * 4 for name, value in (('loss/reward', 0.1), ('loss/observation', 1.0))}
+  for each in ours:
+    each.metrics = {'step': [500, 1000, 2000, 3000], **metrics}
+  table = diagnosis.measure(ours)
+  assert table['catch dreamerv3-harmony-cpu']['ranges']['loss/reward'] == [[0.1, 0.1]] * 4
+  monkeypatch.setattr(diagnosis, 'expected', lambda: table)
+  found = odd(run(tmp_path / 'run', preset='cpu'))
+  assert [text.partition(' is ')[0] for text in found] == ['loss/observation']
+
+
+def test_the_command(tmp_path):
+  folder = run(tmp_path / 'run', {'loss/dynamics': lambda x: 1.0})
+  result = commands.run('doctor', f'--run={folder}')
+  assert result.returncode == 0 and 'ODD   the dynamics loss' in result.stdout, result.stderr
+  result = commands.run('doctor', f'--run={tmp_path}')
+  assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+  assert result.stderr.startswith('error: ') and 'holds no run' in result.stderr
+  with pytest.raises(UserError, match='holds a complete run'):
+    diagnosis.write([str(tmp_path / 'none')], tmp_path / 'expected.json')

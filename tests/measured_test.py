@@ -1,0 +1,46 @@
+"""A run measures itself, so that the next one knows before it starts how long and big it is."""
+
+import io
+import json
+import re
+import time
+
+from harmony_jax.training import measured, progress
+from tests.runs import config_of, train
+
+
+def test_a_run_measures_itself_for_the_next_one(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(measured, 'SECONDS', 0.0)
+  config = config_of()
+  assert measured.load(config, 'cpu') is None
+  train(tmp_path / 'run', config)
+  said = re.findall(
+    r'measured: (\S+) steps/s, (\S+) left .* memory (.*), (.*) with', capsys.readouterr().out
+  )
+  assert len(said) == 1
+  found = measured.load(config.replace({'seed': 7, 'steps': 10**6}), 'cpu')
+  assert found and f'{found["steps_per_second"]:.3g}' == said[0][0]
+  assert 1e8 < found['memory'] < 1e11
+  assert measured.load(config.replace({'batch_size': 2}), 'cpu') is None
+  assert measured.load(config, 'gpu') is None
+  told = measured.text(found | {'steps_per_second': 50.0, 'memory': 2e9, 'cores': 1}, 3600 * 50)
+  assert told.startswith('about 1:00:00 without evaluations, 2.0 GB of memory (measured here on')
+  measured.place(config, 'cpu').write_text(json.dumps({'steps_per_second': 0}))
+  assert measured.load(config, 'cpu') is None
+
+
+def test_time_left_counts_from_the_first_update_of_this_process(monkeypatch):
+  """A run that goes on from step 500 compiles for 100 s, then makes 10 steps a second."""
+  clock = [0.0]
+  monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
+  out = io.StringIO()
+  shown = progress.Progress(1000, 500, interval=0, live=False, file=out)
+  shown.prepare('compiling')
+  clock[0] = 100.0
+  shown.update(501)
+  shown.prepare('')
+  for second in range(20):
+    clock[0] += 1
+    shown.update(501 + 10 * (second + 1))
+  assert out.getvalue().splitlines()[-1].endswith('10.0 steps/s  0:00:30 left')

@@ -1,0 +1,116 @@
+"""Published agents: what is written is what was learned, what was changed is refused."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from harmony_jax import model_card, publishing, trained
+from harmony_jax.errors import UserError
+from tests import commands, small, trained_test
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+  """(a run folder, the folder that `experiments.publish` made of it)."""
+  folder = tmp_path_factory.mktemp('run')
+  trained_test.save(folder, small.run_config(**trained_test.SHORT))
+  output = folder / 'published' / 'mine'
+  words = (f'--logdir={folder}', f'--output={output}', '--episodes=64')
+  ended = commands.run('publish', *words)
+  assert ended.returncode == 0, ended.stderr
+  assert 'random' in (output / publishing.CARD).read_text()
+  refused = commands.run('publish', *words)
+  assert refused.returncode == 2 and 'nothing was overwritten' in refused.stderr
+  return folder, output
+
+
+def test_it_is_what_was_learned(made):
+  run, published = map(trained.Agent.load, made)
+  assert (published.step, published.config) == (run.step, run.config)
+  assert published.spec == run.spec
+  jax.tree.map(np.testing.assert_array_equal, published.variables, run.variables)
+  assert not any('opt_state' in name for name in publishing.structure(published.saved))
+
+
+def test_what_was_changed_is_refused(made, tmp_path):
+  """One bit of the parameters, one score; another interval fails; the agent as it is passes."""
+  names = ('parameters', 'scores', 'interval')
+  for name in names:
+    shutil.copytree(made[1], tmp_path / name)
+  data = bytearray((tmp_path / 'parameters' / publishing.PARAMETERS).read_bytes())
+  data[len(data) // 2] ^= 1
+  (tmp_path / 'parameters' / publishing.PARAMETERS).write_bytes(data)
+  scores = tmp_path / 'scores' / publishing.SCORES
+  scores.write_text(scores.read_text().replace('-1.0', '1.0', 1))
+  path = tmp_path / 'interval' / publishing.MANIFEST
+  about = json.loads(path.read_text())
+  about['verify'] |= {'low': 0.99, 'high': 1.0}
+  path.write_text(json.dumps(about))
+  ended = commands.run('verify', *(tmp_path / name for name in names), made[1])
+  assert ended.returncode == 2
+  errors, told = ended.stderr.splitlines(), ended.stdout.splitlines()
+  assert [line.partition(':')[0] for line in told] == ['FAILED', 'passed']
+  assert len(errors) == 2 and all('is not what was published' in line for line in errors)
+  with pytest.raises(UserError, match='nothing was loaded'):
+    trained.Agent.load(tmp_path / 'parameters')
+
+
+def test_what_cannot_be_read(made, tmp_path):
+  shutil.copytree(made[1], tmp_path / 'a')
+  path = tmp_path / 'a' / publishing.MANIFEST
+  about = json.loads(path.read_text())
+  for change, text in (
+    ({'format': 9}, 'has the format 9'),
+    ({'run': {**about['run'], 'config': {**about['run']['config'], 'method': 'a:b'}}}, "'a:b'"),
+  ):
+    path.write_text(json.dumps(about | change))
+    with pytest.raises(UserError, match=text):
+      trained.Agent.load(tmp_path / 'a')
+  path.write_text('{}')
+  with pytest.raises(UserError, match='cannot be read'):
+    trained.Agent.load(tmp_path / 'a')
+  with pytest.raises(UserError, match="did you mean 'catch-harmony'"):
+    trained.Agent.load('catch-harmon')
+  with pytest.raises(UserError, match='no checkpoint of step 3'):
+    trained.Agent.load(made[1], step=3)
+
+
+@pytest.mark.parametrize('two', [True, False])
+def test_the_interval_holds_what_it_says(two):
+  """At a level of 90 %, of 300 pairs of 60 and 40 episodes: within four standard errors of it."""
+  rng, inside = np.random.default_rng(0), 0
+  draw = lambda n: 2.0 * (rng.random(n) < 0.8) - 1 if two else rng.normal(3, 2, n)
+  for _ in range(300):
+    low, high, _ = publishing.interval(draw(60), 40, 0.9)
+    inside += low <= draw(40).mean() <= high
+  # of counts an interval has a little more than its level
+  assert 0.83 <= inside / 300 <= (1 if two else 0.97)
+  with pytest.raises(UserError, match='64 equal scores'):
+    publishing.interval([1.0] * 64, 64)
+
+
+@pytest.mark.parametrize('name', publishing.names())
+def test_those_that_come_along(name):
+  """Their files, their cards and their numbers are one; they load without a run folder."""
+  folder = publishing.PLACE / name
+  about = publishing.manifest(folder)
+  scores = json.loads(publishing.read(folder, publishing.SCORES, about))
+  stated, again = about['evaluation'], about['verify']
+  assert np.mean(scores['scores']) == pytest.approx(stated['mean'])
+  assert np.mean(scores['random']) == pytest.approx(stated['random_mean'])
+  low, high, how = publishing.interval(scores['scores'], again['episodes'], again['level'])
+  assert (low, high) == pytest.approx((again['low'], again['high'])) and how == again['how']
+  assert (folder / publishing.CARD).read_text() == model_card.card(about)
+  assert 'dirty' not in about['trained']['commit']
+  agent = trained.Agent.load(name)
+  assert publishing.structure(agent.saved) == about['arrays']
+  assert sum(path.stat().st_size for path in folder.iterdir()) < 4e6
+
+
+@pytest.mark.slow
+def test_all_of_them_are_as_stated():
+  ended = commands.run('verify')
+  assert ended.returncode == 0, ended.stdout + ended.stderr
