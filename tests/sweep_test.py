@@ -76,11 +76,12 @@ def test_what_was_measured_here_is_the_plan(tmp_path, capsys, monkeypatch):
   assert jobs[0].hours == pytest.approx(200 / 0.1 / 3600)
   jobs[0].folders[0].mkdir(parents=True)
   (jobs[0].folders[0] / 'metrics.jsonl').write_text('{"step": 100}\n')
-  told = sweep.describe_need(Sweep(jobs), runs, 2)
+  with flagsaver.flagsaver(root=str(tmp_path)):
+    told = sweep.describe_need(Sweep(jobs), runs, 2)
+    monkeypatch.setattr(measured, 'load', lambda config, backend: None)
+    assert sweep.describe_need(Sweep(jobs), runs, 2) == ''
   assert '1.94 h of training are left, 0.97 h with 2 at a time' in told
   assert 'up to 2.0 GB of memory each, 4.0 GB together' in told
-  monkeypatch.setattr(measured, 'load', lambda config, backend: None)
-  assert sweep.describe_need(Sweep(jobs), runs, 2) == ''
 
 
 def test_the_plan_is_the_product(tmp_path):
