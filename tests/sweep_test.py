@@ -261,13 +261,14 @@ def test_workers_share_devices_and_cores(monkeypatch):
     devices.share('cpu', 1, 6)
 
 
-def run(jobs, executor, retries=2, meanwhile=None):
+def run(jobs, executor, retries=2, meanwhile=None, close=True):
   """(states with failures, what was printed, signal) of jobs, while a function runs in a thread."""
   made, output = Sweep(jobs), io.StringIO()
   threading.Thread(target=meanwhile, daemon=True).start()
   with Display(made, Console(file=output)) as display:
     stopped = made.run(executor, retries, display.tell)
-  executor.close()
+  if close:
+    executor.close()
   return [(row.state, row.failures) for row in made.rows], output.getvalue(), stopped
 
 
@@ -297,6 +298,12 @@ def test_what_fails_is_tried_again(tmp_path):
   assert 'failed 2 times (exit code 1, ValueError: attempt 2 went wrong)' in printed
   assert 'seed 2: failed, step 0/100; error: no such thing; did you mean that?' in printed
   assert 'seed 3: finished, step 100/100' in printed
+
+
+def test_what_looks_after_a_run_takes_no_jax():
+  """There is one beside each run, for as long as that lasts."""
+  code = "import sys, harmony_jax.sweeping.job; assert 'jax' not in sys.modules"
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
 def test_two_run_side_by_side_on_their_cores_and_go_on_when_killed(tmp_path):
@@ -392,15 +399,15 @@ def test_the_table_of_a_terminal(tmp_path):
 def test_ray_survives_a_lost_worker_and_stops(tmp_path):
   """A killed worker's run goes on in another. Then a sweep is stopped while a job waits."""
   pytest.importorskip('ray')
-  before, ray = signal.getsignal(signal.SIGTERM), lambda: executors.Ray(None, cpus=1, gpus=0)
+  before, ray = signal.getsignal(signal.SIGTERM), executors.Ray(None, cpus=1, gpus=0)
   jobs = [sweeps.job(tmp_path, each, seed) for seed, each in enumerate(('hangs-once', 'mistake'))]
   meanwhile = lambda: kill(parent(sweeps.wait_for_pid(jobs[0])))
-  states, printed, _ = run(jobs, ray(), meanwhile=meanwhile)
+  states, printed, _ = run(jobs, ray, meanwhile=meanwhile, close=False)
   assert states == [('finished', 1), ('failed', 0)] and 'failed 1 times (lost)' in printed
   count = len(os.sched_getaffinity(0))
   jobs = [sweeps.job(tmp_path / 'more', 'hangs', seed) for seed in range(count + 1)]
   meanwhile = lambda: [*map(sweeps.wait_for_pid, jobs[:count]), kill(os.getpid(), signal.SIGTERM)]
-  states, _, stopped = run(jobs, ray(), meanwhile=meanwhile)
+  states, _, stopped = run(jobs, ray, meanwhile=meanwhile)
   assert stopped == 'SIGTERM' and states == [('stopped', 0)] * (count + 1)
   assert len(list(tmp_path.glob('more/*/saved'))) == count
   with pytest.raises(UserError, match='--run_gpus=64: Ray sees'):

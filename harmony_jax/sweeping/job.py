@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from harmony_jax.errors import InUse
 from harmony_jax.sweeping.devices import Place
-from harmony_jax.training import run_folder
 
 if TYPE_CHECKING:
   from submitit.helpers import DelayedSubmission
@@ -44,6 +43,8 @@ class Job:
 
   def is_complete(self) -> bool:
     """Return whether all runs have reached their ends."""
+    from harmony_jax.training import run_folder  # and JAX, for which an attempt has no use
+
     return all(map(run_folder.is_complete, self.folders))
 
   def step(self) -> int:
