@@ -15,6 +15,7 @@ if not __package__:
   import as_file  # noqa: F401
 
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -149,7 +150,12 @@ def folder_of(config: Config) -> Path:
 def start_task() -> str | None:
   """Return the task of the run that all start from; None without one."""
   start = FLAGS['from'].value
-  return config_.saved(start)['config']['task'] if start else None
+  return _task_of(start) if start else None
+
+
+@functools.cache
+def _task_of(start):
+  return config_.saved(start)['config']['task']
 
 
 def make_jobs(module: ModuleType, runs: list[Config], overrides: list[str]) -> list[Job]:
