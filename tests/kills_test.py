@@ -44,7 +44,7 @@ DMC = (
 
 
 @pytest.mark.parametrize(
-  'method', ['tests.shooting:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)]
+  'method', ['tests.linear:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)]
 )
 def test_killed_while_saving_and_asked_to_end(method, tmp_path):
   """SIGKILL in the middle of saving, then SIGTERM, which saves and says how to go on; then to the

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from harmony_jax import finite, method
+from harmony_jax import finite, method, replicas
 from harmony_jax.settings import setting
 
 FEATURES = 16
@@ -42,7 +42,7 @@ class Linear(method.Method):
       return jnp.square(values - batch['reward']).mean()
 
     def update(state, batch):
-      value, gradient = jax.value_and_grad(loss)(state.params)
+      value, gradient = replicas.mean(jax.value_and_grad(loss)(state.params))
       noise = 1 + 0.1 * jax.random.uniform(jax.random.fold_in(state.rng, state.step))
       params = state.params - self.settings.lr * noise * gradient
       metrics = {'loss/reward': value}

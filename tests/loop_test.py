@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import envs, method, settings, surroundings
+from harmony_jax import envs, settings, surroundings
 from harmony_jax.config import Config, RunSettings
 from harmony_jax.methods import dreamer
 from harmony_jax.processes import ALONE
@@ -17,8 +17,8 @@ from harmony_jax.replay import Replay
 from harmony_jax.training import evaluation
 from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState, Schedule
-from tests import events
-from tests.runs import From, Killed, ask, compile_once, die, dreamer_of, lines, train
+from tests import events, linear
+from tests.runs import From, Killed, ask, compile_once, config_of, die, dreamer_of, lines, train
 
 
 def assert_same(folder, one, other_folder, other):
@@ -86,19 +86,18 @@ class Ranked(Replay):
     self.told.append((draw.update, self.steps, draw.envs.tolist(), np.asarray(rows).tolist()))
 
 
-class Ranking(dreamer.Dreamer):
+class Ranking(linear.Linear):
   """A method that tells its replay how many updates it has done."""
 
   replay = Ranked
 
   def feedback(self, state):
-    rows = len(jax.tree.leaves(state.carry)[0])
-    return jnp.full((rows,), 0.0) + state.step
+    return jnp.full((self.settings.batch_size,), state.step, jnp.float32)
 
 
 def test_a_line_before_the_first_update_after_a_stop(tmp_path):
   """It has the metrics of the update before the stop, as without one."""
-  config = dreamer_of(log_every=4)
+  config = config_of(log_every=4)
   config = config.replace({'train_ratio': config.agent.batch_size * config.agent.batch_length / 24})
   train(tmp_path / 'whole', config)
   for stop in (100, 108, 116):
@@ -108,18 +107,19 @@ def test_a_line_before_the_first_update_after_a_stop(tmp_path):
   assert lines(tmp_path / 'cut', 'metrics.jsonl') == lines(tmp_path / 'whole', 'metrics.jsonl')
 
 
-def test_what_an_update_says_reaches_the_replay_before_the_next_step(whole, tmp_path, monkeypatch):
+def test_what_an_update_says_reaches_the_replay_before_the_next_step(tmp_path, monkeypatch):
   """In order, with the draw of that update, and at the same moments in a run that was stopped."""
-  entry = dataclasses.replace(method.entry('dreamerv3'), make=Ranking)
-  monkeypatch.setattr('harmony_jax.methods.dreamer.METHOD', entry)
-  one = train(tmp_path / 'one', dreamer_of())
-  assert_same(*whole, tmp_path / 'one', one)
+  train(tmp_path / 'whole', config_of())
+  entry = dataclasses.replace(linear.METHOD, make=Ranking)
+  monkeypatch.setattr(linear, 'METHOD', entry)
+  one = train(tmp_path / 'one', config_of())
+  assert lines(tmp_path / 'one', 'metrics.jsonl') == lines(tmp_path / 'whole', 'metrics.jsonl')
   told = one.replay.told
   assert [update for update, *_ in told] == list(range(one.state.update))
   assert all(rows == [update + 1.0] * 4 for update, _, _, rows in told)
   with pytest.raises(Killed):
-    train(tmp_path / 'two', dreamer_of(), From(120, die))
-  after = train(tmp_path / 'two', dreamer_of()).replay.told
+    train(tmp_path / 'two', config_of(), From(120, die))
+  after = train(tmp_path / 'two', config_of()).replay.told
   assert after == told[-len(after) :] and len(after) < len(told)
 
 
@@ -139,7 +139,7 @@ def test_environments_step_while_the_device_trains(tmp_path, monkeypatch):
     trainer.episodes.step = noted('step', trainer.episodes.step)
     monkeypatch.setattr(jax, 'device_get', noted('get', jax.device_get))
 
-  config = dreamer_of(eval_episodes=0, train_ratio=8.0, log_every=1000)
+  config = config_of(eval_episodes=0, train_ratio=8.0, log_every=1000)
   train(tmp_path, config, prepare=prepare, compiler=compiler)
   before_the_last_evaluation = events[: len(events) - events[::-1].index('step')]
   assert before_the_last_evaluation[-40:] == ['act', 'get', 'train_step', 'step'] * 10
@@ -160,7 +160,7 @@ def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
 
 def test_evaluations_take_a_share_of_the_steps(tmp_path):
   """As many episodes as fit by the length of training's, one at least."""
-  trainer = train(tmp_path, dreamer_of(eval_share=0.2))
+  trainer = train(tmp_path, config_of(eval_share=0.2))
   middle, last = lines(tmp_path, 'scores.jsonl')
   ended = trainer.episodes.ended
   assert len(middle['eval_scores']) == 2 and 0.2 * 80 / 8 == 2  # a game takes 8 steps
@@ -254,13 +254,13 @@ def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys, monkeypat
   """
   with monkeypatch.context() as here, pytest.raises(Interrupted):
     here.setattr(surroundings, 'products', lambda precision: f'{precision} ones')
-    train(tmp_path, dreamer_of(), From(120, ask))
+    train(tmp_path, config_of(), From(120, ask))
   first = capsys.readouterr().out
   told = 'float32 products: factors are default ones (config.matmul_precision=default)'
   assert told in first
-  train(tmp_path, dreamer_of())
+  train(tmp_path, config_of())
   second = capsys.readouterr().out
-  begins = dreamer_of().begins
+  begins = config_of().begins
   assert f'collects experience: 4 of at least {begins} steps' in first
   assert f'first update after {begins + 4} steps: compiling' in first
   assert 'float32 products' not in second

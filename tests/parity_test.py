@@ -125,19 +125,14 @@ def _named(tree):
 def _train(fixture, form='conv'):
   """[(state before, its gradients, state, metrics)] of each of the recorded updates on the recorded
   batch. Kept, as compiling takes long.
-
-  The `conv` form, which only accelerators run, is compiled as the compiler does by default.
   """
   if form not in fixture.history:
     agent = fixture.agent
-    by_default = {'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True}
-    options = by_default if form == 'conv' else None
-
     def update(state, batch):
       after, metrics, gradients, *_ = agent.update(state, batch)
       return after, {**metrics, 'gradients': gradients}, gradients
 
-    step = jax.jit(functools.partial(agent.guarded, update), compiler_options=options)
+    step = jax.jit(functools.partial(agent.guarded, update))
     state, history = fixture.state(), []
     for _ in range(fixture.steps[-1]):
       before = fixture.restarted(state)

@@ -29,7 +29,7 @@ def dreamer_of(name='dreamerv3', **changes):
 
 def config_of(**changes):
   """Return the same of a method that is traced in a moment: what is around a method is tested."""
-  return dreamer_of('tests.shooting:METHOD', **{'replay__sampling': 'windows', **changes})
+  return dreamer_of('tests.linear:METHOD', **changes)
 
 
 @dataclasses.dataclass
