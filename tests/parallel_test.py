@@ -126,8 +126,7 @@ def checksums(folder):
 
 
 @pytest.fixture(
-  scope='module',
-  params=['tests.linear:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)],
+  scope='module', params=['tests.linear:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)]
 )
 def undisturbed(request, tmp_path_factory):
   pair = Pair(tmp_path_factory.mktemp('pair') / 'run', request.param)

@@ -128,6 +128,7 @@ def _train(fixture, form='conv'):
   """
   if form not in fixture.history:
     agent = fixture.agent
+
     def update(state, batch):
       after, metrics, gradients, *_ = agent.update(state, batch)
       return after, {**metrics, 'gradients': gradients}, gradients

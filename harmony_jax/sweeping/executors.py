@@ -190,8 +190,11 @@ class Ray(Executor):
     try:
       import ray
 
-      cores = None if address else len(os.sched_getaffinity(0))  # Ray would count all
-      ray.init(address, num_cpus=cores, log_to_driver=False, logging_level=logging.ERROR)
+      # Ray would count all cores, and start a dashboard for a sweep that has a table of its own.
+      own = (
+        {} if address else {'num_cpus': len(os.sched_getaffinity(0)), 'include_dashboard': False}
+      )
+      ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except ImportError:
       raise UserError("Ray is not installed: pip install 'harmony-jax[ray]'") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
