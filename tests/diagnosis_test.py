@@ -95,14 +95,17 @@ def test_our_runs_are_the_measure(monkeypatch, tmp_path):
   ours = [record(seed=seed, suite='catch', task='catch') for seed in range(2)]
   table = diagnosis.measure([*ours, record(complete=False, steps=9000)])
   assert list(table) == ['catch dreamerv3-harmony-cpu']
-  metrics = {name: [value] * 4 for name, value in (('loss/reward', 0.1), ('loss/observation', 1.0))}
+  values = {'loss/reward': 0.1, 'loss/observation': 1.0, 'actor/entropy': 0.1}
   for each in ours:
-    each.metrics = {'step': [500, 1000, 2000, 3000], **metrics}
+    each.metrics = {'step': [500, 1000, 2000, 3000], **{k: [v] * 4 for k, v in values.items()}}
+    each.environment['devices'], each.steps_per_second = 'a card', 20.0 + each.seed
   table = diagnosis.measure(ours)
   assert table['catch dreamerv3-harmony-cpu']['ranges']['loss/reward'] == [[0.1, 0.1]] * 4
   monkeypatch.setattr(diagnosis, 'expected', lambda: table)
-  found = odd(run(tmp_path / 'run', preset='cpu'))
-  assert [text.partition(' is ')[0] for text in found] == ['loss/observation']
+  folder = run(tmp_path / 'run', preset='cpu')
+  assert [text.partition(' is ')[0] for text in odd(folder)] == ['actor/entropy', 'loss/observation']
+  (name, _, range_) = diagnosis.examine(folder)[2][-1]
+  assert (name, range_) == ('steps per second', '20.0 to 21.0 on a card')
 
 
 def test_the_command(tmp_path):

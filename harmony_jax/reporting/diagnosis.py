@@ -58,8 +58,9 @@ def examine(folder: str) -> tuple[Record, list[Sign], list[tuple[str, str, str]]
 
 
 def measure(found: Sequence[Record]) -> dict[str, Any]:
-  """Return the ranges of runs, {'suite method': {'runs', 'tasks', 'steps', 'ranges': {metric:
-  [[lowest, highest] of each of `PARTS` parts of a run]}}}, of complete runs only."""
+  """Return the ranges of runs, {'suite method': {'runs', 'tasks', 'steps', 'speed': {devices:
+  [lowest, highest] steps per second}, 'ranges': {metric: [[lowest, highest] of each of `PARTS`
+  parts of a run]}}}, of complete runs only."""
   groups, table = {}, {}
   for record in found:
     if record.complete:
@@ -72,10 +73,15 @@ def measure(found: Sequence[Record]) -> dict[str, Any]:
       values = [[x for x in each if x is not None] for each in parts]
       if all(values):
         ranges[name] = [[_short(min(each)), _short(max(each))] for each in values]
+    speeds = {}
+    for run in runs:
+      speeds.setdefault(run.environment['devices'], []).append(run.steps_per_second)
+    speeds = {k: [x for x in each if x] for k, each in speeds.items() if k and any(each)}
     table[key] = {
       'runs': len(runs),
       'tasks': sorted({run.task for run in runs}),
       'steps': sorted({run.steps for run in runs}),
+      'speed': {k: [_short(min(each)), _short(max(each))] for k, each in speeds.items()},
       'ranges': ranges,
     }
   return table
@@ -302,11 +308,17 @@ def _compare(record):
           unusual=not other,
         )
       )
+  if record.steps_per_second:  # nothing odd: a run may share its machine
+    for devices, (low, high) in ours['speed'].items():
+      told = f'{_text(low)} to {_text(high)} on {devices}'
+      rows.append(('steps per second', _text(record.steps_per_second), told))
   return signs, rows
 
 
 def _compared(name):
-  return name.startswith(('loss/', 'harmony/')) and name.endswith(('weight', *_MODEL))
+  if name.startswith(('loss/', 'harmony/')):
+    return name.endswith(('weight', *_MODEL))
+  return name == 'actor/entropy' or name.startswith('grad_norm/')
 
 
 def _in_part(record, name, part):
@@ -366,7 +378,7 @@ def write(words: Sequence[str], path: pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: there is no complete run.
   """
-  found, problems = records.collect(words)
+  found, problems = records.collect(words, READ)
   table = measure(found)
   if not table:
     raise UserError('; '.join(['none of these holds a complete run', *problems[:1]]))
