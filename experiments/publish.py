@@ -14,6 +14,7 @@ if not __package__:
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import shlex
 from typing import Any
@@ -82,9 +83,11 @@ def main(words: list[str]) -> int:
   }
   files[publishing.MANIFEST] = _text(about).encode()
   files[publishing.CARD] = model_card.card(about).encode()
-  output.mkdir(parents=True)
+  unfinished = output.with_name(f'{output.name}.{os.getpid()}.tmp')
+  unfinished.mkdir(parents=True)
   for name, data in files.items():
-    (output / name).write_bytes(data)
+    (unfinished / name).write_bytes(data)
+  unfinished.rename(output)
   size = sum(map(len, files.values()))
   print(
     f'{output}: {agent.title}, step {agent.step:,}, {np.mean(scores):,.3f} over '
@@ -128,9 +131,9 @@ def _trained(source: pathlib.Path) -> dict[str, Any]:
   for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else []:
     name, _, value = line.partition(':')
     if name in found:
-      words = shlex.split(value)
-      # an interpreter's place is of no use elsewhere
-      told = shlex.join(['python', *words[1:]]) if name == 'command' else value.strip()
+      # places of an interpreter and a run folder are of no use elsewhere
+      words = [word for word in shlex.split(value)[1:] if not word.startswith('--logdir=')]
+      told = shlex.join(['python', *words]) if name == 'command' else value.strip()
       found[name] += [told] if told not in found[name] else []
   return {name: '; '.join(values) or 'unknown' for name, values in found.items()}
 
