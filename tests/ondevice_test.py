@@ -103,6 +103,21 @@ def test_the_same_where_episodes_differ_in_length(walking, tmp_path):
   assert_as_the_loop(tmp_path, config_of(seed=4, eval_envs=3, eval_episodes=7, eval_at_start=True))
 
 
+@pytest.mark.parametrize(
+  'task',
+  [
+    'gymnax:Breakout-MinAtar',
+    'navix:Navix-Empty-Random-5x5-v0',
+    pytest.param('craftax:Craftax-Classic-Pixels-v1', marks=pytest.mark.slow),
+  ],
+)
+def test_the_same_in_environments_of_packages(task, tmp_path):
+  package = task.partition(':')[0]
+  pytest.importorskip(package, reason=f'{package} is not installed (extra [{package}])')
+  config = dataclasses.replace(config_of(seed=6), env={'observe': 'auto'})
+  assert_as_the_loop(tmp_path, config.replace({'suite': 'jax_envs', 'task': task}))
+
+
 @pytest.mark.parametrize('first_action', [False, True])
 def test_batches_are_those_of_the_hosts_replay(first_action):
   """Where its ring has gone around, and with the action before a window."""
