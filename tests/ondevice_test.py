@@ -175,13 +175,15 @@ def test_weights_that_are_arguments_are_those_of_the_settings():
     'fixed100': dreamer_of(weighting__rule='fixed', weighting__w_r=100.0, weighting__w_d=0.6),
     'slow': dreamer_of(weighting__rate=0.5),
     'harmony': dreamer_of(),
+    'high': dreamer_of(weighting__start=8.0),
   }
   plain, learned = study.structures(rules)
-  assert plain.labels == ['none', 'fixed100'] and learned.labels == ['slow', 'harmony']
+  assert plain.labels == ['none', 'fixed100'] and learned.labels == ['slow', 'harmony', 'high']
   assert plain.numbers == {'none': {'weighting.w_r': 1.0}, 'fixed100': {'weighting.w_r': 100.0}}
   assert learned.numbers == {
-    'slow': {'weighting.rate': 0.5}, 'harmony': {'weighting.rate': 1.0}
-  }  # fmt: skip
+    label: {'weighting.rate': rate, 'weighting.start': start}
+    for label, rate, start in (('slow', 0.5, 1.0), ('harmony', 1.0, 1.0), ('high', 1.0, 8.0))
+  }
   assert plain.config.agent.weighting.w_d == pytest.approx(0.6)
 
 
@@ -214,6 +216,21 @@ def test_numbers_reach_rule_and_optimisers():
     wanted = effects({}, written)
     small.close(found, wanted, 1e-6)
     assert not np.allclose(found[0], effects({}, made)[0]) or label == 'harmony'
+
+
+def test_sigma_starts_where_each_agent_says():
+  """Mapped, as a number of its own; by itself at 1, as in the paper."""
+  table = timetable.Timetable(0, (), 1, {}, {})
+  program = Program(dreamer_of(), catch.game(), table, [1])
+  key = jax.random.key(0)
+  starts = lambda own: program.make(own).init_model(key)[0]['harmony']
+  numbers = {'weighting.start': jnp.array([0.5, 8.0])}
+  found = small.jit(jax.vmap(starts))({'numbers': numbers})
+  plain = small.jit(starts)({})
+  assert set(found) == {'observation', 'reward', 'dynamics'}
+  for name in found:
+    np.testing.assert_allclose(np.exp(found[name]), [0.5, 8.0], rtol=1e-6)
+    assert plain[name] == 0
 
 
 def test_what_a_device_does_not_do_is_one_line(monkeypatch):
