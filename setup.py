@@ -58,6 +58,11 @@ EXTRAS_REQUIRE = {
   'memory_maze': ['memory-maze>=1.0.3,<2; python_version < "3.13"'],
   # CartPole and its kind draw with pygame: the edition that MiniGrid needs, for there can be one.
   'gym': ['pygame-ce>=2.5,<3'],
+  # Environments that are JAX. gymnax 1 wants a Gymnasium below 1.4; Craftax brings pygame, which
+  # cannot stand beside pygame-ce; navix brings wandb, linters and tfp-nightly: docs/ondevice.md.
+  'gymnax': ['gymnax>=0.0.9,<1'],
+  'craftax': ['craftax>=1.6.1,<2'],
+  'navix': ['navix>=0.7.4,<1'],
   # Buffers of `experiments.offline` as datasets, and the other way round.
   'minari': ['minari[hdf5]>=0.5.3,<0.6'],
   # Sweeps on a Ray cluster.

@@ -28,7 +28,12 @@ from harmony_jax.training.progress import format_seconds
 
 from . import configs, launcher
 
-flags.DEFINE_string('env', None, 'A suite whose environment is written in JAX, such as catch.')
+flags.DEFINE_string(
+  'env',
+  None,
+  'A suite whose environment is written in JAX, such as catch; or package:name, such as '
+  'gymnax:Breakout-MinAtar, a task of jax_envs.',
+)
 flags.DEFINE_string('task', None, "By default the suite's.")
 flags.DEFINE_list(
   'rules',
@@ -113,8 +118,9 @@ def _run(options, texts, interruption):
 
 def _configs(options, texts) -> tuple[Config, dict[str, Config]]:
   """(What all variants have in common, the configuration of each label)."""
-  suite = configs().suite(options.env)
-  task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
+  name, given = ('jax_envs', options.env) if ':' in options.env else (options.env, options.task)
+  suite = configs().suite(name)
+  task = launcher.canonical(suite, given or suite.DEFAULT_TASK)
   name = options.method or configs().default_method(suite)
   common = configs().make(suite, name, options.preset, task).override(texts)
   weighs = 'weighting.rule' in common.flat()

@@ -26,6 +26,7 @@ LATER |= {'matmul_precision': 'default', 'rssm.recurrence': 'auto'}
 LATER |= {'env.ball': 0, 'env.paddle': 0, 'env.drift': 1.0, 'env.contrast': 1.0}
 LATER |= {'env.rewarded': 'end', 'label': ''}
 LATER |= {'weighting.decay': 0.99, 'weighting.window': 25, 'weighting.alpha': 1.5}
+LATER |= {'weighting.start': 1.0}
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)
 

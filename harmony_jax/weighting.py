@@ -68,9 +68,8 @@ class WeightingSettings(RuleSettings):
   w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
   w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
   w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
-  calibrate: int = setting(
-    0, 'batches from whose losses σ starts (eq. 12); 0: σ starts at 1, as in the paper'
-  )
+  calibrate: int = setting(0, 'batches from whose losses σ starts (eq. 12); 0: σ starts at `start`')
+  start: float = setting(1.0, 'σ that harmonizers start from; 1 in the paper', above=0)
 
 
 def make_weighting(

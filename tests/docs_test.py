@@ -80,6 +80,7 @@ def test_commands_are_found():
 PARSE = """
 import importlib, json, sys, types
 from absl import flags
+from importlib.util import find_spec
 import gymnasium
 from experiments import configs, launcher
 from harmony_jax.config import split_flags
@@ -98,6 +99,8 @@ for words in json.loads(sys.argv[2]):
     rest = values(argv)[1:]
     if not module:
       launcher.no_words(rest, '--')
+      if name == 'jax_envs' and not find_spec('gymnax'):
+        continue
       launcher.make_config(suites[name], values, texts, False)
     elif name == 'sweep':
       values.dry_run = True

@@ -103,6 +103,21 @@ def test_the_same_where_episodes_differ_in_length(walking, tmp_path):
   assert_as_the_loop(tmp_path, config_of(seed=4, eval_envs=3, eval_episodes=7, eval_at_start=True))
 
 
+@pytest.mark.parametrize(
+  'task',
+  [
+    'gymnax:Breakout-MinAtar',
+    'navix:Navix-Empty-Random-5x5-v0',
+    pytest.param('craftax:Craftax-Classic-Pixels-v1', marks=pytest.mark.slow),
+  ],
+)
+def test_the_same_in_environments_of_packages(task, tmp_path):
+  package = task.partition(':')[0]
+  pytest.importorskip(package, reason=f'{package} is not installed (extra [{package}])')
+  config = dataclasses.replace(config_of(seed=6), env={'observe': 'auto'})
+  assert_as_the_loop(tmp_path, config.replace({'suite': 'jax_envs', 'task': task}))
+
+
 @pytest.mark.parametrize('first_action', [False, True])
 def test_batches_are_those_of_the_hosts_replay(first_action):
   """Where its ring has gone around, and with the action before a window."""
@@ -160,13 +175,15 @@ def test_weights_that_are_arguments_are_those_of_the_settings():
     'fixed100': dreamer_of(weighting__rule='fixed', weighting__w_r=100.0, weighting__w_d=0.6),
     'slow': dreamer_of(weighting__rate=0.5),
     'harmony': dreamer_of(),
+    'high': dreamer_of(weighting__start=8.0),
   }
   plain, learned = study.structures(rules)
-  assert plain.labels == ['none', 'fixed100'] and learned.labels == ['slow', 'harmony']
+  assert plain.labels == ['none', 'fixed100'] and learned.labels == ['slow', 'harmony', 'high']
   assert plain.numbers == {'none': {'weighting.w_r': 1.0}, 'fixed100': {'weighting.w_r': 100.0}}
   assert learned.numbers == {
-    'slow': {'weighting.rate': 0.5}, 'harmony': {'weighting.rate': 1.0}
-  }  # fmt: skip
+    label: {'weighting.rate': rate, 'weighting.start': start}
+    for label, rate, start in (('slow', 0.5, 1.0), ('harmony', 1.0, 1.0), ('high', 1.0, 8.0))
+  }
   assert plain.config.agent.weighting.w_d == pytest.approx(0.6)
 
 
@@ -199,6 +216,21 @@ def test_numbers_reach_rule_and_optimisers():
     wanted = effects({}, written)
     small.close(found, wanted, 1e-6)
     assert not np.allclose(found[0], effects({}, made)[0]) or label == 'harmony'
+
+
+def test_sigma_starts_where_each_agent_says():
+  """Mapped, as a number of its own; by itself at 1, as in the paper."""
+  table = timetable.Timetable(0, (), 1, {}, {})
+  program = Program(dreamer_of(), catch.game(), table, [1])
+  key = jax.random.key(0)
+  starts = lambda own: program.make(own).init_model(key)[0]['harmony']
+  numbers = {'weighting.start': jnp.array([0.5, 8.0])}
+  found = small.jit(jax.vmap(starts))({'numbers': numbers})
+  plain = small.jit(starts)({})
+  assert set(found) == {'observation', 'reward', 'dynamics'}
+  for name in found:
+    np.testing.assert_allclose(np.exp(found[name]), [0.5, 8.0], rtol=1e-6)
+    assert plain[name] == 0
 
 
 def test_what_a_device_does_not_do_is_one_line(monkeypatch):

@@ -20,6 +20,7 @@ TASKS |= {
   'minigrid': 'DoorKey-8x8',
   'memory_maze': '9x9',
   'reach': 'reach',
+  'jax_envs': 'gymnax:Breakout-MinAtar',
 }
 
 
@@ -96,6 +97,7 @@ def test_atari_s_facts_are_the_options_of_its_simulator(monkeypatch, game, stick
     ('metaworld', {}, 'V3 tasks (the paper ran V2: not directly comparable)'),
     ('gym', {'env': {'success': 'won'}}, "success as its info's 'won'"),
     ('minigrid', {'env': {'view': 'full'}}, 'a 64 × 64 picture of the whole world'),
+    ('jax_envs', {'env': {'observe': 'vector'}}, "limit of steps, the package's numbers"),
     ('memory_maze', {'task': '15x15'}, 'episodes of 4,000 steps'),
   ],
 )

@@ -137,7 +137,7 @@ def test_suites_are_the_modules_of_configs(tmp_path):
   suites = suites_of().suites()
   assert set(suites) == {
     *('atari100k', 'catch', 'crafter', 'dmc', 'dmcr', 'gym', 'memory_maze', 'metaworld'),
-    *('minigrid', 'reach', 'rlbench'),
+    *('jax_envs', 'minigrid', 'reach', 'rlbench'),
   }
   for module in suites.values():
     assert set(module.HOURS) == {'paper', 'cpu', 'debug', 'tiny'}

@@ -51,11 +51,13 @@ class Game:
     idle: jax.Array,
   ) -> tuple[Any, base.TimeStep]:
     """Step N environments, or begin their episodes, or let them idle: see `base`."""
-    return jax.vmap(self._advance)(states, last, actions, restart, seeds, idle)
+    # Where agents are mapped this is done in every step after all; Craftax draws a world in it.
+    begun = jax.lax.cond(restart.any(), jax.vmap(self.new), lambda _: states, seeds)
+    return jax.vmap(self._advance)(states, begun, last, actions, restart, idle)
 
-  def _advance(self, state, last, action, restart, seed, idle):
+  def _advance(self, state, begun, last, action, restart, idle):
     stepped, reward, over, terminal = self.step(state, action)
-    now = _where(restart, self.new(seed), stepped)
+    now = _where(restart, begun, stepped)
     shown: Any = self.observe(now), jnp.where(restart, 0.0, reward), restart
     shown = base.TimeStep(*shown, *(flag & ~restart for flag in (over, terminal)))
     return _where(idle, (state, last), (now, shown))

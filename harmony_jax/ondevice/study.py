@@ -28,6 +28,7 @@ FORMAT = 1
 GROWING = ('variants', 'seeds')  # there can be more of them in a later call
 FREE = ('together', 'about')
 WEIGHTS = ('weighting.w_o', 'weighting.w_r', 'weighting.w_d')
+NUMBERS = (*WEIGHTS, 'weighting.rate', 'weighting.start')
 
 
 @dataclasses.dataclass
@@ -44,8 +45,10 @@ class Structure:
 
 
 def is_number(name: str) -> bool:
-  """Return whether a program can take a setting as an argument: weights and learning rates."""
-  return name in (*WEIGHTS, 'weighting.rate') or name == 'lr' or name.endswith('.lr')
+  """Return whether a program can take a setting as an argument: weights, rates, where σ starts."""
+  return (
+    name in (*WEIGHTS, 'weighting.rate', 'weighting.start') or name == 'lr' or name.endswith('.lr')
+  )
 
 
 def structures(variants: Mapping[str, Config]) -> list[Structure]:
