@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+import jax.numpy as jnp
+
 from harmony_jax import harmony
 from harmony_jax.objectives import Objective
 from harmony_jax.settings import setting
@@ -102,7 +104,19 @@ def make_weighting(
   )
   if config.rule == 'fixed':
     return rule, ()
+  if rule.start:
+    rule = _started(rule, config.start)
   return (rule if 'dynamics' in tasks else _scaled(rule, plain)), tasks
+
+
+def _started(rule: harmony.Weighting, sigma: float) -> harmony.Weighting:
+  """Return the rule with harmonizers that start from σ."""
+
+  def init(tasks):
+    params, state = rule.init(tasks)
+    return {name: s + jnp.log(sigma) for name, s in params.items()}, state
+
+  return rule._replace(init=init)
 
 
 def _scaled(rule: harmony.Weighting, scales: Mapping[str, float]) -> harmony.Weighting:

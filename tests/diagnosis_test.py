@@ -103,7 +103,10 @@ def test_our_runs_are_the_measure(monkeypatch, tmp_path):
   assert table['catch dreamerv3-harmony-cpu']['ranges']['loss/reward'] == [[0.1, 0.1]] * 4
   monkeypatch.setattr(diagnosis, 'expected', lambda: table)
   folder = run(tmp_path / 'run', preset='cpu')
-  assert [text.partition(' is ')[0] for text in odd(folder)] == ['actor/entropy', 'loss/observation']
+  assert [text.partition(' is ')[0] for text in odd(folder)] == [
+    'actor/entropy',
+    'loss/observation',
+  ]
   (name, _, range_) = diagnosis.examine(folder)[2][-1]
   assert (name, range_) == ('steps per second', '20.0 to 21.0 on a card')
 

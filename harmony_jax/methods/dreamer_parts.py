@@ -210,8 +210,6 @@ class DreamerParts(method.Method):
     encoder = self.encoder.init(keys[0])
     objective, statistics = self.objective.init(keys[2])
     harmonizers, weighting = self.rule.init(self.tasks)
-    if self.rule.start:
-      harmonizers = {k: s + jnp.log(self.settings.weighting.start) for k, s in harmonizers.items()}
     params = {
       'encoder': encoder['params'],
       'rssm': self.rssm.init(keys[1]),

@@ -46,9 +46,7 @@ class Structure:
 
 def is_number(name: str) -> bool:
   """Return whether a program can take a setting as an argument: weights, rates, where σ starts."""
-  return (
-    name in (*WEIGHTS, 'weighting.rate', 'weighting.start') or name == 'lr' or name.endswith('.lr')
-  )
+  return name in NUMBERS or name == 'lr' or name.endswith('.lr')
 
 
 def structures(variants: Mapping[str, Config]) -> list[Structure]:
