@@ -70,7 +70,7 @@ class Pair:
   By default with a small method, whose replay has priorities: it is the processes that are tested.
   """
 
-  def __init__(self, folder, method='tests.linear:METHOD'):
+  def __init__(self, folder, method='tests.shooting:METHOD'):
     self.folder, self.logs = folder, [folder.with_suffix(f'.log{index}') for index in range(2)]
     self._command = ['experiments.catch', '--preset=tiny', f'--logdir={folder}', *TINY]
     self._command += [f'--method={method}', '--config.train_ratio=4']
@@ -126,7 +126,8 @@ def checksums(folder):
 
 
 @pytest.fixture(
-  scope='module', params=['tests.linear:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)]
+  scope='module',
+  params=['tests.shooting:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)],
 )
 def undisturbed(request, tmp_path_factory):
   pair = Pair(tmp_path_factory.mktemp('pair') / 'run', request.param)
