@@ -100,7 +100,7 @@ def test_our_runs_are_the_measure(monkeypatch, tmp_path):
     each.metrics = {'step': [500, 1000, 2000, 3000], **{k: [v] * 4 for k, v in values.items()}}
     each.environment['devices'], each.steps_per_second = 'a card', 20.0 + each.seed
   table = diagnosis.measure(ours)
-  assert table['catch dreamerv3-harmony-cpu']['ranges']['loss/reward'] == [[0.1, 0.1]] * 4
+  assert table['catch dreamerv3-harmony-cpu']['ranges']['loss/reward'] == [[0.1, 0.1, 2]] * 4
   monkeypatch.setattr(diagnosis, 'expected', lambda: table)
   folder = run(tmp_path / 'run', preset='cpu')
   assert [text.partition(' is ')[0] for text in odd(folder)] == [

@@ -59,8 +59,8 @@ def examine(folder: str) -> tuple[Record, list[Sign], list[tuple[str, str, str]]
 
 def measure(found: Sequence[Record]) -> dict[str, Any]:
   """Return the ranges of runs, {'suite method': {'runs', 'tasks', 'steps', 'speed': {devices:
-  [lowest, highest] steps per second}, 'ranges': {metric: [[lowest, highest] of each of `PARTS`
-  parts of a run]}}}, of complete runs only."""
+  [lowest, highest] steps per second}, 'ranges': {metric: [[lowest, highest, of how many runs] of
+  each of `PARTS` parts of a run]}}}, of complete runs only."""
   groups, table = {}, {}
   for record in found:
     if record.complete:
@@ -72,7 +72,7 @@ def measure(found: Sequence[Record]) -> dict[str, Any]:
       parts = [[_in_part(run, name, part) for run in runs] for part in range(PARTS)]
       values = [[x for x in each if x is not None] for each in parts]
       if all(values):
-        ranges[name] = [[_short(min(each)), _short(max(each))] for each in values]
+        ranges[name] = [[_short(min(each)), _short(max(each)), len(each)] for each in values]
     speeds = {}
     for run in runs:
       speeds.setdefault(run.environment['devices'], []).append(run.steps_per_second)
@@ -292,9 +292,8 @@ def _compare(record):
   step = record.metrics['step'][-1] if record.metrics['step'] else 0
   part = min(PARTS - 1, int(PARTS * step / record.steps))
   signs, rows = [], []
-  of = f'{ours["runs"]} run{"s" * (ours["runs"] > 1)} of {", ".join(ours["tasks"])}'
   for name, parts in ours['ranges'].items():
-    value, (low, high) = _in_part(record, name, part), parts[part]
+    value, (low, high, runs) = _in_part(record, name, part), parts[part]
     if value is None:
       continue
     rows.append((name, _text(value), f'{_text(low)} to {_text(high)}'))
@@ -303,7 +302,8 @@ def _compare(record):
       signs.append(
         Sign(
           f'{name} is {_text(value)}; in part {part + 1} of {PARTS} of a run it was '
-          f'{_text(low)} to {_text(high)} (from {of})',
+          f'{_text(low)} to {_text(high)} (from {runs} run{"s" * (runs > 1)} of '
+          f'{", ".join(ours["tasks"])})',
           'another task of the suite may well differ' if other else '',
           unusual=not other,
         )
