@@ -83,19 +83,22 @@ def assert_close(found, wanted, share):
         np.testing.assert_allclose(*pair, rtol=share, atol=share, err_msg=name)
 
 
-def assert_as_the_loop(folder, config):
-  """Check that all metrics and scores of a run are those of the ordinary loop, bit for bit."""
+def assert_as_the_loop(folder, config, share=0.0):
+  """Check that scores are the ordinary loop's, bit for bit, and metrics up to a share."""
   trainer = train(folder, config)
   (recorded,) = run(config, config.run.seed)
   assert_close(recorded.scores, lines(folder, 'scores.jsonl'), 0)
-  assert_close(recorded.metrics, lines(folder, 'metrics.jsonl'), 0)
+  assert_close(recorded.metrics, lines(folder, 'metrics.jsonl'), share)
   assert trainer.state.update == recorded.scores[-1]['update'] > 20
 
 
 @pytest.mark.slow  # a minute and a half of compiling; the next one is the same loop
 def test_the_same_as_the_ordinary_loop(tmp_path):
-  """DreamerV3 on catch."""
-  assert_as_the_loop(tmp_path, dreamer_of(seed=3))
+  """DreamerV3 on catch; XLA fuses, and so orders, its sums as the program around them allows.
+
+  They are the same bits on an EPYC; on a Xeon the last one differs, 1e-6 of most after 47 updates.
+  """
+  assert_as_the_loop(tmp_path, dreamer_of(seed=3), share=1e-5)
 
 
 def test_the_same_where_episodes_differ_in_length(walking, tmp_path):
