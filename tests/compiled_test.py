@@ -191,6 +191,17 @@ def test_what_every_method_asks_of_a_compiler(name):
     assert not found['f64'] and not found['callbacks'], found
 
 
+def test_whole_runs_ask_for_nothing_that_accelerators_lack():
+  config = common.make(common.suite('catch'), 'tests.linear:METHOD', 'tiny', 'catch')
+  with compiled.as_if_on(H100):
+    there = programs(Subject(config), [], H100.memory)
+    module = there['agents_10']().lower('cuda', 'tpu').compiler_ir('stablehlo')
+    of_its_own = programs(Subject(common.make(SUITE, 'tdmpc', 'tiny', 'reach')), [], H100.memory)
+  found = stablehlo.summary(module)
+  assert len(found['loops']) >= 2 and not found['f64'] and not found['callbacks'], found
+  assert '<1x10x' in str(module) and 'agents_10' not in of_its_own  # its replay is the host's
+
+
 def test_figures_are_held_against_those_of_before():
   one = {'compiles': True, 'kernels': 100, 'bytes': 10**9, 'temp_bytes': 10**6}
   record = lambda **changes: {'programs': {'act_1': one | changes}}

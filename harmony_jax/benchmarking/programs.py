@@ -7,11 +7,16 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from harmony_jax import device_replay, parallel, tiles
+from harmony_jax import device_replay, envs, parallel, tiles
 from harmony_jax.benchmarking.subject import Subject
+from harmony_jax.config import Config
+from harmony_jax.ondevice import study, waves
+from harmony_jax.replay import Replay
 
 SEEDS = 5  # as the paper has
+AGENTS = (1, 10, 100)  # of a study, side by side
 _REPORT = (6, 5)  # sequences, and steps known of them: training/hooks.py
 
 
@@ -35,7 +40,8 @@ def programs(subject: Subject, devices: list[Any], memory: float) -> dict[str, C
 
   train_step, act_1, act_100, report; replay_write (one step of all environments), replay_load (as
   many as travel at once) and replay_read (a batch); seeds_5: the update of several seeds in one
-  program; devices_N: of several devices. Call it, and what it returns, while
+  program; devices_N: of several devices; where the environment is JAX, agents_1, agents_10 and
+  agents_100: an iteration of so many whole runs (`ondevice`). Call it, and what it returns, while
   `jax.default_backend` is that of the devices.
 
   Args:
@@ -83,6 +89,9 @@ def programs(subject: Subject, devices: list[Any], memory: float) -> dict[str, C
   found[f'seeds_{SEEDS}'] = make(together, (state,) * SEEDS, (batch,) * SEEDS)
   if len(devices) > 1:
     found[f'devices_{len(devices)}'] = lambda: _shared(method, devices, state, batch)
+  if envs.is_pure(config.run.suite) and method.replay is Replay:
+    for width in AGENTS:
+      found[f'agents_{width}'] = lambda width=width: _agents(config, width, place)
   return found
 
 
@@ -105,6 +114,19 @@ def _shared(method, devices, state, batch):
   carry, rows = jax.tree.map(split, (state.carry, batch))
   copied = state.replace(carry=(), rng=jax.eval_shape(jax.random.key_data, state.rng))
   return Program(shared._step, (copied, carry, rows), {})
+
+
+def _agents(config: Config, width: int, place: Callable) -> Program:
+  """Whole runs side by side: as loops end when they are told to, one iteration with one update."""
+  (structure,) = study.structures({'': config})
+  program = study.make_program(structure, [0])
+  table = program.timetable
+  lead = lambda x: jax.ShapeDtypeStruct((1, width, *x.shape), x.dtype)
+  own = {**jax.tree.map(lead, dict(table.own[0])), 'numbers': {}}
+  agents = jax.eval_shape(waves.over_agents(program, 'begin', 1, width), own)
+  span = np.int32(0), np.int32(0)
+  learn = waves.over_agents(program, 'learn', 1, width)
+  return Program(learn, place((agents, own, dict(table.shared), *span)), {})
 
 
 def _placed(devices, tree):

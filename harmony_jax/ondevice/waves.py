@@ -50,6 +50,13 @@ class Times(NamedTuple):
     return self.iteration * self.iterations + self.evaluations
 
 
+def over_agents(program: Program, kind: str, devices: int, width: int) -> Any:
+  """Return begin, fill, learn or evaluate of `Program`, mapped over [devices, width] agents."""
+  own = {'begin': 1, 'fill': 2, 'learn': 2, 'evaluate': 3}[kind]  # arguments, the others are shared
+  precision, donate = program.config.agent.matmul_precision, kind in ('fill', 'learn')
+  return parallel.over_agents(getattr(program, kind), devices, width, own, precision, donate)
+
+
 class Wave:
   """The compiled programs of [devices, width] agents of one structure.
 
@@ -160,16 +167,7 @@ class Wave:
     """What is compiled for arguments of these shapes."""
     key = (kind, *(x.shape for x in jax.tree.leaves(args[2:3])))
     if key not in self._compiled:
-      mapped = {'begin': 1, 'fill': 2, 'learn': 2, 'evaluate': 3}[kind]
-      precision = self.program.config.agent.matmul_precision
-      made = parallel.over_agents(
-        getattr(self.program, kind),
-        self.devices,
-        self.width,
-        mapped,
-        precision,
-        donate=kind in ('fill', 'learn'),
-      )
+      made = over_agents(self.program, kind, self.devices, self.width)
       self._compiled[key] = made.lower(*args).compile()
     return self._compiled[key]
 
