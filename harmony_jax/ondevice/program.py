@@ -164,8 +164,14 @@ class Program:
     return {name: tiles.fold(x, x.shape[1:]) for name, x in stored.items()}
 
   def _store(self, agent, vector, index):
-    at = index % self.timetable.rows
-    put = lambda ring, row: jax.lax.dynamic_update_index_in_dim(ring, row, at, 0)
+    num_envs = self.config.run.num_envs
+    rows = index % self.timetable.rows * num_envs + jnp.arange(num_envs)
+
+    def put(ring, row):
+      # Not as a slice: of several agents a TPU then turns the whole ring around for each step.
+      flat = ring.reshape(-1, *ring.shape[2:]).at[rows]
+      return flat.set(row, mode='promise_in_bounds', unique_indices=True).reshape(ring.shape)
+
     return agent._replace(ring=jax.tree.map(put, agent.ring, self._row(agent.seen, vector)))
 
   def _batch(self, ring, own, update):
