@@ -56,10 +56,6 @@ class Subject:
       replay.append(row(*next(steps)))
     return replay.sample(0)
 
-  def timestep(self, num_envs: int) -> TimeStep:
-    """Return a time step in the middle of N episodes."""
-    return next(itertools.islice(self.steps(num_envs), 1, None))[0]
-
 
 def row(timestep: TimeStep, action: np.ndarray) -> dict[str, np.ndarray]:
   """Return a time step and the actions [N, A] after it, as replay stores them."""
