@@ -238,7 +238,7 @@ def look_at(folder: str) -> None:
   if not any(sign.unusual for sign in signs):
     print('  ok    nothing unusual')
   if rows:
-    print('At this part of a run (median; lowest and highest of our runs):')
+    print('In the last quarter that is over (median; lowest and highest of our runs):')
     width = max(len(name) for name, *_ in rows)
     for name, value, ours in rows:
       print(f'  {name:<{width}}  {value:>10}  ({ours})')

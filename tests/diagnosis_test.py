@@ -92,7 +92,8 @@ def test_scores_that_say_that_nothing_is_learned(tmp_path):
 def test_our_runs_are_the_measure(monkeypatch, tmp_path):
   """Ranges are those of the runs that they were measured of; three times outside is odd."""
   assert diagnosis.expected()['catch dreamerv3-harmony-cpu']['runs'] == 3
-  ours = [record(seed=seed, suite='catch', task='catch') for seed in range(2)]
+  four = [0.0, 0.2, 0.4, 0.6]  # evaluations, every 1,000 steps
+  ours = [record(seed=seed, suite='catch', task='catch', values=four) for seed in range(2)]
   table = diagnosis.measure([*ours, record(complete=False, steps=9000)])
   assert list(table) == ['catch dreamerv3-harmony-cpu']
   values = {'loss/reward': 0.1, 'loss/observation': 1.0, 'actor/entropy': 0.1}
@@ -109,6 +110,28 @@ def test_our_runs_are_the_measure(monkeypatch, tmp_path):
   ]
   (name, _, range_) = diagnosis.examine(folder)[2][-1]
   assert (name, range_) == ('steps per second', '20.0 to 21.0 on a card')
+  (folder / '.complete').unlink()
+  change(folder, steps=8000)  # half of a longer run
+  assert odd(folder) == []
+  notes = {sign.meaning for sign in diagnosis.examine(folder)[1]}
+  assert notes == {'ours were of 4,000 steps, this one is of 8,000: its parts are others'}
+
+
+def test_a_run_under_way_is_compared_by_the_parts_that_are_over(monkeypatch, tmp_path):
+  """A loss of 100 / step has medians of 0.16, 0.067, 0.04 and 0.029 in the quarters of our run."""
+  ours = record(suite='catch', task='catch', values=[0.0] * 4)
+  steps = list(range(20, 4001, 20))
+  ours.metrics = {'step': steps, 'loss/reward': [100 / step for step in steps]}
+  table = diagnosis.measure([ours])
+  monkeypatch.setattr(diagnosis, 'expected', lambda: table)
+  ours.complete = False
+  for end in (20, 100, 980, 1000, 1020, 2020, 3900, 4000):
+    count = end // 20
+    ours.metrics = {'step': steps[:count], 'loss/reward': [100 / step for step in steps[:count]]}
+    signs, rows = diagnosis._compare(ours)
+    assert [sign.text for sign in signs if sign.unusual] == []
+    assert bool(rows) == (end >= 1000) and len(signs) == (end < 1000)
+  assert rows == [('loss/reward', '0.0286', '0.0286 to 0.0286')]
 
 
 def test_the_command(tmp_path):

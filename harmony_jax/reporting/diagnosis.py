@@ -290,21 +290,25 @@ def _compare(record):
     told = f'no run of ours is of {record.suite} {record.method}{others}: no ranges to compare with'
     return [Sign(told, unusual=False)], []
   step = record.metrics['step'][-1] if record.metrics['step'] else 0
-  part = min(PARTS - 1, int(PARTS * step / record.steps))
-  signs, rows = [], []
-  for name, parts in ours['ranges'].items():
+  # the last one that is over: what a part begins with is not what the median of all of it is
+  part = PARTS if record.complete else min(PARTS, PARTS * step // record.steps)
+  part -= 1
+  signs, rows, other = [], [], _other(record, ours)
+  if part < 0:
+    told = f'part 1 of {PARTS} of the run is not over: too early to compare it with our runs'
+    signs.append(Sign(told, unusual=False))
+  for name, parts in ours['ranges'].items() if part >= 0 else ():
     value, (low, high, runs) = _in_part(record, name, part), parts[part]
     if value is None:
       continue
     rows.append((name, _text(value), f'{_text(low)} to {_text(high)}'))
     if not low / FACTOR <= value <= high * FACTOR and low > 0:
-      other = record.task not in ours['tasks']
       signs.append(
         Sign(
-          f'{name} is {_text(value)}; in part {part + 1} of {PARTS} of a run it was '
+          f'{name} is {_text(value)} in part {part + 1} of {PARTS} of the run; in ours it was '
           f'{_text(low)} to {_text(high)} (from {runs} run{"s" * (runs > 1)} of '
           f'{", ".join(ours["tasks"])})',
-          'another task of the suite may well differ' if other else '',
+          other,
           unusual=not other,
         )
       )
@@ -313,6 +317,16 @@ def _compare(record):
       told = f'{_text(low)} to {_text(high)} on {devices}'
       rows.append(('steps per second', _text(record.steps_per_second), told))
   return signs, rows
+
+
+def _other(record, ours):
+  """Why a run may well differ from ours; '' where it should not."""
+  if record.task not in ours['tasks']:
+    return 'another task of the suite may well differ'
+  if record.steps not in ours['steps']:
+    told = ', '.join(f'{steps:,}' for steps in ours['steps'])
+    return f'ours were of {told} steps, this one is of {record.steps:,}: its parts are others'
+  return ''
 
 
 def _compared(name):
