@@ -74,6 +74,23 @@ def test_what_is_odd_is_told_alone(tmp_path, how, told):
   assert told in found
 
 
+def test_an_update_that_ended_the_run_is_counted(tmp_path):
+  """No line of metrics was written after it."""
+  folder = run(tmp_path / 'run')
+  (folder / 'nonfinite' / '1951').mkdir(parents=True)
+  (found,) = odd(folder)
+  assert found.startswith('1 updates were left out or ended the run')
+
+
+def test_the_entropy_of_choices_and_numbers_has_no_most(tmp_path):
+  """An action of three choices and two continuous numbers."""
+  folder = run(tmp_path / 'run', {'actor/entropy': lambda x: 2.5})
+  place = folder / 'checkpoints' / '4000' / 'meta' / 'metadata'
+  spec = {'discrete': False, 'num_actions': 5, 'choices': [3]}
+  place.write_text(json.dumps({'saved': {'meta': {'spec': spec}}}))
+  assert odd(folder) == []
+
+
 def test_scores_that_say_that_nothing_is_learned(tmp_path):
   flat = run(tmp_path / 'flat', {'loss/reward': lambda x: 0.3})
   (flat / 'scores.jsonl').write_text('')

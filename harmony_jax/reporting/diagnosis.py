@@ -111,10 +111,11 @@ def _progress(record, series) -> Iterator[Sign]:
     )
   elif updates[-1] < EARLY:
     yield Sign(f'{int(updates[-1]):,} updates: too early to say much', unusual=False)
-  broken = series.get('nonfinite_updates', [0])[-1]
-  if broken or any((pathlib.Path(record.source) / 'nonfinite').glob('*')):
+  # of one that ends the run there is no line, but what was written down of it
+  written = sum(1 for _ in (pathlib.Path(record.source) / 'nonfinite').glob('[0-9]*'))
+  if broken := max(written, series.get('nonfinite_updates', [0])[-1]):
     yield Sign(
-      f'{_text(broken)} updates were left out, as a loss or gradient was not finite',
+      f'{_text(broken)} updates were left out or ended the run, as something was not finite',
       'python -m experiments.reproduce --logdir=… names the first bad tensor; usual causes are a '
       'learning rate that is too high and rewards or observations of another scale',
     )
@@ -265,13 +266,16 @@ def _good(series):
 
 
 def _choices(folder):
-  """How many choices each discrete action has, by the newest checkpoint; () where unknown."""
+  """How many choices each part of an action has, by the newest checkpoint; () where unknown, or
+  where there are continuous numbers beside them."""
   places = local_path(folder).glob('checkpoints/*/meta/metadata')
   for place in sorted(places, key=lambda each: each.parts[-3].zfill(12), reverse=True):
     found = re.search(r'"spec":\s*(\{.*)', place.read_text(encoding='utf-8', errors='replace'))
     try:
       spec, _ = json.JSONDecoder().raw_decode(found[1]) if found else ({}, 0)
-      return spec.get('choices') or ([spec['num_actions']] if spec.get('discrete') else [])
+      count = spec['num_actions'] if spec else 0
+      choices = [count] if spec.get('discrete') else spec.get('choices') or []
+      return choices if sum(choices) == count else ()
     except (ValueError, KeyError):
       continue
   return ()
