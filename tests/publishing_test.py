@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import types
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from harmony_jax import model_card, publishing, trained
+from harmony_jax import envs, model_card, publishing, trained
 from harmony_jax.errors import UserError
+from harmony_jax.training import evaluation
 from tests import commands, small, trained_test
 
 
@@ -16,7 +19,7 @@ from tests import commands, small, trained_test
 def made(tmp_path_factory):
   """(a run folder, the folder that `experiments.publish` made of it)."""
   folder = tmp_path_factory.mktemp('run')
-  trained_test.save(folder, small.run_config(**trained_test.SHORT))
+  trained_test.save(folder, small.run_config(**{**trained_test.SHORT, 'score': 'success'}))
   output = folder / 'published' / 'mine'
   words = (f'--logdir={folder}', f'--output={output}', '--episodes=64')
   ended = commands.run('publish', *words)
@@ -32,7 +35,22 @@ def test_it_is_what_was_learned(made):
   assert (published.step, published.config) == (run.step, run.config)
   assert published.spec == run.spec
   jax.tree.map(np.testing.assert_array_equal, published.variables, run.variables)
+  told = publishing.manifest(made[1])['evaluation']['protocol']
+  assert told.startswith('mean return of 64 complete episodes')  # whatever the run is judged by
   assert not any('opt_state' in name for name in publishing.structure(published.saved))
+
+
+@pytest.mark.parametrize('alike', [True, False])
+def test_a_random_player_is_counted_as_the_agent_is(alike):
+  """Three steps of a third at most; where all begin alike and ends do not count, two of them."""
+  of: Any = types.SimpleNamespace(eval_seed=7 if alike else None, eval_ends=not alike)
+  env = envs.make('catch', 'catch', 4, size=4, rewarded='steps')
+  played = evaluation.evaluate_random(of, env, 0, 160, 64)
+  best, seeds = max(each.score for each in played), {each.seed for each in played}
+  if alike:
+    assert seeds == {7} and best <= 0.67
+  else:
+    assert seeds == {envs.episode_seed(0, 'eval', 160, n) for n in range(64)} and best > 0.67
 
 
 def test_what_was_changed_is_refused(made, tmp_path):
