@@ -86,7 +86,7 @@ def main(words: list[str]) -> int:
   }
   files[publishing.MANIFEST] = _text(about).encode()
   files[publishing.CARD] = model_card.card(about).encode()
-  unfinished = output.with_name(f'{output.name}.{os.getpid()}.tmp')
+  unfinished = output.with_name(f'{output.name}.{os.getpid()}{publishing.UNFINISHED}')
   unfinished.mkdir(parents=True)
   for name, data in files.items():
     (unfinished / name).write_bytes(data)

@@ -65,7 +65,7 @@ def verify(name: str) -> bool:
     low, high, _ = publishing.interval(scores['scores'], episodes)
   seed = stated['seed'] if options.seed is None else options.seed
   mean = float(np.mean([each.score for each in agent.evaluate(episodes, seed)]))
-  passed = low <= mean <= high
+  passed = publishing.holds(mean, low, high)
   print(
     f'{"passed" if passed else "FAILED"}: {name}, {mean:.4f} over {episodes:,} new episodes; '
     f'stated {about["evaluation"]["mean"]:.4f}, {stated["level"]:.1%} interval {low:.4f} to '

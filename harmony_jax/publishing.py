@@ -30,12 +30,14 @@ from harmony_jax.training.checkpoint import structure
 FORMAT = 1
 LEVEL = 0.999  # of the interval in which a mean of new episodes must lie
 PARAMETERS, SCORES, MANIFEST, CARD = 'parameters.npz', 'scores.json', 'manifest.json', 'README.md'
+UNFINISHED = '.tmp'  # how the name of a folder ends that is not whole yet
 PLACE = pathlib.Path(__file__).parent / 'published'
 
 
 def names() -> list[str]:
   """Return the names of the agents that come with the library."""
-  return sorted(path.parent.name for path in PLACE.glob(f'*/{MANIFEST}'))
+  places = (path.parent for path in PLACE.glob(f'*/{MANIFEST}'))
+  return sorted(place.name for place in places if place.suffix != UNFINISHED)
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path | None:
@@ -153,3 +155,9 @@ def interval(
   half = float(half * np.sqrt(1 / count + 1 / episodes))
   mean = float(np.mean(scores))
   return mean - half, mean + half, "Student's prediction of a mean"
+
+
+def holds(mean: float, low: float, high: float) -> bool:
+  """Return whether a mean lies in an interval: its ends belong to it, and sums are rounded."""
+  slack = 1e-9 * max(abs(low), abs(high))
+  return low - slack <= mean <= high + slack

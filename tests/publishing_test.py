@@ -110,6 +110,24 @@ def test_the_interval_holds_what_it_says(two):
     publishing.interval([1.0] * 64, 64)
 
 
+@pytest.mark.parametrize('pair', [(0.0, 0.1), (0.1, 0.3), (-0.1, 0.9)])
+def test_an_interval_s_ends_belong_to_it(pair):
+  """Of an agent with the larger score in 998 games of 1,000, one that has it in all of them."""
+  low, high, _ = publishing.interval([pair[0]] * 2 + [pair[1]] * 998, 1000)
+  mean = lambda count: float(np.mean([pair[0]] * (1000 - count) + [pair[1]] * count))
+  least = round(1000 * (low - pair[0]) / (pair[1] - pair[0]))
+  found = [publishing.holds(mean(count), low, high) for count in (1000, least, least - 1)]
+  assert found == [True, True, False]
+  assert not publishing.holds(float('nan'), low, high)
+
+
+def test_an_unfinished_folder_is_no_agent(monkeypatch, tmp_path):
+  for name in ('a', 'b.123.tmp'):
+    shutil.copytree(publishing.PLACE / 'reach-tdmpc', tmp_path / name)
+  monkeypatch.setattr(publishing, 'PLACE', tmp_path)
+  assert publishing.names() == ['a']
+
+
 @pytest.mark.parametrize('name', publishing.names())
 def test_those_that_come_along(name):
   """Their files, their cards and their numbers are one; they load without a run folder."""
