@@ -67,13 +67,30 @@ def manifest(folder: pathlib.Path) -> dict[str, Any]:
   """
   try:
     found = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
-    known = {k: found[k] for k in ('format', 'run', 'spec', 'step', 'sha256', 'arrays', 'verify')}
+    if found['format'] == FORMAT:
+      _check(found)
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-    told = f'{type(error).__name__}: {error}'
-    raise UserError(f'{folder / MANIFEST} cannot be read ({told})') from None
-  if known['format'] != FORMAT:
-    raise UserError(f'{folder} has the format {known["format"]!r}: this version reads {FORMAT}')
+    raise unreadable(folder, error) from None
+  if found['format'] != FORMAT:
+    raise UserError(f'{folder} has the format {found["format"]!r}: this version reads {FORMAT}')
   return found
+
+
+def unreadable(folder: pathlib.Path, error: Exception) -> UserError:
+  """Return the line for a manifest that something wrong was found in."""
+  return UserError(f'{folder / MANIFEST} cannot be read ({type(error).__name__}: {error})')
+
+
+def _check(about):
+  """Raise KeyError or TypeError for a manifest that lacks what is read of it."""
+  for name in ('run', 'spec', 'sha256', 'arrays', 'verify', 'evaluation'):
+    if not isinstance(about[name], dict):
+      raise TypeError(f'{name} is {about[name]!r}')
+  verify, result = about['verify'], about['evaluation']
+  stated = [verify[k] for k in ('low', 'high', 'level', 'episodes', 'seed')]
+  for number in (*stated, result['mean'], result['random_mean'], about['step']):
+    if not isinstance(number, int | float):
+      raise TypeError(f'{number!r} is no number')
 
 
 def read(folder: pathlib.Path, name: str, about: Mapping[str, Any]) -> bytes:

@@ -111,8 +111,12 @@ class TrainedAgent:
     about = publishing.manifest(folder)
     if step not in (None, about['step']):
       raise UserError(f'{folder} has no checkpoint of step {step}: there is {about["step"]}')
-    config = configuration.from_json(about['run'], str(folder), allow_import)
-    method = _made(config, envs.Spec.from_json(about['spec']))
+    try:
+      config = configuration.from_json(about['run'], str(folder), allow_import)
+      spec = envs.Spec.from_json(about['spec'])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise publishing.unreadable(folder, error) from None
+    method = _made(config, spec)
     saved = publishing.parameters(folder, about, _kept(method))
     agent = cls(
       config,

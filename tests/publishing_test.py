@@ -87,6 +87,21 @@ def test_what_cannot_be_read(made, tmp_path):
     path.write_text(json.dumps(about | change))
     with pytest.raises(UserError, match=text):
       trained.Agent.load(tmp_path / 'a')
+  for where, name in (
+    ('', 'verify'),
+    ('verify', 'low'),
+    ('evaluation', 'mean'),
+    ('', 'evaluation'),
+  ):
+    parts = about if not where else about[where]
+    for wrong in ({k: v for k, v in parts.items() if k != name}, {**parts, name: None}):
+      path.write_text(json.dumps(about | {where: wrong} if where else wrong))
+      with pytest.raises(UserError, match='manifest.json cannot be read'):
+        publishing.manifest(tmp_path / 'a')
+  for name, wrong in (('run', {}), ('spec', {}), ('spec', {**about['spec'], 'num_actions': 'x'})):
+    path.write_text(json.dumps(about | {name: wrong}))
+    with pytest.raises(UserError, match='manifest.json cannot be read'):
+      trained.Agent.load(tmp_path / 'a')
   path.write_text('{}')
   with pytest.raises(UserError, match='cannot be read'):
     trained.Agent.load(tmp_path / 'a')
