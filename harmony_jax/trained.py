@@ -253,6 +253,11 @@ class TrainedAgent:
     arrays, single = _batched(observation, self.spec.observation, 1)
     shape, action = next(iter(arrays.values())).shape[:2], np.asarray(action)
     if self.spec.discrete and action.ndim == 2 - single and action.dtype.kind in 'iu':
+      if action.size and not 0 <= action.min() <= action.max() < self.spec.num_actions:
+        raise ValueError(
+          f'actions are from 0 to {self.spec.num_actions - 1} here; got {action.min()} to '
+          f'{action.max()}'
+        )
       action = np.eye(self.spec.num_actions, dtype=np.float32)[action]
     action = action[None] if single else action
     wanted = (*shape, self.spec.num_actions)

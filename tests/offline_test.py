@@ -340,6 +340,17 @@ def test_a_study_grows_and_keeps_its_plan(tmp_path):
   assert len(opened.lines(run)) == 1 and not opened.finished(run)
 
 
+def test_two_runs_do_not_share_a_file(tmp_path):
+  """Variant a-b1 of the first buffer and variant a of the second one."""
+  plan = {'updates': 2, 'variants': {'a': {}, 'a-b1': {}}, 'seeds': [0]}
+  plan['buffers'] = [{'sha256': 1, 'path': 'x'}]
+  assert len(study.open_study(tmp_path, plan).runs()) == 2
+  plan['buffers'] = [{'sha256': 1, 'path': 'x'}, {'sha256': 2, 'path': 'y'}]
+  with pytest.raises(UserError, match="'a' and 'a-b1' would share the file a-b1-s0.jsonl"):
+    study.open_study(tmp_path, plan)
+  assert study.Study(tmp_path).buffers == 1
+
+
 SIZES = [f'--config.{k}={v}' for k, v in small.SIZES.items() if not k.startswith('continue')]
 TRAIN = ('train', '--preset=tiny', '--updates=4', '--measure_every=2', '--context=3', '--horizon=3')
 

@@ -431,6 +431,7 @@ def test_features(agent, episode):
     ((episode.picture, episode.action[:-1]), r'actions are \[1, 8, 3\] here; got \[1, 7, 3\]'),
     ((episode.picture[:1], episode.action[:1]), 'of two steps at least'),
     ((episode.picture, episode.picture), 'actions are'),
+    ((episode.picture, np.arange(8) % 4 - 1), 'from 0 to 2 here; got -1 to 2'),
   ):
     with pytest.raises(ValueError, match=text):
       agent.features(*wrong)
