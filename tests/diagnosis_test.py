@@ -114,13 +114,14 @@ def test_our_runs_are_the_measure(monkeypatch, tmp_path):
   table = diagnosis.measure([*ours, record(complete=False, steps=9000)])
   assert list(table) == ['catch dreamerv3-harmony-cpu']
   values = {'loss/reward': 0.1, 'loss/observation': 1.0, 'actor/entropy': 0.1}
+  folder = run(tmp_path / 'run', preset='cpu')
   for each in ours:
+    each.config = diagnosis.examine(folder)[0].config | {'seed': each.seed}
     each.metrics = {'step': [500, 1000, 2000, 3000], **{k: [v] * 4 for k, v in values.items()}}
     each.environment['devices'], each.steps_per_second = 'a card', 20.0 + each.seed
   table = diagnosis.measure(ours)
   assert table['catch dreamerv3-harmony-cpu']['ranges']['loss/reward'] == [[0.1, 0.1, 2]] * 4
   monkeypatch.setattr(diagnosis, 'expected', lambda: table)
-  folder = run(tmp_path / 'run', preset='cpu')
   assert [text.partition(' is ')[0] for text in odd(folder)] == [
     'actor/entropy',
     'loss/observation',
@@ -130,8 +131,11 @@ def test_our_runs_are_the_measure(monkeypatch, tmp_path):
   (folder / '.complete').unlink()
   change(folder, steps=8000)  # half of a longer run
   assert odd(folder) == []
-  notes = {sign.meaning for sign in diagnosis.examine(folder)[1]}
-  assert notes == {'ours were of 4,000 steps, this one is of 8,000: its parts are others'}
+  notes = [sign.text for sign in diagnosis.examine(folder)[1]]
+  assert notes[0] == 'our runs of this method had other settings: steps 8,000 for 4,000'
+  change(folder, steps=4000, losses={'free_nats': 2.0}, eval_every=7)
+  assert odd(folder) == []
+  assert diagnosis.examine(folder)[1][0].text.endswith('settings: losses.free_nats 2.0 for 1.0')
 
 
 def test_a_run_under_way_is_compared_by_the_parts_that_are_over(monkeypatch, tmp_path):

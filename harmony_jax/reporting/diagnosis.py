@@ -21,15 +21,19 @@ import numpy as np
 
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
-from harmony_jax.reporting import published, records
+from harmony_jax.reporting import protocol, published, records, results_files
 from harmony_jax.reporting.figures import number as long_number
 from harmony_jax.reporting.schema import Record
+from harmony_jax.training.run_folder import FREE
 
 PARTS = 4  # of a run's steps, each with a range of its own
 EARLY = 500  # updates before which little can be said
 FACTOR = 3  # a value so many times outside of our runs' range is unusual
 READ = ('update', 'nonfinite_updates', 'actor/', 'critic/', 'grad_norm/', 'return/', 'env/')
 READ += ('speed/', 'time/')  # metrics beside those that every record has
+# Settings that change nothing of what is compared, or are compared by themselves; as `eval…` do.
+_IDLE = {'task', 'seed', 'steps', 'score', 'label', 'log_every', 'checkpoint_every', 'video_every'}
+_IDLE |= {'final_eval_episodes', *(key.removeprefix('config.') for key in FREE)}
 _MODEL = ('observation', 'reward', 'dynamics', 'continue', 'swav', 'temporal')
 
 
@@ -58,9 +62,10 @@ def examine(folder: str) -> tuple[Record, list[Sign], list[tuple[str, str, str]]
 
 
 def measure(found: Sequence[Record]) -> dict[str, Any]:
-  """Return the ranges of runs, {'suite method': {'runs', 'tasks', 'steps', 'speed': {devices:
-  [lowest, highest] steps per second}, 'ranges': {metric: [[lowest, highest, of how many runs] of
-  each of `PARTS` parts of a run]}}}, of complete runs only."""
+  """Return the ranges of complete runs: {'suite method': {'runs', 'tasks', 'steps', 'settings' that
+  all of them share, 'speed': {devices: [lowest, highest] steps per second}, 'ranges': {metric:
+  [[lowest, highest, of how many runs] of each of `PARTS` parts of a run]}}}.
+  """
   groups, table = {}, {}
   for record in found:
     if record.complete:
@@ -81,6 +86,7 @@ def measure(found: Sequence[Record]) -> dict[str, Any]:
       'runs': len(runs),
       'tasks': sorted({run.task for run in runs}),
       'steps': sorted({run.steps for run in runs}),
+      'settings': _shared(runs),
       'speed': {k: [_short(min(each)), _short(max(each))] for k, each in speeds.items()},
       'ranges': ranges,
     }
@@ -298,6 +304,9 @@ def _compare(record):
   part = PARTS if record.complete else min(PARTS, PARTS * step // record.steps)
   part -= 1
   signs, rows, other = [], [], _other(record, ours)
+  if other:
+    told = f'our runs of this method had other settings: {protocol.some(other)}'
+    signs.append(Sign(told, 'their ranges need not hold here', unusual=False))
   if part < 0:
     told = f'part 1 of {PARTS} of the run is not over: too early to compare it with our runs'
     signs.append(Sign(told, unusual=False))
@@ -312,7 +321,6 @@ def _compare(record):
           f'{name} is {_text(value)} in part {part + 1} of {PARTS} of the run; in ours it was '
           f'{_text(low)} to {_text(high)} (from {runs} run{"s" * (runs > 1)} of '
           f'{", ".join(ours["tasks"])})',
-          other,
           unusual=not other,
         )
       )
@@ -324,13 +332,23 @@ def _compare(record):
 
 
 def _other(record, ours):
-  """Why a run may well differ from ours; '' where it should not."""
-  if record.task not in ours['tasks']:
-    return 'another task of the suite may well differ'
-  if record.steps not in ours['steps']:
-    told = ', '.join(f'{steps:,}' for steps in ours['steps'])
-    return f'ours were of {told} steps, this one is of {record.steps:,}: its parts are others'
-  return ''
+  """['steps 8,000 for 4,000']: in what a run is not as ours are, among the settings of both."""
+  own, task, steps = _settings(record), record.task, record.steps
+  found = [] if task in ours['tasks'] else [f'task {task} for {", ".join(ours["tasks"])}']
+  counts = ', '.join(f'{count:,}' for count in ours['steps'])
+  found += [] if steps in ours['steps'] else [f'steps {steps:,} for {counts}']
+  pairs = [(name, own[name], each) for name, each in ours['settings'].items() if name in own]
+  return found + [f'{name} {here} for {there}' for name, here, there in pairs if here != there]
+
+
+def _shared(runs):
+  first, *others = map(_settings, runs)
+  return {k: v for k, v in first.items() if all(k in each and each[k] == v for each in others)}
+
+
+def _settings(record):
+  flat = {'.'.join(key): each for key, each in sorted(results_files.flat(record.config).items())}
+  return {k: each for k, each in flat.items() if k not in _IDLE and not k.startswith('eval')}
 
 
 def _compared(name):
