@@ -338,6 +338,9 @@ def test_a_study_grows_and_keeps_its_plan(tmp_path):
   path = tmp_path / 'a-s0.jsonl'
   path.write_text(path.read_text()[:-9])  # killed in the middle of a line
   assert len(opened.lines(run)) == 1 and not opened.finished(run)
+  (tmp_path / 'plan.json').unlink()  # its runs would be taken for those of any other plan
+  with pytest.raises(UserError, match='holds runs, but no plan.json'):
+    study.open_study(tmp_path, {**plan, 'updates': 1})
 
 
 def test_two_runs_do_not_share_a_file(tmp_path):

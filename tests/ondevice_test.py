@@ -324,3 +324,6 @@ def test_a_study(tmp_path):
   plan['config']['steps'] = 480
   with pytest.raises(UserError, match='a study with another config.steps: 160 there, 480 here'):
     study.Study(tmp_path / 'cut', plan)
+  (tmp_path / 'cut' / 'plan.json').unlink()  # its runs would be taken for those of any other plan
+  with pytest.raises(UserError, match='holds runs, but no plan.json'):
+    study.Study(tmp_path / 'cut', plan)

@@ -100,6 +100,10 @@ def open_study(path: str | pathlib.Path, plan: Mapping[str, Any]) -> Study:
       'seeds': sorted({*old['seeds'], *plan['seeds']}),
       'buffers': max(old['buffers'], plan['buffers'], key=len),
     }
+  elif any(path.glob('*-s*.jsonl')):
+    raise UserError(
+      f'{path} holds runs, but no plan.json that says of what: choose another --output'
+    )
   _check_names(plan)
   try:
     path.mkdir(parents=True, exist_ok=True)
