@@ -64,6 +64,8 @@ def verify(name: str) -> bool:
   if episodes != stated['episodes']:
     low, high, _ = publishing.interval(scores['scores'], episodes)
   seed = stated['seed'] if options.seed is None else options.seed
+  if seed == agent.config.run.seed and agent.method.eval_seed is None:
+    raise UserError(f'--seed={seed}: {name} has its score from these episodes; take another seed')
   mean = float(np.mean([each.score for each in agent.evaluate(episodes, seed)]))
   passed = publishing.holds(mean, low, high)
   print(

@@ -72,6 +72,8 @@ def test_what_was_changed_is_refused(made, tmp_path):
   errors, told = ended.stderr.splitlines(), ended.stdout.splitlines()
   assert [line.partition(':')[0] for line in told] == ['FAILED', 'passed']
   assert len(errors) == 2 and all('is not what was published' in line for line in errors)
+  ended = commands.run('verify', made[1], '--seed=0')  # no new ones
+  assert ended.returncode == 2 and 'has its score from these episodes' in ended.stderr
   with pytest.raises(UserError, match='nothing was loaded'):
     trained.Agent.load(tmp_path / 'parameters')
 
