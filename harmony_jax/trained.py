@@ -244,7 +244,8 @@ class TrainedAgent:
       'feature': [T, F], the posterior latent state, which the method's heads see. It has no unit:
         a Dreamer's is its deterministic part, in [-1, 1], and then its stochastic one.
       'reward': [T], predicted of the step that led there, in the environment's units.
-      'kl': [T], KL[q ‖ p] in nats: how much an observation told that was not expected.
+      'kl': [T], KL[q ‖ p] in nats: how much an observation told that was not expected; of a model
+        that has a posterior.
 
     Raises:
       UserError: the method has no such capability.
@@ -269,7 +270,8 @@ class TrainedAgent:
     first = np.array(np.broadcast_to(first, shape))
     batch = {**arrays, 'action': action.astype(np.float32), 'is_first': first}
     found = self._look('features', batch, context=shape[1] - 1, key=self._key)
-    return {name: found[name][0] if single else found[name] for name in ('feature', 'reward', 'kl')}
+    given = [name for name in ('feature', 'reward', 'kl') if name in found]
+    return {name: found[name][0] if single else found[name] for name in given}
 
   def open_loop(self, carries: Any, actions: Any, context: int, horizon: int) -> dict[str, Any]:
     """Return what the method makes of an episode, looking at it now and then.

@@ -410,6 +410,15 @@ def test_a_folder_cannot_have_environments_imported(saved, trap, tmp_path):
   assert trap.exists()
 
 
+def test_features_of_a_model_without_a_posterior():
+  """TD-MPC's: there is no KL, and a reward is predicted of the step before it."""
+  agent = trained.Agent.load('reach-tdmpc')
+  picture, action = np.zeros((4, 64, 64, 3), np.uint8), np.zeros((4, 2), np.float32)
+  found = agent.features(picture, action)
+  assert {name: len(array) for name, array in found.items()} == {'feature': 4, 'reward': 4}
+  assert found['reward'][0] == 0 and (found['feature'][0] == found['feature'][3]).all()
+
+
 def test_features(agent, episode):
   """Of a whole episode: those of the policy's own states where nothing is drawn; one or several."""
   whole = agent.features(episode.observation, episode.action)
