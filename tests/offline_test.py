@@ -83,6 +83,7 @@ def test_a_file_comes_back_and_a_damaged_one_is_refused(tmp_path):
   for change, told in (
     ({'reward': arrays['reward'][1:]}, 'rows'),
     ({'starts': arrays['starts'][:-1]}, 'starts do not fit'),
+    ({'state': arrays['state'][:, :1]}, r'its state is \[41, 1\], of which it names 2'),
     ({'observation/image': arrays['observation/image'][:, :1]}, 'its spec has'),
     ({'header': np.array('{')}, 'JSONDecodeError'),
     ({'header': np.array(json.dumps({**buffer.header, 'format': 9}))}, 'has format 9'),
