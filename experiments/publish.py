@@ -53,10 +53,7 @@ def main(words: list[str]) -> int:
   parallel.use_compilation_cache()
   source = local_path(options.logdir)
   agent = trained.Agent.load(source, options.checkpoint, allow_import=options.allow_import)
-  played = agent.evaluate(options.episodes)
-  if cut := sum(each.cut for each in played):
-    raise UserError(f'{cut} of {options.episodes} episodes did not end: they have no score')
-  scores = [each.score for each in played]
+  scores = publishing.scores(agent.evaluate(options.episodes))
   low, high, how = publishing.interval(scores, options.episodes)
   random = _play_random(agent, options.episodes)
   files = {

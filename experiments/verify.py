@@ -66,7 +66,7 @@ def verify(name: str) -> bool:
   seed = stated['seed'] if options.seed is None else options.seed
   if seed == agent.config.run.seed and agent.method.eval_seed is None:
     raise UserError(f'--seed={seed}: {name} has its score from these episodes; take another seed')
-  mean = float(np.mean([each.score for each in agent.evaluate(episodes, seed)]))
+  mean = float(np.mean(publishing.scores(agent.evaluate(episodes, seed))))
   passed = publishing.holds(mean, low, high)
   print(
     f'{"passed" if passed else "FAILED"}: {name}, {mean:.4f} over {episodes:,} new episodes; '

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from harmony_jax.config import nearest
+from harmony_jax.envs.episodes import EpisodeResult
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
 from harmony_jax.training.checkpoint import structure
@@ -137,6 +138,17 @@ def pack(tree: Any) -> bytes:
   leaves = map(np.asarray, jax.tree.leaves(jax.device_get(tree)))
   np.savez(file, allow_pickle=False, **dict(zip(structure(tree), leaves, strict=True)))
   return file.getvalue()
+
+
+def scores(played: Sequence[EpisodeResult]) -> list[float]:
+  """Return the scores of complete episodes.
+
+  Raises:
+    UserError: some were cut, as they did not end: these have none.
+  """
+  if cut := sum(each.cut for each in played):
+    raise UserError(f'{cut} of {len(played)} episodes did not end, and have no score')
+  return [each.score for each in played]
 
 
 def interval(

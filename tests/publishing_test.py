@@ -138,6 +138,13 @@ def test_an_interval_s_ends_belong_to_it(pair):
   assert not publishing.holds(float('nan'), low, high)
 
 
+def test_an_episode_that_was_cut_has_no_score():
+  whole = envs.EpisodeResult(seed=1, score=2.0, length=3)
+  assert publishing.scores([whole, whole]) == [2.0, 2.0]
+  with pytest.raises(UserError, match='1 of 2 episodes did not end'):
+    publishing.scores([whole, whole._replace(cut=True)])
+
+
 def test_an_unfinished_folder_is_no_agent(monkeypatch, tmp_path):
   for name in ('a', 'b.123.tmp'):
     shutil.copytree(publishing.PLACE / 'reach-tdmpc', tmp_path / name)
