@@ -255,7 +255,9 @@ def of_runs(options: argparse.Namespace) -> int:
       from harmony_jax.reporting import diagnosis
 
       path = pathlib.Path(diagnosis.__file__).with_name('expected.json')
-      table = diagnosis.write(options.measure, path)
+      table, problems = diagnosis.write(options.measure, path)
+      for problem in problems:
+        print(f'problem: {problem}', file=sys.stderr)
       told = [f'{key} ({each["runs"]})' for key, each in table.items()]
       print(f'{path}: {", ".join(told)}')
   except UserError as error:

@@ -164,3 +164,8 @@ def test_the_command(tmp_path):
   assert result.stderr.startswith('error: ') and 'holds no run' in result.stderr
   with pytest.raises(UserError, match='holds a complete run'):
     diagnosis.write([str(tmp_path / 'none')], tmp_path / 'expected.json')
+  other = run(tmp_path / 'other', seed=1, batch_size=7)
+  change(folder, batch_size=16)
+  table, (problem,) = diagnosis.write([str(folder), str(other)], tmp_path / 'expected.json')
+  assert [each['runs'] for each in table.values()] == [2] and 'batch_size (' in problem
+  assert 'batch_size' not in next(iter(table.values()))['settings']

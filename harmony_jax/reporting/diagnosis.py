@@ -408,8 +408,8 @@ def _short(value):
   return float(f'{value:.3g}')
 
 
-def write(words: Sequence[str], path: pathlib.Path) -> dict[str, Any]:
-  """Write the ranges of runs below some paths to a file; return them.
+def write(words: Sequence[str], path: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+  """Write the ranges of runs below some paths to a file; return them, and what is wrong with runs.
 
   Raises:
     UserError: there is no complete run.
@@ -419,4 +419,4 @@ def write(words: Sequence[str], path: pathlib.Path) -> dict[str, Any]:
   if not table:
     raise UserError('; '.join(['none of these holds a complete run', *problems[:1]]))
   path.write_text(json.dumps(table, indent=1) + '\n', encoding='utf-8')
-  return table
+  return table, problems
