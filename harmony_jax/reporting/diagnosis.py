@@ -227,7 +227,7 @@ def _weights(record, series) -> Iterator[Sign]:
     return
   for task in _MODEL:
     sigma, loss = series.get(f'harmony/{task}/sigma', []), series.get(f'loss/{task}', [])
-    if len(sigma) < 4 or series['update'][-1] < EARLY:
+    if len(sigma) < 4 or not loss or series['update'][-1] < EARLY:
       continue
     level = max(_median(loss, 0.75), 1e-9)
     best = level if record.weighting != 'harmony' else (level + math.sqrt(level**2 + 4 * level)) / 2
