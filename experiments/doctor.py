@@ -238,7 +238,7 @@ def look_at(folder: str) -> None:
   if not any(sign.unusual for sign in signs):
     print('  ok    nothing unusual')
   if rows:
-    print('At this part of a run (median; lowest and highest of our runs):')
+    print('In the last quarter that is over (median; lowest and highest of our runs):')
     width = max(len(name) for name, *_ in rows)
     for name, value, ours in rows:
       print(f'  {name:<{width}}  {value:>10}  ({ours})')
@@ -255,7 +255,9 @@ def of_runs(options: argparse.Namespace) -> int:
       from harmony_jax.reporting import diagnosis
 
       path = pathlib.Path(diagnosis.__file__).with_name('expected.json')
-      table = diagnosis.write(options.measure, path)
+      table, problems = diagnosis.write(options.measure, path)
+      for problem in problems:
+        print(f'problem: {problem}', file=sys.stderr)
       told = [f'{key} ({each["runs"]})' for key, each in table.items()]
       print(f'{path}: {", ".join(told)}')
   except UserError as error:

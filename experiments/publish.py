@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from harmony_jax import config as config_
-from harmony_jax import envs, model_card, publishing, settings
+from harmony_jax import model_card, publishing, settings
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
 
@@ -53,7 +53,7 @@ def main(words: list[str]) -> int:
   parallel.use_compilation_cache()
   source = local_path(options.logdir)
   agent = trained.Agent.load(source, options.checkpoint, allow_import=options.allow_import)
-  scores = [each.score for each in agent.evaluate(options.episodes)]
+  scores = publishing.scores(agent.evaluate(options.episodes))
   low, high, how = publishing.interval(scores, options.episodes)
   random = _play_random(agent, options.episodes)
   files = {
@@ -83,7 +83,7 @@ def main(words: list[str]) -> int:
   }
   files[publishing.MANIFEST] = _text(about).encode()
   files[publishing.CARD] = model_card.card(about).encode()
-  unfinished = output.with_name(f'{output.name}.{os.getpid()}.tmp')
+  unfinished = output.with_name(f'{output.name}.{os.getpid()}{publishing.UNFINISHED}')
   unfinished.mkdir(parents=True)
   for name, data in files.items():
     (unfinished / name).write_bytes(data)
@@ -99,13 +99,12 @@ def main(words: list[str]) -> int:
 
 
 def _play_random(agent, episodes):
-  """Scores of a player that chooses at random, in the same number of episodes."""
+  """Scores of a player that chooses at random, in the same episodes."""
+  from harmony_jax.training import evaluation
+
   with contextlib.closing(agent.make_env(min(episodes, agent.config.run.eval_envs))) as env:
-    seed = agent.config.run.seed
-    seeds = [envs.episode_seed(seed, 'eval', agent.step, index) for index in range(episodes)]
-    return [
-      each.score for each in envs.run_episodes(env, seeds, envs.random_policy(env.spec, seed))
-    ]
+    where = agent.method, env, agent.config.run.seed, agent.step, episodes
+    return [each.score for each in evaluation.evaluate_random(*where)]
 
 
 def _evaluation(agent, scores, random):
@@ -113,6 +112,7 @@ def _evaluation(agent, scores, random):
   from harmony_jax.reporting import protocol
 
   tree = {**agent.config.to_json(), 'final_eval_episodes': len(scores), 'eval_every': 0}
+  tree['score'] = 'return'  # whatever the run is judged by
   return {
     'mean': float(np.mean(scores)),
     'std': float(np.std(scores)),

@@ -284,12 +284,12 @@ def report(runs: list[Config], output: Path):
 
   there = [folder for folder in map(place_of, runs) if (folder / 'config.json').exists()]
   found, problems = records.collect(there)
-  results_files.write(found, output, replace=True)
+  _, unread = results_files.write(found, output, replace=True)
   wanted = [(config.run.task, label(config), config.run.seed) for config in runs]
   result = aggregate.aggregate(found, wanted)
   with run_folder.atomic_write(output / 'aggregate.json') as file:
     json.dump(result, file, indent=1)
-  print('\n'.join([*problems, *table(result), f'report: {output}']))
+  print('\n'.join([*problems, *unread, *table(result), f'report: {output}']))
 
 
 def table(result: dict) -> list[str]:

@@ -64,8 +64,10 @@ def verify(name: str) -> bool:
   if episodes != stated['episodes']:
     low, high, _ = publishing.interval(scores['scores'], episodes)
   seed = stated['seed'] if options.seed is None else options.seed
-  mean = float(np.mean([each.score for each in agent.evaluate(episodes, seed)]))
-  passed = low <= mean <= high
+  if seed == agent.config.run.seed and agent.method.eval_seed is None:
+    raise UserError(f'--seed={seed}: {name} has its score from these episodes; take another seed')
+  mean = float(np.mean(publishing.scores(agent.evaluate(episodes, seed))))
+  passed = publishing.holds(mean, low, high)
   print(
     f'{"passed" if passed else "FAILED"}: {name}, {mean:.4f} over {episodes:,} new episodes; '
     f'stated {about["evaluation"]["mean"]:.4f}, {stated["level"]:.1%} interval {low:.4f} to '

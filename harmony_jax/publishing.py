@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from harmony_jax.config import nearest
+from harmony_jax.envs.episodes import EpisodeResult
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
 from harmony_jax.training.checkpoint import structure
@@ -30,12 +31,14 @@ from harmony_jax.training.checkpoint import structure
 FORMAT = 1
 LEVEL = 0.999  # of the interval in which a mean of new episodes must lie
 PARAMETERS, SCORES, MANIFEST, CARD = 'parameters.npz', 'scores.json', 'manifest.json', 'README.md'
+UNFINISHED = '.tmp'  # how the name of a folder ends that is not whole yet
 PLACE = pathlib.Path(__file__).parent / 'published'
 
 
 def names() -> list[str]:
   """Return the names of the agents that come with the library."""
-  return sorted(path.parent.name for path in PLACE.glob(f'*/{MANIFEST}'))
+  places = (path.parent for path in PLACE.glob(f'*/{MANIFEST}'))
+  return sorted(place.name for place in places if place.suffix != UNFINISHED)
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path | None:
@@ -65,13 +68,30 @@ def manifest(folder: pathlib.Path) -> dict[str, Any]:
   """
   try:
     found = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
-    known = {k: found[k] for k in ('format', 'run', 'spec', 'step', 'sha256', 'arrays', 'verify')}
+    if found['format'] == FORMAT:
+      _check(found)
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-    told = f'{type(error).__name__}: {error}'
-    raise UserError(f'{folder / MANIFEST} cannot be read ({told})') from None
-  if known['format'] != FORMAT:
-    raise UserError(f'{folder} has the format {known["format"]!r}: this version reads {FORMAT}')
+    raise unreadable(folder, error) from None
+  if found['format'] != FORMAT:
+    raise UserError(f'{folder} has the format {found["format"]!r}: this version reads {FORMAT}')
   return found
+
+
+def unreadable(folder: pathlib.Path, error: Exception) -> UserError:
+  """Return the line for a manifest that something wrong was found in."""
+  return UserError(f'{folder / MANIFEST} cannot be read ({type(error).__name__}: {error})')
+
+
+def _check(about):
+  """Raise KeyError or TypeError for a manifest that lacks what is read of it."""
+  for name in ('run', 'spec', 'sha256', 'arrays', 'verify', 'evaluation'):
+    if not isinstance(about[name], dict):
+      raise TypeError(f'{name} is {about[name]!r}')
+  verify, result = about['verify'], about['evaluation']
+  stated = [verify[k] for k in ('low', 'high', 'level', 'episodes', 'seed')]
+  for number in (*stated, result['mean'], result['random_mean'], about['step']):
+    if not isinstance(number, int | float):
+      raise TypeError(f'{number!r} is no number')
 
 
 def read(folder: pathlib.Path, name: str, about: Mapping[str, Any]) -> bytes:
@@ -120,6 +140,17 @@ def pack(tree: Any) -> bytes:
   return file.getvalue()
 
 
+def scores(played: Sequence[EpisodeResult]) -> list[float]:
+  """Return the scores of complete episodes.
+
+  Raises:
+    UserError: some were cut, as they did not end: these have none.
+  """
+  if cut := sum(each.cut for each in played):
+    raise UserError(f'{cut} of {len(played)} episodes did not end, and have no score')
+  return [each.score for each in played]
+
+
 def interval(
   scores: Sequence[float], episodes: int, level: float = LEVEL
 ) -> tuple[float, float, str]:
@@ -153,3 +184,9 @@ def interval(
   half = float(half * np.sqrt(1 / count + 1 / episodes))
   mean = float(np.mean(scores))
   return mean - half, mean + half, "Student's prediction of a mean"
+
+
+def holds(mean: float, low: float, high: float) -> bool:
+  """Return whether a mean lies in an interval: its ends belong to it, and sums are rounded."""
+  slack = 1e-9 * max(abs(low), abs(high))
+  return low - slack <= mean <= high + slack

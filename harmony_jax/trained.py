@@ -111,8 +111,12 @@ class TrainedAgent:
     about = publishing.manifest(folder)
     if step not in (None, about['step']):
       raise UserError(f'{folder} has no checkpoint of step {step}: there is {about["step"]}')
-    config = configuration.from_json(about['run'], str(folder), allow_import)
-    method = _made(config, envs.Spec.from_json(about['spec']))
+    try:
+      config = configuration.from_json(about['run'], str(folder), allow_import)
+      spec = envs.Spec.from_json(about['spec'])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise publishing.unreadable(folder, error) from None
+    method = _made(config, spec)
     saved = publishing.parameters(folder, about, _kept(method))
     agent = cls(
       config,
@@ -240,7 +244,8 @@ class TrainedAgent:
       'feature': [T, F], the posterior latent state, which the method's heads see. It has no unit:
         a Dreamer's is its deterministic part, in [-1, 1], and then its stochastic one.
       'reward': [T], predicted of the step that led there, in the environment's units.
-      'kl': [T], KL[q ‖ p] in nats: how much an observation told that was not expected.
+      'kl': [T], KL[q ‖ p] in nats: how much an observation told that was not expected; of a model
+        that has a posterior.
 
     Raises:
       UserError: the method has no such capability.
@@ -249,6 +254,11 @@ class TrainedAgent:
     arrays, single = _batched(observation, self.spec.observation, 1)
     shape, action = next(iter(arrays.values())).shape[:2], np.asarray(action)
     if self.spec.discrete and action.ndim == 2 - single and action.dtype.kind in 'iu':
+      if action.size and not 0 <= action.min() <= action.max() < self.spec.num_actions:
+        raise ValueError(
+          f'actions are from 0 to {self.spec.num_actions - 1} here; got {action.min()} to '
+          f'{action.max()}'
+        )
       action = np.eye(self.spec.num_actions, dtype=np.float32)[action]
     action = action[None] if single else action
     wanted = (*shape, self.spec.num_actions)
@@ -260,7 +270,8 @@ class TrainedAgent:
     first = np.array(np.broadcast_to(first, shape))
     batch = {**arrays, 'action': action.astype(np.float32), 'is_first': first}
     found = self._look('features', batch, context=shape[1] - 1, key=self._key)
-    return {name: found[name][0] if single else found[name] for name in ('feature', 'reward', 'kl')}
+    given = [name for name in ('feature', 'reward', 'kl') if name in found]
+    return {name: found[name][0] if single else found[name] for name in given}
 
   def open_loop(self, carries: Any, actions: Any, context: int, horizon: int) -> dict[str, Any]:
     """Return what the method makes of an episode, looking at it now and then.

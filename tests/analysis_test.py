@@ -2,10 +2,14 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from harmony_jax.errors import UserError
+from harmony_jax.offline import buffer as buffers
+from harmony_jax.offline import figures, study
 from tests import commands, offline_test, reports
 
 
@@ -70,7 +74,7 @@ def root(tmp_path_factory):
     folder.mkdir()
     labels = {'w_r1': {}, 'w_r10': {}, 'w_r100': {}, 'w_r100_w_o0': {}}
     plan = {'variants': labels, 'seeds': [0, 1], 'updates': 4, 'context': context}
-    plan['buffers'] = [{'path': str(file), 'sha256': ''}]
+    plan['buffers'] = [{'path': str(file), 'sha256': buffers.checksum(file)}]
     (folder / 'plan.json').write_text(json.dumps(plan))
     for at, label in enumerate(labels):
       for seed in (0, 1):
@@ -113,6 +117,18 @@ def test_a_figure_of_pictures(root, tmp_path):
   done = commands.run('analysis', '--figure=3', '--draw_only', *where)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'figure_3_catch.png').stat().st_size > 5_000
+
+
+def test_no_figure_of_pictures_of_another_buffer(root, tmp_path):
+  """Recorded anew under the same name, its rows are others than those that were predicted."""
+  folder = tmp_path / 'study'
+  shutil.copytree(root / 'offline' / 'catch-catch-tiny-dreamerv2-15+35', folder)
+  plan = json.loads((folder / 'plan.json').read_text())
+  plan['buffers'][0]['path'] = str(tmp_path / 'again.npz')
+  offline_test.made([50] * 12, side=8).save(tmp_path / 'again.npz')
+  (folder / 'plan.json').write_text(json.dumps(plan))
+  with pytest.raises(UserError, match='again.npz is not the buffer any more'):
+    figures.strips({'catch': study.Study(folder)}, tmp_path, 'figure_3')
 
 
 def test_figure_4_is_drawn_of_the_rules(tmp_path):

@@ -74,6 +74,23 @@ def test_what_is_odd_is_told_alone(tmp_path, how, told):
   assert told in found
 
 
+def test_an_update_that_ended_the_run_is_counted(tmp_path):
+  """No line of metrics was written after it."""
+  folder = run(tmp_path / 'run')
+  (folder / 'nonfinite' / '1951').mkdir(parents=True)
+  (found,) = odd(folder)
+  assert found.startswith('1 updates were left out or ended the run')
+
+
+def test_the_entropy_of_choices_and_numbers_has_no_most(tmp_path):
+  """An action of three choices and two continuous numbers."""
+  folder = run(tmp_path / 'run', {'actor/entropy': lambda x: 2.5})
+  place = folder / 'checkpoints' / '4000' / 'meta' / 'metadata'
+  spec = {'discrete': False, 'num_actions': 5, 'choices': [3]}
+  place.write_text(json.dumps({'saved': {'meta': {'spec': spec}}}))
+  assert odd(folder) == []
+
+
 def test_scores_that_say_that_nothing_is_learned(tmp_path):
   flat = run(tmp_path / 'flat', {'loss/reward': lambda x: 0.3})
   (flat / 'scores.jsonl').write_text('')
@@ -92,23 +109,50 @@ def test_scores_that_say_that_nothing_is_learned(tmp_path):
 def test_our_runs_are_the_measure(monkeypatch, tmp_path):
   """Ranges are those of the runs that they were measured of; three times outside is odd."""
   assert diagnosis.expected()['catch dreamerv3-harmony-cpu']['runs'] == 3
-  ours = [record(seed=seed, suite='catch', task='catch') for seed in range(2)]
+  four = [0.0, 0.2, 0.4, 0.6]  # evaluations, every 1,000 steps
+  ours = [record(seed=seed, suite='catch', task='catch', values=four) for seed in range(2)]
   table = diagnosis.measure([*ours, record(complete=False, steps=9000)])
   assert list(table) == ['catch dreamerv3-harmony-cpu']
   values = {'loss/reward': 0.1, 'loss/observation': 1.0, 'actor/entropy': 0.1}
+  folder = run(tmp_path / 'run', preset='cpu')
   for each in ours:
+    each.config = diagnosis.examine(folder)[0].config | {'seed': each.seed}
     each.metrics = {'step': [500, 1000, 2000, 3000], **{k: [v] * 4 for k, v in values.items()}}
     each.environment['devices'], each.steps_per_second = 'a card', 20.0 + each.seed
   table = diagnosis.measure(ours)
   assert table['catch dreamerv3-harmony-cpu']['ranges']['loss/reward'] == [[0.1, 0.1, 2]] * 4
   monkeypatch.setattr(diagnosis, 'expected', lambda: table)
-  folder = run(tmp_path / 'run', preset='cpu')
   assert [text.partition(' is ')[0] for text in odd(folder)] == [
     'actor/entropy',
     'loss/observation',
   ]
   (name, _, range_) = diagnosis.examine(folder)[2][-1]
   assert (name, range_) == ('steps per second', '20.0 to 21.0 on a card')
+  (folder / '.complete').unlink()
+  change(folder, steps=8000)  # half of a longer run
+  assert odd(folder) == []
+  notes = [sign.text for sign in diagnosis.examine(folder)[1]]
+  assert notes[0] == 'our runs of this method had other settings: steps 8,000 for 4,000'
+  change(folder, steps=4000, losses={'free_nats': 2.0}, eval_every=7)
+  assert odd(folder) == []
+  assert diagnosis.examine(folder)[1][0].text.endswith('settings: losses.free_nats 2.0 for 1.0')
+
+
+def test_a_run_under_way_is_compared_by_the_parts_that_are_over(monkeypatch, tmp_path):
+  """A loss of 100 / step has medians of 0.16, 0.067, 0.04 and 0.029 in the quarters of our run."""
+  ours = record(suite='catch', task='catch', values=[0.0] * 4)
+  steps = list(range(20, 4001, 20))
+  ours.metrics = {'step': steps, 'loss/reward': [100 / step for step in steps]}
+  table = diagnosis.measure([ours])
+  monkeypatch.setattr(diagnosis, 'expected', lambda: table)
+  ours.complete = False
+  for end in (20, 100, 980, 1000, 1020, 2020, 3900, 4000):
+    count = end // 20
+    ours.metrics = {'step': steps[:count], 'loss/reward': [100 / step for step in steps[:count]]}
+    signs, rows = diagnosis._compare(ours)
+    assert [sign.text for sign in signs if sign.unusual] == []
+    assert bool(rows) == (end >= 1000) and len(signs) == (end < 1000)
+  assert rows == [('loss/reward', '0.0286', '0.0286 to 0.0286')]
 
 
 def test_the_command(tmp_path):
@@ -120,3 +164,8 @@ def test_the_command(tmp_path):
   assert result.stderr.startswith('error: ') and 'holds no run' in result.stderr
   with pytest.raises(UserError, match='holds a complete run'):
     diagnosis.write([str(tmp_path / 'none')], tmp_path / 'expected.json')
+  other = run(tmp_path / 'other', seed=1, batch_size=7)
+  change(folder, batch_size=16)
+  table, (problem,) = diagnosis.write([str(folder), str(other)], tmp_path / 'expected.json')
+  assert [each['runs'] for each in table.values()] == [2] and 'batch_size (' in problem
+  assert 'batch_size' not in next(iter(table.values()))['settings']

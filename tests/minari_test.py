@@ -64,17 +64,33 @@ def test_a_buffer_comes_back(kinds, state, monkeypatch):
   assert {k: found.header[k] for k in same} == {k: buffer.header[k] for k in same}
 
 
-def dataset(observations, actions, observation_space, action_space):
+def dataset(observations, actions, observation_space, action_space, infos=()):
   """A dataset of one episode that nobody here has written."""
   from minari.data_collector import EpisodeBuffer
 
   steps = len(actions)
   ends = {'terminations': [False] * steps, 'truncations': [False] * (steps - 1) + [True]}
   episode = EpisodeBuffer(
-    observations=observations, actions=actions, rewards=[1.0] * steps, infos={}, **ends
+    observations=observations, actions=actions, rewards=[1.0] * steps, infos=dict(infos), **ends
   )
   spaces = {'observation_space': observation_space, 'action_space': action_space}
   minari.create_dataset_from_buffers('test/foreign-v0', [episode], **spaces)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(
+  'state, names',
+  [
+    (np.arange(6.0).reshape(3, 2), []),
+    ({'hand': np.arange(6.0).reshape(3, 2), 'time': np.arange(3.0)}, ['time']),
+  ],
+)
+def test_a_foreign_state_is_what_has_a_number_for_each_row(state, names):
+  space = Box(-9, 9, (3,), np.float32), Discrete(2)
+  dataset(np.zeros((3, 3), np.float32), np.array([0, 1]), *space, infos={'state': state})
+  found = minari_data.load('test/foreign-v0')
+  assert found.header['state_names'] == names
+  assert found.state.tolist() == ([[0], [1], [2]] if names else [[], [], []])
 
 
 @pytest.mark.filterwarnings('ignore')

@@ -83,6 +83,7 @@ def test_a_file_comes_back_and_a_damaged_one_is_refused(tmp_path):
   for change, told in (
     ({'reward': arrays['reward'][1:]}, 'rows'),
     ({'starts': arrays['starts'][:-1]}, 'starts do not fit'),
+    ({'state': arrays['state'][:, :1]}, r'its state is \[41, 1\], of which it names 2'),
     ({'observation/image': arrays['observation/image'][:, :1]}, 'its spec has'),
     ({'header': np.array('{')}, 'JSONDecodeError'),
     ({'header': np.array(json.dumps({**buffer.header, 'format': 9}))}, 'has format 9'),
@@ -338,6 +339,20 @@ def test_a_study_grows_and_keeps_its_plan(tmp_path):
   path = tmp_path / 'a-s0.jsonl'
   path.write_text(path.read_text()[:-9])  # killed in the middle of a line
   assert len(opened.lines(run)) == 1 and not opened.finished(run)
+  (tmp_path / 'plan.json').unlink()  # its runs would be taken for those of any other plan
+  with pytest.raises(UserError, match='holds runs, but no plan.json'):
+    study.open_study(tmp_path, {**plan, 'updates': 1})
+
+
+def test_two_runs_do_not_share_a_file(tmp_path):
+  """Variant a-b1 of the first buffer and variant a of the second one."""
+  plan = {'updates': 2, 'variants': {'a': {}, 'a-b1': {}}, 'seeds': [0]}
+  plan['buffers'] = [{'sha256': 1, 'path': 'x'}]
+  assert len(study.open_study(tmp_path, plan).runs()) == 2
+  plan['buffers'] = [{'sha256': 1, 'path': 'x'}, {'sha256': 2, 'path': 'y'}]
+  with pytest.raises(UserError, match="'a' and 'a-b1' would share the file a-b1-s0.jsonl"):
+    study.open_study(tmp_path, plan)
+  assert study.Study(tmp_path).buffers == 1
 
 
 SIZES = [f'--config.{k}={v}' for k, v in small.SIZES.items() if not k.startswith('continue')]

@@ -106,6 +106,14 @@ def test_the_same_where_episodes_differ_in_length(walking, tmp_path):
   assert_as_the_loop(tmp_path, config_of(seed=4, eval_envs=3, eval_episodes=7, eval_at_start=True))
 
 
+def test_an_evaluation_of_fewer_episodes_than_groups(walking):
+  """The last one is of one episode, which leaves a group that plays in the others without one."""
+  few = {'eval_episodes': 4, 'final_eval_episodes': 1, 'eval_at_start': True}
+  *before, last = run(config_of(seed=4, eval_envs=2, **few), 4)[0].scores
+  assert {len(line['eval_scores']) for line in before} == {4}
+  assert len(last['eval_scores']) == 1 and last['eval_lengths'][0] > 3
+
+
 @pytest.mark.parametrize(
   'task',
   [
@@ -318,4 +326,7 @@ def test_a_study(tmp_path):
   study.Study(tmp_path / 'cut', plan)
   plan['config']['steps'] = 480
   with pytest.raises(UserError, match='a study with another config.steps: 160 there, 480 here'):
+    study.Study(tmp_path / 'cut', plan)
+  (tmp_path / 'cut' / 'plan.json').unlink()  # its runs would be taken for those of any other plan
+  with pytest.raises(UserError, match='holds runs, but no plan.json'):
     study.Study(tmp_path / 'cut', plan)

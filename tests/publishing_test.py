@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import types
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from harmony_jax import model_card, publishing, trained
+from harmony_jax import envs, model_card, publishing, trained
 from harmony_jax.errors import UserError
+from harmony_jax.training import evaluation
 from tests import commands, small, trained_test
 
 
@@ -16,7 +19,7 @@ from tests import commands, small, trained_test
 def made(tmp_path_factory):
   """(a run folder, the folder that `experiments.publish` made of it)."""
   folder = tmp_path_factory.mktemp('run')
-  trained_test.save(folder, small.run_config(**trained_test.SHORT))
+  trained_test.save(folder, small.run_config(**{**trained_test.SHORT, 'score': 'success'}))
   output = folder / 'published' / 'mine'
   words = (f'--logdir={folder}', f'--output={output}', '--episodes=64')
   ended = commands.run('publish', *words)
@@ -32,7 +35,22 @@ def test_it_is_what_was_learned(made):
   assert (published.step, published.config) == (run.step, run.config)
   assert published.spec == run.spec
   jax.tree.map(np.testing.assert_array_equal, published.variables, run.variables)
+  told = publishing.manifest(made[1])['evaluation']['protocol']
+  assert told.startswith('mean return of 64 complete episodes')  # whatever the run is judged by
   assert not any('opt_state' in name for name in publishing.structure(published.saved))
+
+
+@pytest.mark.parametrize('alike', [True, False])
+def test_a_random_player_is_counted_as_the_agent_is(alike):
+  """Three steps of a third at most; where all begin alike and ends do not count, two of them."""
+  of: Any = types.SimpleNamespace(eval_seed=7 if alike else None, eval_ends=not alike)
+  env = envs.make('catch', 'catch', 4, size=4, rewarded='steps')
+  played = evaluation.evaluate_random(of, env, 0, 160, 64)
+  best, seeds = max(each.score for each in played), {each.seed for each in played}
+  if alike:
+    assert seeds == {7} and best <= 0.67
+  else:
+    assert seeds == {envs.episode_seed(0, 'eval', 160, n) for n in range(64)} and best > 0.67
 
 
 def test_what_was_changed_is_refused(made, tmp_path):
@@ -54,6 +72,8 @@ def test_what_was_changed_is_refused(made, tmp_path):
   errors, told = ended.stderr.splitlines(), ended.stdout.splitlines()
   assert [line.partition(':')[0] for line in told] == ['FAILED', 'passed']
   assert len(errors) == 2 and all('is not what was published' in line for line in errors)
+  ended = commands.run('verify', made[1], '--seed=0')  # no new ones
+  assert ended.returncode == 2 and 'has its score from these episodes' in ended.stderr
   with pytest.raises(UserError, match='nothing was loaded'):
     trained.Agent.load(tmp_path / 'parameters')
 
@@ -68,6 +88,21 @@ def test_what_cannot_be_read(made, tmp_path):
   ):
     path.write_text(json.dumps(about | change))
     with pytest.raises(UserError, match=text):
+      trained.Agent.load(tmp_path / 'a')
+  for where, name in (
+    ('', 'verify'),
+    ('verify', 'low'),
+    ('evaluation', 'mean'),
+    ('', 'evaluation'),
+  ):
+    parts = about if not where else about[where]
+    for wrong in ({k: v for k, v in parts.items() if k != name}, {**parts, name: None}):
+      path.write_text(json.dumps(about | {where: wrong} if where else wrong))
+      with pytest.raises(UserError, match='manifest.json cannot be read'):
+        publishing.manifest(tmp_path / 'a')
+  for name, wrong in (('run', {}), ('spec', {}), ('spec', {**about['spec'], 'num_actions': 'x'})):
+    path.write_text(json.dumps(about | {name: wrong}))
+    with pytest.raises(UserError, match='manifest.json cannot be read'):
       trained.Agent.load(tmp_path / 'a')
   path.write_text('{}')
   with pytest.raises(UserError, match='cannot be read'):
@@ -90,6 +125,31 @@ def test_the_interval_holds_what_it_says(two):
   assert 0.83 <= inside / 300 <= (1 if two else 0.97)
   with pytest.raises(UserError, match='64 equal scores'):
     publishing.interval([1.0] * 64, 64)
+
+
+@pytest.mark.parametrize('pair', [(0.0, 0.1), (0.1, 0.3), (-0.1, 0.9)])
+def test_an_interval_s_ends_belong_to_it(pair):
+  """Of an agent with the larger score in 998 games of 1,000, one that has it in all of them."""
+  low, high, _ = publishing.interval([pair[0]] * 2 + [pair[1]] * 998, 1000)
+  mean = lambda count: float(np.mean([pair[0]] * (1000 - count) + [pair[1]] * count))
+  least = round(1000 * (low - pair[0]) / (pair[1] - pair[0]))
+  found = [publishing.holds(mean(count), low, high) for count in (1000, least, least - 1)]
+  assert found == [True, True, False]
+  assert not publishing.holds(float('nan'), low, high)
+
+
+def test_an_episode_that_was_cut_has_no_score():
+  whole = envs.EpisodeResult(seed=1, score=2.0, length=3)
+  assert publishing.scores([whole, whole]) == [2.0, 2.0]
+  with pytest.raises(UserError, match='1 of 2 episodes did not end'):
+    publishing.scores([whole, whole._replace(cut=True)])
+
+
+def test_an_unfinished_folder_is_no_agent(monkeypatch, tmp_path):
+  for name in ('a', 'b.123.tmp'):
+    shutil.copytree(publishing.PLACE / 'reach-tdmpc', tmp_path / name)
+  monkeypatch.setattr(publishing, 'PLACE', tmp_path)
+  assert publishing.names() == ['a']
 
 
 @pytest.mark.parametrize('name', publishing.names())

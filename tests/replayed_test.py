@@ -1,12 +1,13 @@
 """A run's replay as a buffer: whole episodes, as they were played."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from harmony_jax import config as configuration
-from harmony_jax import envs
+from harmony_jax import envs, replay_files
 from harmony_jax.envs.base import random_vectors, to_environment
 from harmony_jax.errors import UserError
 from harmony_jax.offline import buffer, minari_data, replayed
@@ -52,6 +53,20 @@ def test_whole_episodes(tmp_path, capacity, oldest):
   assert found.rows['is_first'][found.starts[:-1]].all()
   assert found.rows['is_last'][found.starts[1:] - 1].all()
   assert found.spec == envs.make('catch', 'catch', 1).spec
+
+
+def test_parts_of_other_numbers_of_processes_are_of_the_past(tmp_path):
+  """Two processes began the run, which one goes on with: what they saved stays in the folder."""
+  for name in ('past', 'run'):
+    (tmp_path / name).mkdir()
+  played(tmp_path / 'past', 200, 11)
+  rows = played(tmp_path / 'run', 200, 27)
+  for index in range(2):
+    place = replay_files.part(tmp_path / 'run' / 'replay', index, 2)
+    shutil.copytree(tmp_path / 'past' / 'replay', place)
+  found = replayed.load(tmp_path / 'run')
+  assert len(found.starts) == 7 and len(found.rows['reward']) == 48
+  np.testing.assert_array_equal(found.rows['reward'][:24], rows['reward'][0, :24])
 
 
 def test_the_command_and_minari(tmp_path, monkeypatch):

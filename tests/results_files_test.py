@@ -156,6 +156,18 @@ def test_another_run_in_its_place_is_kept_unless_it_is_to_be_replaced(tmp_path, 
   assert results_files.read(path)[0].final == 6.0
 
 
+def test_scores_that_are_no_longer_in_the_table_are_told(tmp_path, pong):
+  """Of another method, whose file is damaged; a file of somebody else's is none of our business."""
+  none = records.read(write_run(tmp_path / 'none', weighting={'rule': 'none'}))
+  (path, _, table), problems = results_files.write([pong, none], tmp_path / 'results')
+  (table.parent / 'mine.json').write_text('{"mine": 1}')
+  assert len(table.read_text().splitlines()) == 5 and not problems
+  path.write_text(path.read_text()[:-40])
+  _, (problem,) = results_files.write([none], table.parent)
+  assert len(table.read_text().splitlines()) == 3
+  assert f'scores.csv is without the runs of {path.name}: {path} cannot be read' in problem
+
+
 @pytest.mark.parametrize(
   'name, content, told',
   [

@@ -410,6 +410,15 @@ def test_a_folder_cannot_have_environments_imported(saved, trap, tmp_path):
   assert trap.exists()
 
 
+def test_features_of_a_model_without_a_posterior():
+  """TD-MPC's: there is no KL, and a reward is predicted of the step before it."""
+  agent = trained.Agent.load('reach-tdmpc')
+  picture, action = np.zeros((4, 64, 64, 3), np.uint8), np.zeros((4, 2), np.float32)
+  found = agent.features(picture, action)
+  assert {name: len(array) for name, array in found.items()} == {'feature': 4, 'reward': 4}
+  assert found['reward'][0] == 0 and (found['feature'][0] == found['feature'][3]).all()
+
+
 def test_features(agent, episode):
   """Of a whole episode: those of the policy's own states where nothing is drawn; one or several."""
   whole = agent.features(episode.observation, episode.action)
@@ -431,6 +440,7 @@ def test_features(agent, episode):
     ((episode.picture, episode.action[:-1]), r'actions are \[1, 8, 3\] here; got \[1, 7, 3\]'),
     ((episode.picture[:1], episode.action[:1]), 'of two steps at least'),
     ((episode.picture, episode.picture), 'actions are'),
+    ((episode.picture, np.arange(8) % 4 - 1), 'from 0 to 2 here; got -1 to 2'),
   ):
     with pytest.raises(ValueError, match=text):
       agent.features(*wrong)

@@ -193,6 +193,7 @@ def run_episodes(
   seeds: Iterable[int],
   policy: Callable[[base.TimeStep], np.ndarray],
   on_step: Callable[[base.TimeStep, np.ndarray], None] | None = None,
+  ends: bool = True,
 ) -> list[EpisodeResult]:
   """Plays exactly one complete episode for each seed, over N environments; see `play`.
 
@@ -203,11 +204,12 @@ def run_episodes(
       whole batch. Rows of idle environments are ignored.
     on_step: called with each time step and the actions chosen there. After the
       end of an idle environment's last episode its row repeats, `is_last` True.
+    ends: as of `play`.
 
   Returns:
     One `EpisodeResult` per seed, in the order of the seeds.
   """
-  game = play(env, seeds)
+  game = play(env, seeds, ends=ends)
   try:
     timestep = next(game)
     while True:

@@ -150,11 +150,14 @@ def _checked(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> Buffer:
       arrays['state'],
     )
     specs = {name: each.shape for name, each in buffer.spec.observation.items()}
+    names = list(header['state_names'])
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{told}: {type(error).__name__} in its header ({error})') from None
   shapes = {name: array.shape[1:] for name, array in buffer.observation.items()}
   if shapes != specs:
     raise UserError(f'{told}: its observations are {shapes}, its spec has {specs}')
+  if buffer.state.ndim != 2 or buffer.state.shape[1] != len(names):
+    raise UserError(f'{told}: its state is {[*buffer.state.shape]}, of which it names {len(names)}')
   counts = {len(array) for array in (*buffer.observation.values(), *buffer.rows.values())}
   starts = buffer.starts
   if (

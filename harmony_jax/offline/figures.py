@@ -94,7 +94,12 @@ def strips(studies: Studies, output: pathlib.Path, name: str) -> list[pathlib.Pa
     first = next(iter(found.values()))
     if not (names := [key for key in first if key.startswith('picture/')]):
       raise UserError(f'{task}: its models predict no pictures, which figure 3 would show')
-    buffer = buffers.load(study.plan['buffers'][0]['path'])
+    recorded = study.plan['buffers'][0]
+    buffer = buffers.load(recorded['path'])
+    if buffers.checksum(recorded['path']) != recorded['sha256']:
+      raise UserError(
+        f'{recorded["path"]} is not the buffer any more that {study.path} has learned'
+      )
     window = slice(first['first'], first['first'] + len(first['reward']))
     truth = buffer.observation[names[0].removeprefix('picture/')][window], first['reward']
     rows = {label: (each[names[0]], each['expected']) for label, each in found.items()}

@@ -94,7 +94,9 @@ def load(name: str) -> Buffer:
     found['is_first'].append(step == 0)
     found['is_last'].append(step == length - 1)
     found['is_terminal'].append((step == length - 1) & bool(episode.terminations[-1]))
-    states.append((episode.infos or {}).get('state') or {})
+    told = (episode.infos or {}).get('state')  # somebody else's may be anything
+    told = told if isinstance(told, dict) else {}
+    states.append({k: x for k, x in told.items() if np.shape(x) == (length,)})
     lengths.append(length)
   if not lengths:
     raise UserError(f'--minari={name}: it has no episode with an action')
@@ -103,7 +105,7 @@ def load(name: str) -> Buffer:
   rows = {k: np.concatenate(found[k]).astype(kind) for k, kind in kinds.items()}
   observation = {k: np.concatenate(found[k]) for k in spec.observation}
   state = (
-    [np.stack([np.ravel(s[k]) for k in header['state_names']], -1) for s in states]
+    [np.stack([s[k] for k in header['state_names']], -1) for s in states]
     if (header['state_names'])
     else [np.zeros((sum(lengths), 0))]
   )

@@ -28,8 +28,8 @@ def load(folder: str | os.PathLike) -> Buffer:
   """
   path = local_path(folder)
   saved = config_.saved(path)['config']
-  spec, step = _spec(path)
-  parts = [_stored(place) for place in _places(path)]
+  spec, step, processes = _saved(path)
+  parts = [_stored(place) for place in _places(path, processes)]
   rows: dict[str, list] = {name: [] for name in parts[0]}
   starts = [0]
   for part in parts:
@@ -55,23 +55,24 @@ def load(folder: str | os.PathLike) -> Buffer:
   return Buffer(header, observation, {k: whole[k] for k in ROWS}, np.array(starts), state)
 
 
-def _spec(path: pathlib.Path):
-  """(the spec of the run's environment as JSON, the step of its last save)."""
+def _saved(path: pathlib.Path):
+  """(the spec of the run's environment as JSON, the step of its last save, whose processes)."""
   with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
     step = checkpoints.latest()
     if step is None:
       raise UserError(f'{path} holds no checkpoint yet: the run has not come that far')
-    return checkpoints.meta(step)['spec'], step
+    meta = checkpoints.meta(step)
+    return meta['spec'], step, meta.get('processes', 1)
 
 
-def _places(path):
-  """The folders of the replay: one, or one for each process."""
+def _places(path, processes):
+  """The folders of the replay, one for each process; others are of an earlier number of them."""
   replay = path / 'replay'
   if not replay.is_dir():
     raise UserError(
       f'{path} has no replay: it is dropped at the end of a run without --config.keep_replay=True'
     )
-  return sorted(replay.glob('*-of-*')) or [replay]
+  return [replay_files.part(replay, index, processes) for index in range(processes)]
 
 
 def _stored(place):

@@ -85,7 +85,8 @@ def open_study(path: str | pathlib.Path, plan: Mapping[str, Any]) -> Study:
   Variants, seeds and buffers that are not in its plan are added to it.
 
   Raises:
-    UserError: it has another plan: names what differs first; or it cannot be written.
+    UserError: it has another plan: names what differs first; two of its runs would have one file;
+      or it cannot be written.
   """
   path = local_path(path)
   plan = {'format': FORMAT, **plan}
@@ -99,6 +100,11 @@ def open_study(path: str | pathlib.Path, plan: Mapping[str, Any]) -> Study:
       'seeds': sorted({*old['seeds'], *plan['seeds']}),
       'buffers': max(old['buffers'], plan['buffers'], key=len),
     }
+  elif any(path.glob('*-s*.jsonl')):
+    raise UserError(
+      f'{path} holds runs, but no plan.json that says of what: choose another --output'
+    )
+  _check_names(plan)
   try:
     path.mkdir(parents=True, exist_ok=True)
     with atomic_write(path / 'plan.json') as file:
@@ -126,6 +132,20 @@ def _compare(path, old, new):
       f'{path} holds a study with another {name}: {there!r} there, {here!r} here; '
       'choose another --output'
     )
+
+
+def _check_names(plan):
+  """Refuse labels that say which buffer they are of: one run would count as another one, too."""
+  found: dict[str, str] = {}
+  for label in plan['variants']:
+    for at in range(len(plan['buffers'])):
+      name = Run(label, at, 0).name
+      if name in found:
+        raise UserError(
+          f'the variants {found[name]!r} and {label!r} would share the file {name}.jsonl: give one '
+          'another label'
+        )
+      found[name] = label
 
 
 def write(file: IO[str], lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

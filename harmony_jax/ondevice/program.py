@@ -221,7 +221,7 @@ class Program:
     of, count = self.make(own), len(self.groups)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(own['seed']), 1), step)
     scores, lengths = jnp.zeros(len(seeds)), jnp.zeros(len(seeds), jnp.int32)
-    for index, size in enumerate(self.groups):
+    for index, size in enumerate(self.groups[: len(seeds)]):  # of few episodes some have none
       draws = jax.random.fold_in(key, index)
       played = self._play(of, of.variables(learned), seeds[index::count], size, draws)
       scores, lengths = (

@@ -128,6 +128,10 @@ class Study:
         new['variants'] = {**old['variants'], **new['variants']}
         new['seeds'] = sorted({*old['seeds'], *new['seeds']})
         new['together'] = new['together'] or old['together']
+      elif any(self.path.glob('*/seed*/config.json')):
+        raise UserError(
+          f'{self.path} holds runs, but no plan.json that says of what: choose another --output'
+        )
       self.plan = new
       self.path.mkdir(parents=True, exist_ok=True)
       self._write()

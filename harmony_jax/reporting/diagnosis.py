@@ -21,15 +21,19 @@ import numpy as np
 
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
-from harmony_jax.reporting import published, records
+from harmony_jax.reporting import protocol, published, records, results_files
 from harmony_jax.reporting.figures import number as long_number
 from harmony_jax.reporting.schema import Record
+from harmony_jax.training.run_folder import FREE
 
 PARTS = 4  # of a run's steps, each with a range of its own
 EARLY = 500  # updates before which little can be said
 FACTOR = 3  # a value so many times outside of our runs' range is unusual
 READ = ('update', 'nonfinite_updates', 'actor/', 'critic/', 'grad_norm/', 'return/', 'env/')
 READ += ('speed/', 'time/')  # metrics beside those that every record has
+# Settings that change nothing of what is compared, or are compared by themselves; as `eval…` do.
+_IDLE = {'task', 'seed', 'steps', 'score', 'label', 'log_every', 'checkpoint_every', 'video_every'}
+_IDLE |= {'final_eval_episodes', *(key.removeprefix('config.') for key in FREE)}
 _MODEL = ('observation', 'reward', 'dynamics', 'continue', 'swav', 'temporal')
 
 
@@ -58,9 +62,10 @@ def examine(folder: str) -> tuple[Record, list[Sign], list[tuple[str, str, str]]
 
 
 def measure(found: Sequence[Record]) -> dict[str, Any]:
-  """Return the ranges of runs, {'suite method': {'runs', 'tasks', 'steps', 'speed': {devices:
-  [lowest, highest] steps per second}, 'ranges': {metric: [[lowest, highest, of how many runs] of
-  each of `PARTS` parts of a run]}}}, of complete runs only."""
+  """Return the ranges of complete runs: {'suite method': {'runs', 'tasks', 'steps', 'settings' that
+  all of them share, 'speed': {devices: [lowest, highest] steps per second}, 'ranges': {metric:
+  [[lowest, highest, of how many runs] of each of `PARTS` parts of a run]}}}.
+  """
   groups, table = {}, {}
   for record in found:
     if record.complete:
@@ -81,6 +86,7 @@ def measure(found: Sequence[Record]) -> dict[str, Any]:
       'runs': len(runs),
       'tasks': sorted({run.task for run in runs}),
       'steps': sorted({run.steps for run in runs}),
+      'settings': _shared(runs),
       'speed': {k: [_short(min(each)), _short(max(each))] for k, each in speeds.items()},
       'ranges': ranges,
     }
@@ -111,10 +117,11 @@ def _progress(record, series) -> Iterator[Sign]:
     )
   elif updates[-1] < EARLY:
     yield Sign(f'{int(updates[-1]):,} updates: too early to say much', unusual=False)
-  broken = series.get('nonfinite_updates', [0])[-1]
-  if broken or any((pathlib.Path(record.source) / 'nonfinite').glob('*')):
+  # of one that ends the run there is no line, but what was written down of it
+  written = sum(1 for _ in (pathlib.Path(record.source) / 'nonfinite').glob('[0-9]*'))
+  if broken := max(written, series.get('nonfinite_updates', [0])[-1]):
     yield Sign(
-      f'{_text(broken)} updates were left out, as a loss or gradient was not finite',
+      f'{_text(broken)} updates were left out or ended the run, as something was not finite',
       'python -m experiments.reproduce --logdir=… names the first bad tensor; usual causes are a '
       'learning rate that is too high and rewards or observations of another scale',
     )
@@ -220,7 +227,7 @@ def _weights(record, series) -> Iterator[Sign]:
     return
   for task in _MODEL:
     sigma, loss = series.get(f'harmony/{task}/sigma', []), series.get(f'loss/{task}', [])
-    if len(sigma) < 4 or series['update'][-1] < EARLY:
+    if len(sigma) < 4 or not loss or series['update'][-1] < EARLY:
       continue
     level = max(_median(loss, 0.75), 1e-9)
     best = level if record.weighting != 'harmony' else (level + math.sqrt(level**2 + 4 * level)) / 2
@@ -265,13 +272,16 @@ def _good(series):
 
 
 def _choices(folder):
-  """How many choices each discrete action has, by the newest checkpoint; () where unknown."""
+  """How many choices each part of an action has, by the newest checkpoint; () where unknown, or
+  where there are continuous numbers beside them."""
   places = local_path(folder).glob('checkpoints/*/meta/metadata')
   for place in sorted(places, key=lambda each: each.parts[-3].zfill(12), reverse=True):
     found = re.search(r'"spec":\s*(\{.*)', place.read_text(encoding='utf-8', errors='replace'))
     try:
       spec, _ = json.JSONDecoder().raw_decode(found[1]) if found else ({}, 0)
-      return spec.get('choices') or ([spec['num_actions']] if spec.get('discrete') else [])
+      count = spec['num_actions'] if spec else 0
+      choices = [count] if spec.get('discrete') else spec.get('choices') or []
+      return choices if sum(choices) == count else ()
     except (ValueError, KeyError):
       continue
   return ()
@@ -290,21 +300,27 @@ def _compare(record):
     told = f'no run of ours is of {record.suite} {record.method}{others}: no ranges to compare with'
     return [Sign(told, unusual=False)], []
   step = record.metrics['step'][-1] if record.metrics['step'] else 0
-  part = min(PARTS - 1, int(PARTS * step / record.steps))
-  signs, rows = [], []
-  for name, parts in ours['ranges'].items():
+  # the last one that is over: what a part begins with is not what the median of all of it is
+  part = PARTS if record.complete else min(PARTS, PARTS * step // record.steps)
+  part -= 1
+  signs, rows, other = [], [], _other(record, ours)
+  if other:
+    told = f'our runs of this method had other settings: {protocol.some(other)}'
+    signs.append(Sign(told, 'their ranges need not hold here', unusual=False))
+  if part < 0:
+    told = f'part 1 of {PARTS} of the run is not over: too early to compare it with our runs'
+    signs.append(Sign(told, unusual=False))
+  for name, parts in ours['ranges'].items() if part >= 0 else ():
     value, (low, high, runs) = _in_part(record, name, part), parts[part]
     if value is None:
       continue
     rows.append((name, _text(value), f'{_text(low)} to {_text(high)}'))
     if not low / FACTOR <= value <= high * FACTOR and low > 0:
-      other = record.task not in ours['tasks']
       signs.append(
         Sign(
-          f'{name} is {_text(value)}; in part {part + 1} of {PARTS} of a run it was '
+          f'{name} is {_text(value)} in part {part + 1} of {PARTS} of the run; in ours it was '
           f'{_text(low)} to {_text(high)} (from {runs} run{"s" * (runs > 1)} of '
           f'{", ".join(ours["tasks"])})',
-          'another task of the suite may well differ' if other else '',
           unusual=not other,
         )
       )
@@ -313,6 +329,26 @@ def _compare(record):
       told = f'{_text(low)} to {_text(high)} on {devices}'
       rows.append(('steps per second', _text(record.steps_per_second), told))
   return signs, rows
+
+
+def _other(record, ours):
+  """['steps 8,000 for 4,000']: in what a run is not as ours are, among the settings of both."""
+  own, task, steps = _settings(record), record.task, record.steps
+  found = [] if task in ours['tasks'] else [f'task {task} for {", ".join(ours["tasks"])}']
+  counts = ', '.join(f'{count:,}' for count in ours['steps'])
+  found += [] if steps in ours['steps'] else [f'steps {steps:,} for {counts}']
+  pairs = [(name, own[name], each) for name, each in ours['settings'].items() if name in own]
+  return found + [f'{name} {here} for {there}' for name, here, there in pairs if here != there]
+
+
+def _shared(runs):
+  first, *others = map(_settings, runs)
+  return {k: v for k, v in first.items() if all(k in each and each[k] == v for each in others)}
+
+
+def _settings(record):
+  flat = {'.'.join(key): each for key, each in sorted(results_files.flat(record.config).items())}
+  return {k: each for k, each in flat.items() if k not in _IDLE and not k.startswith('eval')}
 
 
 def _compared(name):
@@ -372,8 +408,8 @@ def _short(value):
   return float(f'{value:.3g}')
 
 
-def write(words: Sequence[str], path: pathlib.Path) -> dict[str, Any]:
-  """Write the ranges of runs below some paths to a file; return them.
+def write(words: Sequence[str], path: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+  """Write the ranges of runs below some paths to a file; return them, and what is wrong with runs.
 
   Raises:
     UserError: there is no complete run.
@@ -383,4 +419,4 @@ def write(words: Sequence[str], path: pathlib.Path) -> dict[str, Any]:
   if not table:
     raise UserError('; '.join(['none of these holds a complete run', *problems[:1]]))
   path.write_text(json.dumps(table, indent=1) + '\n', encoding='utf-8')
-  return table
+  return table, problems

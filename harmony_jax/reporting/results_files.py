@@ -98,7 +98,8 @@ def write(
   record, and a different run in the place of one given, unless `replace` is true.
 
   Returns:
-    ([paths written], [a line for each run that was left out, for the file has a different one]).
+    ([paths written], [a line for each run that was left out, for the file has a different one, and
+    for each file beside them that cannot be read, whose runs scores.csv goes without]).
 
   Raises:
     UserError: the folder cannot be written, or a file in the way is not one of these files. Nothing
@@ -110,7 +111,8 @@ def write(
   for suite, group in sorted(groups.items()):
     parent = folder / suite if len(groups) > 1 else folder
     paths = {parent / f'{record.method}.json' for record in group}
-    there = _there(parent, suite, paths)
+    there, unread = _there(parent, suite, paths)
+    problems += unread
     for record in group:
       present = there.get(record.place, record)
       if present.is_same_run(record):
@@ -225,20 +227,23 @@ def _record(content, run, source):
 
 
 def _there(folder, suite, paths):
-  """{place: record} of all results files in a folder; `paths` and scores.csv must be ours."""
-  found, table = {}, folder / 'scores.csv'
+  """({place: record} of all results files in a folder, a line for each unreadable one); `paths`
+  and scores.csv must be ours."""
+  found, unread, table = {}, [], folder / 'scores.csv'
   for path in sorted({*folder.glob('*.json'), *(path for path in paths if path.exists())}):
     try:
       found |= {record.place: record for record in read(path)}
     except UserError as error:
       if path in paths:
         raise UserError(f'{path} is in the way, nothing was written: {error}') from None
+      if not isinstance(error, NoResults):
+        unread.append(one_line(f'{table} is without the runs of {path.name}: {error}'))
   if other := {record.suite for record in found.values()} - {suite}:
     told = f'{folder} holds runs on suite {other.pop()}, not on {suite}'
     raise UserError(f'{told}: choose another --output')
   if table.exists() and table.read_bytes().split(b'\n')[0] != ','.join(HEADER).encode():
     raise UserError(f'{table} is in the way, nothing was written: it is no table of scores')
-  return found
+  return found, unread
 
 
 def _dumps(entry, indent='\n'):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from harmony_jax import envs
-from harmony_jax.envs import EpisodeResult, TimeStep, episode_seed, play
+from harmony_jax.envs import Environment, EpisodeResult, TimeStep, episode_seed, play
 from harmony_jax.envs.base import Spec, random_vectors, to_environment
 from harmony_jax.method import Method, Variables
 from harmony_jax.parallel import Compiled
@@ -106,11 +106,7 @@ def evaluate(
   Returns: one result per episode that this process played.
   """
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run_seed), 1), step)
-  fixed = method.eval_seed
-  seeds = [
-    episode_seed(run_seed, 'eval', step, episode) if fixed is None else fixed
-    for episode in range(episodes)
-  ]
+  seeds = _seeds(method, run_seed, step, episodes)
   seeds = seeds[group.index :: group.count]
   results: list[Any] = [None] * len(seeds)
   waiting = collections.deque()
@@ -133,6 +129,22 @@ def evaluate(
     index, game, player, calls, action = waiting.popleft()
     go_on(index, game, player, calls, player.finish(action)[0])
   return results
+
+
+def evaluate_random(
+  method: Method, env: Environment, run_seed: int, step: int, episodes: int
+) -> list[EpisodeResult]:
+  """Play the same episodes by actions at random: same seeds, counted as the method's are."""
+  seeds, policy = _seeds(method, run_seed, step, episodes), envs.random_policy(env.spec, run_seed)
+  return envs.run_episodes(env, seeds, policy, ends=method.eval_ends)
+
+
+def _seeds(method, run_seed, step, episodes):
+  fixed = method.eval_seed
+  return [
+    episode_seed(run_seed, 'eval', step, episode) if fixed is None else fixed
+    for episode in range(episodes)
+  ]
 
 
 def together(parts: Sequence[list]) -> list[EpisodeResult]:
