@@ -58,9 +58,10 @@ EXTRAS_REQUIRE = {
   'memory_maze': ['memory-maze>=1.0.3,<2; python_version < "3.13"'],
   # CartPole and its kind draw with pygame: the edition that MiniGrid needs, for there can be one.
   'gym': ['pygame-ce>=2.5,<3'],
-  # Environments that are JAX. gymnax 1 wants a Gymnasium below 1.4; Craftax brings pygame, which
-  # cannot stand beside pygame-ce; navix brings wandb, linters and tfp-nightly: docs/ondevice.md.
-  'gymnax': ['gymnax>=0.0.9,<1'],
+  # Environments that are JAX. gymnax 1 wants a Gymnasium below 1.4, 0.0.9 imports six without
+  # declaring it; Craftax brings pygame, which cannot stand beside pygame-ce; navix brings wandb,
+  # linters and tfp-nightly: docs/ondevice.md.
+  'gymnax': ['gymnax>=0.0.9,<1', 'six>=1.16'],
   'craftax': ['craftax>=1.6.1,<2'],
   'navix': ['navix>=0.7.4,<1'],
   # Buffers of `experiments.offline` as datasets, and the other way round.
@@ -86,7 +87,9 @@ EXTRAS_REQUIRE['dev'] = [
   'ruff>=0.17,<0.18',
   'basedpyright>=1.40,<2',
   'selenium>=4.51,<5',
-  *(need for extra in (*SUITES, 'gym', 'minari', 'ray') for need in EXTRAS_REQUIRE[extra]),
+  *(
+    need for extra in (*SUITES, 'gym', 'gymnax', 'minari', 'ray') for need in EXTRAS_REQUIRE[extra]
+  ),
 ]
 
 COMMANDS = {f'harmony_jax._commands.{name}': name for name in ('configs', 'experiments')}

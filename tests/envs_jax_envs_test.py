@@ -120,7 +120,7 @@ def test_names_and_missing_packages(monkeypatch):
   """One line each, with the nearest name, or with what pip installs, as setup.py has it."""
   setup = (pathlib.Path(__file__).parents[1] / 'setup.py').read_text()
   for name, package in jax_envs.PACKAGES.items():
-    assert f"'{name}': ['{package.needs}']" in setup
+    assert f"'{name}': {[*package.needs]}" in setup
   with pytest.raises(ValueError, match="unknown package 'navi': did you mean 'navix'") as caught:
     canonical('jax_envs', 'navi:Navix-Empty-5x5-v0')
   assert_one_line(caught.value)
@@ -134,6 +134,12 @@ def test_names_and_missing_packages(monkeypatch):
         missing()
       assert_one_line(no.value)
   of('gymnax:')
+  with monkeypatch.context() as changed:
+    broken = jax_envs.PACKAGES['gymnax']._replace(module='not_there')
+    changed.setitem(jax_envs.PACKAGES, 'gymnax', broken)
+    with pytest.raises(RuntimeError, match="be imported .*not_there.*install .*'six>=") as no:
+      canonical('jax_envs', 'gymnax:Breakout-MinAtar')
+    assert_one_line(no.value)
   assert canonical('jax_envs', 'gymnax:breakout-minatar') == 'gymnax:Breakout-MinAtar'
   with pytest.raises(ValueError, match="did you mean 'Breakout-MinAtar'"):
     canonical('jax_envs', 'gymnax:Breakuot')

@@ -111,7 +111,7 @@ class Package(NamedTuple):
   planes: show pixels where there are any.
   """
 
-  needs: str
+  needs: tuple[str, ...]
   module: str
   tasks: Callable[[Any], list[str]]
   make: Callable[[Any, str, bool], Episode]
@@ -123,15 +123,15 @@ CRAFTAX = tuple(
 BROKEN = ('MNISTBandit-bsuite', 'SimpleBandit-bsuite')  # one downloads, one fails in its reset
 PACKAGES = {
   'gymnax': Package(
-    'gymnax>=0.0.9,<1',
+    ('gymnax>=0.0.9,<1', 'six>=1.16'),  # which it imports without declaring it
     'gymnax',
     lambda module: [name for name in module.registered_envs if name not in BROKEN],
     _gymnax,
   ),
   'craftax': Package(
-    'craftax>=1.6.1,<2', 'craftax.craftax_env', lambda module: list(CRAFTAX), _craftax
+    ('craftax>=1.6.1,<2',), 'craftax.craftax_env', lambda module: list(CRAFTAX), _craftax
   ),
-  'navix': Package('navix>=0.7.4,<1', 'navix', lambda module: list(module.registry()), _navix),
+  'navix': Package(('navix>=0.7.4,<1',), 'navix', lambda module: list(module.registry()), _navix),
 }
 
 
@@ -219,7 +219,7 @@ class JaxEnvs(pure.Environment):
   def require() -> None:
     """Raise RuntimeError where none of the packages is there."""
     if not _installed():
-      raise _missing('gymnax')
+      raise _missing('gymnax', 'is not installed')
 
   @staticmethod
   def tasks() -> list[str]:
@@ -233,7 +233,7 @@ class JaxEnvs(pure.Environment):
     if package not in PACKAGES:
       raise base.unknown('package', package, PACKAGES, f'package:name, of {", ".join(PACKAGES)}')
     if package not in _installed():
-      raise _missing(package)
+      raise _missing(package, 'is not installed')
     names = {each.lower(): each for each in _tasks(package)}
     if name.lower() not in names:
       raise base.unknown(f'task of {package}', name, list(names.values()))
@@ -246,13 +246,17 @@ def _installed():
 
 def _tasks(package):
   of = PACKAGES[package]
-  return of.tasks(importlib.import_module(of.module))
+  try:
+    module = importlib.import_module(of.module)
+  except ImportError as error:
+    raise _missing(package, f'cannot be imported ({error})') from None
+  return of.tasks(module)
 
 
-def _missing(package):
-  needs = PACKAGES[package].needs
+def _missing(package, why):
+  needs = ' '.join(f"'{each}'" for each in PACKAGES[package].needs)
   return RuntimeError(
-    f"{package} is not installed: pip install '{needs}' (harmony-jax[{package}], docs/ondevice.md)"
+    f'{package} {why}: pip install {needs} (harmony-jax[{package}], docs/ondevice.md)'
   )
 
 
