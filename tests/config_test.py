@@ -310,5 +310,9 @@ def test_options_that_only_the_simulator_knows():
   }
   saved = {'format': config.FORMAT, 'config': json.loads(json.dumps(chosen.to_json()))}
   assert config.from_json(saved).to_json() == chosen.to_json()
+  # the type is that of what is said last, whatever was said before
+  before = make('gym').override(['env.sizes=[1,2]', 'env.goal=None', 'env.g=5', 'env.mode=a'])
+  again = before.override(['env.sizes=[3,4]', 'env.goal=x', 'env.g=2.5', 'env.mode=1']).env
+  assert [again[k] for k in ('sizes', 'goal', 'g', 'mode')] == [[3, 4], 'x', 2.5, 1]
   with pytest.raises(UserError, match='unknown key config.env.g'):
     make('catch').override(['env.g=5'])
