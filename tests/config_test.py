@@ -160,6 +160,7 @@ def test_a_file_that_cannot_be_is_one_line(tmp_path):
     'a: 1\nb: [1\n': 'is no YAML',
     'batch_size=8': 'line 1: expected lines such as',
     'rssm:\n  deter: 1\n  deter: 2': 'line 3: rssm.deter is there twice',
+    'rssm.deter: 1\nrssm:\n  deter: 2': 'line 3: rssm.deter is there twice',
     'steps: [[1]]': 'line 1: steps is a list of lists',
     '[a]: 1': 'line 1: expected the name of a setting',
     'a: &a\n  b: *a': 'is no YAML',
