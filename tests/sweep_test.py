@@ -145,9 +145,12 @@ def test_a_job_gives_a_grid_s_values_their_types(tmp_path):
     assert again == planned_ and type(again.env['level']) is type(planned_.env['level'])
 
 
-def test_no_two_runs_of_a_plan_are_in_one_folder(tmp_path):
+def test_no_two_runs_of_a_plan_are_in_one_folder(tmp_path, monkeypatch):
   with pytest.raises(UserError, match='config.seed is chosen by a flag of its own'):
     planned(tmp_path, '--games=Pong', '--seeds=3', overrides=['config.seed=7'])
+  monkeypatch.setattr(launcher, 'canonical', lambda module, task: task)  # they are registered
+  with pytest.raises(UserError, match='own-a-v0/.* would be the folder of two different runs'):
+    planned(tmp_path, '--suite=gym', '--tasks=Own/A-v0,own-a-v0')
 
 
 def test_suites_are_the_modules_of_configs(tmp_path):
