@@ -261,11 +261,13 @@ def run(words: Sequence[str]) -> int:
 # --------------------------------------------------------------------------------------------------
 
 
-def draw_online(name: str, figure: Online, output: pathlib.Path) -> list[pathlib.Path]:
-  """Draw a figure of runs; return the paths."""
+def draw_online(
+  name: str, figure: Online, output: pathlib.Path, texts: Sequence[str]
+) -> list[pathlib.Path]:
+  """Draw a figure of runs with the settings `texts`; return the paths."""
   from harmony_jax.reporting import analysis, curves, figures
 
-  found = collected(figure)
+  found = collected(figure, texts)
   colors = figures.colors_of(figure.variants, curves.METHODS)
   panels, legend = [], [(label, color, 'solid') for label, color in colors.items()]
   for suite in dict.fromkeys(record.suite for record in found):
@@ -286,8 +288,11 @@ def draw_online(name: str, figure: Online, output: pathlib.Path) -> list[pathlib
   return _written(name, figure, output, panels, legend, columns, analysis.rows(found, names), there)
 
 
-def collected(figure: Online) -> list[Any]:
-  """Return the records of a figure's runs, their method being the variant's label."""
+def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
+  """Return the records of a figure's runs, their method being the variant's label.
+
+  `texts` may name the runs, by `label`.
+  """
   from harmony_jax.reporting import records
 
   options, found = flags.FLAGS, []
@@ -297,7 +302,7 @@ def collected(figure: Online) -> list[Any]:
       rule = words[0].removeprefix('--weighting=')
       for task in tasks:
         config = configs().make(configs().suite(command), options.method, options.preset, task)
-        config = config.replace({'weighting.rule': rule})
+        config = config.replace({'weighting.rule': rule}).override(texts)
         folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
         folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
         own, problems = records.collect([each for each in folders if each.exists()])
@@ -426,7 +431,7 @@ def main(words: list[str], texts: list[str]) -> int:
   if figure is None:
     paths = draw_formulas(file, output)
   elif isinstance(figure, Online):
-    paths = draw_online(file, figure, output)
+    paths = draw_online(file, figure, output, texts)
   else:
     paths = draw_offline(file, figure, output)
   print(f'written: {", ".join(map(str, paths))}')

@@ -86,6 +86,8 @@ def test_a_figure_says_of_which_runs_it_is(tmp_path):
   assert done.returncode == 0, done.stderr
   text = (drawn / 'figure_6b.md').read_text()
   assert 'Of the 4 runs 1 are complete; what is drawn is of 2,' in text and '0 of the five' in text
+  done = commands.run('analysis', *words, '--config.label=big')
+  assert done.returncode == 2 and 'no run of this figure' in done.stderr  # these are others
 
 
 def test_a_mean_over_updates_is_of_all_runs():
