@@ -10,6 +10,7 @@ show). docs/analysis.md walks through all of them.
 if not __package__:
   import as_file  # noqa: F401
 
+import collections
 import csv
 import dataclasses
 import pathlib
@@ -260,11 +261,13 @@ def run(words: Sequence[str]) -> int:
 # --------------------------------------------------------------------------------------------------
 
 
-def draw_online(name: str, figure: Online, output: pathlib.Path) -> list[pathlib.Path]:
-  """Draw a figure of runs; return the paths."""
+def draw_online(
+  name: str, figure: Online, output: pathlib.Path, texts: Sequence[str]
+) -> list[pathlib.Path]:
+  """Draw a figure of runs with the settings `texts`; return the paths."""
   from harmony_jax.reporting import analysis, curves, figures
 
-  found = collected(figure)
+  found = collected(figure, texts)
   colors = figures.colors_of(figure.variants, curves.METHODS)
   panels, legend = [], [(label, color, 'solid') for label, color in colors.items()]
   for suite in dict.fromkeys(record.suite for record in found):
@@ -281,11 +284,15 @@ def draw_online(name: str, figure: Online, output: pathlib.Path) -> list[pathlib
   names = [panel for panel in figure.panels if panel not in ('score', 'weights')]
   names += ['harmony/'] if 'weights' in figure.panels else []
   columns = 'label', 'task', 'seed', 'measure', 'step', 'value'
-  return _written(name, figure, output, panels, legend, columns, analysis.rows(found, names))
+  there = [((record.method, record.suite, record.task), record.complete) for record in found]
+  return _written(name, figure, output, panels, legend, columns, analysis.rows(found, names), there)
 
 
-def collected(figure: Online) -> list[Any]:
-  """Return the records of a figure's runs, their method being the variant's label."""
+def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
+  """Return the records of a figure's runs, their method being the variant's label.
+
+  `texts` may name the runs, by `label`.
+  """
   from harmony_jax.reporting import records
 
   options, found = flags.FLAGS, []
@@ -295,12 +302,14 @@ def collected(figure: Online) -> list[Any]:
       rule = words[0].removeprefix('--weighting=')
       for task in tasks:
         config = configs().make(configs().suite(command), options.method, options.preset, task)
-        config = config.replace({'weighting.rule': rule})
+        config = config.replace({'weighting.rule': rule}).override(texts)
         folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
         folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
-        for record in records.collect([each for each in folders if each.exists()])[0]:
+        own, problems = records.collect([each for each in folders if each.exists()])
+        for record in own:
           record.method = label
-          found.append(record)
+        found += own
+        print(*(f'note: {text}\n' for text in problems), sep='', end='', file=sys.stderr)
   if not found:
     raise UserError(f'no run of this figure is below {options.root}')
   return found
@@ -317,12 +326,18 @@ def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathl
       opened.labels = [label for label in opened.labels if label in figure.labels]
       opened.seeds = launcher.parse_seeds(flags.FLAGS.seeds)
       studies[task] = opened
+  there = [
+    ((run.label, task), True)
+    for task, opened in studies.items()
+    for run in opened.runs()
+    if opened.finished(run)
+  ]
   if figure.draw == 'strips':
-    return [*figures.strips(studies, output, name), describe(name, figure, output)]
+    return [*figures.strips(studies, output, name), describe(name, figure, output, there)]
   panels, colors, rows = getattr(figures, figure.draw)(studies)
   legend = [(label, color, 'solid') for label, color in colors.items()]
   columns = 'label', 'task', 'buffer', 'seed', 'measure', 'update', 'value'
-  return _written(name, figure, output, panels, legend, columns, rows)
+  return _written(name, figure, output, panels, legend, columns, rows, there)
 
 
 def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
@@ -333,10 +348,12 @@ def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
   return [output / f'{name}.png']
 
 
-def _written(name, figure, output, panels, legend, columns, rows):
+def _written(name, figure, output, panels, legend, columns, rows, there):
   """Write a figure, its data and what it shows; return the paths."""
   from harmony_jax.reporting import figures
 
+  if not panels:
+    raise UserError('the runs of this figure have written nothing yet that it shows')
   data = output / f'{name}.csv'
   with run_folder.atomic_write(data) as file:
     writer = csv.writer(file, lineterminator='\n')
@@ -344,21 +361,36 @@ def _written(name, figure, output, panels, legend, columns, rows):
     writer.writerows(rows)
   title = f'Figure {name.partition("_")[2]}: {figure.title.lower()}'
   paths = figures.save(figures.Figure(name, title, '', panels, legend), output)
-  return [*paths, data, describe(name, figure, output)]
+  return [*paths, data, describe(name, figure, output, there)]
 
 
-def describe(name: str, figure: Online | Offline, output: pathlib.Path) -> pathlib.Path:
-  """Write what a figure shows, at which scale, by which commands; return the path."""
+def describe(
+  name: str, figure: Online | Offline, output: pathlib.Path, there: Sequence[tuple[tuple, bool]]
+) -> pathlib.Path:
+  """Write what a figure shows, of which runs, at which scale; return the path.
+
+  Args:
+    there: (what it is a seed of, whether it is complete) of each run that is drawn.
+  """
   options, scale = flags.FLAGS, SCALE.get(flags.FLAGS.preset, TRIAL)
   tasks = '; '.join(f'{suite}: {", ".join(tasks)}' for suite, tasks in chosen(figure).items())
   seeds = len(launcher.parse_seeds(options.seeds))
+  labels = figure.variants if isinstance(figure, Online) else figure.labels
+  kinds = len(labels) * sum(map(len, chosen(figure).values()))
+  complete = collections.Counter(kind for kind, done in there if done)
+  fewest = min(complete[kind] for kind, _ in there)
   lines = [
     f'# Figure {name.partition("_")[2]} of the paper: {figure.title.lower()}',
     f'{tasks}; {options.method}, preset `{options.preset}`, {seeds} seed{"s" * (seeds > 1)}.',
     scale,
   ]
-  if seeds < 5:
-    lines.append(f'{seeds} of the five seeds that a mean needs at least.')
+  if complete.total() < kinds * seeds:
+    lines.append(
+      f'Of the {kinds * seeds} runs {complete.total()} are complete; what is drawn is of '
+      f'{len(there)}, and each mean of those that there are.'
+    )
+  if fewest < 5:
+    lines.append(f'{fewest} of the five seeds that a mean needs at least.')
   if isinstance(figure, Offline):
     lines.append(
       'The buffer is of random actions, where the paper has the replay of an agent that learned, '
@@ -399,7 +431,7 @@ def main(words: list[str], texts: list[str]) -> int:
   if figure is None:
     paths = draw_formulas(file, output)
   elif isinstance(figure, Online):
-    paths = draw_online(file, figure, output)
+    paths = draw_online(file, figure, output, texts)
   else:
     paths = draw_offline(file, figure, output)
   print(f'written: {", ".join(map(str, paths))}')

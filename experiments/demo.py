@@ -23,6 +23,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from harmony_jax.config import Config
+from harmony_jax.errors import UserError
 from harmony_jax.training import run_folder
 from harmony_jax.training.bars import Point, Screen, Shown, chart, interval, learned
 from harmony_jax.training.interruption import Interruption
@@ -62,11 +63,19 @@ OPENING = (
 
 
 def make_config(seed: int, texts: Sequence[str] = ()) -> Config:
-  """Return the demonstration's configuration; `texts` as of `Config.override`."""
+  """Return the demonstration's configuration; `texts` as of `Config.override`.
+
+  Raises:
+    UserError: a setting that cannot be, or a reward that does not say what is caught.
+  """
   suite = configs().suite('catch')
   config = configs().make(suite, 'dreamerv3', 'debug', 'catch')
   config = config.replace({**SIZES, 'seed': seed}).override(texts)
   configs().check(config)
+  if config.env['rewarded'] != 'end':
+    raise UserError(
+      'config.env.rewarded: the demonstration tells by the last reward what is caught'
+    )
   return config
 
 

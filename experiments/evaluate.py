@@ -98,6 +98,7 @@ def _record(agent, about, found, seeds):
   tree = agent.config.to_json()
   # How this evaluation was made, not those of the run.
   made = {'final_eval_episodes': about['episodes'], 'eval_policy': about['policy']}
+  made |= {'eval_share': 0}
   how = protocol.describe({**tree, **made, 'eval_every': 0, 'steps': agent.step})
   return {
     **{name: tree[name] for name in ('suite', 'task', 'method', 'preset')},

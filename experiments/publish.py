@@ -112,7 +112,7 @@ def _evaluation(agent, scores, random):
   from harmony_jax.reporting import protocol
 
   tree = {**agent.config.to_json(), 'final_eval_episodes': len(scores), 'eval_every': 0}
-  tree['score'] = 'return'  # whatever the run is judged by
+  tree |= {'score': 'return', 'eval_share': 0}  # whatever the run is judged by, all are played
   return {
     'mean': float(np.mean(scores)),
     'std': float(np.std(scores)),

@@ -102,7 +102,8 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
     UserError: an unknown name, or a bad setting.
   """
   axes = grid.parse(FLAGS.grid)
-  if own := {*axes, *(text.partition('=')[0] for text in overrides)} & {*OWN}:
+  named = {text.partition('=')[0].strip().removeprefix('config.') for text in overrides}
+  if own := {*axes, *named} & {*OWN}:
     raise UserError(f'--config.{own.pop()} is chosen by a flag of its own in a sweep')
   if start := FLAGS['from'].value:
     from harmony_jax.training import origin
@@ -126,7 +127,9 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
       config = config.replace({'weighting.rule': rule})
     for point in grid.points(config.override(overrides), axes):
       configs().check(point)
-      found[place_of(point)] = point
+      place = place_of(point)
+      if found.setdefault(place, point) != point:
+        raise UserError(f'{place} would be the folder of two different runs: sweep them apart')
   return list(found.values())
 
 
@@ -185,8 +188,8 @@ def _job(module, runs, overrides):
     **dict(f'config.{text}'.split('=', 1) for text in overrides),
   }
   if axes := grid.parse(FLAGS.grid):
-    flat = config.flat()
-    words |= {f'config.{name}': grid.as_text(flat[name]) for name in (*axes, 'label')}
+    words |= {f'config.{name}': grid.text_of(config, name, axes[name]) for name in axes}
+    words['config.label'] = config.run.label
   command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
   name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
@@ -302,7 +305,8 @@ def table(result: dict) -> list[str]:
       lines.append(f'{method} {task}: {of["mean"]:.2f} over {len(of["scores"])} seeds')
     if points := found['human_normalized']:
       lines.append(
-        f'{method} human-normalized: ' + ', '.join(f'{k} {v:.3f}' for k, v in points.items())
+        f'{method} human-normalized over {len(found["tasks"])} games: '
+        + ', '.join(f'{k} {v:.3f}' for k, v in points.items())
       )
   return lines
 

@@ -125,6 +125,12 @@ class Config:
     first, _, rest = name.partition('.')
     return first in _OPTIONS and rest.isidentifier() and envs.options(self.run.suite).more
 
+  def _own(self, name):
+    """Whether it is such an option, and none of the suite's: its type is that of what is said."""
+    from harmony_jax import envs
+
+    return self._takes(name) and not hasattr(envs.options(self.run.suite), name.partition('.')[2])
+
   def override(self, texts: Iterable[str]) -> 'Config':
     """Return it with texts such as 'rssm.deter=64' applied; of two for one name the last counts.
 
@@ -143,7 +149,7 @@ class Config:
         raise UserError(settings.unknown(name, here))
       if name in IDENTITY:
         raise UserError(f'config.{name} ({about[name].meaning}) cannot be set by --config')
-      if name in here:
+      if name in here and not self._own(name):
         kind = about[name].type if name in about else type(here[name])
         changes[name] = settings.parse(name, kind, value.strip())
       else:

@@ -32,19 +32,21 @@ def texts(name: str) -> list[FromFile]:
   path = local_path(name)
   try:
     root = yaml.compose(path.read_text(encoding='utf-8'), Loader=yaml.BaseLoader)
-    return list(_texts(path, root, '')) if root else []
+    return list(_texts(path, root, '', set())) if root else []
   except OSError as error:
     raise UserError(f'--config_file={name} cannot be read: {error.strerror}') from None
   except (ValueError, yaml.YAMLError, RecursionError) as error:
     raise UserError(f'--config_file={name} is no YAML: {error}') from None
 
 
-def _texts(path: pathlib.Path, node: yaml.Node, prefix: str) -> Iterator[FromFile]:
-  """Yield the settings of a group; those of an alias as if they were written out."""
+def _texts(path: pathlib.Path, node: yaml.Node, prefix: str, names: set) -> Iterator[FromFile]:
+  """Yield the settings of a group; those of an alias as if they were written out.
+
+  `names` are those of the file before it: 'a.b: 1' and 'a: {b: 2}' are one name twice.
+  """
   place = f'--config_file={path}, line {node.start_mark.line + 1}'
   if not isinstance(node, yaml.MappingNode):
     raise UserError(f'{place}: expected lines such as "batch_size: 8"')
-  names = []
   for key, value in node.value:
     place = f'--config_file={path}, line {key.start_mark.line + 1}'
     if not isinstance(key, yaml.ScalarNode):
@@ -52,9 +54,9 @@ def _texts(path: pathlib.Path, node: yaml.Node, prefix: str) -> Iterator[FromFil
     name = f'{prefix}{key.value}'
     if name in names:
       raise UserError(f'{place}: {name} is there twice')
-    names.append(name)
+    names.add(name)
     if isinstance(value, yaml.MappingNode):
-      yield from _texts(path, value, f'{name}.')
+      yield from _texts(path, value, f'{name}.', names)
     elif isinstance(value, yaml.ScalarNode):
       yield FromFile(f'{name}={value.value}')
     elif all(isinstance(each, yaml.ScalarNode) for each in value.value):

@@ -330,7 +330,8 @@ Agent = TrainedAgent
 def change_environment(config: Config, texts: Iterable[str]) -> Config:
   """Return it with texts 'env.field=value' or 'eval_env.field=value' applied.
 
-  A trained agent can meet other environments, and nothing else of it can change.
+  A trained agent can meet other environments, and nothing else of it can change. It is evaluated in
+  them: 'env.field' is also what the run's evaluation has apart.
 
   Raises:
     UserError: a field of anything else, or an unknown one.
@@ -342,7 +343,10 @@ def change_environment(config: Config, texts: Iterable[str]) -> Config:
         f'--config.{text}: the agent is trained; only its environment can be changed, '
         '--config.env.…'
       )
-  return config.override(texts)
+  apart = [
+    f'eval_{text}' for text in texts if text.partition('=')[0][len('env.') :] in config.eval_env
+  ]
+  return config.override([*apart, *texts])
 
 
 def _batched(observation, specs, lead=0) -> tuple[dict[str, np.ndarray], bool]:

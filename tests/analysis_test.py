@@ -6,10 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from harmony_jax.errors import UserError
 from harmony_jax.offline import buffer as buffers
 from harmony_jax.offline import figures, study
+from harmony_jax.reporting import analysis as reporting
 from tests import commands, offline_test, reports
 
 
@@ -60,6 +62,42 @@ def test_a_figure_of_runs(tmp_path):
   assert (tmp_path / 'drawn' / 'figure_15.png').stat().st_size > 10_000
   text = (tmp_path / 'drawn' / 'figure_15.md').read_text()
   assert 'dmc: quadruped_run; dreamerv2, preset `cpu`, 2 seeds.' in text and '2 of the five' in text
+  assert 'Of the 6 runs 4 are complete' in text
+
+
+def test_a_figure_says_of_which_runs_it_is(tmp_path):
+  """Three of four runs are there, one of them is going on and one cannot be read."""
+  kind = tmp_path / 'runs' / 'dmcr' / 'cheetah_run'
+  of = {'suite': 'dmcr', 'task': 'cheetah_run', 'method': 'dreamerv2'}
+  for rule, seed in (('none', 0), ('harmony', 0), ('harmony', 1)):
+    folder = kind / f'dreamerv2-{rule}-cpu' / f'seed{seed}'
+    reports.write_run(folder, seed, complete=rule == 'none', lines=0, steps=(), **of)
+    reports.change(folder, weighting={'rule': rule}, final_eval_episodes=0)
+  (folder / 'metrics.jsonl').write_text('no JSON\n')
+  drawn = tmp_path / 'drawn'
+  words = '--figure=6b', '--seeds=2', '--draw_only', f'--root={tmp_path}/runs', f'--output={drawn}'
+  done = commands.run('analysis', *words)
+  assert done.returncode == 2 and 'have written nothing yet' in done.stderr
+  assert 'seed1 is damaged' in done.stderr and not list(drawn.iterdir())
+  for rule in ('none', 'harmony'):
+    path = kind / f'dreamerv2-{rule}-cpu' / 'seed0' / 'metrics.jsonl'
+    reports.append(path, {'step': 1, 'loss/dynamics': 7.0})
+  done = commands.run('analysis', *words)
+  assert done.returncode == 0, done.stderr
+  text = (drawn / 'figure_6b.md').read_text()
+  assert 'Of the 4 runs 1 are complete; what is drawn is of 2,' in text and '0 of the five' in text
+  done = commands.run('analysis', *words, '--config.label=big')
+  assert done.returncode == 2 and 'no run of this figure' in done.stderr  # these are others
+
+
+def test_a_mean_over_updates_is_of_all_runs():
+  """A value that was not finite is missing: a mean of the others would be of other runs."""
+  axis = Figure().add_subplot()
+  curves = {'a': {1: {'s0': 1.0, 's1': 3.0}, 2: {'s0': 1.0}}}
+  reporting.over_updates('', curves, {'a': ('red', 'solid')}).draw(axis)
+  *runs, mean = [line.get_ydata() for line in axis.lines]
+  np.testing.assert_equal(np.array(runs), [[1, 1], [3, np.nan]])
+  np.testing.assert_equal(mean, [2, np.nan])
 
 
 @pytest.fixture(scope='module')

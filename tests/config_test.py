@@ -160,6 +160,7 @@ def test_a_file_that_cannot_be_is_one_line(tmp_path):
     'a: 1\nb: [1\n': 'is no YAML',
     'batch_size=8': 'line 1: expected lines such as',
     'rssm:\n  deter: 1\n  deter: 2': 'line 3: rssm.deter is there twice',
+    'rssm.deter: 1\nrssm:\n  deter: 2': 'line 3: rssm.deter is there twice',
     'steps: [[1]]': 'line 1: steps is a list of lists',
     '[a]: 1': 'line 1: expected the name of a setting',
     'a: &a\n  b: *a': 'is no YAML',
@@ -310,5 +311,9 @@ def test_options_that_only_the_simulator_knows():
   }
   saved = {'format': config.FORMAT, 'config': json.loads(json.dumps(chosen.to_json()))}
   assert config.from_json(saved).to_json() == chosen.to_json()
+  # the type is that of what is said last, whatever was said before
+  before = make('gym').override(['env.sizes=[1,2]', 'env.goal=None', 'env.g=5', 'env.mode=a'])
+  again = before.override(['env.sizes=[3,4]', 'env.goal=x', 'env.g=2.5', 'env.mode=1']).env
+  assert [again[k] for k in ('sizes', 'goal', 'g', 'mode')] == [[3, 4], 'x', 2.5, 1]
   with pytest.raises(UserError, match='unknown key config.env.g'):
     make('catch').override(['env.g=5'])

@@ -34,6 +34,12 @@ def test_the_chart():
   assert rows[-1].endswith('step 800')
 
 
+def test_a_reward_that_does_not_say_what_is_caught():
+  """Nearly every game has a score above 0 then."""
+  done = commands.run('demo', '--config.env.rewarded=steps')
+  assert done.returncode == 2 and 'by the last reward' in done.stderr, done.stderr
+
+
 def test_the_command(tmp_path):
   """A run of a few updates: its numbers are those that it has written, and its folder is a run."""
   short = {'steps': 320, 'eval_every': 160, 'eval_episodes': 64, 'final_eval_episodes': 100}

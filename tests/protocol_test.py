@@ -95,6 +95,12 @@ def test_atari_s_facts_are_the_options_of_its_simulator(monkeypatch, game, stick
     ('dmcr', {'eval_env': {'visual_seeds': 'test'}}, 'of evaluation: seeds from 1,000,001'),
     ('metaworld', {'score': 'success'}, 'mean success of 7'),
     ('metaworld', {}, 'V3 tasks (the paper ran V2: not directly comparable)'),
+    (
+      'crafter',
+      {'eval_share': 0.1},
+      'mean return of at most 7 complete episodes at the end and 2 every 100 steps (100 frames) '
+      'before (as many as fit into 10% of the steps of training), of 1,000 steps',
+    ),
     ('gym', {'env': {'success': 'won'}}, "success as its info's 'won'"),
     ('minigrid', {'env': {'view': 'full'}}, 'a 64 × 64 picture of the whole world'),
     ('jax_envs', {'env': {'observe': 'vector'}}, "limit of steps, the package's numbers"),

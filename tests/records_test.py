@@ -219,6 +219,22 @@ def test_two_runs_in_one_place(tmp_path):
   assert problems == [f'{tmp_path / left} is left out: {other}' for left in 'ac']
 
 
+def test_runs_of_other_settings_are_two_though_they_begin_alike(tmp_path):
+  """As in games whose first scores are all zeros."""
+  short = write_run(tmp_path / 'a', devices=1)
+  write_run(tmp_path / 'b', steps=(50, 100, 150, 200))
+  change(tmp_path / 'b', steps=200)
+  found, problems = records.collect(tmp_path)
+  assert [record.final for record in found] == [2.0]
+  other = f'{short} is another run of Pong, dreamerv3-harmony-cpu, seed 0'
+  assert problems == [f'{tmp_path / "b"} is left out: {other}']
+  results_files.write(found, tmp_path / 'results')
+  _, left_out = results_files.write([records.read(tmp_path / 'b')], tmp_path / 'results')
+  assert len(left_out) == 1 and only(tmp_path / 'results').final == 2.0
+  change(tmp_path / 'b', steps=100, devices=2)  # which changes no number
+  assert only([tmp_path / 'a', tmp_path / 'b']).final == 4.0
+
+
 def test_seeds_with_other_settings_are_named(tmp_path):
   write_run(tmp_path / 'seed0', 0, train_ratio=32.0, devices=0)
   write_run(tmp_path / 'seed1', 1, train_ratio=64.0, devices=1, newer=True)
@@ -232,6 +248,20 @@ def test_seeds_with_other_settings_are_named(tmp_path):
   assert [text.rpartition(': ')[2] for text in sorted(problems)] == [
     'weighting.beta2 (0.999 for 0.99)',
     'train_ratio (64.0 for 32.0)',
+  ]
+
+
+def test_seeds_with_other_settings_are_named_whatever_these_are_called(tmp_path):
+  """The σ of a planner begins at `start`, too; an option of the simulator may be in one only."""
+  for seed, start in enumerate((0.5, 2.0)):
+    std = {'planning': {'std': {'start': start}}, 'weighting': {'rule': 'none'}}
+    write_run(tmp_path / 'tdmpc' / str(seed), seed, method='tdmpc', **std)
+    own = {'gravity': 5.0} if seed else {'keys': []}  # the latter is what older runs did
+    write_run(tmp_path / 'gym' / str(seed), seed, suite='gym', task='Own-v0', env=own)
+  _, problems = records.collect(tmp_path)
+  assert [text.rpartition(': ')[2] for text in sorted(problems)] == [
+    'env.gravity (5.0 for nothing)',
+    'planning.std.start (2.0 for 0.5)',
   ]
 
 

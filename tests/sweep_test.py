@@ -133,6 +133,26 @@ def test_a_grid_is_every_combination(tmp_path):
   assert again == {'env.keys': ['[a,b]', '[a]'], 'x': ['1']}
 
 
+def test_a_job_gives_a_grid_s_values_their_types(tmp_path):
+  """Of options that only the simulator knows: '1' in quotes is a text, (1,2) no list of names."""
+  words = ['--suite=gym', '--tasks=cartpole', "--grid=env.level='1',2", '--grid=env.map=(1,2),a']
+  configs, jobs = planned(tmp_path, *words)
+  assert [each.env['level'] for each in configs] == ['1', '1', 2, 2]
+  assert [each.env['map'] for each in configs] == [(1, 2), 'a'] * 2
+  for planned_, made in zip(configs, jobs):
+    texts = config_.split_flags(list(made.command))[1]
+    again = planned(tmp_path, *words[:2], overrides=texts)[0][0]
+    assert again == planned_ and type(again.env['level']) is type(planned_.env['level'])
+
+
+def test_no_two_runs_of_a_plan_are_in_one_folder(tmp_path, monkeypatch):
+  with pytest.raises(UserError, match='config.seed is chosen by a flag of its own'):
+    planned(tmp_path, '--games=Pong', '--seeds=3', overrides=['config.seed=7'])
+  monkeypatch.setattr(launcher, 'canonical', lambda module, task: task)  # they are registered
+  with pytest.raises(UserError, match='own-a-v0/.* would be the folder of two different runs'):
+    planned(tmp_path, '--suite=gym', '--tasks=Own/A-v0,own-a-v0')
+
+
 def test_suites_are_the_modules_of_configs(tmp_path):
   suites = suites_of().suites()
   assert set(suites) == {

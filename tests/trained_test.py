@@ -1,6 +1,7 @@
 """Trained agents outside their training: loaded, asked for actions, evaluated, looked at."""
 
 import copy
+import dataclasses
 import functools
 import json
 import os
@@ -177,6 +178,14 @@ def test_only_the_environment_can_be_changed(agent):
   ):
     with pytest.raises(UserError, match=words):
       trained.change_environment(agent.config, [text])
+
+
+def test_what_evaluation_has_apart_can_be_changed(agent):
+  """It is in evaluations that an agent meets its environment."""
+  config = dataclasses.replace(agent.config, eval_env={'distractors': 4, 'size': 8})
+  made = lambda *texts: trained.change_environment(config, texts).eval_env
+  assert made('env.distractors=2') == {'distractors': 2, 'size': 8}
+  assert made('eval_env.distractors=3', 'env.distractors=2')['distractors'] == 3
 
 
 def test_an_environment_that_does_not_fit(agent):

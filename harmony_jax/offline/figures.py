@@ -48,6 +48,7 @@ def states(studies: Studies) -> Drawn:
       name.removeprefix('state_mlp/'): {
         label: [1 - value for value in by_update[study.updates].values()]
         for label, by_update in by_label.items()
+        if study.updates in by_update  # else none was finite
       }
       for name, by_label in measured.items()
     }
@@ -62,7 +63,11 @@ def reward_errors(studies: Studies) -> Drawn:
   for task, study in studies.items():
     measured = table.curves(study, ['reward/mse'])
     (by_label,) = measured.values()
-    values[task] = {label: [*each[study.updates].values()] for label, each in by_label.items()}
+    values[task] = {
+      label: [*each[study.updates].values()]
+      for label, each in by_label.items()
+      if study.updates in each
+    }
     found += _rows(task, measured)
   colors = figures.colors_of(study.labels, {})
   return [analysis.bars('squared error of predicted rewards', values, colors)], colors, found

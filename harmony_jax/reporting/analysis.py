@@ -63,7 +63,8 @@ def over_updates(
   logarithmic: bool = False,
   low: float | None = None,
 ) -> Panel:
-  """Return lines over updates, {label: {update: {run: value}}}: thin the runs, thick their mean.
+  """Return lines over updates, {label: {update: {run: value}}}: thin the runs, thick their mean at
+  the updates that all of them have.
 
   Args:
     low: what lies below it is cut off.
@@ -73,11 +74,10 @@ def over_updates(
     for label, by_update in curves.items():
       (color, style), updates = look[label], sorted(by_update)
       how = {'color': color, 'linestyle': STYLES[style]}
-      for run in by_update[updates[-1]]:
-        points = [by_update[update].get(run, np.nan) for update in updates]
-        axis.plot(updates, points, **how, linewidth=0.5, alpha=0.4)
-      means = [np.mean(list(by_update[update].values())) for update in updates]
-      axis.plot(updates, means, **how, linewidth=1.8)
+      runs = sorted(set().union(*by_update.values()))
+      points = [[by_update[update].get(run, np.nan) for run in runs] for update in updates]
+      axis.plot(updates, points, **how, linewidth=0.5, alpha=0.4)
+      axis.plot(updates, np.mean(points, axis=1), **how, linewidth=1.8)
     if low is not None and axis.get_ylim()[0] < low:
       axis.set_ylim(bottom=low)
     if logarithmic and axis.dataLim.ymin > 0:

@@ -50,6 +50,8 @@ def facts(config: Mapping) -> dict:
     'frames_per_step': repeat,
     'episodes': config.get('eval_episodes', 0),
     'episodes_at_the_end': config.get('final_eval_episodes', config.get('eval_episodes', 0)),
+    # they are then the most that are played
+    **({'evaluations_share_of_steps': share} if (share := config.get('eval_share')) else {}),
     'policy': config.get('eval_policy', 'sample'),
     'episode_starts': _ALIKE
     if config.get('eval_as') == 'authors'
@@ -66,11 +68,14 @@ def phrases(config: Mapping) -> list[str]:
   end, before = known['episodes_at_the_end'], known['episodes']
   every = known['evaluated_every_steps']
   counted = f'every {every:,} steps ({known["evaluated_every_frames"]:,} frames)'
-  when = f'{end:,} complete episodes at the end and {before:,} {counted} before'
+  most, fit = '', ''
+  if share := config.get('eval_share'):
+    most, fit = 'at most ', f' (as many as fit into {share:.0%} of the steps of training)'
+  when = f'{most}{end:,} complete episodes at the end and {before:,} {counted} before{fit}'
   if not before or not every:
-    when = f'{end:,} complete episodes at the end'
+    when = f'{most}{end:,} complete episodes at the end{fit}'
   elif end == before:
-    when = f'{end:,} complete episodes {counted}'
+    when = f'{most}{end:,} complete episodes {counted}{fit}'
   budget = f'of {known["steps"]:,} steps ({known["frames"]:,} frames) in all'
   policy = _POLICIES[config.get('eval_policy', 'sample')]
   if config.get('eval_as') == 'authors':  # of Denoised MDP

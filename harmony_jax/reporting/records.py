@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from harmony_jax.config import as_before
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
@@ -29,9 +30,10 @@ METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every r
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
 # Settings that may differ between seeds; the last are of harmonizers, idle in other rules.
-_FREE = {'seed', *(key.removeprefix('config.') for key in FREE)}
+_FREE = {('seed',), *((key.removeprefix('config.'),) for key in FREE)}
 _LEARNED = ('harmony', 'uncertainty')  # rules with harmonizers begin so
-_HARMONIZERS = {'rate', 'beta2', 'start', 'calibrate', 'dynamics_regularizer'}
+_HARMONIZERS = 'rate beta2 start calibrate dynamics_regularizer'.split()
+_HARMONIZERS = {('weighting', name) for name in _HARMONIZERS}
 
 
 def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
@@ -295,11 +297,21 @@ def _unlike_seeds(found):
     old, new = (results_files.flat(each.config) for each in (other, record))
     idle = _FREE if record.weighting.startswith(_LEARNED) else _FREE | _HARMONIZERS
     differing = [
-      f'{".".join(key)} ({new[key]} for {old[key]})'
-      for key in sorted(old.keys() & new.keys())
-      if old[key] != new[key] and key[-1] not in idle
+      f'{".".join(key)} ({new.get(key, "nothing")} for {old.get(key, "nothing")})'
+      for key in sorted(old.keys() & new.keys() | _options(old, new))
+      if old.get(key) != new.get(key) and key not in idle
     ]
     if differing:
       unlike = f'its settings are not those of {other.source}, a seed of the same method'
       problems.append(f'{record.source}: {unlike}: {protocol.some(differing, 3)}')
   return problems
+
+
+def _options(old, new):
+  """Options of the simulator's own that only one of two configurations names."""
+  alone = {key: entry for key, entry in (old | new).items() if (key in old) != (key in new)}
+  return {
+    key
+    for key, entry in alone.items()
+    if key[0] in ('env', 'eval_env') and key[1:] and not as_before('.'.join(key), entry)
+  }

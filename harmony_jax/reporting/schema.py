@@ -8,8 +8,10 @@ import math
 import re
 from collections.abc import Mapping
 
+from harmony_jax.config import difference
 from harmony_jax.paths import joined
 from harmony_jax.reporting import protocol
+from harmony_jax.training.run_folder import FREE
 
 FACTS = ('command', 'commit', 'python', 'devices', 'date', 'versions')
 COUNTS = ('step', 'frame', 'update', 'eval_episodes', 'train_episodes')
@@ -94,7 +96,10 @@ class Record:
     a, b = (list(zip(r.evaluations['step'], r.evaluations['eval_mean'])) for r in (self, other))
     common = min(len(a), len(b))
     same = common > 0 or self.environment['date'] == other.environment['date']
-    return same and a[:common] == b[:common]
+    # as many first scores are zeros, equal ones alone make no run the same
+    apart = difference(self.config, other.config)
+    free = all(None in pair or f'config.{name}' in FREE for name, pair in apart.items())
+    return same and free and a[:common] == b[:common]
 
 
 def is_count(number: object) -> bool:

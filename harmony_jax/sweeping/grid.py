@@ -51,7 +51,7 @@ def points(config: Config, grid: Mapping[str, Sequence[str]]) -> list[Config]:
     except UserError as error:
       raise UserError(f'--grid: {error}') from None
     flat = changed.flat()
-    words = [f'{name}={as_text(flat[name])}' for name in grid]
+    words = [f'{name}={_shown(flat[name])}' for name in grid]
     label = re.sub(r'[^\w.+=-]+', '+', '-'.join(filter(None, [config.run.label, *words])))
     changed = changed.replace({'label': label})
     if found.setdefault(label, changed) != changed:
@@ -59,6 +59,13 @@ def points(config: Config, grid: Mapping[str, Sequence[str]]) -> list[Config]:
   return list(found.values())
 
 
-def as_text(value: Any) -> str:
-  """Return a value as one writes it after `--config.field=`."""
-  return ','.join(value) if isinstance(value, tuple) else str(value)
+def text_of(config: Config, name: str, texts: Sequence[str]) -> str:
+  """Return a text after which a setting has the value that it has: it, or one of `texts`."""
+  value = config.flat()[name]
+  made = lambda text: repr(config.override([f'{name}={text}']).flat()[name])
+  return next(text for text in (_shown(value), *texts) if made(text) == repr(value))
+
+
+def _shown(value: Any) -> str:
+  """A value in a label."""
+  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
