@@ -123,6 +123,26 @@ def test_what_an_update_says_reaches_the_replay_before_the_next_step(tmp_path, m
   assert after == told[-len(after) :] and len(after) < len(told)
 
 
+class Broken(Ranked):
+  """A replay whose batches of two updates hold rewards that are no numbers."""
+
+  def gather(self, draw):
+    batch = super().gather(draw)
+    if draw.update in (2, 5):
+      batch['reward'][0, 0] = np.nan
+    return batch
+
+
+def test_an_update_that_is_left_out_tells_the_replay_nothing(tmp_path, monkeypatch):
+  """The state has the rows of the update before it, which are of other windows."""
+  monkeypatch.setattr(Ranking, 'replay', Broken)
+  monkeypatch.setattr(linear, 'METHOD', dataclasses.replace(linear.METHOD, make=Ranking))
+  one = train(tmp_path / 'run', config_of(skip_nonfinite=2))
+  assert one.updates.left_out == 2
+  told = [update for update, *_ in one.replay.told]
+  assert told == [update for update in range(one.state.update) if update not in (2, 5)]
+
+
 def test_environments_step_while_the_device_trains(tmp_path, monkeypatch):
   """No step of the environments waits for an update; each action does, once."""
   events = []
