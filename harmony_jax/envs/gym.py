@@ -216,7 +216,7 @@ class Gym:
     return self._simulators[0].unwrapped
 
   def _advance(self, index, action):
-    """Observation, summed reward, is_first, terminated, truncated, and success in any of them, after
+    """Observation, summed reward, is_first, terminated, truncated, and success in any step, after
     `action_repeat` steps or the end.
     """
     total, success = 0.0, False

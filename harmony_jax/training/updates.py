@@ -124,12 +124,13 @@ class Updates:
 
   def _tell(self):
     """Give the replay what the updates so far say of their windows; wait for it."""
-    for draw, rows, left_out in self._begun[self._told :] if self._feedback else ():
-      rows, left_out = jax.device_get((rows, left_out))
-      # What was left out has nothing to say: the state still has the rows of the update before.
-      if rows is not None and left_out == self._left_out:
-        self._feedback(draw, rows)
-      self._left_out = int(left_out)
+    for draw, rows, left_out in self._begun[self._told :]:
+      if self._feedback and rows is not None:
+        rows, left_out = jax.device_get((rows, left_out))
+        # What was left out has nothing to say: the state still has the rows of the update before.
+        if left_out == self._left_out:
+          self._feedback(draw, rows)
+        self._left_out = int(left_out)
     self._told = len(self._begun)
 
   def _stop(self, folder, checkpoints, step):
