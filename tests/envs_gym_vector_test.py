@@ -46,6 +46,22 @@ class Whole(SyncVectorEnv):
     return super().reset(seed=seed)
 
 
+class Slow(Walk):
+  """Shows nothing but a clock that strikes after every third step."""
+
+  observation_space = gymnasium.spaces.Discrete(9)
+
+  def seen(self):
+    return self.time // 3
+
+
+class Forgetful(SyncVectorEnv):
+  """Takes any seeds, and resets all rows whatever it is asked for."""
+
+  def reset(self, *, seed=None, options=None):
+    return super().reset(seed=int(np.ravel(seed)[0]))
+
+
 def many(num_envs, autoreset_mode='NextStep', kind=SyncVectorEnv):
   return kind([Walk] * num_envs, autoreset_mode=autoreset_mode)
 
@@ -57,6 +73,16 @@ def registered():
   yield
   for name in ('Walk-v0', 'Walks-v0'):
     del gymnasium.registry[name]
+
+
+def test_rows_that_look_as_at_their_beginning_are_not_taken_for_untouched():
+  """After one step nothing has moved yet, so that a reset of all looks as one of the first."""
+  for kind, waves in ((Forgetful, True), (SyncVectorEnv, False)):
+    made = lambda num_envs, kind=kind: kind([Slow] * num_envs)
+    gymnasium.register('Slow-v0', vector_entry_point=made)
+    env = Gym('Slow-v0', 2)
+    assert env.waves == waves
+    del gymnasium.registry['Slow-v0']
 
 
 def assert_same(a, b, rows=slice(None)):
