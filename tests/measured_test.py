@@ -39,15 +39,16 @@ def test_updates_that_are_only_begun_are_waited_for(monkeypatch):
   clock, told = [0.0], []
   monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
   never = types.SimpleNamespace(crossed=lambda step, every: False)
+  wait = lambda: clock.__setitem__(0, clock[0] + 90)
+  running = types.SimpleNamespace(block_until_ready=wait)
   trainer = types.SimpleNamespace(
     state=RunState(np.zeros(1), step=100, update=3),
     config=config_of(steps=1000),
-    updates=types.SimpleNamespace(done=True),
+    updates=types.SimpleNamespace(done=True, state=running),
     schedule=never,
     replay=None,
     group=types.SimpleNamespace(count=2),
     progress=types.SimpleNamespace(line=told.append),
-    settle=lambda: clock.__setitem__(0, clock[0] + 90),
   )
   measure = measured.Measurement()
   measure(trainer)
