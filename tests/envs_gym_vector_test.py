@@ -85,6 +85,23 @@ def test_rows_that_look_as_at_their_beginning_are_not_taken_for_untouched():
     del gymnasium.registry['Slow-v0']
 
 
+class Talkative(SyncVectorEnv):
+  """Says something of all rows together."""
+
+  def step(self, actions):
+    *result, infos = super().step(actions)
+    return *result, infos | {'bright': True, 'name': 'walk'}
+
+
+def test_an_info_without_rows_is_that_of_all():
+  gymnasium.register('Talk-v0', vector_entry_point=functools.partial(many, kind=Talkative))
+  env, no = Gym('Talk-v0', 2, success='bright'), np.zeros(2, bool)
+  env.step(np.zeros(2, np.int32), ~no, np.arange(2))
+  env.step(np.zeros(2, np.int32), no, np.arange(2))
+  assert env.measures['success'].tolist() == [1, 1]
+  del gymnasium.registry['Talk-v0']
+
+
 def assert_same(a, b, rows=slice(None)):
   for name in a.observation:
     np.testing.assert_array_equal(a.observation[name][rows], b.observation[name][rows])

@@ -173,7 +173,10 @@ def _row(infos, index):
     there = infos.get(f'_{name}')
     if name.startswith('_') or (there is not None and not there[index]):
       continue
-    found[name] = _row(value, index) if isinstance(value, dict) else value[index]
+    if isinstance(value, dict):
+      found[name] = _row(value, index)
+    else:  # what has no rows is said of all
+      found[name] = value[index] if np.ndim(value) else value
   return found
 
 
