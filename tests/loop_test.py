@@ -233,6 +233,7 @@ def test_updates_follow_the_train_ratio(whole):
       break
   ratio = agent.train_ratio / needed
   assert trainer.state.update == 1 + int((run.steps - steps - run.num_envs) * ratio)
+  assert trainer.schedule.updates == trainer.state.update  # as the run said when it began
 
 
 def test_the_papers_updates():
