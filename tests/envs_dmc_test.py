@@ -147,6 +147,16 @@ def test_an_episode_lasts_1000_frames_and_ends_without_being_terminal():
   assert timesteps[1].reward[0] > 2 and 0 < timesteps[-1].reward[0] <= 1
 
 
+def test_an_episode_that_the_suite_does_not_end_has_its_length():
+  """Pushed without a pause LQR never comes to rest; the protocol's 1,000 frames are 250 steps."""
+  env = DMC('lqr_lqr_2_1', 1, action_repeat=4, observe='state')
+  no, push = np.zeros(1, bool), np.ones((1, 1), np.float32)
+  env.step(push, ~no, np.array([0]))
+  ends = [env.step(push, no, np.array([0])) for _ in range(250)]
+  assert [bool(each.is_last[0]) for each in ends] == [False] * 249 + [True]
+  assert not ends[-1].is_terminal[0]
+
+
 def test_a_time_limit_ends_an_episode_in_the_middle_of_a_step():
   env = DMC('cartpole_balance', 1, action_repeat=2, observe='state', time_limit=5)
   for _ in range(2):  # the second episode counts anew

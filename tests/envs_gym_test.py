@@ -459,6 +459,17 @@ def test_a_success_of_the_info_is_measured():
   assert env.measures['success'][0] == 0 and Gym('Probe-v0', 1).measures == {}
 
 
+def test_a_success_within_a_repeat_counts():
+  """It is won in the fifth of eight steps, which is the second of three that are repeated."""
+  env = Gym('Probe-v0', 1, success='won', action_repeat=3)
+  begin(env)
+  won = []
+  for _ in range(3):
+    env.step(np.zeros(1, np.int32), NONE, np.array([0]))
+    won.append(float(env.measures['success'][0]))
+  assert won == [0, 1, 0]
+
+
 def test_an_episode_is_a_function_of_its_seed():
   env, used = Gym('FrozenLake-v1', 1), Gym('FrozenLake-v1', 1)
 

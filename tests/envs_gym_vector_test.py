@@ -46,6 +46,22 @@ class Whole(SyncVectorEnv):
     return super().reset(seed=seed)
 
 
+class Slow(Walk):
+  """Shows nothing but a clock that strikes after every third step."""
+
+  observation_space = gymnasium.spaces.Discrete(9)
+
+  def seen(self):
+    return self.time // 3
+
+
+class Forgetful(SyncVectorEnv):
+  """Takes any seeds, and resets all rows whatever it is asked for."""
+
+  def reset(self, *, seed=None, options=None):
+    return super().reset(seed=int(np.ravel(seed)[0]))
+
+
 def many(num_envs, autoreset_mode='NextStep', kind=SyncVectorEnv):
   return kind([Walk] * num_envs, autoreset_mode=autoreset_mode)
 
@@ -57,6 +73,33 @@ def registered():
   yield
   for name in ('Walk-v0', 'Walks-v0'):
     del gymnasium.registry[name]
+
+
+def test_rows_that_look_as_at_their_beginning_are_not_taken_for_untouched():
+  """After one step nothing has moved yet, so that a reset of all looks as one of the first."""
+  for kind, waves in ((Forgetful, True), (SyncVectorEnv, False)):
+    made = lambda num_envs, kind=kind: kind([Slow] * num_envs)
+    gymnasium.register('Slow-v0', vector_entry_point=made)
+    env = Gym('Slow-v0', 2)
+    assert env.waves == waves
+    del gymnasium.registry['Slow-v0']
+
+
+class Talkative(SyncVectorEnv):
+  """Says something of all rows together."""
+
+  def step(self, actions):
+    *result, infos = super().step(actions)
+    return *result, infos | {'bright': True, 'name': 'walk'}
+
+
+def test_an_info_without_rows_is_that_of_all():
+  gymnasium.register('Talk-v0', vector_entry_point=functools.partial(many, kind=Talkative))
+  env, no = Gym('Talk-v0', 2, success='bright'), np.zeros(2, bool)
+  env.step(np.zeros(2, np.int32), ~no, np.arange(2))
+  env.step(np.zeros(2, np.int32), no, np.arange(2))
+  assert env.measures['success'].tolist() == [1, 1]
+  del gymnasium.registry['Talk-v0']
 
 
 def assert_same(a, b, rows=slice(None)):

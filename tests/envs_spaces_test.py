@@ -130,6 +130,17 @@ def test_entries_are_chosen_left_out_and_read_as_told():
       readings.entries(NESTED, 64, **how)
 
 
+def test_what_cannot_be_pixels_is_no_picture():
+  """Numbers below 0 would wrap around, and whole ones from 0 to 1 would be black."""
+  told = {'read': ('state:picture',)}
+  for low, high in ((-1, 1), (0, np.inf), (0, 1000)):
+    with pytest.raises(ValueError, match=r'cannot be a picture: numbers in \[0, 255\] or \[0, 1\]'):
+      readings.entries(box(low, high, (16, 16, 3), np.float32), 64, **told)
+  mask = np.random.default_rng(0).integers(2, size=(64, 64, 1), dtype=U8)
+  (entry,), _ = readings.entries(box(0, 1, mask.shape, U8), 64, **told)
+  np.testing.assert_array_equal(entry.read(mask), 255 * mask.repeat(3, -1))
+
+
 def test_codes_are_one_hot():
   space = box(0, 3, (2, 2), np.int64)
   (entry,), _ = readings.entries(space, 64, read=('state:codes',))

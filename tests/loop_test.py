@@ -1,6 +1,7 @@
 """The training loop on the catch game: schedules, and going on where a run stopped."""
 
 import dataclasses
+import itertools
 import json
 
 import chex
@@ -11,6 +12,8 @@ import pytest
 
 from harmony_jax import envs, settings, surroundings
 from harmony_jax.config import Config, RunSettings
+from harmony_jax.envs import base
+from harmony_jax.errors import UserError
 from harmony_jax.methods import dreamer
 from harmony_jax.processes import ALONE
 from harmony_jax.replay import Replay
@@ -123,6 +126,52 @@ def test_what_an_update_says_reaches_the_replay_before_the_next_step(tmp_path, m
   assert after == told[-len(after) :] and len(after) < len(told)
 
 
+class Broken(Ranked):
+  """A replay whose batches of two updates hold rewards that are no numbers."""
+
+  def gather(self, draw):
+    batch = super().gather(draw)
+    if draw.update in (2, 5):
+      batch['reward'][0, 0] = np.nan
+    return batch
+
+
+def test_an_update_that_is_left_out_tells_the_replay_nothing(tmp_path, monkeypatch):
+  """The state has the rows of the update before it, which are of other windows."""
+  monkeypatch.setattr(Ranking, 'replay', Broken)
+  monkeypatch.setattr(linear, 'METHOD', dataclasses.replace(linear.METHOD, make=Ranking))
+  one = train(tmp_path / 'run', config_of(skip_nonfinite=2))
+  assert one.updates.left_out == 2
+  told = [update for update, *_ in one.replay.told]
+  assert told == [update for update in range(one.state.update) if update not in (2, 5)]
+
+
+def test_a_score_that_nothing_measures_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r"^config.score is 'success', which .* \(known: return\)$"):
+    train(tmp_path / 'run', config_of(score='success'))
+  assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+def test_an_episode_that_a_failure_cut_off_is_no_score(tmp_path):
+  """Complete games of catch pay 1 or -1, one that is cut off nothing."""
+
+  def fail(trainer):
+    env, step, calls = trainer.env, trainer.env.step, itertools.count()
+    env.failed = np.zeros(4, bool)
+
+    def failing(*args, **how):
+      timestep = step(*args, **how)
+      env.failed[0] = next(calls) == 3
+      base.truncate(timestep, env.failed)
+      return timestep
+
+    env.step = failing
+
+  train(tmp_path / 'run', config_of(), prepare=fail)
+  scores = sum((line['train_scores'] for line in lines(tmp_path / 'run', 'scores.jsonl')), [])
+  assert len(scores) > 8 and {*scores} <= {-1.0, 1.0}
+
+
 def test_environments_step_while_the_device_trains(tmp_path, monkeypatch):
   """No step of the environments waits for an update; each action does, once."""
   events = []
@@ -184,6 +233,7 @@ def test_updates_follow_the_train_ratio(whole):
       break
   ratio = agent.train_ratio / needed
   assert trainer.state.update == 1 + int((run.steps - steps - run.num_envs) * ratio)
+  assert trainer.schedule.updates == trainer.state.update  # as the run said when it began
 
 
 def test_the_papers_updates():

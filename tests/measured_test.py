@@ -4,8 +4,12 @@ import io
 import json
 import re
 import time
+import types
+
+import numpy as np
 
 from harmony_jax.training import measured, progress
+from harmony_jax.training.run_state import RunState
 from tests.runs import config_of, train
 
 
@@ -28,6 +32,29 @@ def test_a_run_measures_itself_for_the_next_one(tmp_path, capsys, monkeypatch):
   assert told.startswith('about 1:00:00 without evaluations, 2.0 GB of memory (measured here on')
   measured.place(config, 'cpu').write_text(json.dumps({'steps_per_second': 0}))
   assert measured.load(config, 'cpu') is None
+
+
+def test_updates_that_are_only_begun_are_waited_for(monkeypatch):
+  """100 steps of an episode take 10 s, the updates that are begun at its end another 90."""
+  clock, told = [0.0], []
+  monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
+  never = types.SimpleNamespace(crossed=lambda step, every: False)
+  wait = lambda: clock.__setitem__(0, clock[0] + 90)
+  running = types.SimpleNamespace(block_until_ready=wait)
+  trainer = types.SimpleNamespace(
+    state=RunState(np.zeros(1), step=100, update=3),
+    config=config_of(steps=1000),
+    updates=types.SimpleNamespace(done=True, state=running),
+    schedule=never,
+    replay=None,
+    group=types.SimpleNamespace(count=2),
+    progress=types.SimpleNamespace(line=told.append),
+  )
+  measure = measured.Measurement()
+  measure(trainer)
+  clock[0], trainer.state.step, trainer.state.update = 10.0, 200, 53
+  measure(trainer)
+  assert told and told[0].startswith('measured: 1 steps/s, 0:13:20 left')
 
 
 def test_time_left_counts_from_the_first_update_of_this_process(monkeypatch):

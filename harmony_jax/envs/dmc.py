@@ -20,6 +20,7 @@ from harmony_jax.settings import setting
 
 # From camera 0 the quadruped hides most of itself.
 CAMERAS = {'quadruped': 2}
+FRAMES = 1000  # of an episode; the suite sets LQR, which hardly ever comes to rest, no limit
 OBSERVE = ('image', 'state', 'both')
 BACKGROUNDS = ('none', 'video')
 
@@ -71,7 +72,7 @@ class DMC:
     self._domain, self._name = _tasks()[self.task]
     self._size = size
     self._see, self._feel = chosen.observe != 'state', chosen.observe != 'image'
-    self._time_limit = chosen.time_limit
+    self._time_limit = min(chosen.time_limit or FRAMES, FRAMES)
     self._slots = [self._load() for _ in range(num_envs)]
     self._video = backgrounds.Backgrounds(chosen.background_files, size) if video else None
     for slot in self._slots:  # before the cameras, which make the OpenGL contexts
@@ -189,7 +190,7 @@ class DMC:
         last.observation[name][index] = np.ravel(value)
     last.reward[index] = reward
     last.is_first[index] = first
-    last.is_last[index] = result.last() or self._frames[index] == self._time_limit > 0
+    last.is_last[index] = result.last() or self._frames[index] == self._time_limit
     last.is_terminal[index] = result.last() and result.discount == 0
 
   def _draw(self, index: int) -> np.ndarray:
@@ -248,7 +249,7 @@ def control(config: Mapping) -> tuple[dict, list[str]]:
   """Return the facts and phrases that a run's protocol shares with DMC Remastered's."""
   options = base.evaluation_options(config)
   repeat, limit = options.get('action_repeat', 2), options.get('time_limit', 0)
-  frames = min(limit or 1000, 1000)
+  frames = min(limit or FRAMES, FRAMES)
   facts = {
     'action_repeat': repeat,
     'episode_frames': frames,
@@ -256,7 +257,7 @@ def control(config: Mapping) -> tuple[dict, list[str]]:
     'observation': base.seen(options),
   }
   return facts, [
-    f'sum of rewards over {frames:,} simulator steps{" (cut short)" if frames < 1000 else ""}',
+    f'sum of rewards over {frames:,} simulator steps{" (cut short)" if frames < FRAMES else ""}',
     f'action repeat {repeat}',
     base.seen(options),
   ]

@@ -88,6 +88,11 @@ class Episodes:
     return int((self._episode + self._restart).sum())
 
   @property
+  def failed(self) -> np.ndarray:
+    """Return where a failure of the environment has just truncated the present ones, [N] bool."""
+    return self._failed
+
+  @property
   def lengths(self) -> np.ndarray:
     """Return how many actions the present episodes have had, [N]."""
     return np.array([len(actions) for actions in self._actions])

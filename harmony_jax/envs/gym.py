@@ -201,7 +201,7 @@ class Gym:
     for index in np.flatnonzero(~idle):
       if restart[index]:
         observation, info = self._simulators[index].reset(int(seeds[index]))
-        self._write(index, observation, 0, True, False, False, info)
+        self._write(index, observation, 0, True, False, False, self._success.of(info, False))
       else:
         self._write(index, *self._advance(index, self._translate(actions[index])))
     self._look()
@@ -216,18 +216,19 @@ class Gym:
     return self._simulators[0].unwrapped
 
   def _advance(self, index, action):
-    """Observation, summed reward, is_first, terminated, truncated and info after `action_repeat`
-    steps or the end.
+    """Observation, summed reward, is_first, terminated, truncated, and success in any step, after
+    `action_repeat` steps or the end.
     """
-    total = 0.0
+    total, success = 0.0, False
     for _ in range(self.action_repeat):
       observation, reward, terminated, truncated, info = self._simulators[index].step(action)
       total += reward
+      success |= self._success.of(info, terminated or truncated)
       if terminated or truncated:
         break
-    return observation, total, False, terminated, truncated, info
+    return observation, total, False, terminated, truncated, success
 
-  def _write(self, index, observation, reward, first, terminated, truncated, info):
+  def _write(self, index, observation, reward, first, terminated, truncated, success):
     last, simulator = self._last, self._simulators[index]
     for entry in self._entries:
       try:
@@ -241,7 +242,7 @@ class Gym:
     last.is_last[index] = terminated or truncated
     last.is_terminal[index] = terminated
     if self.measures:
-      self.measures['success'][index] = self._success.of(info, last.is_last[index])
+      self.measures['success'][index] = success
 
   def _look(self):
     """Warn of pictures of the first environment that do not change."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+STEPS = 100  # in which a row should have left its first observation
 # How seeds [N] are given for the rows of a mask [N].
 FORMS = (lambda seeds, mask: seeds.tolist(), lambda seeds, mask: seeds[mask])
 
@@ -116,17 +117,27 @@ class Vector:
     return True
 
   def _resets_alone(self):
-    """Whether the other rows stay where they are after a step, when the first is reset."""
+    """Whether the other rows stay where they are when the first is reset.
+
+    They must have left the place where they began, or a reset of all would look the same.
+    """
     if self.count == 1:
       return True
     self.env.action_space.seed(0)
-    before = copy.deepcopy(self.env.step(self.env.action_space.sample())[0])
+    every, seeds = np.ones(self.count, bool), np.arange(self.count)
+    others = lambda whole: copy.deepcopy(self._split(whole)[1:])
+    begun = before = others(self._reset(seeds, every)[0])
+    for attempt in range(STEPS):
+      whole, _, terminated, truncated, _ = self.env.step(self.env.action_space.sample())
+      if np.logical_or(terminated, truncated).any():  # too soon: other episodes may be longer
+        begun = before = others(self._reset(seeds + attempt, every)[0])
+      elif not _same(before := others(whole), begun):
+        break
     try:
-      after, _ = self._reset(np.arange(self.count), np.arange(self.count) == 0)
+      after = others(self._reset(seeds, seeds == 0)[0])
     except Exception:
       return False
-    pairs = zip(self._split(before), self._split(after), strict=True)
-    return all(_same(old, new) for old, new in list(pairs)[1:])
+    return _same(before, after) and not _same(before, begun)
 
 
 class Row:
@@ -162,13 +173,16 @@ def _row(infos, index):
     there = infos.get(f'_{name}')
     if name.startswith('_') or (there is not None and not there[index]):
       continue
-    found[name] = _row(value, index) if isinstance(value, dict) else value[index]
+    if isinstance(value, dict):
+      found[name] = _row(value, index)
+    else:  # what has no rows is said of all
+      found[name] = value[index] if np.ndim(value) else value
   return found
 
 
 def _same(a, b):
-  """Whether two observations are equal."""
-  if isinstance(a, dict | tuple):
+  """Whether two observations are equal, or lists of them."""
+  if isinstance(a, dict | tuple | list):
     names = a if isinstance(a, dict) else range(len(a))
     return all(_same(a[name], b[name]) for name in names)
   return np.array_equal(a, b)

@@ -153,11 +153,11 @@ def _reading(space, size, how):
   if how.startswith('codes'):
     return _codes(space, how)
   layout = _layout(space.shape or ()) if how != 'vector' else None
-  if how == 'picture' and not layout:
+  if how == 'picture' and not (layout and _holds_pixels(space)):
     raise ValueError(f'{_a(space)} cannot be a picture: {PICTURES}')
   if layout and (how == 'picture' or _is_picture(space)):
     words, take = layout
-    scale = 255 if np.issubdtype(space.dtype, np.floating) and space.high.max() <= 1 else 1
+    scale = 255 if space.high.max() <= 1 else 1
     spec = base.ArraySpec((size, size, 3), np.uint8)
     scaled = ', × 255' if scale != 1 else ''
     return (
@@ -169,6 +169,11 @@ def _reading(space, size, how):
 
 
 PICTURES = 'numbers in [0, 255] or [0, 1] of shape [H, W], [H, W, C], [C, H, W] or [K, H, W, C]'
+
+
+def _holds_pixels(space):
+  """Whether numbers can be those of pixels, where somebody says that they are."""
+  return hasattr(space, 'high') and space.low.min() >= 0 and space.high.max() <= 255
 
 
 def _is_picture(space):

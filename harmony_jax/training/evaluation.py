@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 from harmony_jax import envs
+from harmony_jax.config import Config, nearest
 from harmony_jax.envs import Environment, EpisodeResult, TimeStep, episode_seed, play
 from harmony_jax.envs.base import Spec, random_vectors, to_environment
+from harmony_jax.errors import UserError
 from harmony_jax.method import Method, Variables
 from harmony_jax.parallel import Compiled
 from harmony_jax.processes import ALONE, ProcessGroup
@@ -207,6 +209,17 @@ def lines(
   return score, metrics
 
 
+def require_score(config: Config, env: Any) -> None:
+  """Raise UserError where a run is to be judged by a measure that nothing here measures."""
+  names = getattr(env, 'measures', {})
+  known = ['return', *names, *envs.suite(config.run.suite).summary(dict.fromkeys(names, 0.0))]
+  if config.run.score not in known:
+    raise UserError(
+      f'config.score is {config.run.score!r}, which this environment does not measure: did you '
+      f'mean {nearest(config.run.score, known)!r}? (known: {", ".join(known)})'
+    )
+
+
 class Evaluation:
   """A run's evaluations, whose environments are made for the first one."""
 
@@ -263,6 +276,7 @@ class Evaluation:
       share //= trainer.group.count
       for size in group_sizes(max(1, share)):
         self.envs.append(setup.make_env(config, size, **config.eval_env))
+      require_score(config, self.envs[0])
 
     def act(*args, **kwargs):
       nonlocal calls, told
@@ -301,7 +315,7 @@ class Evaluation:
     trainer.writer.write_score(score)
     trainer.writer.write(*counts.values(), metrics)
     state.recent, state.evaluated = [], state.step
-    state.last_score = extra.get(trainer.config.run.score, mean)
+    state.last_score = {'return': mean, **extra}[trainer.config.run.score]
     trainer.progress.update(state.step, {'return/eval': mean})
     trainer.progress.line(
       f'step {state.step:,} (frame {frame:,}): evaluation {mean:.2f} ± {std:.2f} over '

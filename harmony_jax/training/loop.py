@@ -26,7 +26,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.method import Method
 from harmony_jax.training import hooks, measured, origin, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
-from harmony_jax.training.evaluation import Evaluation, Player, random_actions
+from harmony_jax.training.evaluation import Evaluation, Player, random_actions, require_score
 from harmony_jax.training.interruption import Interruption
 from harmony_jax.training.logger import MetricsWriter, NoWriter
 from harmony_jax.training.progress import Progress
@@ -81,6 +81,8 @@ class Trainer:
       self.devices = min(self.group.exchange(wanted))
       compiler = functools.partial(parallel.compile_method, devices=self.devices)
     self.env = setup.make_env(config, num_envs)
+    if not config.eval_env:  # which may measure what training does not
+      require_score(config, self.env)
     self.method = setup.make_method(config, self.env.spec)
     compiled, seed = compiler(self.method), config.run.seed
     self.replay = setup.make_replay(config, self.method, self.group, sharing)
@@ -182,8 +184,11 @@ class Trainer:
         f"{self.method.largest_reward:.3g}, the method's largest: scale the rewards down"
       )
     state.returns = np.where(now.is_first, 0, state.returns) + now.reward
-    state.recent += state.returns[now.is_last].tolist()
-    for index in np.flatnonzero(now.is_last):  # each environment has a step of its own
+    complete = (
+      now.is_last & ~self.episodes.failed
+    )  # what a failure cut off says nothing of a policy
+    state.recent += state.returns[complete].tolist()
+    for index in np.flatnonzero(complete):  # each environment has a step of its own
       ended = {'return': state.returns[index], 'length': self.episodes.lengths[index]}
       values = {f'episode/{name}': float(value) for name, value in ended.items()}
       self.trackers.scalars(state.step + self.envs.start + int(index) + 1, values)

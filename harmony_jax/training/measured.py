@@ -76,7 +76,9 @@ class Measurement:
     then, step, update = self._begun
     if now - then >= SECONDS and state.update - update >= UPDATES:
       self.every = 0
-      self._tell(trainer, (state.step - step) / (now - then))
+      # Updates may only have been begun; at an episode's end there may be many.
+      jax.block_until_ready(trainer.updates.state)
+      self._tell(trainer, (state.step - step) / (time.monotonic() - then))
     elif any(trainer.schedule.crossed(state.step, every) for every in others):
       self._begun = None  # what comes now is no training
 

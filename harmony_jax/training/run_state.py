@@ -123,8 +123,13 @@ class Schedule:
 
   @property
   def updates(self) -> int:
-    """Updates of the whole run, nearly."""
-    return self.config.agent.pretrain - 1 + int(self.config.run.steps * self.updates_per_step)
+    """Updates of the whole run, if it learns as soon as it can; up to an episode's less where
+    updates wait for its end.
+    """
+    run = self.config.run
+    last = -(-run.steps // run.num_envs) * run.num_envs
+    paid = last - self.config.begins - run.num_envs
+    return self.config.agent.pretrain + int(paid * self.updates_per_step)
 
   def crossed(self, step: int, every: int) -> bool:
     """Return whether the step of N environments to `step` passed a multiple of `every`, or the end.

@@ -38,8 +38,10 @@ class Updates:
     self.prefetcher = Prefetcher(replay, compiled.put)
     self.state: TrainState = compiled.init(jax.random.fold_in(jax.random.key(seed), 0))
     self.metrics: Mapping[str, Any] = {}
-    self._begun: list[tuple[Draw, Any]] = []  # draws and feedback of updates not yet settled
+    # draws of updates not yet settled, their feedback, and how many were left out by then
+    self._begun: list[tuple[Draw, Any, Any]] = []
     self._told = 0  # of these, whose feedback the replay has
+    self._left_out = 0  # up to these
     self.done = False  # one of this process
     self.left_out = 0  # updates that were not finite
     self._feedback = getattr(replay, 'feedback', None)
@@ -52,7 +54,7 @@ class Updates:
   def take_up(self, state: TrainState, draws: list[Draw], metrics: Mapping[str, float]) -> None:
     """Go on from a state on one device, with the batches that were chosen and the last metrics."""
     self.state, self.left_out = self.compiled.spread(state), int(state.nonfinite)
-    self.metrics = metrics
+    self.metrics, self._left_out = metrics, self.left_out
     for draw in draws:
       self.prefetcher.take_up(draw)
 
@@ -86,7 +88,7 @@ class Updates:
       if more and self._feedback:
         self._tell()
         self.prefetcher.request(update + 1)
-      self._begun.append((draw, rows))
+      self._begun.append((draw, rows, self.metrics.get('nonfinite_updates', 0)))
 
   def _calibrate(self):
     """Start from what the method measures on the first batches of all processes."""
@@ -122,9 +124,13 @@ class Updates:
 
   def _tell(self):
     """Give the replay what the updates so far say of their windows; wait for it."""
-    for draw, rows in self._begun[self._told :]:
+    for draw, rows, left_out in self._begun[self._told :]:
       if self._feedback and rows is not None:
-        self._feedback(draw, jax.device_get(rows))
+        rows, left_out = jax.device_get((rows, left_out))
+        # What was left out has nothing to say: the state still has the rows of the update before.
+        if left_out == self._left_out:
+          self._feedback(draw, rows)
+        self._left_out = int(left_out)
     self._told = len(self._begun)
 
   def _stop(self, folder, checkpoints, step):
@@ -132,7 +138,7 @@ class Updates:
     begun.
     """
     update = int(self.state.step)
-    draw = next(draw for draw, _ in self._begun if draw.update == update)
+    draw = next(draw for draw, *_ in self._begun if draw.update == update)
     batch = {**self.replay.gather(draw), **draw.more}
     batch = self._group.concatenate(tiles.apart(jax.device_get(batch)))
     state = self.compiled.gather(self.state)
