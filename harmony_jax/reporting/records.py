@@ -32,8 +32,8 @@ _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco meta
 # Settings that may differ between seeds; the last are of harmonizers, idle in other rules.
 _FREE = {('seed',), *((key.removeprefix('config.'),) for key in FREE)}
 _LEARNED = ('harmony', 'uncertainty')  # rules with harmonizers begin so
-_HARMONIZERS = 'rate beta2 start calibrate dynamics_regularizer'.split()
-_HARMONIZERS = {('weighting', name) for name in _HARMONIZERS}
+_OF_THEM = 'rate beta2 start calibrate dynamics_regularizer'.split()
+_HARMONIZERS = {('weighting', name) for name in _OF_THEM}
 
 
 def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
