@@ -167,7 +167,7 @@ def test_those_that_come_along(name):
   assert 'dirty' not in about['trained']['commit']
   agent = trained.Agent.load(name)
   assert publishing.structure(agent.saved) == about['arrays']
-  assert sum(path.stat().st_size for path in folder.iterdir()) < 4e6
+  assert sum(path.stat().st_size for path in folder.iterdir()) < 7e6  # a few megabytes
 
 
 @pytest.mark.slow
