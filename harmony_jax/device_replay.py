@@ -190,8 +190,12 @@ def _chunk(replay, first, count):
   return values, rows.reshape(-1).astype(np.int32)
 
 
-def _write_rows(buffers, values, rows):
-  """The rings with `values` in `rows`; rows behind the ring are dropped."""
+def write_rows(
+  buffers: Mapping[str, jax.Array], values: Mapping[str, jax.Array], rows: jax.Array
+) -> dict[str, jax.Array]:
+  """Return rings [R, ...] with `values` [K, ...] in `rows` [K], which differ from each other; those
+  behind the ring are dropped.
+  """
   # Told that rows differ, a GPU writes bytes side by side; otherwise it would guard each one with
   # an atomic operation.
   return {
@@ -223,7 +227,7 @@ def read_rows(
   return batch | {'before': jnp.where(before[:, None] < 0, 0, action)}
 
 
-_write = jax.jit(_write_rows, donate_argnums=0)  # in place: the ring is never there twice
+_write = jax.jit(write_rows, donate_argnums=0)  # in place: the ring is never there twice
 _read = jax.jit(read_rows, static_argnames='shapes')
 
 

@@ -234,7 +234,7 @@ def test_few_programs_are_compiled(monkeypatch):
   monkeypatch.setattr(device_replay, 'MOST_STEPS', 16)
   monkeypatch.setattr(device_replay, 'MOST_BYTES', 10**9)
   # Jitted anew, to count these alone.
-  write, read = device_replay._write_rows, device_replay.read_rows
+  write, read = device_replay.write_rows, device_replay.read_rows
   monkeypatch.setattr(
     device_replay, '_write', jax.jit(lambda *args: write(*args), donate_argnums=0)
   )

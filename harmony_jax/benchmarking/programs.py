@@ -81,7 +81,7 @@ def programs(subject: Subject, devices: list[Any], memory: float) -> dict[str, C
     found['report'] = make(compiled.look('report'), variables, few, **how)
   if fits:
     for name, steps in (('replay_write', 1), ('replay_load', device_replay._chunk_steps(host))):
-      write = lambda *arguments: device_replay._write_rows(*arguments)  # traced anew
+      write = lambda *arguments: device_replay.write_rows(*arguments)  # traced anew
       chunk = jax.eval_shape(lambda steps=steps: device_replay._chunk(host, 0, steps))
       found[name] = make(jax.jit(write, donate_argnums=0), read[1], *chunk)
     found['replay_read'] = make(jax.jit(read[0]), *read[1:])

@@ -166,13 +166,10 @@ class Program:
   def _store(self, agent, vector, index):
     num_envs = self.config.run.num_envs
     rows = index % self.timetable.rows * num_envs + jnp.arange(num_envs)
-
-    def put(ring, row):
-      # Not as a slice: of several agents a TPU then turns the whole ring around for each step.
-      flat = ring.reshape(-1, *ring.shape[2:]).at[rows]
-      return flat.set(row, mode='promise_in_bounds', unique_indices=True).reshape(ring.shape)
-
-    return agent._replace(ring=jax.tree.map(put, agent.ring, self._row(agent.seen, vector)))
+    # Not as a slice: of several agents a TPU then turns the whole ring around for each step.
+    flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in agent.ring.items()}
+    written = device_replay.write_rows(flat, self._row(agent.seen, vector), rows)
+    return agent._replace(ring={k: x.reshape(agent.ring[k].shape) for k, x in written.items()})
 
   def _batch(self, ring, own, update):
     """The batch of an update, as the host's replay gathers it."""
