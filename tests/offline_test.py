@@ -311,6 +311,18 @@ def test_a_curve_s_end_and_its_mean():
   assert table.last(1000)(curve) == {(0, 0): 3.0} and table.last(7)(curve) == {}
 
 
+def test_a_weight_stands_beside_the_one_of_eq_13(tmp_path):
+  """σ* of L = ½ is 1; a task without a loss, or with one below 0, has no such weight."""
+  plan = {'updates': 2, 'variants': {'a': {}}, 'seeds': [0], 'buffers': [{'sha256': 1}]}
+  measures = {f'harmony/{task}/weight': 3.0 for task in ('reward', 'observation', 'dynamics')}
+  measures |= {'loss/reward/training': 0.5, 'loss/observation/training': -1.0}
+  opened = study.open_study(tmp_path, plan)
+  (tmp_path / 'a-s0.jsonl').write_text(json.dumps({'update': 2, 'measures': measures}))
+  assert table.curves(opened, ['optimum/']) == {
+    'optimum/reward': {'a': {2: {(0, 0): pytest.approx(3.0)}}}
+  }
+
+
 def test_a_study_grows_and_keeps_its_plan(tmp_path):
   plan = {
     'updates': 2,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from harmony_jax import harmony
 from harmony_jax.errors import UserError
 from harmony_jax.offline.study import Study
 from harmony_jax.reporting import analysis, figures, statistics
@@ -54,7 +55,8 @@ def cell(values: dict[Pair, float], reference: dict[Pair, float] | None = None) 
 
 
 def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
-  """Return what finished runs have measured.
+  """Return what finished runs have measured, and `optimum/<task>`: the task's weight over the one
+  that eq. 13 gives its loss on training windows. Above 1 it has still to fall, below to rise.
 
   Args:
     measures: beginnings of the names that are wanted; all by default.
@@ -68,12 +70,22 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
     raise UserError(f'{study.path} has no finished run yet, of {len(study.runs())}')
   for run in finished:
     for line in study.lines(run):
-      for name, value in line['measures'].items():
+      for name, value in {**line['measures'], **_optima(line['measures'])}.items():
         if value is not None and name.startswith(tuple(measures) or ''):
           by_update = found.setdefault(name, {}).setdefault(run.label, {})
           by_update.setdefault(line['update'], {})[run.buffer, run.seed] = value
   if not found:
     raise UserError(f'--measures={",".join(measures)}: nothing that is measured begins so')
+  return found
+
+
+def _optima(measures):
+  """{'optimum/<task>': w · σ*(L)} of the tasks that have a weight and a loss above 0."""
+  found = {}
+  for task in [name.split('/')[1] for name in measures if name.endswith('/weight')]:
+    weight, loss = measures[f'harmony/{task}/weight'], measures.get(f'loss/{task}/training')
+    if weight is not None and loss is not None and loss > 0:
+      found[f'optimum/{task}'] = weight * float(harmony.optimal_sigma(loss))
   return found
 
 
@@ -197,7 +209,8 @@ def _figure(study, found):
 
   def panel(name):
     low = -0.5 if name.startswith(('reward/', 'state')) else None  # R² may be anything below
-    return analysis.over_updates(name, found[name], looks, name.endswith('/weight'), low)
+    logarithmic = name.endswith('/weight') or name.startswith('optimum/')
+    return analysis.over_updates(name, found[name], looks, logarithmic, low)
 
   panels = [panel(name) for name in found]
   legend = [(label, *look) for label, look in looks.items()]
