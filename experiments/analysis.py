@@ -13,6 +13,7 @@ if not __package__:
 import collections
 import csv
 import dataclasses
+import json
 import pathlib
 import shlex
 import signal
@@ -39,6 +40,7 @@ flags.DEFINE_string('preset', 'cpu', "Sizes; 'paper' for the authors', on an acc
 flags.DEFINE_string('seeds', '1', '5 is 0 to 4; 3,7 are those two, and 7, that one.')
 flags.DEFINE(launcher.PATH, 'root', 'runs', 'Where runs are, as in a sweep; buffers beside them.')
 flags.DEFINE(launcher.PATH, 'output', 'analysis', 'The folder that figures are written to.')
+flags.DEFINE_list('results', None, 'Draw these in place of runs below --root: results files, runs.')
 flags.DEFINE_bool('dry_run', False, 'Print the commands; start nothing.')
 flags.DEFINE_bool('draw_only', False, 'Draw what is there; start nothing.')
 
@@ -297,22 +299,44 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
 
   options, found = flags.FLAGS, []
   seeds = launcher.parse_seeds(options.seeds)
+  given = [each for path in options.results or () for each in _told(records.collect(path))]
   for command, tasks in chosen(figure).items():
     for label, words in figure.variants.items():
       rule = words[0].removeprefix('--weighting=')
       for task in tasks:
         config = configs().make(configs().suite(command), options.method, options.preset, task)
         config = config.replace({'weighting.rule': rule}).override(texts)
+        if options.results:
+          changes = [word.removeprefix('--config.') for word in words[1:]]
+          own = {each.seed: each for each in reversed(given) if _is(each, config, changes)}
+          found += [dataclasses.replace(own[seed], method=label) for seed in seeds if seed in own]
+          continue
         folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
         folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
-        own, problems = records.collect([each for each in folders if each.exists()])
-        for record in own:
+        for record in _told(records.collect([each for each in folders if each.exists()])):
           record.method = label
-        found += own
-        print(*(f'note: {text}\n' for text in problems), sep='', end='', file=sys.stderr)
+          found.append(record)
   if not found:
-    raise UserError(f'no run of this figure is below {options.root}')
+    where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
+    raise UserError(f'no run of this figure is {where}')
   return found
+
+
+def _told(collected):
+  """The records; the problems are printed."""
+  found, problems = collected
+  print(*(f'note: {text}\n' for text in problems), sep='', end='', file=sys.stderr)
+  return found
+
+
+def _is(record, config, changes):
+  """Whether a record is a seed of a configuration to which a variant makes these changes."""
+  from harmony_jax.reporting import schema
+
+  changed = config.override(changes).to_json()
+  same = record.config.get('weighting') == json.loads(json.dumps(changed['weighting']))
+  kind = lambda of: (of['suite'], of['task'], schema.label(of))
+  return kind(record.config) == kind(changed) and (same or not changes)
 
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:
@@ -418,9 +442,11 @@ def main(words: list[str], texts: list[str]) -> int:
     raise UserError(f'--preset={options.preset}: one of {", ".join(SIZES)}')
   launcher.parse_seeds(options.seeds)
   figure, file = FIGURES[name], f'figure_{name}'
+  if options.results and not isinstance(figure, Online):
+    raise UserError(f'--results is of whole runs, --figure={name} is not of such')
   if isinstance(figure, Offline) and not options.dry_run:
     recording.writable(pathlib.Path(options.root, 'offline'))
-  if figure and not options.draw_only:
+  if figure and not (options.draw_only or options.results):
     for command in commands(figure, [*words, *(f'--config.{text}' for text in texts)]):
       print(f'$ python -m {__package__}.{shlex.join(command)}', flush=True)
       if not options.dry_run and (code := run(command)):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from experiments import configs
 from harmony_jax.errors import UserError
 from harmony_jax.offline import buffer as buffers
 from harmony_jax.offline import figures, study
 from harmony_jax.reporting import analysis as reporting
+from harmony_jax.reporting import figures as drawing
 from tests import commands, offline_test, reports
 
 
@@ -63,6 +65,25 @@ def test_a_figure_of_runs(tmp_path):
   text = (tmp_path / 'drawn' / 'figure_15.md').read_text()
   assert 'dmc: quadruped_run; dreamerv2, preset `cpu`, 2 seeds.' in text and '2 of the five' in text
   assert 'Of the 6 runs 4 are complete' in text
+  where = f'--results={tmp_path}/runs', f'--output={tmp_path}/again'
+  done = commands.run('analysis', '--figure=15', '--seeds=2', *where)
+  assert done.returncode == 0, done.stderr
+  assert rows_of(tmp_path / 'again' / 'figure_15.csv') == rows
+
+
+def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
+  """Wherever they lie; `fixed` alone does not say which variant of a figure a run is."""
+  suites = configs()
+  made = suites.make(suites.suite('metaworld'), 'dreamerv2', 'cpu', 'hammer')
+  for w_r in (50, 10):
+    folder, changes = tmp_path / f'w{w_r}', ['weighting.rule=fixed', f'weighting.w_r={w_r}']
+    reports.write_run(folder, 0, suite='metaworld', task='hammer', method='dreamerv2')
+    reports.change(folder, weighting=made.override(changes).to_json()['weighting'])
+  where = f'--results={tmp_path}/w50,{tmp_path}/w10', f'--output={tmp_path}/drawn'
+  done = commands.run('analysis', '--figure=22', *where)
+  assert done.returncode == 0, done.stderr
+  rows = rows_of(tmp_path / 'drawn' / 'figure_22.csv')
+  assert {row['label'] for row in rows} == {'w_r10'}
 
 
 def test_a_figure_says_of_which_runs_it_is(tmp_path):
@@ -98,6 +119,26 @@ def test_a_mean_over_updates_is_of_all_runs():
   *runs, mean = [line.get_ydata() for line in axis.lines]
   np.testing.assert_equal(np.array(runs), [[1, 1], [3, np.nan]])
   np.testing.assert_equal(mean, [2, np.nan])
+
+
+@pytest.mark.parametrize(
+  'low, high, labels',
+  [
+    (3, 9, ['3', '5']),
+    (0.9, 12, ['1', '2', '3', '5', '10']),
+    (0.1, 100, ['0.1', '1', '10', '100']),
+  ],
+)
+def test_a_logarithmic_axis_has_numbers_to_read(low, high, labels):
+  axis = Figure().add_subplot()
+  axis.plot([0, 1], [low, high])
+  drawing.log_scale(axis)
+  bottom, top = axis.get_ylim()
+  shown = []
+  for part in (axis.yaxis.major, axis.yaxis.minor):
+    places = [place for place in part.locator() if bottom <= place <= top]
+    shown += part.formatter.format_ticks(places)
+  assert [text for text in shown if text] == labels
 
 
 @pytest.fixture(scope='module')
@@ -182,6 +223,8 @@ def test_bad_input_is_one_line(tmp_path):
     (('--figure=2a', '--preset=small'), 'one of paper, cpu'),
     (('--figure=2a', '--seeds=x'), "--seeds is 'x'"),
     (('--figure=6b', '--draw_only', f'--root={tmp_path}'), 'no run of this figure'),
+    (('--figure=2b', f'--results={tmp_path}'), '--results is of whole runs'),
+    (('--figure=6b', '--results=results/dmc/again'), 'no run of this figure is in results/dmc/a'),
     (('--figure=2b', '--draw_only', f'--root={tmp_path}', '--suite=catch'), 'holds no study'),
   ):
     done = commands.run('analysis', *words, f'--output={tmp_path}/drawn')

@@ -80,11 +80,11 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
 
 
 def _optima(measures):
-  """{'optimum/<task>': w · σ*(L)} of the tasks that have a weight and a loss above 0."""
+  """{'optimum/<task>': w · σ*(L)} of the tasks whose weight and loss are above 0."""
   found = {}
   for task in [name.split('/')[1] for name in measures if name.endswith('/weight')]:
     weight, loss = measures[f'harmony/{task}/weight'], measures.get(f'loss/{task}/training')
-    if weight is not None and loss is not None and loss > 0:
+    if weight and loss and min(weight, loss) > 0:
       found[f'optimum/{task}'] = weight * float(harmony.optimal_sigma(loss))
   return found
 

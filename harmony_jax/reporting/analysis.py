@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas
 
-from harmony_jax.reporting.figures import STYLES, Panel, tick
+from harmony_jax.reporting.figures import STYLES, Panel, log_scale, tick
 from harmony_jax.reporting.schema import Record
 
 Look = Mapping[str, tuple[str, str]]  # {label: (colour, key of `figures.STYLES`)}
@@ -18,11 +18,13 @@ Values = Mapping[str, Mapping[str, Sequence[float]]]  # {group: {label: [a value
 def metric(records: Sequence[Record], name: str, colors: Mapping[str, str]) -> list[Panel]:
   """Return a panel per task: a metric of training over agent steps; thin lines are the seeds, thick
   ones their mean at the steps that all of them have."""
-  return [
-    Panel(f'{task}: {name}', 'agent steps', _metric_drawing(found, colors))
-    for task in dict.fromkeys(record.task for record in records)
-    if (found := _series(records, task, name))
-  ]
+  panels = []
+  for task in dict.fromkeys(record.task for record in records):
+    if found := _series(records, task, name):
+      title = f'{task}: {name}'
+      wide = max(260, 8 * len(title))
+      panels.append(Panel(title, 'agent steps', _metric_drawing(found, colors), wide))
+  return panels
 
 
 def rows(records: Sequence[Record], names: Sequence[str]) -> list[tuple]:
@@ -81,8 +83,7 @@ def over_updates(
     if low is not None and axis.get_ylim()[0] < low:
       axis.set_ylim(bottom=low)
     if logarithmic and axis.dataLim.ymin > 0:
-      axis.set_yscale('log')
-      axis.yaxis.set_major_formatter(tick)
+      log_scale(axis)
     axis.xaxis.set_major_formatter(tick)
 
   return Panel(title, 'updates', draw)
@@ -106,8 +107,7 @@ def _metric_drawing(found, colors):
       mean = pandas.concat(runs, axis=1).dropna().mean(axis=1)
       axis.plot(mean.index, mean, color=colors[method], linewidth=1.8)
     if axis.dataLim.ymin > 0:
-      axis.set_yscale('log')
+      log_scale(axis)
     axis.xaxis.set_major_formatter(tick)
-    axis.yaxis.set_major_formatter(tick)
 
   return draw

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from harmony_jax.reporting import figures, protocol, statistics
 from harmony_jax.reporting.figures import INK, PALETTE, STYLES, Figure, Panel, percent, tick
@@ -282,11 +282,9 @@ def _lines_panel(lines, colors, styles, logarithmic):
     for part, method, points in lines:
       look = {'color': colors[part], 'linestyle': STYLES[styles[method]]}
       axis.plot(points.index, points, linewidth=1, alpha=0.9, **look)
-    if logarithmic:
-      axis.set_yscale('log')
-      axis.yaxis.set_major_locator(LogLocator(numticks=6))
     _format(axis)
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    if logarithmic:
+      figures.log_scale(axis)
     axis.set_xlim(left=0)
 
   return draw

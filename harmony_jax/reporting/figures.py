@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 INK = '#010101'
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -115,12 +116,13 @@ def inline(figure: Figure) -> list[str]:
 
 def save(figure: Figure, folder: pathlib.Path) -> list[pathlib.Path]:
   """Write `folder`/name.svg and .png: all panels and the legend in one picture."""
-  panel, longest = figure.panels[0], max([len(label) for label, _, _ in figure.legend], default=0)
-  columns = min(4, len(figure.panels), max(1, 1100 // panel.width))
+  longest = max([len(label) for label, _, _ in figure.legend], default=0)
+  wide, high = (max(getattr(each, k) for each in figure.panels) for k in ('width', 'height'))
+  columns = min(4, len(figure.panels), max(1, 1100 // wide))
   rows = -(-len(figure.panels) // columns)
-  width = max(columns * panel.width, 8 * len(figure.title), 7 * longest + 60)
+  width = max(columns * wide, 8 * len(figure.title), 7 * longest + 60)
   across = max(1, width // (7 * longest + 60))
-  height = rows * panel.height + 30 + 17 * -(-len(figure.legend) // across)
+  height = rows * high + 30 + 17 * -(-len(figure.legend) // across)
   handles = [
     Patch(color=color, alpha=0.22, linewidth=0, label=label)
     if kind == 'band'
@@ -175,6 +177,17 @@ def tick(value: float, _: object = None) -> str:
   units = ((1e9, 'B'), (1e6, 'M'), (1e3, 'k'))
   size, unit = next((each for each in units if abs(value) >= each[0]), (1, ''))
   return f'{value / size:.3g}{unit}'.replace('-', '−')
+
+
+def log_scale(axis: Axes) -> None:
+  """Make the vertical axis logarithmic: labels at powers of ten, or, where it spans little more
+  than one, at 1, 2, 3 and 5 times them."""
+  axis.set_yscale('log')
+  low, high = axis.get_ylim()
+  many = {'subs': (1, 2, 3, 5)} if high < 30 * low else {'numticks': 6}
+  axis.yaxis.set_major_locator(LogLocator(**many))
+  axis.yaxis.set_major_formatter(tick)
+  axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _svg(canvas, name):
