@@ -100,6 +100,32 @@ def unrectified(regularizer: Mapping[str, float] | None = None) -> Weighting:
   return _harmony(lambda s: s, regularizer, optimal_sigma_unrectified)
 
 
+def rectified_tied(
+  observing: Sequence[str] = ('observation',), regularizer: Mapping[str, float] | None = None
+) -> Weighting:
+  """The rectified loss of two tasks, what is seen and what is rewarded: the dynamics has no σ, but
+  the weight 1/σ of the last observation task, whose representation its KL regularises.
+
+  Not in the paper; the learned counterpart of `running` with `tied`. Where not both are tasks it is
+  `rectified`.
+  """
+  rule, source = rectified(regularizer), observing[-1]
+
+  def init(tasks):
+    both = {source, 'dynamics'} <= set(tasks)
+    params, _ = rule.init([task for task in tasks if not both or task != 'dynamics'])
+    return params, _ones(['dynamics'] if both else [])  # the weights last used
+
+  def weigh(losses, params, state):
+    _check_names('weights', state, losses)
+    weights = {task: jax.lax.stop_gradient(jnp.exp(-params[source])) for task in state}
+    tied_losses = {task: weights.get(task, 1.0) * loss for task, loss in losses.items()}
+    total, _, metrics = rule.weigh(tied_losses, params, ())
+    return total, weights, metrics | {f'{task}/weight': w for task, w in weights.items()}
+
+  return Weighting(init, weigh, rule.start)
+
+
 def fixed(weights: Mapping[str, float] | None = None) -> Weighting:
   """Constant weights, Σᵢ wᵢ Lᵢ (eq. 3): `{'observation': w_o, 'reward': w_r, 'dynamics': w_d}`; 1
   where not given.
@@ -317,6 +343,7 @@ RULES: dict[str, Callable[..., Weighting]] = {
   'harmony': rectified,
   'none': lambda: fixed(),  # DreamerV3 itself
   'harmony_unrectified': unrectified,
+  'harmony_tied': rectified_tied,
   'fixed': fixed,
   'reciprocal': reciprocal,
   'running': running,

@@ -292,6 +292,11 @@ WEIGHTINGS = {
     {'observation': W(50), 'reward': W(2), 'dynamics': W(50)},
     0.0,
   ),
+  'harmony_tied': (
+    dict(weighting__rule='harmony_tied', weighting__start=4.0),
+    {'observation': 0.25, 'reward': 0.25, 'dynamics': 0.25},
+    2 * np.log(5),
+  ),
   'uncertainty': (dict(weighting__rule='uncertainty'), {}, 0.0),
   'dwa': (dict(weighting__rule='dwa'), {}, 0.0),
   'no_tasks': (dict(weighting__rule='nash_mtl', weighting__tasks=()), {'dynamics': 0.6}, 0.0),

@@ -271,6 +271,23 @@ def test_running_rules_by_name():
       chex.assert_trees_all_close(found, wanted, rtol=1e-6)
 
 
+def test_harmony_of_two_tasks():
+  """The dynamics has the observation's 1/σ, and moves no σ; without both it is the paper's."""
+  losses = {k: jnp.float32(v) for k, v in dict(observation=9, reward=0.2, dynamics=2).items()}
+  rule, papers = harmony.make('harmony_tied'), harmony.make('harmony')
+  params, state = rule.init(list(losses))
+  assert set(params) == {'observation', 'reward'}
+  params = {'observation': jnp.log(4.0), 'reward': jnp.log(0.5)}
+  total, _, metrics = rule.weigh(losses, params, state)
+  np.testing.assert_allclose(total, 9 / 4 + np.log(5) + 0.2 / 0.5 + np.log(1.5) + 2 / 4, rtol=1e-6)
+  assert metrics['dynamics/weight'] == 0.25 and 'dynamics/sigma' not in metrics
+  slopes = jax.grad(lambda params: rule.weigh(losses, params, state)[0])(params)
+  np.testing.assert_allclose(slopes['observation'], -9 / 4 + 4 / 5, rtol=1e-6)
+  for tasks in (['observation', 'reward'], ['reward', 'dynamics']):
+    found, wanted = (each.weigh(losses, *each.init(tasks)) for each in (rule, papers))
+    chex.assert_trees_all_close((found[0], found[2]), (wanted[0], wanted[2]))
+
+
 # --------------------------------------------------------------------------------------------------
 # All of them
 

@@ -315,7 +315,8 @@ def _check(settings, spec):
       raise ValueError(
         f'rssm.{name}.deter is {part.deter} and rssm.{name}.stoch {part.stoch}: both must be {both}'
       )
-  if s.weighting.kl == 'apart' and s.weighting.rule.startswith(('running_tied', 'running_elbo')):
+  of_dynamics = ('harmony_tied', 'running_tied', 'running_elbo')
+  if s.weighting.kl == 'apart' and s.weighting.rule.startswith(of_dynamics):
     raise ValueError(f"weighting.kl is 'apart': with rule {s.weighting.rule} it must be 'together'")
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|scales|walker|video|lever
+# The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|tie|scales|walker|video|lever
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=first or RULES=others does a half of a part.
 set -euo pipefail
-part=${1:?one of cartpole, rates, scales, walker, video, lever}
+part=${1:?one of cartpole, rates, tie, scales, walker, video, lever}
 shift
 here=${STUDY:-runs/harmony}
 python=${PYTHON:-python}
@@ -31,7 +31,7 @@ others=(--weighting=harmony_unrectified,reciprocal,running,running_elbo,uncertai
 scaled=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)")
 
 case $part in
-  cartpole | rates | scales)
+  cartpole | rates | tie | scales)
     for seed in 0 1; do
       record "cartpole$seed" --suite=dmc --task=cartpole_swingup --config.env.render=fast --seed=$seed
     done
@@ -60,6 +60,10 @@ case $part in
       variants+=("--variant=rate${rate}_closed: weighting.rule=harmony weighting.rate=$rate weighting.calibrate=8")
     done
     train rates --buffer="$here/cartpole0.npz" --seeds=3 "${variants[@]}" "$@"
+    ;;
+  tie) # beside the rates: the same buffer and seeds
+    train rates --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony_tied,running,running_tied \
+      "--variant=harmony_tied_x10: weighting.rule=harmony_tied weighting.rate=10" "$@"
     ;;
   scales)
     for scale in 0.1 10; do
