@@ -21,7 +21,7 @@ from harmony_jax.ondevice import timetable
 from harmony_jax.ondevice.program import Program
 from harmony_jax.ondevice.waves import Lot, Recorded
 from harmony_jax.paths import local_path
-from harmony_jax.training import run_folder, setup
+from harmony_jax.training import evaluation, run_folder, setup
 from harmony_jax.training.logger import MetricsWriter
 
 FORMAT = 1
@@ -102,7 +102,8 @@ def make_program(structure: Structure, seeds: Sequence[int]) -> Program:
   config, game = structure.config, game_of(structure.config)
   timetable.check(config, game.length)
   table = timetable.make(config, game.spec, game.length, seeds)
-  return Program(config, game, table, timetable.evaluating(config, table.stops))
+  groups = evaluation.group_sizes(evaluation.at_a_time(config))
+  return Program(config, game, table, groups)
 
 
 class Study:
