@@ -54,7 +54,7 @@ def test_a_random_player_is_counted_as_the_agent_is(alike):
 
 
 def test_a_random_player_s_episodes_are_cut_as_the_agent_s_are(made):
-  """Where nobody knows that episodes end, both stop; 14 steps are one of this game, the limit 10."""
+  """Where nobody knows that episodes end, both stop; a game takes 15 steps, the limit is 10."""
   agent = trained.Agent.load(made[0])
   changes = {'eval_share': 0.1, 'eval_every': 1, 'env.size': 16}
   agent.config = agent.config.replace(changes)
