@@ -54,7 +54,7 @@ def cell(values: dict[Pair, float], reference: dict[Pair, float] | None = None) 
 
 
 def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
-  """Return what finished runs have measured.
+  """Return what finished runs have measured; of an update where none was finite there is none.
 
   Args:
     measures: beginnings of the names that are wanted; all by default.
@@ -69,9 +69,16 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   for run in finished:
     for line in study.lines(run):
       for name, value in line['measures'].items():
-        if value is not None and name.startswith(tuple(measures) or ''):
+        if name.startswith(tuple(measures) or ''):
           by_update = found.setdefault(name, {}).setdefault(run.label, {})
-          by_update.setdefault(line['update'], {})[run.buffer, run.seed] = value
+          values = by_update.setdefault(line['update'], {})
+          if value is not None:  # else it was not finite
+            values[run.buffer, run.seed] = value
+  found = {
+    name: kept
+    for name, by_label in found.items()
+    if (kept := {label: each for label, each in by_label.items() if any(each.values())})
+  }
   if not found:
     raise UserError(f'--measures={",".join(measures)}: nothing that is measured begins so')
   return found
@@ -182,7 +189,8 @@ def _csv(found, reference):
     for label, by_update in by_label.items():
       for update, values in by_update.items():
         others = by_label.get(reference, {}).get(update) if label != reference else None
-        writer.writerow([label, measure, update, *cell(values, others)])
+        if values:
+          writer.writerow([label, measure, update, *cell(values, others)])
   return file.getvalue()
 
 
