@@ -22,7 +22,7 @@ from types import ModuleType
 from absl import app, flags, logging
 
 from harmony_jax import config as config_
-from harmony_jax import envs, errors, method, surroundings
+from harmony_jax import envs, errors, harmony, method, surroundings
 from harmony_jax.config import Config
 from harmony_jax.config_file import FromFile
 from harmony_jax.errors import EnvironmentFault, UserError
@@ -205,9 +205,13 @@ def parse_variant(text: str) -> tuple[str, list[str]]:
       "alone, such as 'w100: weighting.rule=fixed weighting.w_r=100'"
     )
   try:
-    return label, shlex.split(rest)
+    words = shlex.split(rest)
   except ValueError as error:
     raise UserError(f'--variant is {text!r}: {error}') from None
+  if label in harmony.RULES and words != [f'weighting.rule={label}']:
+    told = f'{label} is the name of a rule, as which it would be reported'
+    raise UserError(f'--variant is {text!r}: {told}: choose another label')
+  return label, words
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -419,7 +419,7 @@ def _check_new(file):
   """Refuse a file that cannot be written, or is there: another recording may depend on it."""
   if file.exists():
     raise UserError(f'--output={file} is there already: choose another, or delete it first')
-  if not os.access(file.absolute().parent, os.W_OK):
+  if not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
     raise UserError(f'--output: cannot write to the folder {file.parent}')
 
 

@@ -11,7 +11,6 @@ its own login); that has not been tried online.
 if not __package__:
   import as_file  # noqa: F401
 
-import contextlib
 import hashlib
 import json
 import os
@@ -55,7 +54,7 @@ def main(words: list[str]) -> int:
   agent = trained.Agent.load(source, options.checkpoint, allow_import=options.allow_import)
   scores = publishing.scores(agent.evaluate(options.episodes))
   low, high, how = publishing.interval(scores, options.episodes)
-  random = _play_random(agent, options.episodes)
+  random = publishing.scores(agent.evaluate_random(options.episodes), 'a random player')
   files = {
     publishing.PARAMETERS: publishing.pack(agent.saved),
     publishing.SCORES: _text({'scores': scores, 'random': random}).encode(),
@@ -96,15 +95,6 @@ def main(words: list[str]) -> int:
   if hub:
     _upload(hub, output, options.upload)
   return 0
-
-
-def _play_random(agent, episodes):
-  """Scores of a player that chooses at random, in the same episodes."""
-  from harmony_jax.training import evaluation
-
-  with contextlib.closing(agent.make_env(min(episodes, agent.config.run.eval_envs))) as env:
-    where = agent.method, env, agent.config.run.seed, agent.step, episodes
-    return [each.score for each in evaluation.evaluate_random(*where)]
 
 
 def _evaluation(agent, scores, random):

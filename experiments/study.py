@@ -149,7 +149,7 @@ def _rule(text, common):
     raise UserError(f'--rules={text}: {common.run.method} weighs no tasks')
   words = [f'weighting.rule={rule}']
   if colon and rule == 'fixed':
-    as_none = flat['losses.dyn'] + flat['losses.rep'] if 'losses.dyn' in flat else 1.0
+    as_none = common.agent.losses.scale if 'weighting.w_d' in flat else 1.0
     words += ['weighting.w_o=1.0', f'weighting.w_r={number}', f'weighting.w_d={as_none}']
   elif colon and rule.startswith('harmony'):
     words += [f'weighting.rate={number}']

@@ -140,14 +140,15 @@ def pack(tree: Any) -> bytes:
   return file.getvalue()
 
 
-def scores(played: Sequence[EpisodeResult]) -> list[float]:
-  """Return the scores of complete episodes.
+def scores(played: Sequence[EpisodeResult], player: str = 'the agent') -> list[float]:
+  """Return the scores of complete episodes; `player` says in words whose.
 
   Raises:
     UserError: some were cut, as they did not end: these have none.
   """
   if cut := sum(each.cut for each in played):
-    raise UserError(f'{cut} of {len(played)} episodes did not end, and have no score')
+    told = f'{cut} of {len(played)} episodes of {player} did not end'
+    raise UserError(f'{told}, and have no score')
   return [each.score for each in played]
 
 

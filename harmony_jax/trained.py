@@ -212,17 +212,31 @@ class TrainedAgent:
       UserError: as of `make_env`.
     """
     run = self.config.run
-    count = min(num_envs or run.eval_envs, episodes)
+    count = min(num_envs or evaluation.at_a_time(self.config), episodes)
     mode = self.config.agent.eval_policy == 'mode' if mode is None else mode
     seed = run.seed if seed is None else seed
     with contextlib.ExitStack() as stack:
       opened = lambda size: stack.enter_context(contextlib.closing(self.make_env(size)))
       groups = [opened(size) for size in evaluation.group_sizes(count)]
       groups[0] = watch(groups[0])
-      # As in training, where nobody knows that episodes end.
-      limit = 10 * run.eval_every if run.eval_share and not groups[0].spec.episode_limit else 0
       where = (self.method, self.compiled, self.variables, groups, seed, self.step, episodes, mode)
-      return evaluation.evaluate(*where, limit=limit)
+      return evaluation.evaluate(*where, limit=self._limit(groups[0]))
+
+  def evaluate_random(self, episodes: int) -> list[envs.EpisodeResult]:
+    """Return what `evaluate` does, of a player that chooses at random in the same episodes.
+
+    Raises:
+      UserError: as of `make_env`.
+    """
+    count, seed = min(evaluation.at_a_time(self.config), episodes), self.config.run.seed
+    with contextlib.closing(self.make_env(count)) as env:
+      where = self.method, env, seed, self.step, episodes
+      return evaluation.evaluate_random(*where, limit=self._limit(env))
+
+  def _limit(self, env):
+    """The steps after which an episode is cut: as in training, where nobody knows that it ends."""
+    run = self.config.run
+    return 10 * run.eval_every if run.eval_share and not env.spec.episode_limit else 0
 
   def can(self, name: str) -> bool:
     """Return whether the method has a capability, such as 'dream'; see harmony_jax/viewing.py."""

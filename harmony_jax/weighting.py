@@ -29,9 +29,14 @@ class LossSettings:
   )
 
   @property
+  def scale(self) -> float:
+    """The weight of the dynamics loss under rule `none`, where those of the others are 1."""
+    return self.dyn + self.rep
+
+  @property
   def balance(self) -> float:
     """α of eq. 15: the share of the KL that trains the prior."""
-    return self.dyn / (self.dyn + self.rep)
+    return self.dyn / self.scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,7 @@ def make_weighting(
     objective: what the task `observation` is; DreamerPro's are `swav` and `temporal` (eq. 17).
   """
   observing = objective.tasks
-  plain = {'dynamics': losses.dyn + losses.rep}
+  plain = {'dynamics': losses.scale}
   tasks = tuple(
     k for task in config.tasks for k in (observing if task == 'observation' else (task,))
   )

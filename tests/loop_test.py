@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import envs, settings, surroundings
+from harmony_jax import envs, settings, surroundings, trained
 from harmony_jax.config import Config, RunSettings
 from harmony_jax.envs import base
 from harmony_jax.errors import UserError
@@ -48,6 +48,35 @@ def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
   first, again = (events.shown(folder / 'tensorboard') for folder in (whole[0], tmp_path))
   for name in ('episode/return', 'episode/length', 'return/eval', 'loss/reward'):
     assert first[name] == again[name]
+
+
+def test_a_last_evaluation_of_more_episodes_is_the_same_where_a_run_goes_on(tmp_path):
+  """And where it is evaluated again: by as many environments, which the first evaluation had."""
+  config, folders = config_of(eval_episodes=2, final_eval_episodes=32), [tmp_path / x for x in 'ab']
+  train(folders[0], config)
+  with pytest.raises(Killed):
+    train(folders[1], config, From(120, die))
+  train(folders[1], config)
+  first, again = (lines(folder, 'scores.jsonl')[-1]['eval_scores'] for folder in folders)
+  assert first == again
+  later = trained.Agent.load(folders[0], allow_import=True).evaluate(32)
+  assert [each.score for each in later] == first
+
+
+@pytest.mark.parametrize(
+  'changes, count',
+  [
+    ({}, 4),
+    ({'eval_episodes': 2}, 2),
+    ({'eval_episodes': 0}, 8),
+    ({'eval_every': 158}, 8),  # 160 is the step after it, and the last one
+    ({'eval_every': 158, 'eval_at_start': True}, 4),
+    ({'eval_share': 0.1, 'eval_episodes': 2}, 8),
+  ],
+)
+def test_as_many_environments_evaluate_as_the_first_evaluation_has_episodes(changes, count):
+  config = config_of(**{'final_eval_episodes': 8, 'eval_envs': 9, **changes})
+  assert evaluation.at_a_time(config) == count
 
 
 def test_what_tensorboard_shows(whole):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import method
+from harmony_jax import method, settings
 from harmony_jax.envs import catch
 from harmony_jax.errors import UserError
 from harmony_jax.offline import buffer as buffers
@@ -118,6 +118,12 @@ def test_ridge_is_the_closed_form():
   # of one feature the slope is the least squares' over 1 + λ, whatever the units
   x, y = np.array([[-3.0], [0], [3]]), np.array([[1.0], [4], [7]])
   assert measure.ridge(x, y, np.array([[6.0]]), 0.25) == pytest.approx(4 + 6 / 1.25)
+
+
+def test_right_is_no_number_where_a_prediction_is_none():
+  """It would be nearest to the first value, and a model that has failed would seem to guess."""
+  values, true = np.array([-1.0, 0, 1]), np.array([-1.0, 0, 1])
+  assert np.isnan(measure.right(np.array([np.nan, 0, 1]), true, values))
 
 
 def test_right_counts_each_value_alike():
@@ -291,6 +297,13 @@ def test_none_and_fixed_are_one_program():
   assert totals['fixed'][0] > totals['none'][0]
 
 
+def test_the_weights_of_denoised_mdp_without_a_rule():
+  """`none` has one of all KLs there, which is an argument of the program as those of `fixed`."""
+  changes = {'weighting.rule': 'none', 'losses.alpha': 2.0}
+  _, weights = learn.structure(settings.replace(method.entry('denoised_mdp').settings, changes))
+  assert weights == {'w_o': 1, 'w_r': 1, 'w_d': 2}
+
+
 # --------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +334,25 @@ def test_a_weight_stands_beside_the_one_of_eq_13(tmp_path):
   assert table.curves(opened, ['optimum/']) == {
     'optimum/reward': {'a': {2: {(0, 0): pytest.approx(3.0)}}}
   }
+
+
+def test_a_mean_over_measurements_is_of_all_of_them(tmp_path):
+  """Where nothing finite was measured once there is none: the rest would be of fewer updates."""
+  plan = {'updates': 2, 'variants': {'a': {}, 'b': {}}, 'seeds': [0], 'reward_scale': 1}
+  plan |= dict.fromkeys(('suite', 'task', 'method', 'preset'), 'x')
+  opened = study.open_study(tmp_path, {**plan, 'buffers': [{'sha256': 1, 'path': 'x'}]})
+  for run, early in zip(opened.runs(), (1.0, float('nan'))):
+    measures = {1: {'x': early, 'y': float('nan')}, 2: {'x': 3.0, 'y': float('nan')}}
+    lines = [{'update': update, 'measures': each} for update, each in measures.items()]
+    with study.claim(opened, run) as file:
+      assert len([*study.write(file, iter(lines))]) == 2
+  found = table.curves(opened)
+  assert found == {'x': {'a': {1: {(0, 0): 1.0}, 2: {(0, 0): 3.0}}, 'b': {1: {}, 2: {(0, 0): 3.0}}}}
+  assert table.whole(found['x']['a']) == {(0, 0): 2.0} and table.whole(found['x']['b']) == {}
+  text, paths = table.write(tmp_path)
+  assert text.splitlines()[-1] == '| x | 2.00 (n 1) |  |' and len(paths) == 4
+  rows = [row.split(',')[:3] for row in paths[1].read_text().splitlines()[1:]]
+  assert rows == [['a', 'x', '1'], ['a', 'x', '2'], ['b', 'x', '2']]
 
 
 def test_a_study_grows_and_keeps_its_plan(tmp_path):
@@ -435,9 +467,11 @@ def test_bad_input_is_one_line(tmp_path):
     (('record', new), 'needs --suite'),
     (('record', '--suite=catch', '--config.rssm.deter=3', new), 'environment alone'),
     (('record', '--suite=catch', f'--output={file}'), 'is there already'),
+    (('record', '--suite=catch', f'--output={file}/x.npz'), 'cannot write to the folder'),
     (('train', f'--output={other}'), 'needs --buffer'),
     (('train', f'--buffer={other}', f'--output={other}'), 'cannot be read'),
     ((*good, '--variant=a b: rate=1'), 'label of letters'),
+    ((*good, '--variant=none: weighting.rule=fixed'), 'none is the name of a rule'),
     ((*good, '--variant=a: weighting.w_x=1'), "variant 'a': unknown key config.weighting.w_x"),
     ((*good, '--weighting=harmoni'), "variant 'harmoni': config.weighting.rule is 'harmoni'"),
     ((*good, '--weighting=none,none'), "two variants 'none'"),

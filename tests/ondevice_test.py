@@ -196,6 +196,9 @@ def test_weights_that_are_arguments_are_those_of_the_settings():
     for label, rate, start in (('slow', 0.5, 1.0), ('harmony', 1.0, 1.0), ('high', 1.0, 8.0))
   }
   assert plain.config.agent.weighting.w_d == pytest.approx(0.6)
+  of_kls = dreamer_of('denoised_mdp', weighting__rule='none', losses__alpha=2.0)
+  (plain,) = study.structures({'none': of_kls})
+  assert plain.config.agent.weighting.w_d == 2
 
 
 def test_numbers_reach_rule_and_optimisers():

@@ -53,6 +53,15 @@ def test_a_random_player_is_counted_as_the_agent_is(alike):
     assert seeds == {envs.episode_seed(0, 'eval', 160, n) for n in range(64)} and best > 0.67
 
 
+def test_a_random_player_s_episodes_are_cut_as_the_agent_s_are(made):
+  """Where nobody knows that episodes end, both stop; a game takes 15 steps, the limit is 10."""
+  agent = trained.Agent.load(made[0])
+  changes = {'eval_share': 0.1, 'eval_every': 1, 'env.size': 16}
+  agent.config = agent.config.replace(changes)
+  for played in (agent.evaluate(4), agent.evaluate_random(4)):
+    assert {(each.cut, each.length) for each in played} == {(True, 10)}
+
+
 def test_what_was_changed_is_refused(made, tmp_path):
   """One bit of the parameters, one score; another interval fails; the agent as it is passes."""
   names = ('parameters', 'scores', 'interval')
@@ -141,7 +150,7 @@ def test_an_interval_s_ends_belong_to_it(pair):
 def test_an_episode_that_was_cut_has_no_score():
   whole = envs.EpisodeResult(seed=1, score=2.0, length=3)
   assert publishing.scores([whole, whole]) == [2.0, 2.0]
-  with pytest.raises(UserError, match='1 of 2 episodes did not end'):
+  with pytest.raises(UserError, match='1 of 2 episodes of the agent did not end'):
     publishing.scores([whole, whole._replace(cut=True)])
 
 

@@ -199,6 +199,7 @@ def run_episodes(
   policy: Callable[[base.TimeStep], np.ndarray],
   on_step: Callable[[base.TimeStep, np.ndarray], None] | None = None,
   ends: bool = True,
+  limit: int = 0,
 ) -> list[EpisodeResult]:
   """Plays exactly one complete episode for each seed, over N environments; see `play`.
 
@@ -209,12 +210,12 @@ def run_episodes(
       whole batch. Rows of idle environments are ignored.
     on_step: called with each time step and the actions chosen there. After the
       end of an idle environment's last episode its row repeats, `is_last` True.
-    ends: as of `play`.
+    ends, limit: as of `play`.
 
   Returns:
     One `EpisodeResult` per seed, in the order of the seeds.
   """
-  game = play(env, seeds, ends=ends)
+  game = play(env, seeds, limit, ends)
   try:
     timestep = next(game)
     while True:

@@ -91,7 +91,7 @@ class DenoisedMDP(dreamer.Dreamer):
     w, parts = self.settings.weighting, tuple(self.rssm.sizes)
     kls = ('dynamics',) if w.kl == 'together' else tuple(f'dynamics_{part}' for part in parts)
     if w.rule == 'none':
-      return harmony.make('fixed', weights=dict.fromkeys(kls, self.settings.losses.alpha)), ()
+      return harmony.make('fixed', weights=dict.fromkeys(kls, self.settings.losses.scale)), ()
     weights = {'observation': w.w_o, 'reward': w.w_r, **dict.fromkeys(kls, w.w_d)}
     hyper = {'decay': w.decay, 'window': w.window, 'alpha': w.alpha}
     rule = harmony.make(w.rule, weights=weights, elements=self.objective.elements(), **hyper)

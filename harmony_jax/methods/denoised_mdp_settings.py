@@ -32,6 +32,11 @@ class LossSettings:
     0.0, 'of beta_x, the part that leaves free_x free; the rest counts in full; 0: all of it'
   )
 
+  @property
+  def scale(self) -> float:
+    """As of `weighting.LossSettings`."""
+    return self.alpha
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSettings(RuleSettings):

@@ -97,6 +97,11 @@ class TDMPC(method.Method):
       'policy': head(spec.num_actions),
     }
     w = s.weighting
+    if w.rule.startswith(('harmony_tied', 'running_tied', 'running_elbo')):
+      raise ValueError(
+        f'weighting.rule is {w.rule!r}: tdmpc predicts no observation, by whose loss that rule '
+        'weighs the dynamics; take harmony or running'
+      )
     if w.rule in ('none', 'fixed'):
       self.rule = harmony.make('fixed', weights={task: getattr(w, task) for task in TASKS})
     else:

@@ -48,7 +48,7 @@ def states(studies: Studies) -> Drawn:
       name.removeprefix('state_mlp/'): {
         label: [1 - value for value in by_update[study.updates].values()]
         for label, by_update in by_label.items()
-        if study.updates in by_update  # else none was finite
+        if by_update.get(study.updates)  # else none was finite
       }
       for name, by_label in measured.items()
     }
@@ -66,7 +66,7 @@ def reward_errors(studies: Studies) -> Drawn:
     values[task] = {
       label: [*each[study.updates].values()]
       for label, each in by_label.items()
-      if study.updates in each
+      if each.get(study.updates)
     }
     found += _rows(task, measured)
   colors = figures.colors_of(study.labels, {})

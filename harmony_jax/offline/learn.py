@@ -81,7 +81,7 @@ def structure(settings: Any) -> tuple[Any, dict[str, float]]:
     return settings, {}
   weights = {name: float(getattr(weighting, name)) for name in _WEIGHTS}
   if weighting.rule == 'none':
-    weights = {'w_o': 1.0, 'w_r': 1.0, 'w_d': settings.losses.dyn + settings.losses.rep}
+    weights = {'w_o': 1.0, 'w_r': 1.0, 'w_d': settings.losses.scale}
   return weighed(settings, dict.fromkeys(_WEIGHTS, 1.0), rule='fixed'), weights
 
 

@@ -3,6 +3,7 @@
 N samples, F feature, S numbers of state, W windows, T steps of each.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -45,9 +46,12 @@ def ridge(
 def right(predicted: np.ndarray, true: np.ndarray, values: np.ndarray) -> float:
   """Return the share of predictions whose nearest value is the true one, averaged over the values.
 
-  So a constant prediction has 1/K for K values, however rare some of them are.
+  So a constant prediction has 1/K for K values, however rare some of them are. NaN where a
+  prediction is no number: to none of the values it would be nearest.
   """
   predicted, true = np.ravel(predicted), np.ravel(true)
+  if not np.isfinite(predicted).all():
+    return math.nan
   nearest = values[np.abs(predicted[:, None] - values).argmin(1)]
   same = np.isclose(nearest, true)
   return float(np.mean([same[of].mean() for v in values if (of := np.isclose(true, v)).any()]))

@@ -13,14 +13,12 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from harmony_jax import config
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
+from harmony_jax.training import plans
 from harmony_jax.training.run_folder import atomic_write
 
 FORMAT = 1
-# What may differ between two calls with the same folder: there can be more runs, later.
-GROWING = ('variants', 'seeds', 'buffers')
 FREE = ('about', 'mlp', 'show')  # what a run is does not depend on these
 
 
@@ -92,14 +90,13 @@ def open_study(path: str | pathlib.Path, plan: Mapping[str, Any]) -> Study:
   plan = {'format': FORMAT, **plan}
   if (path / 'plan.json').exists():
     old = Study(path).plan
-    plan = json.loads(json.dumps(plan))  # as a file has it
-    _compare(path, old, plan)
-    plan = {
-      **plan,
-      'variants': {**old['variants'], **plan['variants']},
-      'seeds': sorted({*old['seeds'], *plan['seeds']}),
-      'buffers': max(old['buffers'], plan['buffers'], key=len),
+    apart = {
+      f'buffer {at}': tuple(each['path'] for each in pair)
+      for at, pair in enumerate(zip(old['buffers'], plan['buffers']))
+      if pair[0]['sha256'] != pair[1]['sha256']
     }
+    plan = plans.grown(path, old, plan, ('buffers', *FREE), apart)
+    plan['buffers'] = max(old['buffers'], plan['buffers'], key=len)
   elif any(path.glob('*-s*.jsonl')):
     raise UserError(
       f'{path} holds runs, but no plan.json that says of what: choose another --output'
@@ -112,26 +109,6 @@ def open_study(path: str | pathlib.Path, plan: Mapping[str, Any]) -> Study:
   except OSError as error:
     raise UserError(f'--output: cannot write to {path} ({error.strerror})') from None
   return Study(path)
-
-
-def _compare(path, old, new):
-  """Refuse a plan under which the runs that are there would not have been made."""
-  same = lambda plan: {k: v for k, v in plan.items() if k not in (*GROWING, *FREE)}
-  differing = config.difference(same(old), same(new))
-  shared = [label for label in new['variants'] if label in old['variants']]
-  for label in shared:
-    pair = (old['variants'][label], new['variants'][label])
-    if pair[0] != pair[1]:
-      differing[f'variant {label}'] = pair
-  for at, pair in enumerate(zip(old['buffers'], new['buffers'])):
-    if pair[0]['sha256'] != pair[1]['sha256']:
-      differing[f'buffer {at}'] = tuple(each['path'] for each in pair)
-  if differing:
-    name, (there, here) = next(iter(differing.items()))
-    raise UserError(
-      f'{path} holds a study with another {name}: {there!r} there, {here!r} here; '
-      'choose another --output'
-    )
 
 
 def _check_names(plan):

@@ -58,6 +58,8 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   """Return what finished runs have measured, and `optimum/<task>`: the task's weight over the one
   that eq. 13 gives its loss on training windows. Above 1 it has still to fall, below to rise.
 
+  Of an update where nothing was finite there is nothing.
+
   Args:
     measures: beginnings of the names that are wanted; all by default.
 
@@ -71,21 +73,31 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   for run in finished:
     for line in study.lines(run):
       for name, value in {**line['measures'], **_optima(line['measures'])}.items():
-        if value is not None and name.startswith(tuple(measures) or ''):
+        if name.startswith(tuple(measures) or ''):
           by_update = found.setdefault(name, {}).setdefault(run.label, {})
-          by_update.setdefault(line['update'], {})[run.buffer, run.seed] = value
+          values = by_update.setdefault(line['update'], {})
+          if value is not None:  # else it was not finite
+            values[run.buffer, run.seed] = value
+  found = {
+    name: kept
+    for name, by_label in found.items()
+    if (kept := {label: each for label, each in by_label.items() if any(each.values())})
+  }
   if not found:
     raise UserError(f'--measures={",".join(measures)}: nothing that is measured begins so')
   return found
 
 
 def _optima(measures):
-  """{'optimum/<task>': w · σ*(L)} of the tasks whose weight and loss are above 0."""
+  """{'optimum/<task>': w · σ*(L)} of the tasks that have a weight and a loss; None where these are
+  not above 0.
+  """
   found = {}
   for task in [name.split('/')[1] for name in measures if name.endswith('/weight')]:
-    weight, loss = measures[f'harmony/{task}/weight'], measures.get(f'loss/{task}/training')
-    if weight and loss and min(weight, loss) > 0:
-      found[f'optimum/{task}'] = weight * float(harmony.optimal_sigma(loss))
+    if (loss := f'loss/{task}/training') in measures:
+      both = measures[f'harmony/{task}/weight'], measures[loss]
+      there = all(x is not None and x > 0 for x in both)
+      found[f'optimum/{task}'] = both[0] * float(harmony.optimal_sigma(both[1])) if there else None
   return found
 
 
@@ -194,7 +206,8 @@ def _csv(found, reference):
     for label, by_update in by_label.items():
       for update, values in by_update.items():
         others = by_label.get(reference, {}).get(update) if label != reference else None
-        writer.writerow([label, measure, update, *cell(values, others)])
+        if values:
+          writer.writerow([label, measure, update, *cell(values, others)])
   return file.getvalue()
 
 

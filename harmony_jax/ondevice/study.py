@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harmony_jax import config as config_
 from harmony_jax import envs, settings
 from harmony_jax.config import Config
 from harmony_jax.envs.pure import Game
@@ -21,11 +20,10 @@ from harmony_jax.ondevice import timetable
 from harmony_jax.ondevice.program import Program
 from harmony_jax.ondevice.waves import Lot, Recorded
 from harmony_jax.paths import local_path
-from harmony_jax.training import run_folder, setup
+from harmony_jax.training import evaluation, plans, run_folder, setup
 from harmony_jax.training.logger import MetricsWriter
 
 FORMAT = 1
-GROWING = ('variants', 'seeds')  # there can be more of them in a later call
 FREE = ('together', 'about')
 WEIGHTS = ('weighting.w_o', 'weighting.w_r', 'weighting.w_d')
 NUMBERS = (*WEIGHTS, 'weighting.rate', 'weighting.start')
@@ -73,7 +71,8 @@ def _plain(config):
   flat = config.flat()
   if flat.get('weighting.rule') != 'none' or WEIGHTS[0] not in flat:
     return config
-  weights = 1.0, 1.0, flat['losses.dyn'] + flat['losses.rep']
+  losses: Any = config.agent  # of a method that has those weights
+  weights = 1.0, 1.0, losses.losses.scale
   return config.replace({'weighting.rule': 'fixed', **dict(zip(WEIGHTS, weights))})
 
 
@@ -102,7 +101,8 @@ def make_program(structure: Structure, seeds: Sequence[int]) -> Program:
   config, game = structure.config, game_of(structure.config)
   timetable.check(config, game.length)
   table = timetable.make(config, game.spec, game.length, seeds)
-  return Program(config, game, table, timetable.evaluating(config, table.stops))
+  groups = evaluation.group_sizes(evaluation.at_a_time(config))
+  return Program(config, game, table, groups)
 
 
 class Study:
@@ -124,9 +124,7 @@ class Study:
     try:
       if file.exists():
         old = json.loads(file.read_text(encoding='utf-8'))
-        _compare(self.path, old, new)
-        new['variants'] = {**old['variants'], **new['variants']}
-        new['seeds'] = sorted({*old['seeds'], *new['seeds']})
+        new = plans.grown(self.path, old, new, FREE)
         new['together'] = new['together'] or old['together']
       elif any(self.path.glob('*/seed*/config.json')):
         raise UserError(
@@ -189,19 +187,3 @@ def waves(lots: Sequence[Lot], count: int) -> Iterator[Sequence[Lot]]:
   """Yield so many agents at a time."""
   for first in range(0, len(lots), count):
     yield lots[first : first + count]
-
-
-def _compare(path, old, new):
-  """Refuse a plan under which the runs that are there would not have been made."""
-  same = lambda plan: {k: v for k, v in plan.items() if k not in (*GROWING, *FREE)}
-  differing = config_.difference(same(old), same(new))
-  for label in new['variants'].keys() & old['variants'].keys():
-    pair = old['variants'][label], new['variants'][label]
-    if pair[0] != pair[1]:
-      differing[f'variant {label}'] = pair
-  if differing:
-    name, (there, here) = next(iter(differing.items()))
-    raise UserError(
-      f'{path} holds a study with another {name}: {there!r} there, {here!r} here; '
-      'choose another --output'
-    )

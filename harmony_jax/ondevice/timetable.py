@@ -16,7 +16,7 @@ from harmony_jax.envs import episode_seed
 from harmony_jax.envs.base import Spec
 from harmony_jax.errors import UserError
 from harmony_jax.replay import Draw, Replay
-from harmony_jax.training.evaluation import group_sizes, random_actions
+from harmony_jax.training.evaluation import random_actions
 from harmony_jax.training.run_state import RunState, Schedule
 
 Tables = Mapping[str, np.ndarray]
@@ -163,9 +163,3 @@ def evaluation_seeds(seed: int, stop: Stop) -> np.ndarray:
   """Return the seeds of an evaluation's episodes."""
   found = [episode_seed(seed, 'eval', stop.step, each) for each in range(stop.episodes)]
   return np.array(found, np.int32)
-
-
-def evaluating(config: Config, stops: Sequence[Stop]) -> list[int]:
-  """Return how many environments evaluate in each group, by the first evaluation."""
-  first = next(stop.episodes for stop in stops if stop.episodes)
-  return group_sizes(max(1, min(config.run.eval_envs, first)))

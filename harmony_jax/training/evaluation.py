@@ -83,6 +83,21 @@ def group_sizes(num_envs: int) -> list[int]:
   return [num_envs] if num_envs < 2 else [num_envs - num_envs // 2, num_envs // 2]
 
 
+def at_a_time(config: Config) -> int:
+  """Return how many environments play side by side in all evaluations of a run.
+
+  At most as many as the first evaluation of the whole run has episodes; with `eval_share`, which
+  says that later, as any may have. The draws of an action depend on how environments are grouped,
+  so that a run that goes on, and an agent that is evaluated again, must have as many.
+  """
+  run = config.run
+  if run.eval_share:
+    return min(run.eval_envs, max(run.eval_episodes, run.final_eval_episodes))
+  steps = -(-run.eval_every // run.num_envs) * run.num_envs  # before the second evaluation at most
+  early = run.eval_episodes if steps < run.steps or config.agent.eval_at_start else 0
+  return min(run.eval_envs, early or run.final_eval_episodes)
+
+
 def evaluate(
   method: Method,
   compiled: Compiled,
@@ -134,11 +149,11 @@ def evaluate(
 
 
 def evaluate_random(
-  method: Method, env: Environment, run_seed: int, step: int, episodes: int
+  method: Method, env: Environment, run_seed: int, step: int, episodes: int, limit: int = 0
 ) -> list[EpisodeResult]:
-  """Play the same episodes by actions at random: same seeds, counted as the method's are."""
+  """Play the same episodes by actions at random: same seeds and limit, counted as the method's."""
   seeds, policy = _seeds(method, run_seed, step, episodes), envs.random_policy(env.spec, run_seed)
-  return envs.run_episodes(env, seeds, policy, ends=method.eval_ends)
+  return envs.run_episodes(env, seeds, policy, ends=method.eval_ends, limit=limit)
 
 
 def _seeds(method, run_seed, step, episodes):
@@ -271,10 +286,7 @@ class Evaluation:
     config, updates, told = trainer.config, trainer.updates, time.monotonic()
     calls = 0
     if not self.envs:
-      most = max(config.run.eval_episodes, config.run.final_eval_episodes)
-      share = min(config.run.eval_envs, most if config.run.eval_share else episodes)
-      share //= trainer.group.count
-      for size in group_sizes(max(1, share)):
+      for size in group_sizes(max(1, at_a_time(config) // trainer.group.count)):
         self.envs.append(setup.make_env(config, size, **config.eval_env))
       require_score(config, self.envs[0])
 
