@@ -20,7 +20,6 @@ if not __package__:
   import as_file  # noqa: F401
 
 import json
-import os
 import pathlib
 
 from absl import flags
@@ -29,6 +28,7 @@ from harmony_jax import envs
 from harmony_jax.benchmarking import chips, compiled, parts
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
+from harmony_jax.training import recording
 
 from . import configs, launcher
 
@@ -97,8 +97,8 @@ def make_config(preset: str, texts: list[str]) -> Config:
     UserError: an unknown suite, task, method, preset or setting, or no place for the output.
   """
   options, suite = flags.FLAGS, configs().suite(flags.FLAGS.suite)
-  if not os.access(pathlib.Path(options.output).absolute().parent, os.W_OK):
-    raise UserError(f'--output: cannot write to the folder of {options.output}')
+  if options.output:
+    recording.writable_file(options.output)
   try:
     task = envs.canonical(suite.SUITE, options.task or suite.DEFAULT_TASK)
   except ValueError as error:

@@ -13,6 +13,8 @@ import numpy as np
 from absl import flags
 
 from harmony_jax.envs.dmcr import DMCR
+from harmony_jax.errors import UserError
+from harmony_jax.training import recording
 
 from . import launcher
 
@@ -58,9 +60,13 @@ def main(words: list[str]) -> None:
   launcher.no_words(words, '--output=…')
   from PIL import Image
 
-  picture = sheet(np.stack([first_images(task) for task in TASKS.value]))
-  Image.fromarray(picture).save(OUTPUT.value, optimize=True)
-  print(f'{OUTPUT.value}: {len(TASKS.value)} tasks x {SEEDS.value} episodes')
+  output = recording.writable_file(OUTPUT.value, '.png')
+  try:
+    picture = sheet(np.stack([first_images(task) for task in TASKS.value]))
+  except (ValueError, RuntimeError) as error:  # an unknown task or factor, or no simulator
+    raise UserError(str(error)) from None
+  Image.fromarray(picture).save(output, optimize=True)
+  print(f'{output}: {len(TASKS.value)} tasks x {SEEDS.value} episodes')
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
-from harmony_jax.training import run_folder
+from harmony_jax.training import recording, run_folder
 from harmony_jax.training.bars import Point, Screen, Shown, chart, interval, learned
 from harmony_jax.training.interruption import Interruption
 
@@ -93,6 +93,9 @@ def main(words: list[str], texts: list[str]) -> int:
   if not parallel.has_accelerator():
     parallel.keep_freed_memory()
   config = make_config(options.seed, texts)
+  if options.picture:
+    recording.writable(pathlib.Path(options.picture).parent)
+    recording.writable_file(options.picture, '.svg', 'picture')
   console = Console(highlight=False)
   with Interruption() as interruption, contextlib.ExitStack() as stack:
     place = options.logdir or _unfinished(options.seed)
@@ -189,7 +192,6 @@ def _draw(path, final):
   """Write the last screen as an SVG, as a terminal of 100 columns has it."""
   console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
   console.print(Text('$ make demo'), Text(OPENING), Text(), final, sep='\n')
-  path.parent.mkdir(parents=True, exist_ok=True)
   with run_folder.atomic_write(path) as file:
     file.write(console.export_svg(title='harmony-jax'))
 

@@ -252,10 +252,10 @@ def of_runs(options: argparse.Namespace) -> int:
     if options.run is not None:
       look_at(options.run)
     else:
-      from harmony_jax.reporting import diagnosis
+      from harmony_jax.reporting import ranges
 
-      path = pathlib.Path(diagnosis.__file__).with_name('expected.json')
-      table, problems = diagnosis.write(options.measure, path)
+      path = pathlib.Path(ranges.__file__).with_name('expected.json')
+      table, problems = ranges.write(options.measure, path)
       for problem in problems:
         print(f'problem: {problem}', file=sys.stderr)
       told = [f'{key} ({each["runs"]})' for key, each in table.items()]

@@ -45,6 +45,7 @@ def main(words: list[str], overrides: list[str]) -> int:
 
   parallel.use_compilation_cache()
   agent = trained.Agent.load(options.logdir, options.checkpoint, allow_import=options.allow_import)
+  learned_in = agent.config.env
   agent.config = trained.change_environment(agent.config, overrides)
   if options.video:
     recording.picture_name(agent.spec)
@@ -56,7 +57,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   found = evaluation.summary(results, agent.config.run.suite)
   seconds = time.monotonic() - started
   about = {'episodes': options.episodes, 'policy': policy, 'seed': seed, 'seconds': seconds}
-  record = _record(agent, about, found, [result.seed for result in results])
+  record = _record(agent, learned_in, about, found, [result.seed for result in results])
   name = f'step_{agent.step:08d}_{options.episodes}_{policy}_seed{seed}'
   path = recording.unused(output, name, '.json')
   with run_folder.atomic_write(path) as file:
@@ -90,15 +91,15 @@ def _play(agent, options, seed, mode):
   return results, kept[0].pictures() if options.video else None
 
 
-def _record(agent, about, found, seeds):
-  """Return what is written of an evaluation."""
+def _record(agent, learned_in, about, found, seeds):
+  """Return what is written of an evaluation; `learned_in`: options of the training environment."""
   from harmony_jax.benchmarking.machine import describe_machine
   from harmony_jax.reporting import protocol
 
   tree = agent.config.to_json()
   # How this evaluation was made, not those of the run.
   made = {'final_eval_episodes': about['episodes'], 'eval_policy': about['policy']}
-  made |= {'eval_share': 0}
+  made |= {'eval_share': 0, 'env': learned_in, 'eval_env': {**tree['env'], **tree['eval_env']}}
   how = protocol.describe({**tree, **made, 'eval_every': 0, 'steps': agent.step})
   return {
     **{name: tree[name] for name in ('suite', 'task', 'method', 'preset')},
@@ -108,7 +109,7 @@ def _record(agent, about, found, seeds):
     'frame': agent.step * agent.spec.action_repeat,
     **about,
     'protocol': how.removesuffix(f'; {protocol.TRAINING}'),
-    'env': {**tree['env'], **tree['eval_env']},
+    'env': made['eval_env'],
     **found,
     'seeds': seeds,
     'machine': describe_machine(),

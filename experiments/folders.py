@@ -74,7 +74,7 @@ def _check_equal(trees):
     differing = [
       f'{name}: process 0 has {ours!r}, process {index} has {theirs!r}'
       for name, (ours, theirs) in config_.difference(trees[0], other).items()
-      if f'config.{name}' not in run_folder.FREE
+      if name not in run_folder.FREE
     ]
     if differing:
       raise UserError(f'the processes of a run need the same settings ({"; ".join(differing)})')

@@ -20,7 +20,6 @@ if not __package__:
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import shlex
 import sys
@@ -417,10 +416,11 @@ def exchange(part: str, texts: list[str]) -> int:
 
 def _check_new(file):
   """Refuse a file that cannot be written, or is there: another recording may depend on it."""
+  from harmony_jax.training import recording
+
   if file.exists():
     raise UserError(f'--output={file} is there already: choose another, or delete it first')
-  if not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
-    raise UserError(f'--output: cannot write to the folder {file.parent}')
+  recording.writable_file(file)
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ from harmony_jax import envs, parallel
 from harmony_jax.benchmarking import machine
 from harmony_jax.benchmarking.subject import Subject, row
 from harmony_jax.envs.base import to_environment
-from harmony_jax.training import evaluation, setup
+from harmony_jax.training import evaluation, recording, setup
 
 from . import benchmark, launcher
 
@@ -78,11 +78,17 @@ def draw(curves: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> None:
   figure.savefig(path, dpi=100)
 
 
+def files_of(output: str) -> dict[str, pathlib.Path]:
+  """Return {ending: file}; an output may have a dot in its name, such as p-0.5."""
+  return {end: recording.writable_file(f'{output}{end}') for end in ('.json', '.png')}
+
+
 def main(words: list[str], texts: list[str]) -> int:
   """Record, train twice, compare."""
   options = flags.FLAGS
   launcher.no_words(words, '--updates=…')
   config = benchmark.make_config('cpu', texts).replace({'num_envs': 1})
+  files = files_of(options.output or 'precision')
   updates = options.updates // WINDOW * WINDOW
   parallel.use_compilation_cache()
   subjects = {each: Subject(config.replace({'compute_dtype': each})) for each in PRECISIONS}
@@ -95,9 +101,8 @@ def main(words: list[str], texts: list[str]) -> int:
   sizes = {'updates': updates, 'window': WINDOW, 'played': PLAYED}
   text = json.dumps({**about, **sizes, **machine.describe_machine(), 'losses': losses}, indent=1)
   print(text)
-  output = pathlib.Path(options.output or 'precision')
-  output.with_suffix('.json').write_text(text + '\n', encoding='utf-8')
-  draw(curves, output.with_suffix('.png'))
+  files['.json'].write_text(text + '\n', encoding='utf-8')
+  draw(curves, files['.png'])
   return 0
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from harmony_jax.errors import UserError
-from harmony_jax.reporting import diagnosis
+from harmony_jax.reporting import diagnosis, ranges
 from tests import commands
 from tests.reports import append, change, record, write_run
 
@@ -108,10 +108,10 @@ def test_scores_that_say_that_nothing_is_learned(tmp_path):
 
 def test_our_runs_are_the_measure(monkeypatch, tmp_path):
   """Ranges are those of the runs that they were measured of; three times outside is odd."""
-  assert diagnosis.expected()['catch dreamerv3-harmony-cpu']['runs'] == 3
+  assert ranges.expected()['catch dreamerv3-harmony-cpu']['runs'] == 3
   four = [0.0, 0.2, 0.4, 0.6]  # evaluations, every 1,000 steps
   ours = [record(seed=seed, suite='catch', task='catch', values=four) for seed in range(2)]
-  table = diagnosis.measure([*ours, record(complete=False, steps=9000)])
+  table = ranges.measure([*ours, record(complete=False, steps=9000)])
   assert list(table) == ['catch dreamerv3-harmony-cpu']
   values = {'loss/reward': 0.1, 'loss/observation': 1.0, 'actor/entropy': 0.1}
   folder = run(tmp_path / 'run', preset='cpu')
@@ -119,9 +119,9 @@ def test_our_runs_are_the_measure(monkeypatch, tmp_path):
     each.config = diagnosis.examine(folder)[0].config | {'seed': each.seed}
     each.metrics = {'step': [500, 1000, 2000, 3000], **{k: [v] * 4 for k, v in values.items()}}
     each.environment['devices'], each.steps_per_second = 'a card', 20.0 + each.seed
-  table = diagnosis.measure(ours)
+  table = ranges.measure(ours)
   assert table['catch dreamerv3-harmony-cpu']['ranges']['loss/reward'] == [[0.1, 0.1, 2]] * 4
-  monkeypatch.setattr(diagnosis, 'expected', lambda: table)
+  monkeypatch.setattr(ranges, 'expected', lambda: table)
   assert [text.partition(' is ')[0] for text in odd(folder)] == [
     'actor/entropy',
     'loss/observation',
@@ -143,13 +143,13 @@ def test_a_run_under_way_is_compared_by_the_parts_that_are_over(monkeypatch, tmp
   ours = record(suite='catch', task='catch', values=[0.0] * 4)
   steps = list(range(20, 4001, 20))
   ours.metrics = {'step': steps, 'loss/reward': [100 / step for step in steps]}
-  table = diagnosis.measure([ours])
-  monkeypatch.setattr(diagnosis, 'expected', lambda: table)
+  table = ranges.measure([ours])
+  monkeypatch.setattr(ranges, 'expected', lambda: table)
   ours.complete = False
   for end in (20, 100, 980, 1000, 1020, 2020, 3900, 4000):
     count = end // 20
     ours.metrics = {'step': steps[:count], 'loss/reward': [100 / step for step in steps[:count]]}
-    signs, rows = diagnosis._compare(ours)
+    signs, rows = ranges.compare(ours)
     assert [sign.text for sign in signs if sign.unusual] == []
     assert bool(rows) == (end >= 1000) and len(signs) == (end < 1000)
   assert rows == [('loss/reward', '0.0286', '0.0286 to 0.0286')]
@@ -163,9 +163,9 @@ def test_the_command(tmp_path):
   assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
   assert result.stderr.startswith('error: ') and 'holds no run' in result.stderr
   with pytest.raises(UserError, match='holds a complete run'):
-    diagnosis.write([str(tmp_path / 'none')], tmp_path / 'expected.json')
+    ranges.write([str(tmp_path / 'none')], tmp_path / 'expected.json')
   other = run(tmp_path / 'other', seed=1, batch_size=7)
   change(folder, batch_size=16)
-  table, (problem,) = diagnosis.write([str(folder), str(other)], tmp_path / 'expected.json')
+  table, (problem,) = ranges.write([str(folder), str(other)], tmp_path / 'expected.json')
   assert [each['runs'] for each in table.values()] == [2] and 'batch_size (' in problem
   assert 'batch_size' not in next(iter(table.values()))['settings']

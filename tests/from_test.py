@@ -10,12 +10,14 @@ import pytest
 
 from experiments import folders, launcher
 from harmony_jax import config as config_
+from harmony_jax import method
 from harmony_jax.errors import UserError
 from harmony_jax.processes import ALONE
 from harmony_jax.reporting import records, results_files
 from harmony_jax.training import loop, origin
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import Interrupted
+from tests import small
 from tests.commands import run
 from tests.runs import From, ask, compile_once, dreamer_of, lines, train
 
@@ -79,6 +81,14 @@ def test_it_begins_with_what_was_learned_and_a_course_of_its_own(source, tmp_pat
     checksum = checkpoints.checksum(96)
   run = {'run': str(folder), 'task': 'catch', 'method': 'dreamerv3'}
   assert said == run | {'step': 96, 'checksum': checksum}
+
+
+def test_a_planner_begins_its_schedules_anew():
+  """They follow the steps of the run, not those that the source had behind it."""
+  spec = small.spec({'state': (3,)}, 2, False)
+  entry = method.entry('tdmpc')
+  learned = origin._learned(entry.make(entry.settings, spec))
+  assert sorted(learned) == ['opt_state', 'params', 'targets']
 
 
 def test_once_it_has_a_checkpoint_it_goes_on_without_the_source(source, tmp_path, capsys):

@@ -111,6 +111,15 @@ def test_what_a_configuration_says_is_told(suite, changes, told):
   assert told in protocol.describe(config_of(suite, **changes))
 
 
+def test_frames_are_those_of_training():
+  """Its steps took two each, whatever an evaluation takes."""
+  config = config_of('dmc', {'action_repeat': 2}, eval_env={'action_repeat': 8})
+  told, facts = protocol.describe(config), protocol.facts(config)
+  assert 'of 1,000 steps (2,000 frames) in all' in told and 'action repeat 8' in told
+  assert facts['frames'] == 2_000 and facts['evaluated_every_frames'] == 200
+  assert facts['frames_per_step'] == 2 and facts['action_repeat'] == 8
+
+
 def test_a_suite_of_one_s_own():
   config = {'suite': 'mine', 'task': 'maze', 'steps': 1_000, 'env': {'walls': 3}}
   assert 'mine: walls 3; ' in protocol.describe(config)

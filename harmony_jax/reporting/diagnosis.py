@@ -2,48 +2,26 @@
 ranges of our runs.
 
 What holds for any task comes from the configuration (free nats, clips, the optimum of a
-harmonizer); what our runs had comes from `expected.json`, which `measure` makes of them.
+harmonizer); what our runs had from ranges.py.
 """
 
 # pyright: reportArgumentType=false
 # (pandas and Matplotlib come without types)
 
-import dataclasses
 import json
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
-from importlib import resources
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
-from harmony_jax.reporting import protocol, published, records, results_files
-from harmony_jax.reporting.figures import number as long_number
+from harmony_jax.reporting import published, ranges, records
+from harmony_jax.reporting.ranges import FACTOR, MODEL, Sign, text
 from harmony_jax.reporting.schema import Record
-from harmony_jax.training.run_folder import FREE
 
-PARTS = 4  # of a run's steps, each with a range of its own
 EARLY = 500  # updates before which little can be said
-FACTOR = 3  # a value so many times outside of our runs' range is unusual
-READ = ('update', 'nonfinite_updates', 'actor/', 'critic/', 'grad_norm/', 'return/', 'env/')
-READ += ('speed/', 'time/')  # metrics beside those that every record has
-# Settings that change nothing of what is compared, or are compared by themselves; as `eval…` do.
-_IDLE = {'task', 'seed', 'steps', 'score', 'label', 'log_every', 'checkpoint_every', 'video_every'}
-_IDLE |= {'final_eval_episodes', *(key.removeprefix('config.') for key in FREE)}
-_MODEL = ('observation', 'reward', 'dynamics', 'continue', 'swav', 'temporal')
-
-
-@dataclasses.dataclass(frozen=True)
-class Sign:
-  """Something unusual (`unusual`) or worth knowing, and what it usually means."""
-
-  text: str
-  meaning: str = ''
-  unusual: bool = True
 
 
 def examine(folder: str) -> tuple[Record, list[Sign], list[tuple[str, str, str]]]:
@@ -52,52 +30,13 @@ def examine(folder: str) -> tuple[Record, list[Sign], list[tuple[str, str, str]]
   Raises:
     UserError: the folder holds no run, or one that is damaged.
   """
-  record = records.read(folder, READ)
+  record = records.read(folder, ranges.READ)
   series = _series(record)
   signs = [*_progress(record, series), *_scores(record)]
   if series.get('update', [0])[-1] and len(series['update']) > 3:
     signs += [*_model(record, series), *_weights(record, series), *_policy(folder, series)]
-  told, compared = _compare(record)
+  told, compared = ranges.compare(record)
   return record, signs + told, compared
-
-
-def measure(found: Sequence[Record]) -> dict[str, Any]:
-  """Return the ranges of complete runs: {'suite method': {'runs', 'tasks', 'steps', 'settings' that
-  all of them share, 'speed': {devices: [lowest, highest] steps per second}, 'ranges': {metric:
-  [[lowest, highest, of how many runs] of each of `PARTS` parts of a run]}}}.
-  """
-  groups, table = {}, {}
-  for record in found:
-    if record.complete:
-      groups.setdefault(f'{record.suite} {record.method}', []).append(record)
-  for key, runs in sorted(groups.items()):
-    names = sorted({name for run in runs for name in run.metrics if _compared(name)})
-    ranges = {}
-    for name in names:
-      parts = [[_in_part(run, name, part) for run in runs] for part in range(PARTS)]
-      values = [[x for x in each if x is not None] for each in parts]
-      if all(values):
-        ranges[name] = [[_short(min(each)), _short(max(each)), len(each)] for each in values]
-    speeds = {}
-    for run in runs:
-      speeds.setdefault(run.environment['devices'], []).append(run.steps_per_second)
-    speeds = {k: [x for x in each if x] for k, each in speeds.items() if k and any(each)}
-    table[key] = {
-      'runs': len(runs),
-      'tasks': sorted({run.task for run in runs}),
-      'steps': sorted({run.steps for run in runs}),
-      'settings': _shared(runs),
-      'speed': {k: [_short(min(each)), _short(max(each))] for k, each in speeds.items()},
-      'ranges': ranges,
-    }
-  return table
-
-
-def expected() -> dict[str, Any]:
-  """Return what `measure` made of our runs."""
-  return json.loads(
-    resources.files('harmony_jax.reporting').joinpath('expected.json').read_text('utf-8')
-  )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -121,12 +60,12 @@ def _progress(record, series) -> Iterator[Sign]:
   written = sum(1 for _ in (pathlib.Path(record.source) / 'nonfinite').glob('[0-9]*'))
   if broken := max(written, series.get('nonfinite_updates', [0])[-1]):
     yield Sign(
-      f'{_text(broken)} updates were left out or ended the run, as something was not finite',
+      f'{text(broken)} updates were left out or ended the run, as something was not finite',
       'python -m experiments.reproduce --logdir=… names the first bad tensor; usual causes are a '
       'learning rate that is too high and rewards or observations of another scale',
     )
   if failures := series.get('env/failures', [0])[-1]:
-    yield Sign(f'{_text(failures)} episodes were cut, as the environment failed', 'the simulator')
+    yield Sign(f'{text(failures)} episodes were cut, as the environment failed', 'the simulator')
   speed = series.get('speed/env_steps_per_second', [])
   if len(speed) >= 8 and _median(speed, 0.75) < 0.5 * _median(speed, 0.25, 0.5):
     first, last = _median(speed, 0.25, 0.5), _median(speed, 0.75)
@@ -150,7 +89,7 @@ def _scores(record) -> Iterator[Sign]:
   last = record.final_scores or []
   if len(scores) > 1 and len(last) > 1 and len({*last}) == 1 and len({*scores}) == 1:
     yield Sign(
-      f'every episode of every evaluation has the same return, {_text(last[0])}',
+      f'every episode of every evaluation has the same return, {text(last[0])}',
       'the reward never comes, or does not depend on what the agent does: nothing can be learned '
       'from it. Look at the reward of the environment',
     )
@@ -159,12 +98,12 @@ def _scores(record) -> Iterator[Sign]:
     random, human = known[record.task]
     if scores[-1] < random + 0.02 * (human - random):
       yield Sign(
-        f'the last score, {_text(scores[-1])}, is that of a random player ({_text(random)})',
+        f'the last score, {text(scores[-1])}, is that of a random player ({text(random)})',
         'of the 26 games Freeway, Private Eye and Pong stay there longest; else see the losses',
       )
   elif len(scores) > 2 and max(scores[1:]) <= scores[0]:
     yield Sign(
-      f'no evaluation is better than the first ({_text(scores[0])})',
+      f'no evaluation is better than the first ({text(scores[0])})',
       'nothing that pays has been learned yet: are reward and policy learned at all, below?',
     )
 
@@ -180,7 +119,7 @@ def _model(record, series) -> Iterator[Sign]:
       'the posterior says no more than the prior: it has collapsed, or free nats are so many that '
       'the dynamics are not trained (config.losses.free_nats). Is the observation loss falling?',
     )
-  for task in _MODEL:
+  for task in MODEL:
     loss = series.get(f'loss/{task}', [])
     if len(loss) < 8 or task == 'dynamics':
       continue
@@ -188,7 +127,7 @@ def _model(record, series) -> Iterator[Sign]:
     met = task == 'reward' and _rises(record)  # rewards that it had not met before
     if min(lows) > 1e-2 and lows[-1] > 3 * min(lows) and not met:
       yield Sign(
-        f'the {task} loss has risen from {_text(min(lows))} to {_text(lows[-1])}',
+        f'the {task} loss has risen from {text(min(lows))} to {text(lows[-1])}',
         'the model diverges (a learning rate that is too high: config.model_opt.lr), or the agent '
         'has come to something new',
       )
@@ -203,7 +142,7 @@ def _model(record, series) -> Iterator[Sign]:
       )
     elif now > 0.97 * before and not _rises(record):
       yield Sign(
-        f'the reward loss is flat ({_text(before)}, then {_text(now)}), and scores do not rise',
+        f'the reward loss is flat ({text(before)}, then {text(now)}), and scores do not rise',
         'the reward head says no more than the mean: a weight of the reward loss that is too small '
         'for it (--weighting=harmony, or fixed), or too few rewards in the replay',
       )
@@ -215,7 +154,7 @@ def _model(record, series) -> Iterator[Sign]:
       if share > 0.9:
         yield Sign(
           f'the gradient of {name} is cut in {share:.0%} of the lines of the second half (clip '
-          f'{clip:g}, median {_text(float(np.median(half)))})',
+          f'{clip:g}, median {text(float(np.median(half)))})',
           'steps are as long as the clip allows, whatever the loss: a larger clip, or rewards or '
           'losses of another scale',
         )
@@ -225,7 +164,7 @@ def _weights(record, series) -> Iterator[Sign]:
   """The optimum of L/σ + log(1 + σ) is σ* = (L + √(L² + 4 L)) / 2."""
   if record.weighting not in ('harmony', 'harmony_unrectified'):
     return
-  for task in _MODEL:
+  for task in MODEL:
     sigma, loss = series.get(f'harmony/{task}/sigma', []), series.get(f'loss/{task}', [])
     if len(sigma) < 4 or not loss or series['update'][-1] < EARLY:
       continue
@@ -238,7 +177,7 @@ def _weights(record, series) -> Iterator[Sign]:
         f'about {arrives:,.0f} more updates at its pace' if arrives < 1e7 else 'it stands still'
       )
       yield Sign(
-        f'σ of {task} is {_text(sigma[-1])}, its optimum for this loss {_text(best)}: {more}',
+        f'σ of {task} is {text(sigma[-1])}, its optimum for this loss {text(best)}: {more}',
         'harmonizers move by their learning rate, not by their gradient: in a short run they do '
         'not arrive. A higher config.weighting.rate, or weighting.beta2=0.99 as the cpu preset',
         unusual=arrives == math.inf or record.complete,
@@ -287,87 +226,6 @@ def _choices(folder):
   return ()
 
 
-# --------------------------------------------------------------------------------------------------
-# what our runs had
-
-
-def _compare(record):
-  """(Signs, rows) of a record beside `expected`."""
-  ours = expected().get(f'{record.suite} {record.method}')
-  if not ours:
-    known = [key for key in expected() if key.startswith(f'{record.suite} ')]
-    others = f'; there are {", ".join(known)}' if known else ''
-    told = f'no run of ours is of {record.suite} {record.method}{others}: no ranges to compare with'
-    return [Sign(told, unusual=False)], []
-  step = record.metrics['step'][-1] if record.metrics['step'] else 0
-  # the last one that is over: what a part begins with is not what the median of all of it is
-  part = PARTS if record.complete else min(PARTS, PARTS * step // record.steps)
-  part -= 1
-  signs, rows, other = [], [], _other(record, ours)
-  if other:
-    told = f'our runs of this method had other settings: {protocol.some(other)}'
-    signs.append(Sign(told, 'their ranges need not hold here', unusual=False))
-  if part < 0:
-    told = f'part 1 of {PARTS} of the run is not over: too early to compare it with our runs'
-    signs.append(Sign(told, unusual=False))
-  for name, parts in ours['ranges'].items() if part >= 0 else ():
-    value, (low, high, runs) = _in_part(record, name, part), parts[part]
-    if value is None:
-      continue
-    rows.append((name, _text(value), f'{_text(low)} to {_text(high)}'))
-    if not low / FACTOR <= value <= high * FACTOR and low > 0:
-      signs.append(
-        Sign(
-          f'{name} is {_text(value)} in part {part + 1} of {PARTS} of the run; in ours it was '
-          f'{_text(low)} to {_text(high)} (from {runs} run{"s" * (runs > 1)} of '
-          f'{", ".join(ours["tasks"])})',
-          unusual=not other,
-        )
-      )
-  if record.steps_per_second:  # nothing odd: a run may share its machine
-    for devices, (low, high) in ours['speed'].items():
-      told = f'{_text(low)} to {_text(high)} on {devices}'
-      rows.append(('steps per second', _text(record.steps_per_second), told))
-  return signs, rows
-
-
-def _other(record, ours):
-  """['steps 8,000 for 4,000']: in what a run is not as ours are, among the settings of both."""
-  own, task, steps = _settings(record), record.task, record.steps
-  found = [] if task in ours['tasks'] else [f'task {task} for {", ".join(ours["tasks"])}']
-  counts = ', '.join(f'{count:,}' for count in ours['steps'])
-  found += [] if steps in ours['steps'] else [f'steps {steps:,} for {counts}']
-  pairs = [(name, own[name], each) for name, each in ours['settings'].items() if name in own]
-  return found + [f'{name} {here} for {there}' for name, here, there in pairs if here != there]
-
-
-def _shared(runs):
-  first, *others = map(_settings, runs)
-  return {k: v for k, v in first.items() if all(k in each and each[k] == v for each in others)}
-
-
-def _settings(record):
-  flat = {'.'.join(key): each for key, each in sorted(results_files.flat(record.config).items())}
-  return {k: each for k, each in flat.items() if k not in _IDLE and not k.startswith('eval')}
-
-
-def _compared(name):
-  if name.startswith(('loss/', 'harmony/')):
-    return name.endswith(('weight', *_MODEL))
-  return name == 'actor/entropy' or name.startswith('grad_norm/')
-
-
-def _in_part(record, name, part):
-  """The median of a metric in a part of the run; None without one."""
-  points = zip(record.metrics['step'], record.metrics.get(name, []))
-  inside = [
-    value
-    for step, value in points
-    if value is not None and part <= PARTS * step / record.steps <= part + 1
-  ]
-  return float(np.median(inside)) if inside else None
-
-
 def _series(record):
   """{metric: its values that are there, in order}."""
   return {
@@ -397,26 +255,3 @@ def _slope(record, name):
   points = [(update, value) for update, value in both if update is not None and value]
   (first, low), (last, high) = points[len(points) // 2 - 1], points[-1]
   return math.log(high / low) / (last - first) if last > first else 0.0
-
-
-def _text(value):
-  """'1,234', '0.0123': three digits of a small number."""
-  return long_number(value) if abs(value) >= 10 else f'{value:.3g}'
-
-
-def _short(value):
-  return float(f'{value:.3g}')
-
-
-def write(words: Sequence[str], path: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
-  """Write the ranges of runs below some paths to a file; return them, and what is wrong with runs.
-
-  Raises:
-    UserError: there is no complete run.
-  """
-  found, problems = records.collect(words, READ)
-  table = measure(found)
-  if not table:
-    raise UserError('; '.join(['none of these holds a complete run', *problems[:1]]))
-  path.write_text(json.dumps(table, indent=1) + '\n', encoding='utf-8')
-  return table, problems

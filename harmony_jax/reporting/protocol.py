@@ -38,9 +38,10 @@ def describe(config: Mapping) -> str:
 
 def facts(config: Mapping) -> dict:
   """Return the same for JSON: counts in steps (agent decisions, the reset that begins an episode
-  included) and frames."""
+  included) and frames, which are those of training: evaluation may have another action repeat."""
   known, _ = _of_suite(config)
-  repeat, steps, every = known['action_repeat'], config['steps'], config.get('eval_every', 0)
+  repeat = _of_suite({**config, 'eval_env': {}})[0]['action_repeat']
+  steps, every = config['steps'], config.get('eval_every', 0)
   return {
     'score': config.get('score', 'return'),
     'evaluated_every_steps': every,

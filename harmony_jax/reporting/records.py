@@ -30,7 +30,7 @@ METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every r
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
 # Settings that may differ between seeds; the last are of harmonizers, idle in other rules.
-_FREE = {('seed',), *((key.removeprefix('config.'),) for key in FREE)}
+_FREE = {('seed',), *((name,) for name in FREE)}
 _LEARNED = ('harmony', 'uncertainty')  # rules with harmonizers begin so
 _OF_THEM = 'rate beta2 start calibrate dynamics_regularizer'.split()
 _HARMONIZERS = {('weighting', name) for name in _OF_THEM}

@@ -98,7 +98,7 @@ class Record:
     same = common > 0 or self.environment['date'] == other.environment['date']
     # as many first scores are zeros, equal ones alone make no run the same
     apart = difference(self.config, other.config)
-    free = all(None in pair or f'config.{name}' in FREE for name, pair in apart.items())
+    free = all(None in pair or name in FREE for name, pair in apart.items())
     return same and free and a[:common] == b[:common]
 
 

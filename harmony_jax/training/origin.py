@@ -29,7 +29,8 @@ from harmony_jax.training.checkpoint import Checkpoints, structure
 if TYPE_CHECKING:
   from harmony_jax.training.loop import Trainer
 
-OWN = ('rng', 'step', 'nonfinite', 'carry')  # fields of a `TrainState` that a run begins with
+# Fields of a `TrainState` that a run begins with; `run_step`: of TD-MPC, by which it plans.
+OWN = ('rng', 'step', 'run_step', 'nonfinite', 'carry')
 _log = logging.getLogger(__name__)
 
 

@@ -114,6 +114,22 @@ def writable(folder: str | pathlib.Path) -> pathlib.Path:
   return folder
 
 
+def writable_file(file: str | pathlib.Path, ending: str = '', flag: str = 'output') -> pathlib.Path:
+  """Return the path of a file that a flag names, before any work is done for it.
+
+  Raises:
+    UserError: it is a folder, lies in none that can be written to, or has another ending.
+  """
+  path = local_path(file)
+  if path.is_dir():
+    raise UserError(f'--{flag}={file} is a folder: name a file in it')
+  if ending and path.suffix.lower() != ending:
+    raise UserError(f'--{flag}={file}: its name must end in {ending}')
+  if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+    raise UserError(f'--{flag}: cannot write to the folder of {file}')
+  return path
+
+
 def unused(folder: pathlib.Path, name: str, suffix: str) -> pathlib.Path:
   """Return folder/name.suffix, with -2, -3, … after a name that a file with any suffix has."""
   count, candidate = 1, name

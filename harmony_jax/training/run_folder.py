@@ -34,7 +34,7 @@ from harmony_jax.errors import InUse, UserError
 from harmony_jax.paths import local_path
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
-FREE = ('config.env_processes', 'config.replay_on', 'config.devices', 'config.keep_replay')
+FREE = ('env_processes', 'replay_on', 'devices', 'keep_replay')
 
 _OF_SOURCE = [f'identity.from.{name}' for name in ('task', 'method', 'step', 'checksum')]
 
@@ -295,7 +295,7 @@ def _compare(path, wanted):
   told = [
     f'{key}: folder has {old!r}, command has {new!r}'
     for key, (old, new) in differing.items()
-    if key not in FREE and not (old is None and config_.as_before(key, new))
+    if key.removeprefix('config.') not in FREE and not (old is None and config_.as_before(key, new))
   ]
   if told:
     raise AnotherRun(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
