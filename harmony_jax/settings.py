@@ -13,6 +13,7 @@ refused with one line.
 import ast
 import dataclasses
 import difflib
+import functools
 import math
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -62,20 +63,33 @@ def group(cls: type[T], meaning: str, **changes: Any) -> T:
   return dataclasses.field(default_factory=lambda: cls(**changes), metadata={'meaning': meaning})
 
 
+@functools.cache  # a sweep asks for them by the hundred thousand
+def _fields(cls: type) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+  """Return {name: (type, metadata)} of a class's fields."""
+  types = typing.get_type_hints(cls)
+  return {field.name: (types[field.name], field.metadata) for field in dataclasses.fields(cls)}
+
+
 def describe(settings: Any, prefix: str = '') -> Iterator[Setting]:
   """Yield every setting of an instance; its values are the defaults."""
-  types = typing.get_type_hints(type(settings))
-  for field in dataclasses.fields(settings):
-    value, name = getattr(settings, field.name), prefix + field.name
+  for field, (kind, about) in _fields(type(settings)).items():
+    value, name = getattr(settings, field), prefix + field
     if dataclasses.is_dataclass(value):
       yield from describe(value, f'{name}.')
-    elif field.metadata:
-      yield Setting(name, types[field.name], value, **field.metadata)
+    elif about:
+      yield Setting(name, kind, value, **about)
 
 
-def flatten(settings: Any) -> dict[str, Any]:
+def flatten(settings: Any, prefix: str = '') -> dict[str, Any]:
   """Return {dotted name: value}."""
-  return {each.name: each.default for each in describe(settings)}
+  found = {}
+  for field, (_, about) in _fields(type(settings)).items():
+    value, name = getattr(settings, field), prefix + field
+    if dataclasses.is_dataclass(value):
+      found |= flatten(value, f'{name}.')
+    elif about:
+      found[name] = value
+  return found
 
 
 def replace(settings: T, changes: Mapping[str, Any]) -> T:
@@ -84,7 +98,7 @@ def replace(settings: T, changes: Mapping[str, Any]) -> T:
   Raises:
     UserError: an unknown name, or a value that the setting cannot have.
   """
-  known = {each.name: each for each in describe(settings)}
+  known = {each.name: each for each in describe(settings)} if changes else {}
   for name, value in changes.items():
     if name not in known:
       raise UserError(unknown(name, known))
@@ -116,7 +130,7 @@ def _replace(settings: Any, changes: Mapping[str, Any]) -> Any:
 
 def _converted(settings: Any, name: str, value: Any) -> Any:
   """Return an int as a float, and a list as a tuple, where the setting is one."""
-  kind = typing.get_type_hints(type(settings))[name]
+  kind, _ = _fields(type(settings))[name]
   if kind is float:
     return float(value)
   return tuple(value) if typing.get_origin(kind) is tuple else value
