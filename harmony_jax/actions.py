@@ -7,7 +7,8 @@ noise: the class itself, or for products `Factored`. A actions; float32.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Unpack
 
 import jax
@@ -58,7 +59,7 @@ class OneHot(NamedTuple):
 
   def sample(self, noise: Float[Array, '*batch'] | None) -> Float[Array, '*batch A']:
     """Return a sample with the probabilities' gradient."""
-    return dists.straight_through(dists.draw_one_hot(self.logits, noise), self.logits)
+    return dists.draw_one_hot(self.logits, noise)
 
   def mode(self, noise: jax.Array | None = None) -> Float[Array, '*batch A']:
     """Return the most likely action."""
@@ -70,7 +71,8 @@ class OneHot(NamedTuple):
 
   def entropy(self, noise: jax.Array | None = None) -> Float[Array, '*batch']:
     """Return -Σ p log p."""
-    return dists.categorical_entropy(self.logits)
+    log_p = jax.nn.log_softmax(self.logits)
+    return -(jnp.exp(log_p) * log_p).sum(-1)
 
 
 class Normal(NamedTuple):
@@ -282,12 +284,18 @@ Policy = OneHot | Continuous | Product
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Actor:
-  """π(a | z): a head, and the kind of distribution that its outputs describe."""
+  """π(a | z): a head, and the kind of distribution that its outputs describe.
+
+  Attributes:
+    noise: `noise(key, shape)` draws noise for `sample`, for leading axes `shape`.
+    samples: how many draws entropy and mode are estimated from; 0 where they are exact.
+  """
 
   config: ActorSettings
   head: Head
   kind: Any  # a class of the above, or a `Factored`
-  actions: int
+  noise: Callable[[jax.Array, tuple[int, ...]], Float[Array, '...']]
+  samples: int
 
   @classmethod
   def make(
@@ -308,17 +316,11 @@ class Actor:
       kind = Factored(choices, kind if rest else None)
       outputs = (sum(choices), *((rest, rest) if rest else ()))
     head = Head(features, config, outputs, **layers)
-    return cls(config=config, head=head, kind=kind, actions=actions)
-
-  @property
-  def samples(self) -> int:
-    """How many draws entropy and mode are estimated from; 0 where they are exact."""
-    return self.config.samples if TanhNormal in (self.kind, getattr(self.kind, 'rest', None)) else 0
+    noise = functools.partial(kind.noise, actions=actions)
+    estimated = TanhNormal in (kind, getattr(kind, 'rest', None))
+    samples = config.samples if estimated else 0
+    return cls(config=config, head=head, kind=kind, noise=noise, samples=samples)
 
   def policy(self, params: Mapping[str, Any], feature: Float[Array, '*batch F']) -> Policy:
     """Return the distribution of actions for features."""
     return self.kind.of(self.head.apply({'params': params}, feature), self.config)
-
-  def noise(self, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, '...']:
-    """Draw noise for `sample`, for leading axes `shape`."""
-    return self.kind.noise(key, shape, self.actions)

@@ -65,7 +65,9 @@ def downsample(
   # Space to depth: a 4×4 patch with stride 2 is a 2×2 patch of 2×2 blocks. An odd last line is seen
   # by no patch.
   x = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
-  patches = _neighbours(x.reshape(batch, rows, columns, 4 * channels))
+  x = x.reshape(batch, rows, columns, 4 * channels)
+  # Each block with its right, lower and lower right neighbour.
+  patches = jnp.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], -1)
   # [B, H', W', 16 C] as (block row, block column, row, column, channel)
   kernel = kernel.reshape(2, 2, 2, 2, channels, -1).swapaxes(1, 2).reshape(16 * channels, -1)
   return product(patches, kernel)
@@ -87,7 +89,31 @@ def upsample(
     return _in_turn(_transposed, padding)(x, kernel)
   if form == 'gradient':
     return _up(x, kernel, padding)
-  y = _upsample_valid(x, kernel)
+  batch, height, width, channels = x.shape
+  size, depth = kernel.shape[0], kernel.shape[2]
+  # Every input adds its value times the flipped kernel to the K×K outputs from (2i, 2j) on. With K
+  # padded to an even number that is, for each of (K/2)² offsets, one block of 2×2 outputs per
+  # input: one product, then a sum of shifts.
+  taps = (size + 1) // 2
+  kernel = jnp.pad(kernel[::-1, ::-1], ((0, 2 * taps - size),) * 2 + ((0, 0),) * 2)
+  # row tap, row phase, column tap, column phase, D, C
+  kernel = kernel.reshape(taps, 2, taps, 2, depth, channels)
+  blocks = product(x, kernel.transpose(5, 0, 2, 1, 3, 4).reshape(channels, -1))
+  rows, columns = height + taps - 1, width + taps - 1
+  # A split's gradient is one concatenation; that of as many slices would be as many sums over all
+  # of `blocks`.
+  blocks = jax.lax.split(blocks, (4 * depth,) * taps**2, axis=3)
+  offsets = [(i, j) for i in range(taps) for j in range(taps)]
+  y: jax.Array = sum(  # pyright: ignore[reportAssignmentType]
+    jnp.pad(block, ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
+    for block, (i, j) in zip(blocks, offsets)
+  )
+  y = (
+    y.reshape(batch, rows, columns, 2, 2, depth)
+    .swapaxes(2, 3)
+    .reshape(batch, 2 * rows, 2 * columns, depth)
+  )
+  y = y[:, : 2 * (height - 1) + size, : 2 * (width - 1) + size]
   return y if padding == 'valid' else y[:, 1:-1, 1:-1]
 
 
@@ -169,34 +195,7 @@ def _flipped(kernel):
   return jax.lax.optimization_barrier(kernel[::-1, ::-1])
 
 
-def _upsample_valid(x, kernel):
-  batch, height, width, channels = x.shape
-  size, depth = kernel.shape[0], kernel.shape[2]
-  # Every input adds its value times the flipped kernel to the K×K outputs from (2i, 2j) on. With K
-  # padded to an even number that is, for each of (K/2)² offsets, one block of 2×2 outputs per
-  # input: one product, then a sum of shifts.
-  taps = (size + 1) // 2
-  kernel = jnp.pad(kernel[::-1, ::-1], ((0, 2 * taps - size),) * 2 + ((0, 0),) * 2)
-  # row tap, row phase, column tap, column phase, D, C
-  kernel = kernel.reshape(taps, 2, taps, 2, depth, channels)
-  blocks = product(x, kernel.transpose(5, 0, 2, 1, 3, 4).reshape(channels, -1))
-  rows, columns = height + taps - 1, width + taps - 1
-  # A split's gradient is one concatenation; that of as many slices would be as many sums over all
-  # of `blocks`.
-  blocks = jax.lax.split(blocks, (4 * depth,) * taps**2, axis=3)
-  offsets = [(i, j) for i in range(taps) for j in range(taps)]
-  y: jax.Array = sum(  # pyright: ignore[reportAssignmentType]
-    jnp.pad(block, ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
-    for block, (i, j) in zip(blocks, offsets)
-  )
-  y = (
-    y.reshape(batch, rows, columns, 2, 2, depth)
-    .swapaxes(2, 3)
-    .reshape(batch, 2 * rows, 2 * columns, depth)
-  )
-  return y[:, : 2 * (height - 1) + size, : 2 * (width - 1) + size]
-
-
+@jax.custom_vjp
 def product(x: Float[Array, '*batch C'], matrix: Float[Array, 'C D']) -> Float[Array, '*batch D']:
   """x @ matrix with the leading axes of x flattened.
 
@@ -204,38 +203,24 @@ def product(x: Float[Array, '*batch C'], matrix: Float[Array, 'C D']) -> Float[A
   axes XLA's CPU backend runs it in a slow loop (measured: 8.8 against 2.0 ms for [128, 8, 8, 32] ×
   [32, 192]).
   """
-  return _product(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
-
-
-@jax.custom_vjp
-def _product(x, matrix):
-  return x @ matrix
-
-
-def _product_forward(x, matrix):
-  return x @ matrix, (x, matrix)
+  rows = x.reshape(-1, x.shape[-1])
+  return (rows @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def _product_backward(saved, gradient):
   x, matrix = saved
+  rows, of_rows = (each.reshape(-1, each.shape[-1]) for each in (x, gradient))
   over_rows = (((0,), (0,)), ((), ()))
   if matrix.shape[0] > matrix.shape[1]:
     # On a CPU the product is up to three times as fast with the narrow factor first
     # (benchmarks/NOTES.md); the barrier keeps the compiler from turning it around again.
-    of_matrix = jax.lax.optimization_barrier(jax.lax.dot_general(gradient, x, over_rows)).T
+    of_matrix = jax.lax.optimization_barrier(jax.lax.dot_general(of_rows, rows, over_rows)).T
   else:
-    of_matrix = jax.lax.dot_general(x, gradient, over_rows)
-  return gradient @ matrix.T, of_matrix
+    of_matrix = jax.lax.dot_general(rows, of_rows, over_rows)
+  return (of_rows @ matrix.T).reshape(x.shape), of_matrix
 
 
-_product.defvjp(_product_forward, _product_backward)
-
-
-def _neighbours(x):
-  """[B, H, W, C] -> [B, H-1, W-1, 4C]: each position with its right, lower and lower right
-  neighbour.
-  """
-  return jnp.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], -1)
+product.defvjp(lambda x, matrix: (product(x, matrix), (x, matrix)), _product_backward)
 
 
 # ------------------------------------------------------------------------------------------------

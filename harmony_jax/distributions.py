@@ -112,8 +112,8 @@ def unimix(logits: Float[Array, '*batch K'], fraction: float) -> Float[Array, '*
 def draw_one_hot(
   logits: Float[Array, '*batch K'], uniform: Float[Array, '*batch'] | None
 ) -> Float[Array, '*batch K']:
-  """A one-hot sample of softmax(logits) by the inverse of its cumulative distribution, without
-  gradient.
+  """A one-hot sample of softmax(logits) by the inverse of its cumulative distribution, with the
+  gradient of the probabilities: sample + probs - sg(probs), straight through.
 
   Args:
     logits: log-probabilities up to a constant.
@@ -121,40 +121,18 @@ def draw_one_hot(
 
   Returns: float32 one-hots.
   """
-  classes = logits.shape[-1]
+  classes, probs = logits.shape[-1], jax.nn.softmax(logits.astype(jnp.float32))
   if uniform is None:
     index = jnp.argmax(logits, -1)
   else:
-    probs = jax.nn.softmax(logits.astype(jnp.float32))
     # A triangular matrix product: a cumulative sum that every backend runs fast. With rounded
     # factors, as accelerators have them by default, other classes would be drawn.
     triangle = np.triu(np.ones((classes, classes), np.float32))
     cumulative = jnp.matmul(probs, triangle, precision='highest')
     index = (cumulative <= uniform[..., None] * cumulative[..., -1:]).sum(-1)
     index = jnp.minimum(index, classes - 1)
-  return jax.lax.stop_gradient(jax.nn.one_hot(index, classes, dtype=jnp.float32))
-
-
-def straight_through(
-  sample: Float[Array, '*batch K'], logits: Float[Array, '*batch K']
-) -> Float[Array, '*batch K']:
-  """Return sample + probs - sg(probs): a sample with the probabilities' gradient."""
-  probs = jax.nn.softmax(logits.astype(jnp.float32))
+  sample = jax.lax.stop_gradient(jax.nn.one_hot(index, classes, dtype=jnp.float32))
   return sample + (probs - jax.lax.stop_gradient(probs))
-
-
-def categorical_kl(
-  logits: Float[Array, '*batch K'], other: Float[Array, '*batch K']
-) -> Float[Array, '*batch']:
-  """KL[p || q] of categoricals given by logits, summed over K."""
-  log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other)
-  return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
-
-
-def categorical_entropy(logits: Float[Array, '*batch K']) -> Float[Array, '*batch']:
-  """-Σ p log p over the last axis."""
-  log_p = jax.nn.log_softmax(logits)
-  return -(jnp.exp(log_p) * log_p).sum(-1)
 
 
 def bernoulli_loss(

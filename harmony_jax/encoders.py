@@ -1,7 +1,12 @@
-"""Networks of observations: the encoder, and the decoder that mirrors it.
+"""Networks of observations: the encoder, the decoder that mirrors it, and learning from both.
 
-Pictures go through a network of images.py, vectors through an MLP. Both are frozen dataclasses
-around Flax modules: parameters and running statistics come as arguments.
+Pictures go through a network of a kind (`KINDS`), vectors through an MLP. Encoder and decoder are
+frozen dataclasses around Flax modules: parameters and running statistics come as arguments.
+
+An `Objective` is what a world model learns its representation from: it says in how many views a
+batch is seen, which tasks are weighed in the place of `observation`, and what they lose.
+`Reconstruction` is one, prototypes.py another. Its parameters are entries of the world model's.
+B rows, V views, T steps, E embedding, F feature.
 """
 
 import dataclasses
@@ -17,10 +22,45 @@ import numpy as np
 
 from harmony_jax import convolution
 from harmony_jax.distributions import symexp, symlog
-from harmony_jax.images import KINDS, ImageSettings
-from harmony_jax.networks import LINEAR, Dense, Layers, Style, mlp
+from harmony_jax.networks import LINEAR, Dense, Layers, PlainDown, PlainUp, Style
+from harmony_jax.residual import ResidualDown, ResidualUp
+from harmony_jax.settings import setting
 
 Shapes = Mapping[str, tuple[int, ...]]
+Params = Mapping[str, Any]
+Losses = dict[str, jax.Array]
+
+# Kinds of networks of pictures, down and up: pairs of Flax modules, made with `config`, `channels`
+# (of all pictures together), `side`, `style` and `dtype`:
+#
+#     down    pictures [N, side, side, C] in [-0.5, 0.5] -> anything [N, ...] of `size` numbers
+#     up      features [N, F] -> pictures, in two parts: `begin` for all frames, `finish`
+#
+# `frame_bytes` is the size of the largest layer's output for one frame where frames do not depend
+# on each other, so that a CPU can take a few at a time (convolution.py); 0 where they do (batch
+# norms).
+KINDS = {'plain': (PlainDown, PlainUp), 'residual': (ResidualDown, ResidualUp)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+  """A network of images and vectors: the encoder, and the decoder that mirrors it."""
+
+  kind: str = setting(
+    'plain', 'plain: strided convolutions; residual: residual.py, with batch norms', choices=KINDS
+  )
+  depth: int = setting(
+    32, 'channels of the first convolution; doubled by every further one', least=1
+  )
+  minres: int = setting(4, 'side of the last feature map, with padding same', least=1)
+  patch: int = setting(
+    1, 'side of the blocks that one product maps to `depth` channels; 1: none; for CPUs', least=1
+  )
+  padding: str = setting(
+    'same', 'of the convolutions: same, or valid as DreamerV2', choices=('same', 'valid')
+  )
+  mlp_layers: int = setting(2, 'hidden layers for vector observations')
+  mlp_units: int = setting(512, 'their width', least=1)
 
 
 class _VectorDown(nn.Module):
@@ -31,13 +71,10 @@ class _VectorDown(nn.Module):
   style: Style
   dtype: Any
 
-  def setup(self):
-    c = self.config
-    self.h = mlp(self.inputs, c.mlp_layers, c.mlp_units, style=self.style, dtype=self.dtype)
-
+  @nn.compact
   def __call__(self, x):
-    for layer in self.h:
-      x = layer(x)
+    for i in range(self.config.mlp_layers):
+      x = Dense(self.config.mlp_units, self.style, self.dtype, name=f'h_{i}')(x)
     return x
 
 
@@ -45,22 +82,19 @@ class _VectorUp(nn.Module):
   """Features [N, F] -> {name: [N, ...]}."""
 
   config: ImageSettings
-  inputs: int
   shapes: Shapes
   style: Style
   dtype: Any
 
-  def setup(self):
-    c = self.config
-    self.h = mlp(self.inputs, c.mlp_layers, c.mlp_units, style=self.style, dtype=self.dtype)
-    width = c.mlp_units if c.mlp_layers else self.inputs
-    linear: dict[str, Any] = dict(inputs=width, style=LINEAR, dtype=self.dtype)
-    self.out = {k: Dense(units=math.prod(shape), **linear) for k, shape in self.shapes.items()}
-
+  @nn.compact
   def __call__(self, x):
-    for layer in self.h:
-      x = layer(x)
-    return {k: self.out[k](x).astype(jnp.float32).reshape(-1, *s) for k, s in self.shapes.items()}
+    for i in range(self.config.mlp_layers):
+      x = Dense(self.config.mlp_units, self.style, self.dtype, name=f'h_{i}')(x)
+    found = {}
+    for name, shape in self.shapes.items():
+      out = Dense(math.prod(shape), LINEAR, self.dtype, name=f'out_{name}')(x)
+      found[name] = out.astype(jnp.float32).reshape(-1, *shape)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,15 +157,16 @@ class Encoder:
     name, shape = next(iter({**self.images, **self.vectors}.items()))
     lead = observation[name].shape[: observation[name].ndim - len(shape)]
     flat = lambda shapes: {k: observation[k].reshape(-1, *s) for k, s in shapes.items()}
+    # {name: [N, H, W, c]} -> [N, H, W, C] in [-0.5, 0.5]
+    join = lambda images: jnp.concatenate([scale_image(images[k]) for k in self.images], -1) - 0.5
     parts = []
-    if self.down:
-      frames = self.down.frame_bytes
-      if frames:
-        run = lambda params, images: self.down.apply({'params': params}, _join(images))
-        size = convolution.frames_at_once(frames)
-        x = convolution.apply_in_chunks(run, params, flat(self.images), size)
-      else:
-        x, statistics = apply_norms(self.down, params, statistics, _join(flat(self.images)), train)
+    if self.down and self.down.frame_bytes:
+      run = lambda params, images: self.down.apply({'params': params}, join(images))
+      size = convolution.frames_at_once(self.down.frame_bytes)
+      x = convolution.apply_in_chunks(run, params, flat(self.images), size)
+      parts.append(x.reshape(x.shape[0], -1))
+    elif self.down:
+      x, statistics = apply_norms(self.down, params, statistics, join(flat(self.images)), train)
       parts.append(x.reshape(x.shape[0], -1))
     if self.mlp:
       x = [each.astype(jnp.float32).reshape(len(each), -1) for each in flat(self.vectors).values()]
@@ -171,10 +206,9 @@ class Decoder:
     up = vector = None
     if images:
       side, channels = _side_and_channels(images)
-      made = dict(config=config, inputs=inputs, channels=channels, side=side)
-      up = KINDS[config.kind][1](**made, **layers)
+      up = KINDS[config.kind][1](config=config, channels=channels, side=side, **layers)
     if vectors:
-      vector = _VectorUp(config, inputs, vectors, **layers)
+      vector = _VectorUp(config, vectors, **layers)
     return cls(images, vectors, up, vector, inputs, likelihood)
 
   def init(self, key: jax.Array) -> dict[str, Any]:
@@ -288,11 +322,124 @@ def _side_and_channels(images: Shapes) -> tuple[int, int]:
   return next(iter(sides))[0], sum(shape[2] for shape in images.values())
 
 
-def _join(images: Mapping[str, jax.Array]) -> jax.Array:
-  """{name: [N, H, W, c]} -> [N, H, W, C] in [-0.5, 0.5]."""
-  return jnp.concatenate([scale_image(images[k]) for k in sorted(images)], -1) - 0.5
-
-
 def scale_image(image: jax.Array) -> jax.Array:
   """uint8 [..., H, W, C] -> float32 in [0, 1]; floats pass."""
   return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+
+
+# --------------------------------------------------------------------------------------------------
+# What a world model learns its representation from
+
+
+class Objective:
+  """The interface, with what most objectives have in common.
+
+  Attributes:
+    tasks: those that stand for `observation` in the weighting. views: V.
+  """
+
+  tasks: tuple[str, ...] = ('observation',)
+  views: int = 1
+
+  def init(self, key: jax.Array) -> tuple[dict, dict]:
+    """Return (parameters by entry of the world model, running statistics by entry)."""
+    raise NotImplementedError
+
+  def losses(
+    self,
+    params: Params,
+    slow: Params,
+    statistics: Params,
+    batch: Params,
+    embed: jax.Array,
+    feature: jax.Array,
+  ) -> tuple[Losses, dict]:
+    """Return (means by name, running statistics by entry).
+
+    Args:
+      params: the world model's. slow: as `slow` gave it. batch: as the model saw it.
+      embed: [V B, T, E]. feature: [V B, T, F].
+    """
+    raise NotImplementedError
+
+  def elements(self) -> dict[str, int]:
+    """Return over how many numbers the loss of each task is summed, where it is not one."""
+    return {}
+
+  def predict(self, params: Params, statistics: Params, feature: jax.Array) -> dict[str, Any]:
+    """Return what the model makes of features [..., F], for looking at."""
+    return {}
+
+  def noise(self, key: jax.Array) -> Any:
+    """Draw what `view` needs for one row; with several views."""
+    raise NotImplementedError
+
+  def view(self, batch: Params, noise: Any) -> Params:
+    """Return a batch [V B, ...] in its V > 1 views as the model sees it; noise [V B, ...]."""
+    raise NotImplementedError
+
+  def slow(self, params: Params) -> dict:
+    """Return the parameters of which slow copies are kept."""
+    return {}
+
+  def update_slow(self, slow: Params, params: Params, step: jax.Array) -> dict:
+    """Return the slow copies after update number `step`."""
+    return {}
+
+  def project(self, params: Params) -> Params:
+    """Return the parameters as an update begins with them."""
+    return params
+
+  def mask(self, gradient: Params, step: jax.Array) -> Params:
+    """Return the gradient of those parameters that learn in update number `step`."""
+    return gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction(Objective):
+  """-log p(observation | state), by a decoder.
+
+  Vectors are a loss of their own, `vector`, with weight 1 as the authors ran it, or part of
+  `observation` (`harmonize_vector`).
+  """
+
+  decoder: Decoder
+  harmonize_vector: bool = False
+
+  @property
+  def tasks(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """`observation`, unless there are vectors only and they are a loss of their own."""
+    return ('observation',) if self.decoder.images or self.harmonize_vector else ()
+
+  def elements(self) -> dict[str, int]:
+    """Return the numbers of an observation: H·W·C of pictures."""
+    counted = {**self.decoder.images, **(self.decoder.vectors if self.harmonize_vector else {})}
+    return dict.fromkeys(self.tasks, sum(math.prod(shape) for shape in counted.values()))
+
+  def init(self, key: jax.Array) -> tuple[dict, dict]:
+    """Return the decoder's."""
+    made = self.decoder.init(key)
+    statistics = {'decoder': made['batch_stats']} if 'batch_stats' in made else {}
+    return {'decoder': made['params']}, statistics
+
+  def losses(
+    self,
+    params: Params,
+    slow: Params,
+    statistics: Params,
+    batch: Params,
+    embed: jax.Array,
+    feature: jax.Array,
+  ) -> tuple[Losses, dict]:
+    """Return `observation` and `vector`."""
+    found, after = self.decoder.losses(params['decoder'], statistics.get('decoder'), feature, batch)
+    if self.harmonize_vector or 'vector' not in found:
+      losses = {'observation': sum(found.values(), jnp.float32(0))}
+    else:
+      losses = {'observation' if k == 'image' else k: v for k, v in found.items()}
+    return losses, {} if after is None else {'decoder': after}
+
+  def predict(self, params: Params, statistics: Params, feature: jax.Array) -> dict[str, Any]:
+    """Return {'observation': {name: [..., *shape]}}, images in [0, 1]."""
+    decoded = self.decoder.predict(params['decoder'], statistics.get('decoder'), feature)
+    return {'observation': decoded}

@@ -136,7 +136,7 @@ def fixed(weights: Mapping[str, float] | None = None) -> Weighting:
     return {}, ()
 
   def weigh(losses, params, state):
-    _check_names('weights', weights, losses)
+    _check(losses, 'weights', weights)
     total, metrics = _weighed(losses, {k: jnp.float32(weights.get(k, 1.0)) for k in losses})
     return total, state, metrics
 
@@ -152,7 +152,7 @@ def reciprocal(epsilon: float = 1e-8) -> Weighting:
     return {}, _ones(tasks)  # the weights last used; the keys say which tasks
 
   def weigh(losses, params, state):
-    _check_names('weights', state, losses)
+    _check(losses, 'weights', state)
     state = {task: jax.lax.stop_gradient(1 / (losses[task] + epsilon)) for task in state}
     total, metrics = _weighed(losses, state)
     return total, state, metrics
@@ -180,7 +180,7 @@ def running(
     return {}, {'weights': _ones(tasks), 'means': dict.fromkeys(every, zero), 'share': zero}
 
   def weigh(losses, params, state):
-    _check_names('running means', {**state['means'], **state['weights']}, losses)
+    _check(losses, 'running means', {**state['means'], **state['weights']})
     mean = lambda old, new: decay * old + (1 - decay) * jax.lax.stop_gradient(new)
     share = mean(state['share'], 1.0)  # 1 - βᵗ
     means = {name: mean(old, losses[name]) for name, old in state['means'].items()}
@@ -238,7 +238,7 @@ def dwa(window: int = 25, temperature: float = 2.0, form: str = 'library') -> We
     return {}, {'weights': _ones(tasks), 'past': past, 'step': jnp.zeros((), jnp.int32)}
 
   def weigh(losses, params, state):
-    _check_names('weights', state['weights'], losses)
+    _check(losses, 'weights', state['weights'])
     before, step = state['weights'], state['step'] + 1
     new = {task: jax.lax.stop_gradient(losses[task]) for task in before}
     past = {task: jnp.append(old[1:], new[task]) for task, old in state['past'].items()}
@@ -375,8 +375,7 @@ def _harmony(log_term, regularizer, optimum, scale=1.0):
     return {task: jnp.zeros((), jnp.float32) for task in tasks}, ()  # σ = 1
 
   def weigh(losses, params, state):
-    _check(losses)
-    _check_names('harmonizers', params, losses)
+    _check(losses, 'harmonizers', params)
     total, metrics = jnp.float32(0), {}
     for name, loss in losses.items():
       if name not in params:
@@ -400,8 +399,7 @@ def _harmony(log_term, regularizer, optimum, scale=1.0):
 
 def _weighed(losses, weights):
   """Σᵢ wᵢ Lᵢ, and what is logged of it."""
-  _check(losses)
-  _check_names('weights', weights, losses)
+  _check(losses, 'weights', weights)
   total = sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(()))
   return total, {f'{task}/weight': weight for task, weight in weights.items()}
 
@@ -433,15 +431,13 @@ def from_losses(losses: Losses, rule: Weighting | None = None) -> dict[str, jax.
   return {name: start(jnp.maximum(loss, 1e-8), name) for name, loss in losses.items()}
 
 
-def _check(losses):
+def _check(losses, what='', given=()):
+  """Raise ValueError for losses that are no scalars, and for names in `given` that are none's."""
   for name, loss in losses.items():
     if jnp.ndim(loss):
       raise ValueError(
         f'loss {name!r} must be a scalar, its shape is {jnp.shape(loss)}: take its mean first'
       )
-
-
-def _check_names(what, given, known):
-  unknown = sorted(set(given) - set(known))
+  unknown = sorted(set(given) - set(losses))
   if unknown:
-    raise ValueError(f'{what} for unknown tasks {unknown}; the losses are {sorted(known)}')
+    raise ValueError(f'{what} for unknown tasks {unknown}; the losses are {sorted(losses)}')

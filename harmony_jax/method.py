@@ -161,7 +161,7 @@ class Method(Protocol):
     The batch holds observations [B, T, ...], `action` [B, T, A] (vectors as of `act`) taken
     *after* the observation of its row, `reward`, `is_first`, `is_last`, `is_terminal` [B, T], and
     with `replay.first_action` also `before` [B, A], and rows [B, ...] that the replay's draws bring
-    along (`Draw.more`). Use `finite.guard` to leave out updates that
+    along (`Draw.more`). Use `optimizers.guard` to leave out updates that
     are not finite.
     """
     ...

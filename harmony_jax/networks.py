@@ -1,4 +1,4 @@
-"""Flax linen layers: dense, strided convolutions, MLP heads, and networks of observations.
+"""Flax linen layers: dense, strided convolutions, MLP heads, and networks of pictures.
 
 A `Style` (normalization, activation, initialisation) is what the hidden layers of a method have in
 common: DreamerV3's have a layer norm in place of a bias and SiLU, DreamerV2's a bias and ELU.
@@ -9,7 +9,7 @@ NHWC, dense kernels [in, out].
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, Unpack
 
 import flax.linen as nn
@@ -89,85 +89,60 @@ def initializer(kind: str, scale: float = 1.0) -> Callable:
   return nn.initializers.variance_scaling(scale, 'fan_avg', distribution)
 
 
-class _NormAct(nn.Module):
-  """What follows a product: bias or norm, then the activation. Base of the layers below."""
+class _Layer(nn.Module):
+  """A product, then what all layers have after it."""
 
+  units: int = 0
   style: Style = Style()
   dtype: Any = jnp.float32
 
-  def _setup(self, units: int, norm_bias: str = 'none', limit: float = 0.0):
-    """`norm_bias`: a bias also before a norm, 'zero' or drawn from ±limit ('fan_in')."""
-    if self.style.normalization != 'none':
-      self.norm = nn.LayerNorm(epsilon=1e-3, dtype=jnp.float32)
-    self.bias = None
-    if self.style.normalization == 'none' or norm_bias != 'none':
+  def _finish(self, x, norm_bias='none', limit=0.0):
+    """act(norm(x)) or act(x + bias), [..., units], of a product x; `limit`: of a drawn bias."""
+    style = self.style
+    if style.normalization == 'none' or norm_bias != 'none':
       draw = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
       init = draw if norm_bias == 'fan_in' else nn.initializers.zeros
-      self.bias = self.param('bias', init, (units,))
-
-  def finish(self, x: jax.Array) -> jax.Array:
-    """Return act(norm(x)) or act(x + bias), [..., units]."""
-    if self.bias is not None:
-      x = x + self.bias.astype(x.dtype)
-    if self.style.normalization != 'none':
-      x = self.norm(x).astype(x.dtype)
-    return ACTIVATIONS[self.style.activation](x)
+      x = x + self.param('bias', init, (self.units,)).astype(x.dtype)
+    if style.normalization != 'none':
+      x = nn.LayerNorm(epsilon=1e-3, dtype=jnp.float32, name='norm')(x).astype(x.dtype)
+    return ACTIVATIONS[style.activation](x)
 
 
-class Dense(_NormAct):
+class Dense(_Layer):
   """act(norm(x W)) or act(x W + b): [..., inputs] -> [..., units].
 
-  `part` gives the product with some rows of W only, so that the share of an input that is known
-  before a loop can be computed before the loop: `finish(part(a, 0) + part(b, a.shape[-1]))` equals
-  `__call__(concatenate([a, b]))`. `norm_bias`: a bias also before a norm, 'zero' at first, or
-  'fan_in': drawn uniformly from ±1/√inputs. Called with a `product`, it has x W
-  taken by that: see recurrence.py.
+  x W is taken by `product`: see recurrence.py. With None x is x W already: the share of an input
+  that is known before a loop can be multiplied before the loop, by its rows of W. `norm_bias`: a
+  bias also before a norm, 'zero' at first, or 'fan_in': drawn uniformly from ±1/√inputs.
   """
 
-  inputs: int = 0
-  units: int = 0
   scale: float = 1.0
   norm_bias: str = 'none'
 
-  def setup(self):
-    init = initializer(self.style.init, self.scale)
-    self.kernel = self.param('kernel', init, (self.inputs, self.units))
-    self._setup(self.units, self.norm_bias, 1 / math.sqrt(self.inputs))
-
-  def __call__(self, x: jax.Array, product: Callable = convolution.product) -> jax.Array:
-    return self.finish(product(x.astype(self.dtype), self.kernel.astype(self.dtype)))
-
-  def part(self, x: jax.Array, start: int = 0) -> jax.Array:
-    """Return x W[start : start + x.shape[-1]]."""
-    whole = x.shape[-1] == self.inputs
-    rows = self.kernel if whole else self.kernel[start : start + x.shape[-1]]
-    return convolution.product(x.astype(self.dtype), rows.astype(self.dtype))
+  @nn.compact
+  def __call__(self, x: jax.Array, product: Callable | None = convolution.product) -> jax.Array:
+    inputs = x.shape[-1]
+    if product:
+      init = initializer(self.style.init, self.scale)
+      kernel = self.param('kernel', init, (inputs, self.units))
+      x = product(x.astype(self.dtype), kernel.astype(self.dtype))
+    return self._finish(x, self.norm_bias, 1 / math.sqrt(inputs))
 
 
-class Strided(_NormAct):
+class Strided(_Layer):
   """Convolution with stride 2, down or up; see convolution.py for sizes under both paddings."""
 
-  inputs: int = 0
-  units: int = 0
   direction: str = 'down'
   kernel_size: int = 4
   padding: str = 'same'
 
-  def setup(self):
-    ends = (self.inputs, self.units) if self.direction == 'down' else (self.units, self.inputs)
-    shape = (self.kernel_size, self.kernel_size, *ends)
-    self.kernel = self.param('kernel', initializer(self.style.init), shape)
-    self._setup(self.units)
-
+  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    move = convolution.downsample if self.direction == 'down' else convolution.upsample
-    return self.finish(move(x.astype(self.dtype), self.kernel.astype(self.dtype), self.padding))
-
-
-def mlp(inputs: int, layers: int, units: int, **layer: Unpack[Layers]) -> list[Dense]:
-  """Return hidden layers."""
-  widths = [inputs] + [units] * layers
-  return [Dense(inputs=a, units=b, **layer) for a, b in zip(widths[:-1], widths[1:])]
+    down, size = self.direction == 'down', self.kernel_size
+    ends = (x.shape[-1], self.units) if down else (self.units, x.shape[-1])
+    kernel = self.param('kernel', initializer(self.style.init), (size, size, *ends))
+    move = convolution.downsample if down else convolution.upsample
+    return self._finish(move(x.astype(self.dtype), kernel.astype(self.dtype), self.padding))
 
 
 class Head(nn.Module):
@@ -180,17 +155,14 @@ class Head(nn.Module):
   style: Style = Style()
   dtype: Any = jnp.float32
 
-  def setup(self):
-    c = self.config
-    self.h = mlp(self.inputs, c.layers, c.units, style=self.style, dtype=self.dtype)
-    width = c.units if c.layers else self.inputs
-    linear: dict[str, Any] = dict(style=LINEAR, scale=self.out_scale, dtype=self.dtype)
-    self.out = [Dense(inputs=width, units=size, **linear) for size in self.outputs]
-
+  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array | tuple[jax.Array, ...]:
-    for layer in self.h:
-      x = layer(x)
-    outputs = [layer(x).astype(jnp.float32) for layer in self.out]
+    for i in range(self.config.layers):
+      x = Dense(self.config.units, self.style, self.dtype, name=f'h_{i}')(x)
+    outputs = []
+    for i, size in enumerate(self.outputs):
+      layer = Dense(size, LINEAR, self.dtype, scale=self.out_scale, name=f'out_{i}')
+      outputs.append(layer(x).astype(jnp.float32))
     return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 
@@ -220,3 +192,132 @@ class ScalarHead:
   def mean(self, params: Any, feature: jax.Array) -> jax.Array:
     """Return the expected scalar [...] for features [..., F]."""
     return self.scalar.mean(self(params, feature))
+
+
+# --------------------------------------------------------------------------------------------------
+# Networks of pictures: strided convolutions down to a vector and up again
+
+
+class _Plain(nn.Module):
+  """What both ways have. `channels`: of all pictures together, C."""
+
+  config: Any  # encoders.ImageSettings
+  channels: int
+  side: int
+  style: Style = Style()
+  dtype: Any = jnp.float32
+
+  @property
+  def frame_bytes(self) -> int:
+    """Bytes of the largest layer's output for one frame."""
+    side = self.side // max(2, self.config.patch)
+    return side**2 * self.config.depth * jnp.dtype(self.dtype).itemsize
+
+
+class PlainDown(_Plain):
+  """Strided convolutions of doubling depth.
+
+  To `minres` with padding 'same' (DreamerV3), 64 → 2 with 'valid' (DreamerV2). With `patch` > 1 the
+  first layer maps each patch × patch block to `depth` channels in one product, which spares a CPU
+  the large strided layers; 1 is the published network.
+  """
+
+  @property
+  def size(self) -> int:
+    """Numbers of a result."""
+    c = self.config
+    bottom = 2 if c.padding == 'valid' else c.minres
+    return bottom**2 * c.depth * 2 ** (stages(c, self.side) - (c.patch == 1))
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    c, layer = self.config, Layers(style=self.style, dtype=self.dtype)
+    if c.patch > 1:
+      x = Dense(units=c.depth, name='stem', **layer)(to_patches(x, c.patch))
+    for i in range(stages(c, self.side)):
+      units = c.depth * 2 ** (i + (c.patch > 1))
+      x = Strided(units=units, padding=c.padding, name=f'down_{i}', **layer)(x)
+    return x
+
+
+class PlainUp(_Plain):
+  """The way back: a dense layer, then transposed convolutions, the last one linear.
+
+  The dense layer is linear and has as many units as the small picture has numbers; with `units` it
+  has so many, and a norm or bias and activation like the others.
+  """
+
+  units: int = 0
+
+  def setup(self):
+    c, valid = self.config, self.config.padding == 'valid'
+    count = stages(c, self.side) - (c.patch == 1)  # of the transposed convolutions before the last
+    small = 32 * c.depth if valid else c.minres**2 * c.depth * 2**count
+    style = self.style if self.units else LINEAR
+    self.start = Dense(self.units or small, style, self.dtype)
+    kernels = (5, 5, 6, 6) if valid else (4,) * (count + 1)
+    up: dict[str, Any] = dict(dtype=self.dtype, direction='up', padding=c.padding)
+    self.up = [
+      Strided(units=c.depth * 2**i, style=self.style, kernel_size=kernel, **up)
+      for i, kernel in zip(reversed(range(count)), kernels)
+    ]
+    if c.patch > 1:
+      self.last = Dense(self.channels * c.patch**2, LINEAR, self.dtype)
+    else:
+      self.last = Strided(units=self.channels, style=LINEAR, kernel_size=kernels[-1], **up)
+
+  def finishing(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those parameters that `finish` needs."""
+    begun = 'up_0' if self.config.padding == 'valid' else ''
+    return {k: v for k, v in params.items() if k.startswith(('up', 'last')) and k != begun}
+
+  def begin(self, features: jax.Array) -> jax.Array:
+    """Features [N, F] -> the small picture [N, s, s, D].
+
+    From a single pixel the first convolution is a dense layer, whose matrix is too large to be
+    read again for every few frames.
+    """
+    valid = self.config.padding == 'valid'
+    side = 1 if valid else self.config.minres
+    x = self.start(features).reshape(features.shape[0], side, side, -1)
+    return self.up[0](x) if valid else x
+
+  def finish(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """The small picture -> pictures [N, side, side, C]; every frame by itself."""
+    for layer in self.up[self.config.padding == 'valid' :]:
+      x = layer(x)
+    x = self.last(x)
+    return from_patches(x, self.config.patch) if self.config.patch > 1 else x
+
+
+def stages(config: Any, side: int) -> int:
+  """Return how many convolutions a plain network has.
+
+  Raises:
+    ValueError: it cannot have pictures of this side.
+  """
+  patch, minres = config.patch, config.minres
+  if config.padding == 'valid':
+    if side != 64 or patch != 1:
+      raise ValueError(
+        f"padding 'valid' is for images of side 64 without patches, got side {side}, patch {patch}"
+      )
+    return 4  # 64 → 31 → 14 → 6 → 2, and 1 → 5 → 13 → 30 → 64
+  count = round(math.log2(side / patch / minres))
+  if patch * minres * 2**count != side or count < 1:
+    raise ValueError(f'image side {side} must be {patch * minres} times a power of two')
+  return count
+
+
+def to_patches(x: jax.Array, patch: int) -> jax.Array:
+  """[N, H, W, C] -> [N, H/patch, W/patch, patch² C]."""
+  n, height, width, channels = x.shape
+  x = x.reshape(n, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
+  return x.reshape(n, height // patch, width // patch, -1)
+
+
+def from_patches(x: jax.Array, patch: int) -> jax.Array:
+  """The inverse of `to_patches`."""
+  n, height, width, _ = x.shape
+  x = x.reshape(n, height, width, patch, patch, -1).swapaxes(2, 3)
+  return x.reshape(n, height * patch, width * patch, -1)

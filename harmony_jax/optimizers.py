@@ -1,4 +1,6 @@
-"""Optimisers of one subtree of the parameters: clip, decay, Adam, all leaves in one vector."""
+"""Updates: optimisers of one subtree of the parameters (clip, decay, Adam, all leaves in one
+vector), slow copies, and what leaves out an update that is not finite, or names what is not.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -77,18 +79,15 @@ def _tensorflow_adam(b2: float, eps: float, b1: float = 0.9) -> optax.GradientTr
   return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def value_and_grad(loss: Callable[[Any], Any], params: Any) -> tuple[tuple[Any, Any], Any]:
-  """Return ((scalar, more), gradient) of `loss(params) -> (scalar, more)`."""
-  return jax.value_and_grad(loss, has_aux=True)(params)
-
-
 def descend(
   optimizer: optax.GradientTransformation,
   loss: Callable[[Any], Any],
   params: Any,
   opt_state: Any,
   mask: Callable[[Any], Any] = lambda gradient: gradient,
-  differentiate: Callable[..., tuple[tuple[Any, Any], Any]] = value_and_grad,
+  differentiate: Callable[..., tuple[tuple[Any, Any], Any]] = lambda loss, params: (
+    jax.value_and_grad(loss, has_aux=True)(params)
+  ),
 ) -> tuple[Any, Any, Any, Any]:
   """Do one update by the gradient of `loss(params) -> (scalar, more)`, over all replicas.
 
@@ -118,12 +117,10 @@ def weighed(
     shared: the entries of the parameters whose gradients the rule sees.
   """
 
-  def at_once(losses: Callable[[Any], Any], params: Any) -> tuple[tuple[Any, Any], Any]:
-    return value_and_grad(lambda params: weigh(losses(params), params['harmony'], state), params)
-
+  total = lambda losses: lambda params: weigh(losses(params), params['harmony'], state)
   balance = rule.balance
   if balance is None:
-    return at_once
+    return lambda losses, params: jax.value_and_grad(total(losses), has_aux=True)(params)
   part = lambda gradient: {name: gradient[name] for name in shared}
 
   def by_task(losses: Callable[[Any], Any], params: Any) -> tuple[tuple[Any, Any], Any]:
@@ -134,7 +131,7 @@ def weighed(
     each = replicas.mean(pulled)
     after = balance(named, {k: ravel_pytree(part(each[k]))[0] for k in each}, state)
     total = lambda named: weigh((named, *found[1:]), params['harmony'], after)
-    value, weights = value_and_grad(total, named)
+    value, weights = jax.value_and_grad(total, has_aux=True)(named)
     add = lambda *leaves: sum(weights[k] * leaf for k, leaf in zip(each, leaves))
     gradient = jax.tree.map(add, *each.values())
     if rule.clip:
@@ -145,9 +142,54 @@ def weighed(
   return by_task
 
 
-def norm(gradient: Any) -> jax.Array:
-  """Return the global norm, of the vector that the optimiser makes of a gradient."""
-  return jnp.linalg.norm(ravel_pytree(gradient)[0])
+def ema_update(slow: Any, fast: Any, step: jax.Array, fraction: float, every: int) -> Any:
+  """Return slow + f (fast - slow) in every `every`-th update; the first one (step 0) copies."""
+  mix = jnp.where(step == 0, 1.0, jnp.where(step % every == 0, fraction, 0.0))
+  return jax.tree.map(lambda s, f: (1 - mix) * s + mix * f, slow, fast)
+
+
+def guard(update: Callable, state: Any, batch: Any, skip: int) -> tuple[Any, dict]:
+  """Do `update(state, batch)` where it is finite; else count it and change nothing.
+
+  Only the batch, the losses (metrics `loss/…`) and the norms of the gradients decide, no other
+  metric. After more than `skip` updates that were not finite nothing changes at all any more, so
+  that the state is the one in which update number `state.step` goes wrong.
+
+  Args:
+    update: returns (next state, metrics, gradients by name, …).
+
+  Returns: (state, metrics with `grad_norm/…` and `nonfinite_updates`).
+  """
+  after, metrics, gradients, *_ = update(state, batch)
+  # Of the vectors that the optimisers make of gradients.
+  norms = {f'grad_norm/{k}': jnp.linalg.norm(ravel_pytree(x)[0]) for k, x in gradients.items()}
+  checked = batch, norms, {k: v for k, v in metrics.items() if k.startswith('loss/')}
+  leaves = [x for x in jax.tree.leaves(checked) if jnp.issubdtype(x.dtype, jnp.floating)]
+  finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+  # Every replica looks at its own rows; all must come to the same end.
+  finite = replicas.mean(finite.astype(jnp.float32)) == 1
+  frozen = state.nonfinite > skip
+  count = state.nonfinite + (~finite & ~frozen)
+  step = state.step + (count <= skip)
+  kept = jax.tree.map(
+    lambda new, old: jnp.where(finite & ~frozen, new, old),
+    *(each.replace(rng=None) for each in (after, state)),
+  )
+  state = kept.replace(rng=state.rng, nonfinite=count, step=step)
+  return state, {**metrics, **norms, 'nonfinite_updates': count}
+
+
+def finite_by_name(stages: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
+  """Return {stage: {name of an array: whether it is finite}} for trees of arrays by stage."""
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
+  return {
+    stage: {
+      name(path): jnp.isfinite(leaf).all()
+      for path, leaf in jax.tree.leaves_with_path(tree)
+      if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+    for stage, tree in stages.items()
+  }
 
 
 def parameter_count(params: Any) -> int:

@@ -21,10 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from harmony_jax import replicas
-from harmony_jax.encoders import Encoder, scale_image
+from harmony_jax.encoders import Encoder, Losses, Objective, Params, scale_image
 from harmony_jax.networks import LINEAR, Dense
-from harmony_jax.objectives import Losses, Objective, Params
-from harmony_jax.returns import ema_update
+from harmony_jax.optimizers import ema_update
 from harmony_jax.settings import setting
 
 sg = jax.lax.stop_gradient
@@ -61,13 +60,14 @@ class Prototypes(Objective):
   tasks = ('swav', 'temporal')
   views = 2
 
-  def _layer(self, inputs):
-    return Dense(inputs=inputs, units=self.config.size, style=LINEAR)
+  @property
+  def _layer(self):
+    return Dense(self.config.size, LINEAR)
 
   def init(self, key: jax.Array) -> tuple[dict, dict]:
     """Return vectors [K, P], and the projections of embeddings and features."""
     keys = jax.random.split(key, 3)
-    draw = lambda key, size: self._layer(size).init(key, jnp.zeros((1, size)))['params']
+    draw = lambda key, size: self._layer.init(key, jnp.zeros((1, size)))['params']
     vectors = jax.random.normal(keys[0], (self.config.count, self.config.size))
     projections = {
       'embed': draw(keys[1], self.encoder.size),
@@ -109,7 +109,7 @@ class Prototypes(Objective):
 
   def projection(self, layer: Params, x: Float[Array, '*batch inputs']) -> Float[Array, '*batch P']:
     """Return projections, not yet of length 1, by a layer's parameters."""
-    out: Any = self._layer(x.shape[-1]).apply({'params': layer}, x)
+    out: Any = self._layer.apply({'params': layer}, x)
     return out
 
   def scores(

@@ -71,7 +71,6 @@ class ResidualUp(nn.Module):
   """The way back: three times doubled by repetition and a stack, then a transposed convolution."""
 
   config: Any
-  inputs: int
   channels: int
   side: int
   style: Style = Style()
@@ -81,7 +80,7 @@ class ResidualUp(nn.Module):
   def setup(self):
     check(self.config, self.side)
     units = (self.side // 16) ** 2 * 4 * self.config.depth
-    self.start = Dense(inputs=self.inputs, units=units, style=LINEAR, dtype=self.dtype)
+    self.start = Dense(units, LINEAR, self.dtype)
     self.stacks = [
       [Block(self.config.depth * 2**stage, self.dtype) for _ in range(BLOCKS)]
       for stage in reversed(range(STAGES))

@@ -102,17 +102,14 @@ class Categorical:
     self, stats: Float[Array, '*batch S K'], noise: Float[Array, '*batch S'] | None
   ) -> Float[Array, '*batch S K']:
     """Return one-hots with the probabilities' gradient."""
-    return dists.straight_through(dists.draw_one_hot(stats, noise), stats)
-
-  def mode(self, stats: Float[Array, '*batch S K']) -> Float[Array, '*batch S K']:
-    """Return the most likely one-hots, without gradient."""
-    return dists.draw_one_hot(stats, None)
+    return dists.draw_one_hot(stats, noise)
 
   def kl(
     self, stats: Float[Array, '*batch S K'], other: Float[Array, '*batch S K']
   ) -> Float[Array, '*batch']:
-    """Return KL[p ‖ q] summed over the groups."""
-    return dists.categorical_kl(stats, other).sum(-1)
+    """Return KL[p ‖ q] summed over classes, then over the groups."""
+    log_p, log_q = jax.nn.log_softmax(stats), jax.nn.log_softmax(other)
+    return (jnp.exp(log_p) * (log_p - log_q)).sum(-1).sum(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,10 +152,6 @@ class Gaussian:
     """Return mean + deviation · noise."""
     mean = stats[..., 0, :]
     return mean if noise is None else mean + stats[..., 1, :] * noise
-
-  def mode(self, stats: Float[Array, '*batch 2 S']) -> Float[Array, '*batch S']:
-    """Return the mean, without gradient."""
-    return jax.lax.stop_gradient(stats[..., 0, :])
 
   def kl(
     self, stats: Float[Array, '*batch 2 S'], other: Float[Array, '*batch 2 S']
@@ -203,7 +196,7 @@ class RSSM:
       return Gaussian(c.stoch, c.min_std)
     return Categorical(c.stoch, c.classes, c.unimix)
 
-  @property
+  @functools.cached_property
   def _flat(self) -> int:
     """Numbers of a sample."""
     return math.prod(self.latents.shape)
@@ -215,34 +208,28 @@ class RSSM:
 
   @functools.cached_property
   def _layers(self) -> dict[str, Dense]:
-    c, flat = self.config, self._flat
-    make = functools.partial(Dense, dtype=self.dtype)
-    hidden = functools.partial(make, units=c.units, style=self.style)
-    stats = functools.partial(make, units=self.latents.outputs, style=LINEAR)
+    c, dtype = self.config, self.dtype
+    hidden = Dense(c.units, self.style, dtype)
+    stats = Dense(self.latents.outputs, LINEAR, dtype)
     fan_in = c.gru_bias and c.gru_init == 'fan_in'
-    return {
-      'img_in': hidden(inputs=flat + self.actions),
-      # One product and one norm for the three gates.
-      'gru': make(
-        inputs=c.deter + c.units,
-        units=3 * c.deter,
-        style=Style('layer', 'none', 'fan_in' if fan_in else self.style.init),
-        norm_bias='fan_in' if fan_in else 'zero' if c.gru_bias else 'none',
-      ),
-      'img_out': hidden(inputs=c.deter),
-      'img_stats': stats(inputs=c.units),
-      'obs_out': hidden(inputs=c.deter + self.embed),
-      'obs_stats': stats(inputs=c.units),
-    }
+    style = Style('layer', 'none', 'fan_in' if fan_in else self.style.init)
+    bias = 'fan_in' if fan_in else 'zero' if c.gru_bias else 'none'
+    # One product and one norm for the three gates.
+    gru = Dense(3 * c.deter, style, dtype, norm_bias=bias)
+    layers = {'img_in': hidden, 'gru': gru, 'img_out': hidden, 'img_stats': stats}
+    return {**layers, 'obs_out': hidden, 'obs_stats': stats}
 
-  def _run(self, params, name, *args, method=None) -> Any:
-    return self._layers[name].apply({'params': params[name]}, *args, method=method)
+  def _run(self, params, name, x, product=product) -> Any:
+    return self._layers[name].apply({'params': params[name]}, x, product)
 
   def init(self, key: jax.Array) -> Params:
     """Return parameters by layer, and `initial` [D]: the first deter before its tanh."""
-    params = {}
-    for (name, layer), one in zip(self._layers.items(), jax.random.split(key, len(self._layers))):
-      params[name] = layer.init(one, jnp.zeros((1, layer.inputs)))['params']
+    c, params = self.config, {}
+    inputs = (self._flat + self.actions, c.deter + c.units, c.deter, c.units)
+    inputs += (c.deter + self.embed, c.units)
+    keys = jax.random.split(key, len(inputs))
+    for (name, layer), size, one in zip(self._layers.items(), inputs, keys):
+      params[name] = layer.init(one, jnp.zeros((1, size)))['params']
     if self.config.learned_initial:
       params['initial'] = jnp.zeros((self.config.deter,), jnp.float32)
     return params
@@ -255,7 +242,8 @@ class RSSM:
     if not self.config.learned_initial:
       return State(jnp.zeros((batch, self.config.deter), jnp.float32), *self.latents.zeros(batch))
     deter = jnp.tanh(params['initial'].astype(jnp.float32))[None]
-    state = State(deter, self.latents.mode(self.prior(params, deter)), self.latents.zeros(1)[1])
+    mode = jax.lax.stop_gradient(self.latents.sample(self.prior(params, deter), None))
+    state = State(deter, mode, self.latents.zeros(1)[1])
     return jax.tree.map(lambda x: jnp.repeat(x, batch, 0), state)
 
   def prior(self, params: Params, deter: Float[Array, '*batch D']) -> Float[Array, '*batch _ _']:
@@ -288,10 +276,11 @@ class RSSM:
     """
     flat = stoch.reshape(*deter.shape[:-1], -1)
     x = self._share(flat, rows, product) + action_part
-    return self._gru(params, deter, self._run(params, 'img_in', x, method='finish'), product)
+    return self._gru(params, deter, self._run(params, 'img_in', x, None), product)
 
   def _action_part(self, params, action):
-    return self._run(params, 'img_in', self._action(action), self._flat, method='part')
+    """The action's share of the input layer."""
+    return self._share(self._action(action), params['img_in']['kernel'][self._flat :])
 
   def _rows(self, params):
     """Of the matrices what meets stoch in the input layer, and deter in that of observations."""
@@ -319,7 +308,7 @@ class RSSM:
     """
     initial = self.initial(params, 1)
     keep = 1.0 - is_first.astype(jnp.float32)  # [B, T]
-    embed_part = self._run(params, 'obs_out', embed, self.config.deter, method='part')
+    embed_part = self._share(embed, params['obs_out']['kernel'][self.config.deter :])
     action_part = self._action_part(params, action * keep[..., None])
     inputs = (embed_part, action_part, keep) + (() if noise is None else (noise,))
     inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), inputs)  # [T, B, ...]
@@ -330,7 +319,7 @@ class RSSM:
       deter, stoch = (_keep(keep, *each) for each in zip(carry, initial))
       deter = self._transition(params, deter, stoch, action_part, of_stoch, product)
       x = self._share(deter, of_deter, product) + embed_part
-      x = self._run(params, 'obs_out', x, method='finish')
+      x = self._run(params, 'obs_out', x, None)
       stats = self.latents.stats(self._run(params, 'obs_stats', x, product))
       stoch = self.latents.sample(stats, draw[0] if draw else None)
       return (deter, stoch), stats

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from harmony_jax import harmony
-from harmony_jax.objectives import Objective
+from harmony_jax.encoders import Objective
 from harmony_jax.settings import setting
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from harmony_jax import actions
 from harmony_jax.methods import dreamer, dreamer_pro, dreamer_v2
-from harmony_jax.methods.dreamer_parts import Draws
-from harmony_jax.returns import Percentiles
+from harmony_jax.methods.dreamer_parts import Draws, Percentiles
 from harmony_jax.rssm import State
 from tests import small
 

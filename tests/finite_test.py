@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import finite
+from harmony_jax import optimizers
 from tests import small
 
 
@@ -23,7 +23,7 @@ def test_looking_does_not_touch():
   for count, (state, found) in enumerate(zip(states[1:], metrics, strict=True), 1):
     assert np.isnan(found['looked/nan']) and found['nonfinite_updates'] == 0
     assert int(state.step) == count and int(state.nonfinite) == 0
-    assert finite.all_finite(jax.tree.leaves(state.replace(rng=None)))
+    chex.assert_tree_all_finite(state.replace(rng=None))
 
 
 @pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan])
@@ -62,7 +62,7 @@ def test_the_first_stage_that_is_not_finite_is_named():
 
   @small.jit
   def look(state, batch):
-    found = finite.by_name(agent.examine(state, batch))
+    found = optimizers.finite_by_name(agent.examine(state, batch))
     stages.extend(found)
     losses = {k: found['loss'][f'loss/{k}'] for k in ('reward', 'world_model')}
     return {**{k: found[k] for k in ('batch', 'params', 'targets')}, 'loss': losses}

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from harmony_jax import finite, method, replicas
+from harmony_jax import method, optimizers, replicas
 from harmony_jax.settings import setting
 
 FEATURES = 16
@@ -46,9 +46,9 @@ class Linear(method.Method):
       noise = 1 + 0.1 * jax.random.uniform(jax.random.fold_in(state.rng, state.step))
       params = state.params - self.settings.lr * noise * gradient
       metrics = {'loss/reward': value}
-      return state.replace(params=params, step=state.step + 1), metrics, (value, gradient)
+      return state.replace(params=params, step=state.step + 1), metrics, {'model': gradient}
 
-    return finite.guard(update, state, batch, self.settings.skip_nonfinite)
+    return optimizers.guard(update, state, batch, self.settings.skip_nonfinite)
 
   def initial_carry(self, variables, num_envs):
     return jnp.zeros((num_envs,), jnp.int32)

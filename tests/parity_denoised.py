@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from harmony_jax import method, optimizers, settings
 from harmony_jax.methods import denoised_mdp, denoised_mdp_dynamics
@@ -347,7 +348,9 @@ def program(fixture):
     agent.draws = lambda *_: draws
     rows = {'forward': forward(fixture, state, batch, draws, prior_noise)}
     after, metrics, gradients, (post, _) = agent.update(state, batch)
-    metrics |= {f'grad_norm/{k}': optimizers.norm(each) for k, each in gradients.items()}
+    metrics |= {
+      f'grad_norm/{k}': jnp.linalg.norm(ravel_pytree(each)[0]) for k, each in gradients.items()
+    }
     if fixture.sac:
       step = agent.transitions(state.params['world_model'], post, batch, draws)
       names = 'observation', 'action', 'reward', 'next_observation'

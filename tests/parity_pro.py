@@ -86,7 +86,7 @@ def prepare(agent, fixture):
     agent.actor_objective = lambda: objectives[gradient]
 
   def draws(key, batch, length):
-    starts = 2 * batch * agent.start_steps(length)
+    starts = 2 * batch * (length - agent.unstarted)
     horizon, actions = agent.settings.behavior.horizon, agent.spec.num_actions
     return Draws(
       posterior=latent(agent, z, 2 * batch, length),

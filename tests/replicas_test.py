@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from harmony_jax import replicas
+from harmony_jax.methods.dreamer_parts import Percentiles
 from harmony_jax.prototypes import sinkhorn
-from harmony_jax.returns import Percentiles
 from tests import small
 
 X = jnp.float32(np.random.default_rng(0).normal(size=(8, 3)))

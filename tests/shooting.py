@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from harmony_jax import finite, harmony, method, replicas
+from harmony_jax import harmony, method, optimizers, replicas
 from harmony_jax.replay import Replay
 from harmony_jax.settings import group, setting
 
@@ -104,7 +104,7 @@ class Shooting(method.Method):
     return method.TrainState(params, {'planner': opt_state}, carry, zero, zero, key)
 
   def train_step(self, state, batch):
-    return finite.guard(self._update, state, batch, self.settings.skip_nonfinite)
+    return optimizers.guard(self._update, state, batch, self.settings.skip_nonfinite)
 
   def _update(self, state, batch):
     gradient, (rows, metrics) = jax.grad(self._loss, has_aux=True)(state.params, batch)
@@ -112,7 +112,7 @@ class Shooting(method.Method):
     updates, opt_state = self.optimizer.update(gradient, state.opt_state['planner'])
     params = optax.apply_updates(state.params, updates)
     learned = {'params': params, 'opt_state': {'planner': opt_state}, 'carry': rows}
-    return state.replace(**learned, step=state.step + 1), metrics, (gradient, metrics)
+    return state.replace(**learned, step=state.step + 1), metrics, {'planner': gradient}
 
   def _loss(self, params, batch):
     model = self.model.bind(params['model'])

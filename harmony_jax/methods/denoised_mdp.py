@@ -24,9 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmony_jax import harmony, method, replicas, viewing
-from harmony_jax.encoders import Decoder, Encoder
+from harmony_jax.encoders import Decoder, Encoder, Reconstruction
 from harmony_jax.envs.base import Spec
-from harmony_jax.images import PlainDown, stages
 from harmony_jax.methods import dreamer
 from harmony_jax.methods.denoised_mdp_dynamics import Dynamics
 from harmony_jax.methods.denoised_mdp_networks import (
@@ -36,16 +35,21 @@ from harmony_jax.methods.denoised_mdp_networks import (
   Down,
   Rewards,
   Scalar,
-  Up,
   drawn,
   likeliest,
 )
 from harmony_jax.methods.denoised_mdp_replay import EpisodeReplay
 from harmony_jax.methods.denoised_mdp_settings import SETTINGS, SMALL, TOY, DenoisedMDPSettings
-from harmony_jax.methods.dreamer_parts import Carry, Draws, Params, TrainState, Trajectory
-from harmony_jax.networks import Head
-from harmony_jax.objectives import Reconstruction
-from harmony_jax.returns import Percentiles, lambda_returns
+from harmony_jax.methods.dreamer_parts import (
+  Carry,
+  Draws,
+  Params,
+  Percentiles,
+  TrainState,
+  Trajectory,
+  lambda_returns,
+)
+from harmony_jax.networks import Head, PlainDown, PlainUp, stages
 
 sg = jax.lax.stop_gradient
 
@@ -72,7 +76,7 @@ class DenoisedMDP(dreamer.Dreamer):
     sizes = {'actions': spec.num_actions, 'embed': down.size}
     self.rssm = Dynamics(config=s.rssm, dtype=dtype, **sizes)  # pyright: ignore
     size, parts = self.rssm.feature_size, self.rssm.features
-    up = Up(config=s.decoder.image, inputs=size, units=s.decoder.units, **seen)
+    up = PlainUp(config=s.decoder.image, units=s.decoder.units, **seen)
     decoder = Decoder(self.shapes, {}, up, None, size, 'gaussian')
     self.objective = Reconstruction(decoder)
     head = lambda inputs, config, outputs=1: Head(inputs, config, (outputs,), 1.0, ELU, dtype)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax.actions import TanhNormal
-from harmony_jax.images import ImageSettings, PlainDown, PlainUp, stages
-from harmony_jax.networks import LINEAR, Dense, Head, Strided, Style
+from harmony_jax.encoders import ImageSettings
+from harmony_jax.networks import LINEAR, Dense, Head, PlainDown, Style, stages
 from harmony_jax.settings import setting
 
 Params = Mapping[str, Any]
@@ -71,37 +71,7 @@ class Down(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     x = self.net(x).reshape(len(x), self.net.size)
-    out = Dense(
-      inputs=self.net.size, units=self.units, style=LINEAR, dtype=self.net.dtype, name='out'
-    )
-    return out(x)
-
-
-class Up(PlainUp):
-  """Features -> pictures; after the first layer, which has any number of units, comes a ReLU."""
-
-  units: int = 1024
-
-  def setup(self):
-    c, valid = self.config, self._valid
-    side = 1 if valid else c.minres
-    count = stages(c, self.side)
-    hidden: dict[str, Any] = dict(style=self.style, dtype=self.dtype)
-    self.start = Dense(inputs=self.inputs, units=self.units, **hidden)
-    depths = [self.units // side**2]
-    depths += [c.depth * 2**i for i in reversed(range(count - (c.patch == 1)))]
-    kernels = (5, 5, 6, 6) if valid else (4,) * count
-    hidden |= dict(direction='up', padding=c.padding)
-    self.up = [
-      Strided(inputs=a, units=b, kernel_size=kernel, **hidden)
-      for a, b, kernel in zip(depths[:-1], depths[1:], kernels)
-    ]
-    linear: dict[str, Any] = dict(inputs=depths[-1], style=LINEAR, dtype=self.dtype)
-    if c.patch > 1:
-      self.last = Dense(units=self.channels * c.patch**2, **linear)
-    else:
-      how: dict[str, Any] = dict(kernel_size=kernels[-1], direction='up', padding=c.padding)
-      self.last = Strided(units=self.channels, **how, **linear)
+    return Dense(self.units, LINEAR, self.net.dtype, name='out')(x)
 
 
 @dataclasses.dataclass(frozen=True)

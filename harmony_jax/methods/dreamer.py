@@ -17,21 +17,22 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax import distributions as dists
-from harmony_jax import finite, method, replicas
+from harmony_jax import method, replicas
 from harmony_jax.actions import Policy
 from harmony_jax.methods.dreamer_parts import (
   Carry,
   Draws,
   DreamerParts,
   Params,
+  Percentiles,
   TrainState,
   Trajectory,
   imagination_metrics,
+  lambda_returns,
 )
 from harmony_jax.methods.dreamer_settings import SMALL, TOY, DreamerSettings, upgrade
-from harmony_jax.optimizers import descend, norm, weighed
+from harmony_jax.optimizers import descend, ema_update, guard, weighed
 from harmony_jax.recurrence import steps_at_once
-from harmony_jax.returns import Percentiles, ema_update, lambda_returns
 from harmony_jax.rssm import State
 
 sg = jax.lax.stop_gradient
@@ -63,7 +64,7 @@ class Dreamer(DreamerParts):
 
   def actor_objective(self) -> ActorLoss:
     """REINFORCE where there is anything to choose, gradients through the dynamics elsewhere."""
-    return reinforce if self.spec.factors else dynamics
+    return reinforce if self.chooses else dynamics
 
   # ------------------------------------------------------------------------------------------------
   # The world model
@@ -82,11 +83,12 @@ class Dreamer(DreamerParts):
       params: the world model's. carry: before the batch, a constant.
     """
     previous = jnp.concatenate([carry.action[:, None], batch['action'][:, :-1]], 1)  # [B, T, A]
-    seen = (carry.latent, batch, previous)
+    latent = carry.latent
     if self.objective.views > 1:
-      seen = jax.tree.map(lambda x: jnp.concatenate([x] * self.objective.views), seen)
-    latent, batch, previous = seen  # [V B, ...]
-    batch = self.objective.view(batch, draws.view)
+      latent, batch, previous = jax.tree.map(
+        lambda x: jnp.concatenate([x] * self.objective.views), (latent, batch, previous)
+      )  # [V B, ...]
+      batch = self.objective.view(batch, draws.view)
     statistics = state.statistics
     embed, of_encoder = self.encoder(
       params['encoder'], statistics.get('encoder'), batch, train=True
@@ -117,7 +119,7 @@ class Dreamer(DreamerParts):
     dyn, rep = losses.pop('dyn'), losses.pop('rep')
     if free.free_average:
       dyn, rep = clamp(dyn), clamp(rep)
-    losses['dynamics'] = free.balance * dyn + (1 - free.balance) * rep
+    losses['dynamics'] = self.balance * dyn + (1 - self.balance) * rep
     kept = {} if of_encoder is None else {'encoder': of_encoder}
     return losses, post, kept | of_objective
 
@@ -224,7 +226,7 @@ class Dreamer(DreamerParts):
     returns, value, reward = self.returns(params['world_model'], params['critic'], trajectory)
     percentiles = (behavior.return_decay, behavior.return_low, behavior.return_high)
     normalizer = state.normalizer.update(returns, *percentiles)
-    scale = normalizer.scale()
+    scale = jnp.maximum(1.0, normalizer.high - normalizer.low)  # small returns are not blown up
     policy = self.actor.policy(actor, sg(trajectory.feature[:-1]))
     entropy = policy.entropy(draws.entropy)  # [H, N]
     advantage = (returns - value) / scale
@@ -252,22 +254,8 @@ class Dreamer(DreamerParts):
   # One update
 
   def train_step(self, state: TrainState, batch: method.Batch) -> tuple[TrainState, method.Metrics]:
-    """Do one update of everything; see `Method.train_step`."""
-
-    return self.guarded(self.update, state, batch)
-
-  def guarded(
-    self, update: Callable, state: TrainState, batch: method.Batch
-  ) -> tuple[TrainState, method.Metrics]:
-    """Do an update unless its losses or gradients are not finite, whose norms are logged."""
-
-    def checked(state, batch):
-      after, metrics, gradients, *_ = update(state, batch)
-      metrics |= {f'grad_norm/{k}': norm(gradient) for k, gradient in gradients.items()}
-      decisive = {k: v for k, v in metrics.items() if k.startswith(('loss/', 'grad_norm/'))}
-      return after, metrics, decisive
-
-    return finite.guard(checked, state, batch, self.settings.skip_nonfinite)
+    """Do one update of everything, unless it is not finite; see `Method.train_step`."""
+    return guard(self.update, state, batch, self.settings.skip_nonfinite)
 
   def update(
     self, state: TrainState, batch: method.Batch
@@ -338,7 +326,7 @@ class Dreamer(DreamerParts):
       after = after.replace(targets=targets, step=state.step + 1)
       return after, replicas.mean(metrics), {'world_model': gradient}
 
-    return self.guarded(update, state, batch)
+    return guard(update, state, batch, self.settings.skip_nonfinite)
 
   def slow_copies(self, state: TrainState, params: Mapping[str, Params]) -> dict:
     """Return the slow critic, and what the objective keeps, after an update."""
@@ -353,7 +341,7 @@ class Dreamer(DreamerParts):
 
   def starts(self, post: State, batch: method.Batch) -> tuple[State, jax.Array]:
     """Return (states that imagination starts from, whether their episodes go on): N in one row."""
-    count = self.start_steps(batch['is_first'].shape[1])
+    count = batch['is_first'].shape[1] - self.unstarted
     alive = 1 - batch['is_terminal'].astype(jnp.float32)
     alive = jnp.concatenate([alive] * self.objective.views)  # [V B, T]
     return jax.tree.map(lambda x: x[:, :count].reshape(-1, *x.shape[2:]), (post, alive))

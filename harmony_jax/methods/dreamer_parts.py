@@ -1,25 +1,28 @@
 """The parts that a Dreamer is made of, and what the page dreamer.py takes for granted of them:
-settings and environment in, networks, first parameters and random numbers out.
+settings and environment in, networks, first parameters and random numbers out; λ-returns, and the
+range that returns have.
 
 Shapes as on that page.
 """
 
+import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, ArrayLike, Float
 
 from harmony_jax import harmony, method, replicas, viewing
 from harmony_jax.actions import Actor
-from harmony_jax.encoders import Decoder, Encoder
+from harmony_jax.encoders import Decoder, Encoder, Objective, Reconstruction
 from harmony_jax.envs.base import Spec
 from harmony_jax.methods.dreamer_settings import DreamerSettings
 from harmony_jax.networks import Head, Layers, ScalarHead
-from harmony_jax.objectives import Objective, Reconstruction
 from harmony_jax.optimizers import make_optimizer
-from harmony_jax.returns import Percentiles
 from harmony_jax.rssm import RSSM, State
 from harmony_jax.weighting import make_weighting
 
@@ -33,6 +36,30 @@ class Carry(NamedTuple):
   action: jax.Array
 
 
+@typing.no_type_check  # JAX puts anything in the place of the numbers, such as their shapes
+@flax.struct.dataclass
+class Percentiles:
+  """Moving averages of a low and a high percentile of the returns; from 0, without correction."""
+
+  low: Float[Array, '']
+  high: Float[Array, '']
+
+  @classmethod
+  def zeros(cls) -> 'Percentiles':
+    """Return the start."""
+    return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+  def update(
+    self, returns: Float[Array, '...'], decay: float = 0.99, low: float = 5.0, high: float = 95.0
+  ) -> 'Percentiles':
+    """Move towards the percentiles of `returns` of the whole batch."""
+    returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)))
+    new_low, new_high = jnp.percentile(returns, jnp.array([low, high]))
+    move = lambda old, new: decay * old + (1 - decay) * new
+    return Percentiles(move(self.low, new_low), move(self.high, new_high))
+
+
+@typing.no_type_check  # likewise
 class TrainState(method.TrainState):
   """Params and optimisers by `world_model`, `actor`, `critic`; `carry` is a `Carry`."""
 
@@ -68,8 +95,13 @@ class Trajectory(NamedTuple):
 
 
 class DreamerParts(method.Method):
-  """The parts, their initial parameters, and their random numbers."""
+  """The parts, their initial parameters, and their random numbers.
 
+  Attributes:
+    unstarted: steps at a sequence's end in which no imagination starts.
+  """
+
+  unstarted: int = 0
   settings: DreamerSettings
   acting = ('params', 'statistics')
 
@@ -96,6 +128,8 @@ class DreamerParts(method.Method):
     self.critic = ScalarHead.make(size, s.critic, **layers)
     # What the continue head predicts where an episode goes on: 1, or the discount (DreamerV2).
     self.continues = s.behavior.discount if s.continue_head.predicts == 'discount' else 1.0
+    self.balance = s.losses.balance
+    self.chooses = bool(spec.factors)  # whether there is a choice in an action
     self.rule, self.tasks = make_weighting(s.weighting, s.losses, self.objective)
     self.optimizers = self.make_optimizers()
     self.capabilities = viewing.of(self)
@@ -124,16 +158,12 @@ class DreamerParts(method.Method):
     logit: Any = self.continue_head.apply({'params': params['continue']}, feature)
     return logit[..., 0]
 
-  def start_steps(self, length: int) -> int:
-    """Return in how many steps of a sequence imagination starts: in all of them."""
-    return length
-
   def draws(self, key: jax.Array, batch: int, length: int) -> Draws:
     """Draw the random numbers of one update, by the row in the whole batch."""
     if self.deterministic:
       return Draws()
     latents, objective, actor = self.rssm.latents, self.objective, self.actor
-    horizon, starts = self.settings.behavior.horizon, self.start_steps(length)
+    horizon, starts = self.settings.behavior.horizon, length - self.unstarted
 
     def row(key):
       model, imagined, acting = jax.random.split(key, 3)
@@ -141,17 +171,14 @@ class DreamerParts(method.Method):
       entropy = (actor.samples, horizon, *each) if actor.samples else ()
       return Draws(
         latents.noise(model, (objective.views, length)),
-        objective.noise(jax.random.fold_in(model, 1)),
+        objective.noise(jax.random.fold_in(model, 1)) if objective.views > 1 else None,
         latents.noise(imagined, (horizon, *each)),
         actor.noise(acting, (horizon + 1, *each)),
         actor.noise(jax.random.fold_in(acting, 1), entropy) if entropy else None,
       )
 
-    def merge(x, lead, axes):
-      """[B, lead…, V, (T,) …] -> [lead…, V B (T), …]: the first views stand before the second."""
-      x = jnp.moveaxis(x, 0, lead + 1)
-      return x.reshape(*x.shape[:lead], -1, *x.shape[lead + axes :])
-
+    # [B, lead…, V, (T,) …] -> [lead…, V B (T), …]: the first views stand before the second.
+    merge = lambda x, lead, axes: jax.lax.collapse(jnp.moveaxis(x, 0, lead + 1), lead, lead + axes)
     drawn = replicas.draw_rows(key, batch, row)
     axes = Draws((0, 2), (0, 2), (1, 3), (1, 3), (2, 3))
     return Draws(*(x if x is None else merge(x, *where) for x, where in zip(drawn, axes)))
@@ -244,6 +271,36 @@ class DreamerParts(method.Method):
     chosen = {k: jnp.asarray(losses[k]) for k in model['harmony']}
     start = harmony.from_losses(chosen, self.rule)
     return state.replace(params={**state.params, 'world_model': {**model, 'harmony': start}})
+
+
+def lambda_returns(
+  reward: Float[Array, ' H *batch'],
+  discount: Float[Array, ' H *batch'],
+  value: Float[Array, ' H *batch'],
+  bootstrap: Float[Array, '*batch'],
+  lam: Float[ArrayLike, ''],
+) -> Float[Array, ' H *batch']:
+  """Return Rₜ = rₜ₊₁ + γₜ₊₁ [(1-λ) vₜ₊₁ + λ Rₜ₊₁], with R_H = v_H.
+
+  Args:
+    reward: rewards r₁ … r_H of the states that follow.
+    discount: γ₁ … γ_H, the discount times the probability to go on in the state that
+      follows.
+    value: v₁ … v_H.
+    bootstrap: v_H.
+    lam: λ.
+
+  Returns: R₀ … R_{H-1}.
+  """
+  chex.assert_equal_shape([reward, discount, value])
+  chex.assert_equal_shape([value[-1], bootstrap])
+  inputs = reward + discount * (1 - lam) * value
+
+  def step(future, inputs_discount):
+    now = inputs_discount[0] + inputs_discount[1] * lam * future
+    return now, now
+
+  return jax.lax.scan(step, bootstrap, (inputs, discount), reverse=True, unroll=4)[1]
 
 
 def imagination_metrics(

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax import method, replicas, settings
-from harmony_jax.encoders import Decoder
+from harmony_jax.encoders import Decoder, ImageSettings
 from harmony_jax.envs.base import Spec
-from harmony_jax.images import ImageSettings
 from harmony_jax.methods import dreamer, dreamer_v2
 from harmony_jax.methods.dreamer_parts import (
   Draws,
   Params,
+  Percentiles,
   TrainState,
   Trajectory,
   imagination_metrics,
@@ -28,7 +28,6 @@ from harmony_jax.methods.dreamer_parts import (
 from harmony_jax.methods.dreamer_settings import DreamerSettings, upgrade
 from harmony_jax.optimizers import OptimizerSettings, descend, make_optimizer
 from harmony_jax.prototypes import Prototypes, PrototypeSettings
-from harmony_jax.returns import Percentiles
 from harmony_jax.rssm import State
 from harmony_jax.settings import group, setting
 
@@ -88,6 +87,7 @@ class DreamerPro(dreamer_v2.DreamerV2):
 
   def __init__(self, settings: DreamerProSettings, spec: Spec, deterministic: bool = False):
     super().__init__(settings, spec, deterministic)
+    self.unstarted = int(settings.continue_head.enabled)  # the last step
     if settings.decoder.probe:
       self.optimizers['probe'] = make_optimizer(settings.probe_opt)
 
@@ -111,10 +111,6 @@ class DreamerPro(dreamer_v2.DreamerV2):
     """As DreamerV2's, but the first state asks the head, too."""
     keep = self.expected_keep(params, feature)
     return dreamer_v2.discounted(keep, self.settings.behavior.discount)
-
-  def start_steps(self, length: int) -> int:
-    """With a continue head imagination starts nowhere at a sequence's last step."""
-    return length - 1 if self.settings.continue_head.enabled else length
 
   def actor_loss(
     self,

@@ -3,7 +3,7 @@
 import dataclasses
 
 from harmony_jax.actions import ActorSettings
-from harmony_jax.images import ImageSettings
+from harmony_jax.encoders import ImageSettings
 from harmony_jax.method import MethodSettings
 from harmony_jax.networks import HeadSettings, ScalarSettings, Style
 from harmony_jax.optimizers import OptimizerSettings

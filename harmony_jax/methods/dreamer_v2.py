@@ -15,12 +15,13 @@ from harmony_jax.methods import dreamer
 from harmony_jax.methods.dreamer_parts import (
   Draws,
   Params,
+  Percentiles,
   TrainState,
   Trajectory,
   imagination_metrics,
+  lambda_returns,
 )
 from harmony_jax.methods.dreamer_settings import DreamerSettings, upgrade
-from harmony_jax.returns import Percentiles, lambda_returns
 from harmony_jax.rssm import State
 
 sg = jax.lax.stop_gradient
@@ -105,7 +106,7 @@ class DreamerV2(dreamer.Dreamer):
 
   def actor_objective(self) -> dreamer.ActorLoss:
     """REINFORCE where there are choices, gradients through the dynamics, without V, elsewhere."""
-    return dreamer.reinforce if self.spec.factors else dynamics
+    return dreamer.reinforce if self.chooses else dynamics
 
   def discounts(
     self, params: Params, feature: jax.Array, alive: jax.Array
@@ -153,7 +154,7 @@ class DreamerV2(dreamer.Dreamer):
     bonus = self.settings.behavior.entropy * entropy
     loss, advantage = self.weighed_loss(policy, trajectory, returns[1:], value[:-1], bonus)
     metrics = imagination_metrics(loss, returns, value, reward, entropy, advantage)
-    if not self.spec.factors:
+    if not self.chooses:
       returns = returns.at[1:].add(bonus)
     return loss, (sg(trajectory), sg(returns), state.normalizer, metrics)
 

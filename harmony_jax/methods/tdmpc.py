@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from harmony_jax import finite, harmony, method, replicas
+from harmony_jax import harmony, method, replicas
 from harmony_jax.envs.base import Spec
 from harmony_jax.methods import tdmpc_planning as planning
 from harmony_jax.methods.tdmpc_networks import SMALLEST, Encoder, Head, Value
 from harmony_jax.methods.tdmpc_replay import PriorityReplay
 from harmony_jax.methods.tdmpc_settings import SETTINGS, SMALL, TASKS, TOY, TDMPCSettings
-from harmony_jax.optimizers import descend, make_optimizer, norm, weighed
+from harmony_jax.optimizers import descend, guard, make_optimizer, weighed
 
 sg = jax.lax.stop_gradient
 Params = Mapping[str, Any]
@@ -246,15 +246,9 @@ class TDMPC(method.Method):
   # One update
 
   def train_step(self, state: TrainState, batch: method.Batch) -> tuple[TrainState, method.Metrics]:
-    """Do one update of everything; see `Method.train_step`."""
-
-    def update(state, batch):
-      after, metrics, gradients = self.update(state, batch, self.draws(state, batch))
-      norms = {f'grad_norm/{name}': norm(each) for name, each in gradients.items()}
-      checked = norms, {k: v for k, v in metrics.items() if k.startswith('loss/')}
-      return after, metrics | norms, checked
-
-    return finite.guard(update, state, batch, self.settings.skip_nonfinite)
+    """Do one update of everything, unless it is not finite; see `Method.train_step`."""
+    update = lambda state, batch: self.update(state, batch, self.draws(state, batch))
+    return guard(update, state, batch, self.settings.skip_nonfinite)
 
   model_step = train_step  # the policy learns along: the values' targets ask what it would do
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmony_jax import config, finite, method, parallel
+from harmony_jax import config, method, optimizers, parallel
 from harmony_jax.envs.base import ArraySpec, Spec
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
@@ -29,7 +29,7 @@ def first_not_finite(of: method.Method, state: method.TrainState, batch: method.
   stages: list[str] = []  # a dict that comes out of `jit` is sorted
 
   def examine(state, batch):
-    found = finite.by_name(of.examine(state, batch))
+    found = optimizers.finite_by_name(of.examine(state, batch))
     stages[:] = found
     return list(found.values())
 
