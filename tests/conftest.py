@@ -1,17 +1,19 @@
 """Set-up of all tests.
 
-Compiling is most of their time. Programs are kept on disk between runs, by JAX's version, and are
-compiled at the compiler's lowest level, in less than half the time that training's level takes;
-what a worker has compiled is dropped after a file of tests where it has grown large. Signals are
-heard even where what started the tests ignores them.
+Tracing and compiling is most of their time. Programs are kept on disk between runs, by JAX's
+version, and are compiled at the compiler's lowest level, in less than half the time that training's
+level takes; what a worker has compiled is dropped, and its memory given back, after a file of tests
+where it has grown large. Signals are heard even where what started the tests ignores them.
 
 On accelerators products are exact. Shapes in annotations are checked in every call (`SHAPED`).
 """
 
+import ctypes
 import gc
 import os
 import pathlib
 import signal
+import sys
 from importlib.metadata import version
 
 import psutil
@@ -29,6 +31,12 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _folder = _root / 'harmony_jax' / f'tests-jax{version("jax")}'
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_folder)  # workers and subprocesses inherit it
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')  # lowering writes them for a tenth
+
+# Some containers keep Python from writing bytecode: each process would compile all of the source.
+# What is written is ignored by git, and `make clean` removes it.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+sys.dont_write_bytecode = False
 
 _given = os.environ.get('XLA_FLAGS', '')
 _quick = ['--xla_backend_optimization_level=0']
@@ -66,6 +74,8 @@ def drop_programs():
 
     jax.clear_caches()
     gc.collect()
+    # glibc keeps what is freed: the process would look as large after every file to come
+    getattr(ctypes.CDLL(None), 'malloc_trim', lambda _: None)(0)
 
 
 def pytest_terminal_summary(terminalreporter):
