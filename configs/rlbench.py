@@ -6,6 +6,9 @@ Protocol:  the paper's table 1 and appendix C: 200 steps of the simulator's 400 
            repeat 2), batch 50 × 50, prefill 5,000, episodes end early on success, residual encoder
            and decoder. Where the authors' code falls back on other defaults (learning rate 1e-4,
            entropy 2e-3, tanh rewards, prefill 10,000), the table is followed.
+           The budget is the code's, 502,000 agent steps, which are 1,004,000 frames; the paper says
+           500K environment steps, of which it counts 400 an episode. So are the evaluations before
+           the end, 5 episodes every 5,000 steps, where the table says 10.
 Status:    NOT RUN against the simulator; tested against a small imitation of its interface.
 """
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from absl import flags
 
+from harmony_jax import method
 from harmony_jax.config import nearest
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
@@ -415,6 +416,9 @@ def describe(
     )
   if fewest < 5:
     lines.append(f'{fewest} of the five seeds that a mean needs at least.')
+  losses = getattr(method.entry(options.method).settings, 'losses', None)
+  if 'harmony_w_d1' in labels and (own := getattr(losses, 'scale', 1.0)) != 1:
+    lines.append(f'{options.method} has w_d = {own:g} of its own, as harmony_w_d1 has it here.')
   if isinstance(figure, Offline):
     lines.append(
       'The buffer is of random actions, where the paper has the replay of an agent that learned, '

@@ -25,10 +25,10 @@ from rich.text import Text
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
 from harmony_jax.training import recording, run_folder
-from harmony_jax.training.bars import Point, Screen, Shown, chart, interval, learned
 from harmony_jax.training.interruption import Interruption
 
 from . import configs, launcher
+from .bars import Point, Screen, Shown, chart, interval, learned
 
 flags.DEFINE_integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
 flags.DEFINE(

@@ -287,6 +287,18 @@ def deviations(suite: ModuleType, config: Config) -> str:
   return told + (f'\nnote: {note}' if note else '')
 
 
+def idle(config: Config, texts: Sequence[str]) -> list[str]:
+  """Return a line for each setting among `texts` that changes nothing under the run's rule."""
+  from harmony_jax import weighting
+
+  rule = config.flat().get('weighting.rule')
+  names = (text.partition('=')[0].strip().removeprefix('config.') for text in texts)
+  known = rule in harmony.RULES  # a method of somebody's own may have others
+  of_rule = {f'weighting.{name}' for name in weighting.idle(rule)} if known else set()
+  told = f'changes nothing with --weighting={rule}'
+  return [f'config.{name} {told}' for name in dict.fromkeys(names) if name in of_rule]
+
+
 def _main(suite, words, texts):
   from harmony_jax import processes
 
@@ -325,6 +337,8 @@ def _run(suite, options, texts, group, interruption):
       expected = _expected(suite, config, texts)
       print(f"preset '{config.run.preset}'{reason}; expected duration{of}: {expected}")
       print(deviations(suite, config))
+      for line in idle(config, texts):
+        print(f'note: {line}', file=sys.stderr)
       print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
     if options.num_seeds > 1:
       seeds.train(runs, interruption, trackers=shown)

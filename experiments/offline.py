@@ -300,6 +300,8 @@ def _variants(common: Config) -> dict[str, Config]:
     if label in found:
       raise UserError(f'there are two variants {label!r}: give one another label')
     found[label] = _changed(common, words, f'variant {label!r}: ')
+    for line in launcher.idle(found[label], words):
+      print(f'note: variant {label!r}: {line}', file=sys.stderr)
   return found
 
 

@@ -136,6 +136,8 @@ def _configs(options, texts) -> tuple[Config, dict[str, Config]]:
     try:
       found[label] = common.override(words)
       configs().check(found[label])
+      for line in launcher.idle(found[label], words):
+        print(f'note: variant {label!r}: {line}', file=sys.stderr)
     except UserError as error:
       raise UserError(f'variant {label!r}: {error}') from None
   return common, found

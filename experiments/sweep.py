@@ -91,7 +91,6 @@ SLURM = {  # options of sbatch with such a flag, and those that a sweep is made 
   'gpus-per-node': 'run_gpus',
   **dict.fromkeys(('array', 'output', 'error', 'open-mode', 'signal', 'job-name', 'ntasks'), ''),
 }
-_here = {'backend': 'cpu'}  # what runs of this sweep find
 OWN = (*IDENTITY, 'seed', 'weighting.rule')  # settings with such a flag
 
 
@@ -161,16 +160,18 @@ def _task_of(start):
   return config_.saved(start)['config']['task']
 
 
-def make_jobs(module: ModuleType, runs: list[Config], overrides: list[str]) -> list[Job]:
+def make_jobs(
+  module: ModuleType, runs: list[Config], overrides: list[str], backend: str
+) -> list[Job]:
   """Return a job per run; with --seeds_together one per task, method and weighting."""
   groups: dict[tuple, list[Config]] = {}
   for config in runs:
     key = (config.run.task, label(config), FLAGS.seeds_together or config.run.seed)
     groups.setdefault(key, []).append(config)
-  return [_job(module, group, overrides) for group in groups.values()]
+  return [_job(module, group, overrides, backend) for group in groups.values()]
 
 
-def _job(module, runs, overrides):
+def _job(module, runs, overrides, backend):
   config, number = runs[0], len(runs)
   seeds, places = [each.run.seed for each in runs], tuple(map(folder_of, runs))
   if seeds != list(range(seeds[0], seeds[0] + number)):
@@ -193,7 +194,7 @@ def _job(module, runs, overrides):
   command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
   name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
-  hours = finished_hours(places[0], config) or measured_hours(config)
+  hours = finished_hours(places[0], config) or measured_hours(config, backend)
   hours = hours or (None if overrides or axes else module.HOURS[config.run.preset])
   return Job(name, tuple(command), places, config.run.steps * number, hours and hours * number)
 
@@ -215,16 +216,16 @@ def finished_hours(folder: Path, config: Config) -> float | None:
   return statistics.median(rates) * config.run.steps if rates else None
 
 
-def measured_hours(config: Config) -> float | None:
+def measured_hours(config: Config, backend: str) -> float | None:
   """Return the hours of a run without evaluations, as one of its kind was measured here."""
-  found = measured.load(config, _here['backend'])
+  found = measured.load(config, backend)
   return config.run.steps / found['steps_per_second'] / 3600 if found else None
 
 
-def describe_need(sweep: Sweep, runs: list[Config], workers: int) -> str:
+def describe_need(sweep: Sweep, runs: list[Config], workers: int, backend: str) -> str:
   """Return what is left of a sweep in hours and memory, measured on this machine; '' where a kind
   of run has not been measured."""
-  found = {place_of(config): measured.load(config, _here['backend']) for config in runs}
+  found = {place_of(config): measured.load(config, backend) for config in runs}
   hours, memory, cores = [], [], set()
   for row in sweep.unfinished():
     each = [one for folder in row.job.folders if (one := found[folder])]
@@ -355,18 +356,17 @@ def main(words: list[str], overrides: list[str]) -> int:
   if slurm_options(FLAGS.slurm) and FLAGS.executor != 'slurm':
     raise UserError('--slurm goes with --executor=slurm')
   trackers.choose(FLAGS.tracker)
-  places, accelerated = [], FLAGS.run_gpus
+  places, accelerated, backend = [], FLAGS.run_gpus, 'cpu'  # what runs find
   if FLAGS.executor == 'local':
     backend, number = devices.count()
     places, accelerated = devices.share(backend, number, FLAGS.workers), backend != 'cpu'
-    _here['backend'] = backend
   if FLAGS.preset == 'auto':
     FLAGS.preset = 'paper' if accelerated else 'cpu'
   runs = plan(module, overrides)
-  sweep = Sweep(make_jobs(module, runs, overrides))
+  sweep = Sweep(make_jobs(module, runs, overrides, backend))
   workers = len(places) or FLAGS.workers or len(sweep.rows)
   needed = describe_disk(runs, [row.job for row in sweep.rows], workers)
-  needed = '\n'.join(filter(None, [describe_need(sweep, runs, workers), needed]))
+  needed = '\n'.join(filter(None, [describe_need(sweep, runs, workers, backend), needed]))
   if FLAGS.dry_run:
     show_plan(sweep, workers)
   if needed:
@@ -376,15 +376,18 @@ def main(words: list[str], overrides: list[str]) -> int:
   start = f'from-{task}' if (task := start_task()) else None
   name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset, start)
   name = joined(name, *grid.parse(FLAGS.grid))
-  return run(sweep, runs, places, Path(FLAGS.root, 'sweeps', name).expanduser().absolute())
+  output = Path(FLAGS.root, 'sweeps', name).expanduser().absolute()
+  return run(sweep, runs, places, output, backend)
 
 
 class Forecast:
   """Tells a display, and `describe_need` once, as soon as the first runs have measured
   themselves."""
 
-  def __init__(self, sweep: Sweep, runs: list[Config], workers: int, display: Display):
-    self._of, self._display, self._next = (sweep, runs, workers), display, 0.0
+  def __init__(
+    self, sweep: Sweep, runs: list[Config], workers: int, backend: str, display: Display
+  ):
+    self._of, self._display, self._next = (sweep, runs, workers, backend), display, 0.0
     self._told = bool(describe_need(*self._of))  # before the first run
 
   def tell(self) -> None:
@@ -397,7 +400,9 @@ class Forecast:
         print(line, flush=True)
 
 
-def run(sweep: Sweep, runs: list[Config], places: list[devices.Place], output: Path) -> int:
+def run(
+  sweep: Sweep, runs: list[Config], places: list[devices.Place], output: Path, backend: str
+) -> int:
   """Run what is not finished, and report; return the exit code."""
   stopped = ''
   try:
@@ -410,7 +415,8 @@ def run(sweep: Sweep, runs: list[Config], places: list[devices.Place], output: P
         sweep.submit(executor)
         print(f'{sweep.counts()}, submitted; the same command without --detach follows them')
         return 0
-      forecast = Forecast(sweep, runs, len(places) or FLAGS.workers or len(sweep.rows), display)
+      workers = len(places) or FLAGS.workers or len(sweep.rows)
+      forecast = Forecast(sweep, runs, workers, backend, display)
       stopped = sweep.run(executor, FLAGS.retries, forecast.tell)
   report(runs, output)
   for row in sweep.unfinished():

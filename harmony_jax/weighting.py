@@ -1,6 +1,7 @@
 """Which weighting rule a Dreamer's settings ask for, and for which tasks."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -77,6 +78,22 @@ class WeightingSettings(RuleSettings):
   w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
   calibrate: int = setting(0, 'batches from whose losses σ starts (eq. 12); 0: σ starts at `start`')
   start: float = setting(1.0, 'σ that harmonizers start from; 1 in the paper', above=0)
+
+
+# The hyper-parameter of rules that a setting becomes; '' is of all that have harmonizers.
+_BECOMES = {'decay': 'decay', 'window': 'window', 'alpha': 'alpha'}
+_BECOMES |= {
+  'dynamics_regularizer': 'regularizer',
+  **dict.fromkeys(('w_o', 'w_r', 'w_d'), 'weights'),
+}
+_BECOMES |= dict.fromkeys(('rate', 'beta2', 'start', 'calibrate'), '')
+
+
+def idle(rule: str) -> set[str]:
+  """Return the settings of `WeightingSettings` that change nothing under a rule."""
+  taken = {*inspect.signature(harmony.RULES[rule]).parameters}
+  taken |= {''} if harmony.make(rule).start else set()
+  return {name for name, hyper in _BECOMES.items() if hyper not in taken}
 
 
 def make_weighting(

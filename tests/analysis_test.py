@@ -86,6 +86,19 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
   assert {row['label'] for row in rows} == {'w_r10'}
 
 
+@pytest.mark.parametrize('method, told', [('dreamerv2', False), ('dreamerv3', True)])
+def test_a_figure_says_which_weight_the_dynamics_has_without_its_harmonizer(method, told, tmp_path):
+  """It is called w_d = 1, which it is with DreamerV2 alone."""
+  folder = tmp_path / 'runs' / 'catch' / 'catch' / f'{method}-none-cpu' / 'seed0'
+  reports.write_run(folder, 0, suite='catch', task='catch', method=method)
+  reports.change(folder, weighting={'rule': 'none'})
+  words = '--figure=17', '--suite=catch', f'--method={method}', '--draw_only'
+  done = commands.run('analysis', *words, f'--root={tmp_path}/runs', f'--output={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  text = (tmp_path / 'figure_17.md').read_text()
+  assert ('dreamerv3 has w_d = 0.6 of its own, as harmony_w_d1 has it here.' in text) == told
+
+
 def test_a_figure_says_of_which_runs_it_is(tmp_path):
   """Three of four runs are there, one of them is going on and one cannot be read."""
   kind = tmp_path / 'runs' / 'dmcr' / 'cheetah_run'

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from experiments import bars
 from harmony_jax import trained
-from harmony_jax.training import bars
 from tests import commands
 
 RANDOM = bars.Point(0, 1000, 250)

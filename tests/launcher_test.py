@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from experiments import launcher
+from tests import small
 from tests.commands import run
 
 BAD = {
@@ -43,6 +45,20 @@ def test_bad_input_is_one_line(case, tmp_path):
   assert len(lines) == 1 and expected in lines[0], result.stderr
   assert 'Traceback' not in result.stderr
   assert not (tmp_path / 'run').exists()  # the folder belongs to nobody
+
+
+@pytest.mark.parametrize(
+  'rule, told',
+  [('harmony', ['w_r']), ('fixed', ['rate']), ('none', ['w_r', 'rate']), ('dwa', ['w_r', 'rate'])],
+)
+def test_a_setting_of_another_rule_is_told_to_change_nothing(rule, told):
+  """A reward weight of 100 with harmony would be a run without it."""
+  config = small.run_config(weighting__rule=rule)
+  texts = ['weighting.w_r=100', 'batch_size=8', 'config.weighting.rate=2', 'weighting.w_r=10']
+  lines = launcher.idle(config, texts)
+  assert lines == [
+    f'config.weighting.{name} changes nothing with --weighting={rule}' for name in told
+  ]
 
 
 def test_missing_rom_is_one_line(tmp_path):

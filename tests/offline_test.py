@@ -367,6 +367,10 @@ def test_a_study_grows_and_keeps_its_plan(tmp_path):
   opened = study.open_study(tmp_path, more)
   assert [run.name for run in opened.runs()] == ['a-s0', 'b-s0', 'a-s2', 'b-s2']
   assert study.Run('a', 1, 3).name == 'a-b1-s3'
+  for commit, load in (('x', 1), ('x', 2), ('y', 3), ('z', 4)):
+    opened = study.open_study(tmp_path, {**more, 'about': {'commit': commit, 'load': load}})
+  assert [about['commit'] for about in opened.plan['earlier']] == ['x', 'y']
+  opened = study.open_study(tmp_path, more)
   with pytest.raises(UserError, match='another updates: 2 there, 3 here'):
     study.open_study(tmp_path, {**plan, 'updates': 3})
   with pytest.raises(UserError, match='another variant b'):

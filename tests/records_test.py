@@ -62,6 +62,23 @@ def test_scores_are_what_a_suite_is_judged_by(tmp_path):
   assert only(write_run(tmp_path / 'b', score='speed')).final is None  # nobody measured it
 
 
+def test_a_score_of_episodes_that_did_not_end_is_told(tmp_path):
+  """The last one's: a report would show it as any other, of complete episodes."""
+  early, late = (write_run(tmp_path / str(seed), seed, steps=()) for seed in range(2))
+  for folder, cut in ((early, 1), (late, 2)):
+    for step, count in ((50, cut), (100, cut - 1)):
+      line = {'step': step, 'frame': step, 'eval_mean': 1.0, 'eval_scores': [1.0, 1.0]}
+      append(folder / 'scores.jsonl', line | ({'eval_cut': count} if count else {}))
+  found, (told,) = records.collect([tmp_path])
+  assert len(found) == 2 and told == (
+    f'{late}: 1 of 2 episodes of its last evaluation did not end and were cut: its score is of '
+    'what was played of them'
+  )
+  results_files.write(found, tmp_path / 'results')
+  assert f'{late}' not in records.collect([tmp_path / 'results'])[1][0]
+  assert '1 of 2 episodes of its last' in records.collect([tmp_path / 'results'])[1][0]
+
+
 def test_a_method_that_weighs_nothing(tmp_path):
   run = write_run(tmp_path / 'seed0', method='mine')
   change(run, weighting=None)

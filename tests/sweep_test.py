@@ -43,7 +43,7 @@ def planned(root, *words, overrides=()):
     sweep.FLAGS(['sweep', '--preset=tiny', f'--root={root}', *words])
     module = suites_of().suite(sweep.FLAGS.suite)
     configs = sweep.plan(module, list(overrides))
-    return configs, sweep.make_jobs(module, configs, list(overrides))
+    return configs, sweep.make_jobs(module, configs, list(overrides), 'cpu')
 
 
 def test_seeds():
@@ -77,9 +77,9 @@ def test_what_was_measured_here_is_the_plan(tmp_path, capsys, monkeypatch):
   jobs[0].folders[0].mkdir(parents=True)
   (jobs[0].folders[0] / 'metrics.jsonl').write_text('{"step": 100}\n')
   with flagsaver.flagsaver(root=str(tmp_path)):
-    told = sweep.describe_need(Sweep(jobs), runs, 2)
+    told = sweep.describe_need(Sweep(jobs), runs, 2, 'cpu')
     monkeypatch.setattr(measured, 'load', lambda config, backend: None)
-    assert sweep.describe_need(Sweep(jobs), runs, 2) == ''
+    assert sweep.describe_need(Sweep(jobs), runs, 2, 'cpu') == ''
   assert '1.94 h of training are left, 0.97 h with 2 at a time' in told
   assert 'up to 2.0 GB of memory each, 4.0 GB together' in told
 

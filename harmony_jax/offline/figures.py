@@ -108,7 +108,7 @@ def strips(studies: Studies, output: pathlib.Path, name: str) -> list[pathlib.Pa
     window = slice(first['first'], first['first'] + len(first['reward']))
     truth = buffer.observation[names[0].removeprefix('picture/')][window], first['reward']
     rows = {label: (each[names[0]], each['expected']) for label, each in found.items()}
-    tolerance = 0.1 * np.ptp(buffer.rows['reward'])
+    tolerance = 0.1 * np.ptp(buffer.rows['reward']) * study.plan.get('reward_scale', 1)
     drawn = pictures.compare({'true': truth, **rows}, study.plan['context'], tolerance)
     paths.append(video.save_image(output / f'{name}_{joined(task)}.png', drawn))
   return paths

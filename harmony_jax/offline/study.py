@@ -19,7 +19,7 @@ from harmony_jax.training import plans
 from harmony_jax.training.run_folder import atomic_write
 
 FORMAT = 1
-FREE = ('about', 'mlp', 'show')  # what a run is does not depend on these
+FREE = ('mlp', 'show')  # what a run is does not depend on these
 
 
 class Run(NamedTuple):

@@ -24,7 +24,7 @@ from harmony_jax.training import evaluation, plans, run_folder, setup
 from harmony_jax.training.logger import MetricsWriter
 
 FORMAT = 1
-FREE = ('together', 'about')
+FREE = ('together',)  # what a run is does not depend on it
 WEIGHTS = ('weighting.w_o', 'weighting.w_r', 'weighting.w_d')
 NUMBERS = (*WEIGHTS, 'weighting.rate', 'weighting.start')
 

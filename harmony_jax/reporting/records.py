@@ -73,7 +73,8 @@ def collect(
 
   Returns:
     ([record], [problem]): what was left out and why (no such path, a run that is damaged, a second,
-    different run in the place of another), and seeds of a method whose settings differ.
+    different run in the place of another), seeds of a method whose settings differ, and scores of
+    episodes that did not end.
   """
   found, problems, seen = [], [], set(map(os.path.realpath, skip))
   for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
@@ -88,7 +89,8 @@ def collect(
       except UserError as error:
         problems.append(str(error))
   found, doubled = _one_per_place(found)
-  return found, [one_line(text) for text in problems + doubled + _unlike_seeds(found)]
+  problems += doubled + _unlike_seeds(found) + _cut(found)
+  return found, [one_line(text) for text in problems]
 
 
 def stamps(
@@ -175,7 +177,7 @@ def _evaluations(lines):
   column = lambda name: [line.get(name) for line in lines]
   scores, stds, training = map(column, ('eval_scores', 'eval_std', 'train_scores'))
   names = {name for line in lines for name in line if name.startswith('eval_')}
-  names -= {'eval_mean', 'eval_std', 'eval_scores', 'eval_lengths', 'eval_cut'}
+  names -= {'eval_mean', 'eval_std', 'eval_scores', 'eval_lengths'}
   return {
     **{name: column(name) for name in COUNTS + NUMBERS},
     'hours': column('time/hours'),
@@ -304,6 +306,17 @@ def _unlike_seeds(found):
     if differing:
       unlike = f'its settings are not those of {other.source}, a seed of the same method'
       problems.append(f'{record.source}: {unlike}: {protocol.some(differing, 3)}')
+  return problems
+
+
+def _cut(found):
+  """A line for each record whose last evaluation has episodes that did not end."""
+  problems = []
+  for record in found:
+    if count := (record.evaluations['measures'].get('cut') or [0])[-1]:
+      of = record.evaluations['eval_episodes'][-1]
+      told = f'{count} of {of} episodes of its last evaluation did not end and were cut'
+      problems.append(f'{record.source}: {told}: its score is of what was played of them')
   return problems
 
 

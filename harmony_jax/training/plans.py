@@ -1,6 +1,7 @@
 """The plan of a study: everything that its runs are a function of, kept as JSON in its folder.
 
-A later call may add variants of the settings and seeds; the rest of the plan it must have, too.
+A later call may add variants of the settings and seeds; the rest of the plan it must have, too. By
+which code, machine and command runs were made is told by `about`, of the last call, and `earlier`.
 """
 
 import pathlib
@@ -18,7 +19,8 @@ def grown(
   free: Sequence[str],
   apart: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> dict[str, Any]:
-  """Return the new plan with the variants and seeds of the old one, which come first.
+  """Return the new plan with the variants and seeds of the old one, which come first, and what the
+  calls before were made by.
 
   Args:
     path: of the study. free: names of what no run depends on, or what is compared elsewhere.
@@ -29,7 +31,8 @@ def grown(
       first.
   """
   new = settings.plain(new)
-  same = lambda plan: {k: v for k, v in plan.items() if k not in ('variants', 'seeds', *free)}
+  growing = ('variants', 'seeds', 'about', 'earlier')
+  same = lambda plan: {k: v for k, v in plan.items() if k not in (*growing, *free)}
   differing = config.difference(same(old), same(new))
   for label, changes in new['variants'].items():
     if label in old['variants'] and old['variants'][label] != changes:
@@ -41,5 +44,10 @@ def grown(
       f'{path} holds a study with another {name}: {there!r} there, {here!r} here; '
       'choose another --output'
     )
-  variants = {**old['variants'], **new['variants']}
-  return {**new, 'variants': variants, 'seeds': sorted({*old['seeds'], *new['seeds']})}
+  found = {**new, 'variants': {**old['variants'], **new['variants']}}
+  found['seeds'] = sorted({*old['seeds'], *new['seeds']})
+  told = lambda plan: {k: v for k, v in plan.get('about', {}).items() if k != 'load'}
+  earlier = [*old.get('earlier', [])]
+  if told(old) not in ({}, told(new)):
+    earlier.append(old['about'])
+  return found | ({'earlier': earlier} if earlier else {})

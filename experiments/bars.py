@@ -1,8 +1,11 @@
-"""A run's evaluations as bars on a terminal, beside a player that chooses at random.
+"""A run's evaluations as bars on a terminal, beside a player that chooses at random: of `demo`.
 
-For a run that someone watches from its beginning to its end, such as `experiments.demo`: `Screen`
-takes the place of `progress.Progress`, and `Shown` is the hook that gives it scores.
+`Screen` takes the place of `progress.Progress`, and `Shown` is the hook that gives it scores, which
+are those of catch.
 """
+
+if not __package__:
+  import as_file  # noqa: F401
 
 import json
 import math
