@@ -117,7 +117,7 @@ def rectified_tied(
     return params, _ones(['dynamics'] if both else [])  # the weights last used
 
   def weigh(losses, params, state):
-    _check_names('weights', state, losses)
+    _check(losses, 'weights', state)
     weights = {task: jax.lax.stop_gradient(jnp.exp(-params[source])) for task in state}
     tied_losses = {task: weights.get(task, 1.0) * loss for task, loss in losses.items()}
     total, _, metrics = rule.weigh(tied_losses, params, ())

@@ -15,7 +15,7 @@ A actions, E embedding, F feature.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -219,7 +219,7 @@ class RSSM:
     layers = {'img_in': hidden, 'gru': gru, 'img_out': hidden, 'img_stats': stats}
     return {**layers, 'obs_out': hidden, 'obs_stats': stats}
 
-  def _run(self, params, name, x, product=product) -> Any:
+  def _run(self, params, name, x, product: Callable | None = product) -> Any:
     return self._layers[name].apply({'params': params[name]}, x, product)
 
   def init(self, key: jax.Array) -> Params:
