@@ -45,6 +45,7 @@ class Style:
   )
 
 
+EPSILON = 1e-3  # of layer norms
 LINEAR = Style('none', 'none', 'uniform')  # output layers
 
 
@@ -104,7 +105,7 @@ class _Layer(nn.Module):
       init = draw if norm_bias == 'fan_in' else nn.initializers.zeros
       x = x + self.param('bias', init, (self.units,)).astype(x.dtype)
     if style.normalization != 'none':
-      x = nn.LayerNorm(epsilon=1e-3, dtype=jnp.float32, name='norm')(x).astype(x.dtype)
+      x = nn.LayerNorm(epsilon=EPSILON, dtype=jnp.float32, name='norm')(x).astype(x.dtype)
     return ACTIVATIONS[style.activation](x)
 
 

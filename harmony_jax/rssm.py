@@ -104,6 +104,10 @@ class Categorical:
     """Return one-hots with the probabilities' gradient."""
     return dists.draw_one_hot(stats, noise)
 
+  def mode(self, stats: Float[Array, '*batch S K']) -> Float[Array, '*batch S K']:
+    """Return the most likely one-hots, without gradient."""
+    return jax.nn.one_hot(jnp.argmax(stats, -1), self.classes, dtype=jnp.float32)
+
   def kl(
     self, stats: Float[Array, '*batch S K'], other: Float[Array, '*batch S K']
   ) -> Float[Array, '*batch']:
@@ -152,6 +156,10 @@ class Gaussian:
     """Return mean + deviation · noise."""
     mean = stats[..., 0, :]
     return mean if noise is None else mean + stats[..., 1, :] * noise
+
+  def mode(self, stats: Float[Array, '*batch 2 S']) -> Float[Array, '*batch S']:
+    """Return the mean, without gradient."""
+    return jax.lax.stop_gradient(stats[..., 0, :])
 
   def kl(
     self, stats: Float[Array, '*batch 2 S'], other: Float[Array, '*batch 2 S']
@@ -225,11 +233,10 @@ class RSSM:
   def init(self, key: jax.Array) -> Params:
     """Return parameters by layer, and `initial` [D]: the first deter before its tanh."""
     c, params = self.config, {}
-    inputs = (self._flat + self.actions, c.deter + c.units, c.deter, c.units)
-    inputs += (c.deter + self.embed, c.units)
-    keys = jax.random.split(key, len(inputs))
-    for (name, layer), size, one in zip(self._layers.items(), inputs, keys):
-      params[name] = layer.init(one, jnp.zeros((1, size)))['params']
+    inputs = {'img_in': self._flat + self.actions, 'gru': c.deter + c.units, 'img_out': c.deter}
+    inputs |= {'img_stats': c.units, 'obs_out': c.deter + self.embed, 'obs_stats': c.units}
+    for (name, size), one in zip(inputs.items(), jax.random.split(key, len(inputs))):
+      params[name] = self._layers[name].init(one, jnp.zeros((1, size)))['params']
     if self.config.learned_initial:
       params['initial'] = jnp.zeros((self.config.deter,), jnp.float32)
     return params
@@ -242,8 +249,7 @@ class RSSM:
     if not self.config.learned_initial:
       return State(jnp.zeros((batch, self.config.deter), jnp.float32), *self.latents.zeros(batch))
     deter = jnp.tanh(params['initial'].astype(jnp.float32))[None]
-    mode = jax.lax.stop_gradient(self.latents.sample(self.prior(params, deter), None))
-    state = State(deter, mode, self.latents.zeros(1)[1])
+    state = State(deter, self.latents.mode(self.prior(params, deter)), self.latents.zeros(1)[1])
     return jax.tree.map(lambda x: jnp.repeat(x, batch, 0), state)
 
   def prior(self, params: Params, deter: Float[Array, '*batch D']) -> Float[Array, '*batch _ _']:

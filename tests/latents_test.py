@@ -49,9 +49,11 @@ def test_samples_of_a_gaussian():
   noise, kind = jnp.float32(RNG.normal(size=mean.shape)), Gaussian(3)
   found = kind.sample(description, noise)
   np.testing.assert_allclose(found, mean + std * noise, rtol=1e-5, atol=1e-6)
-  np.testing.assert_array_equal(kind.sample(description, None), description[:, 0])
+  for middle in (kind.sample(description, None), kind.mode(description)):
+    np.testing.assert_array_equal(middle, description[:, 0])
   slope = jax.grad(lambda s: kind.sample(s, noise).sum())(description)
   np.testing.assert_allclose(slope, np.stack([np.ones_like(noise), noise], -2), rtol=1e-6)
+  assert not jax.grad(lambda s: kind.mode(s).sum())(description).any()
   draws = np.asarray(kind.noise(jax.random.key(0), (2000, 2)))
   assert draws.shape == (2000, 2, 3)
   assert stats.kstest(draws.ravel(), 'norm').pvalue > 1e-3
@@ -81,8 +83,8 @@ def test_categorical_latents(unimix):
   plain = np.exp(x.reshape(6, 5, 4))
   probs = (1 - unimix) * plain / plain.sum(-1, keepdims=True) + unimix / 4
   np.testing.assert_allclose(np.exp(description), probs, rtol=1e-5)
-  mode = kind.sample(description, None)
-  np.testing.assert_allclose(mode, np.eye(4)[probs.argmax(-1)], atol=1e-6)
+  for mode in (kind.sample(description, None), kind.mode(description)):
+    np.testing.assert_allclose(mode, np.eye(4)[probs.argmax(-1)], atol=1e-6)
   noise = kind.noise(jax.random.key(0), (6,))
   assert noise.shape == (6, 5)
   drawn = dists.draw_one_hot(description, noise)

@@ -237,7 +237,7 @@ def test_is_first_forgets(learned):
   initial = model.initial(params, 2)
   if learned:
     deter = jnp.tile(jnp.tanh(params['initial']), (2, 1))
-    stoch = model.latents.sample(model.prior(params, deter), None)
+    stoch = model.latents.mode(model.prior(params, deter))
     chex.assert_trees_all_close(initial, State(deter, stoch, jnp.zeros((2, 4, 5))), atol=1e-6)
   else:
     assert not any(leaf.any() for leaf in initial)

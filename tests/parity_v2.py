@@ -189,7 +189,7 @@ def forward(agent, state, batch) -> dict:
     'post_logit': out['post'].stats,
     'prior_logit': out['prior'],
     'prior_deter': out['post'].deter,
-    'prior_stoch': agent.rssm.latents.sample(out['prior'], None),
+    'prior_stoch': agent.rssm.latents.mode(out['prior']),
     'kl_value': out['kl'],
     'world_model_loss': total,
     'loglik_image': -out['image_loss'],
