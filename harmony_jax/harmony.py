@@ -275,15 +275,18 @@ def nash_mtl(clip: float = 1.0) -> Weighting:
 
 
 @jax.default_matmul_precision('highest')
-def nash_weights(gram: jax.Array, steps: int = 12) -> jax.Array:
+def nash_weights(gram: jax.Array, steps: int = 24) -> jax.Array:
   """Return α > 0 with K α = 1/α of a Gram matrix K [n, n]; 1 for tasks without any gradient.
 
   Newton's method on ½ βᵀCβ - Σ log βᵢ, where C = D K D has a unit diagonal and α = D β. That is
   self-concordant: steps of 1/(1+λ), as long as Newton's decrement λ is not small, stay in β > 0.
+  Seven do, but for gradients that nearly cancel, where β is large. Where they cancel up to rounding
+  there is no solution: a ridge of ten times that keeps β near 10³.
   """
   size = jnp.diag(gram)
   scale = jnp.where(size > 0, jax.lax.rsqrt(jnp.where(size > 0, size, 1)), 1)
-  scaled = jnp.where(jnp.eye(len(gram), dtype=bool), 1, scale[:, None] * gram * scale)
+  ridge = 1 + 10 * jnp.finfo(gram.dtype).eps
+  scaled = jnp.where(jnp.eye(len(gram), dtype=bool), ridge, scale[:, None] * gram * scale)
 
   def step(_, beta):
     slope = scaled @ beta - 1 / beta

@@ -186,6 +186,20 @@ def test_nash_weights_solve_their_equation(seed):
   np.testing.assert_allclose(more, [*found, 1], rtol=1e-3)
 
 
+@pytest.mark.parametrize('count', [2, 3])
+def test_nash_weights_of_gradients_that_nearly_cancel(count):
+  """Each of a norm of its own; of those that cancel altogether the weights stay numbers."""
+  rng = np.random.default_rng(count)
+  own = rng.normal(size=(count, 50))
+  for noise, close in ((0.1, 0.03), (0.0, 1e9)):
+    own[-1] = noise * rng.normal(size=50) - own[:-1].sum(0)
+    scaled = own * 10.0 ** rng.uniform(-4, 4, (count, 1))
+    gram = scaled @ scaled.T
+    found = np.float64(nash_weights(jnp.float32(gram)))
+    np.testing.assert_allclose(found * (gram @ found), 1, rtol=close)
+    assert (found > 0).all() and (found * np.linalg.norm(scaled, axis=1) < 2e3).all()
+
+
 # --------------------------------------------------------------------------------------------------
 # GradNorm
 
