@@ -28,8 +28,17 @@ def blocks(vectors):
   return np.split(np.asarray(vectors)[..., :5], [3], -1)
 
 
-@pytest.mark.parametrize('kind', [TWO, MIXED], ids=['two', 'mixed'])
-@pytest.mark.parametrize('name', METHODS)
+UPDATES = [
+  *(pytest.param(name, MIXED, id=f'{name}-mixed') for name in METHODS),
+  pytest.param('dreamerv3', TWO, id='dreamerv3-two'),
+  # the numbers of MIXED only come to what is learned of choices
+  *(
+    pytest.param(name, TWO, id=f'{name}-two', marks=pytest.mark.slow) for name in list(METHODS)[1:]
+  ),
+]
+
+
+@pytest.mark.parametrize('name, kind', UPDATES)
 def test_an_update_is_finite_and_changes_the_whole_actor(name, kind):
   agent = small.agent(**{**METHODS[name], **kind})
   state, batch = small.state_of(agent), small.batch(agent.shapes, **kind)

@@ -99,6 +99,18 @@ def run_doctor(**environment):
   )
 
 
+def test_suites_are_tried(monkeypatch):
+  """By an environment of each in a process; what RLBench lacks is told, and is no failure."""
+  ask, found = doctor.ask, doctor.ask(doctor.SUITES_PROBE, 'experiments').answer
+  some = Probe({name: found[name] for name in ('gym', 'rlbench')})
+  suites = lambda code, *words: some if code == doctor.SUITES_PROBE else ask(code, *words)
+  monkeypatch.setattr(doctor, 'ask', suites)
+  gym, rlbench = doctor.check_suites()
+  assert gym == doctor.Finding('ok', 'gym')
+  assert rlbench.level == 'note' and 'COPPELIASIM_ROOT' in rlbench.text
+
+
+@pytest.mark.slow  # a process per suite, twenty seconds; its parts are tested one by one
 def test_command_reports_this_machine():
   """Every suite is tried; what RLBench lacks is told, and is no failure."""
   result = run_doctor()
