@@ -299,7 +299,8 @@ def nash_weights(gram: jax.Array, steps: int = 24) -> jax.Array:
 
 def gradnorm(alpha: float = 1.5, rate: float = 0.025, adam: bool = True) -> Weighting:
   """GradNorm (Chen et al. 2018): weights learn to make every ‖wᵢ gᵢ‖ the mean of all times rᵢ^α,
-  where rᵢ is Lᵢ over the first Lᵢ, by the mean of these ratios. They sum to the number of tasks.
+  where rᵢ is Lᵢ over the first Lᵢ above 0, by the mean of these ratios. They sum to the number of
+  tasks.
 
   Args:
     alpha: how much more a task gets that learns slowly. rate, adam: the weights' own optimiser;
@@ -314,10 +315,10 @@ def gradnorm(alpha: float = 1.5, rate: float = 0.025, adam: bool = True) -> Weig
   def balance(losses, gradients, state):
     step, weights = state['step'] + 1, _vector(state['next'])
     loss = _vector({task: losses[task] for task in state['next']})
-    first = jnp.where(step == 1, loss, state['first'])
+    first = jnp.where(state['first'] > 0, state['first'], loss)  # a loss of 0 is no measure
     norm = jnp.linalg.norm(_vector({task: gradients[task] for task in state['next']}), axis=1)
-    ratio = loss / jnp.maximum(first, 1e-8)
-    target = (weights * norm).mean() * (ratio / ratio.mean()) ** alpha
+    ratio = jnp.where(first > 0, loss / jnp.where(first > 0, first, 1), 1)
+    target = (weights * norm).mean() * (ratio / jnp.maximum(ratio.mean(), 1e-8)) ** alpha
     slope = jnp.sign(weights * norm - target) * norm  # of Σ |‖wᵢ gᵢ‖ - target|
     mean, square = 0.9 * state['mean'] + 0.1 * slope, 0.999 * state['square'] + 0.001 * slope**2
     move = mean / (1 - 0.9**step) / (jnp.sqrt(square / (1 - 0.999**step)) + 1e-8)

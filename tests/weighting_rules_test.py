@@ -246,6 +246,19 @@ def test_weights_of_gradnorm_stay_positive():
     np.testing.assert_allclose(sum(state['next'].values()), 2, rtol=1e-6)
 
 
+def test_gradnorm_measures_a_loss_by_its_first_value_above_0():
+  """As TD-MPC's of rewards that have not come yet: by 0 all would lag behind it for ever."""
+  rule = harmony.gradnorm()
+  _, state = rule.init(['a', 'b'])
+  own = {'a': jnp.float32([1.0]), 'b': jnp.float32([1.0])}
+  for a, b in ((0, 0), (0, 4), (2, 4), (2, 4), (2, 2)):
+    state = rule.balance({'a': jnp.float32(a), 'b': jnp.float32(b)}, own, state)
+    if b == 4:
+      assert state['next'] == {'a': 1, 'b': 1}  # none is behind
+  np.testing.assert_array_equal(state['first'], [2, 4])
+  assert state['next']['a'] > 1 > state['next']['b'] > 0.9  # b has come further
+
+
 # --------------------------------------------------------------------------------------------------
 # Running means
 
