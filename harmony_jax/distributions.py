@@ -1,5 +1,5 @@
-"""Small probability: symlog, two-hot, straight-through one-hots, Gaussians. Everything here is
-float32.
+"""Small probability: symlog, two-hot, straight-through one-hots, Gaussians; λ-returns, and the
+range of returns. Everything here is float32.
 
 Draws take their noise as an argument instead of a key, so that the caller prepares all of it before
 a loop. `None` in place of the noise means the distribution's mode (mean for a Gaussian): that is
@@ -7,14 +7,18 @@ how the algorithm is made deterministic for comparisons with other implementatio
 """
 
 import math
+import typing
 from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
+
+from harmony_jax import replicas
 
 
 def symlog(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
@@ -155,3 +159,60 @@ def normal_log_prob(
 def normal_entropy(std: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """½ log(2πe) + log std, elementwise."""
   return jnp.log(std) + 0.5 * np.log(2 * np.pi * np.e).astype(np.float32)
+
+
+# --------------------------------------------------------------------------------------------------
+# Returns
+
+
+def lambda_returns(
+  reward: Float[Array, ' H *batch'],
+  discount: Float[Array, ' H *batch'],
+  value: Float[Array, ' H *batch'],
+  bootstrap: Float[Array, '*batch'],
+  lam: Float[ArrayLike, ''],
+) -> Float[Array, ' H *batch']:
+  """Return Rₜ = rₜ₊₁ + γₜ₊₁ [(1-λ) vₜ₊₁ + λ Rₜ₊₁], with R_H = v_H.
+
+  Args:
+    reward: rewards r₁ … r_H of the states that follow.
+    discount: γ₁ … γ_H, the discount times the probability to go on in the state that
+      follows.
+    value: v₁ … v_H.
+    bootstrap: v_H.
+    lam: λ.
+
+  Returns: R₀ … R_{H-1}.
+  """
+  chex.assert_equal_shape([reward, discount, value])
+  chex.assert_equal_shape([value[-1], bootstrap])
+  inputs = reward + discount * (1 - lam) * value
+
+  def step(future, inputs_discount):
+    now = inputs_discount[0] + inputs_discount[1] * lam * future
+    return now, now
+
+  return jax.lax.scan(step, bootstrap, (inputs, discount), reverse=True, unroll=4)[1]
+
+
+@typing.no_type_check  # JAX puts anything in the place of the numbers, such as their shapes
+@flax.struct.dataclass
+class Percentiles:
+  """Moving averages of a low and a high percentile of the returns; from 0, without correction."""
+
+  low: Float[Array, '']
+  high: Float[Array, '']
+
+  @classmethod
+  def zeros(cls) -> 'Percentiles':
+    """Return the start."""
+    return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+  def update(
+    self, returns: Float[Array, '...'], decay: float = 0.99, low: float = 5.0, high: float = 95.0
+  ) -> 'Percentiles':
+    """Move towards the percentiles of `returns` of the whole batch."""
+    returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)))
+    new_low, new_high = jnp.percentile(returns, jnp.array([low, high]))
+    move = lambda old, new: decay * old + (1 - decay) * new
+    return Percentiles(move(self.low, new_low), move(self.high, new_high))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from harmony_jax import actions
+from harmony_jax.distributions import Percentiles
 from harmony_jax.methods import dreamer, dreamer_pro, dreamer_v2
-from harmony_jax.methods.dreamer_parts import Draws, Percentiles
+from harmony_jax.methods.dreamer_parts import Draws
 from harmony_jax.rssm import State
 from tests import small
 

@@ -22,7 +22,7 @@ from jaxtyping import install_import_hook
 
 LARGE = 1.2e9  # bytes
 # What takes and gives arrays of the shapes in its annotations.
-SHAPED = ('actions', 'convolution', 'distributions', 'methods.dreamer_parts', 'prototypes', 'rssm')
+SHAPED = ('actions', 'convolution', 'distributions', 'prototypes', 'rssm')
 # Installed before anything imports them.
 install_import_hook([f'harmony_jax.{name}' for name in SHAPED], 'beartype.beartype')
 

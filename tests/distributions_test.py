@@ -13,8 +13,8 @@ from scipy import integrate, stats
 
 from harmony_jax import actions, rssm
 from harmony_jax import distributions as dists
+from harmony_jax.distributions import Percentiles, lambda_returns
 from harmony_jax.methods import dreamer
-from harmony_jax.methods.dreamer_parts import Percentiles, lambda_returns
 from harmony_jax.optimizers import ema_update
 from tests import small
 

@@ -7,6 +7,7 @@ draws.
 """
 
 import contextlib
+import dataclasses
 from unittest import mock
 
 import jax
@@ -15,7 +16,6 @@ import numpy as np
 
 from harmony_jax import distributions as dists
 from harmony_jax import method, rssm, settings
-from harmony_jax.actions import Actor
 from harmony_jax.methods import dreamer
 from harmony_jax.methods.dreamer_parts import Draws
 from harmony_jax.methods.dreamer_pro import mixed
@@ -388,13 +388,15 @@ def raw_losses(fixture, params, inputs) -> dict:
 def constant_draws(fixture):
   """An agent that acts with the recorded draws: `z` for normal ones, modes for one-hots."""
   constant = lambda self, key, shape: jnp.full((*shape, self.size), fixture.meta['z'])
-  of_actions = lambda self, key, shape: jnp.full((*shape, self.actions), fixture.meta['z'])
   with (
     mock.patch.object(rssm.Gaussian, 'noise', constant),
     mock.patch.object(rssm.Categorical, 'noise', lambda self, key, shape: None),
-    mock.patch.object(Actor, 'noise', of_actions),
   ):
-    yield method.entry(METHOD).make(fixture.config, fixture.agent.spec)
+    agent = method.entry(METHOD).make(fixture.config, fixture.agent.spec)
+    actions = agent.spec.num_actions
+    of_actions = lambda key, shape: jnp.full((*shape, actions), fixture.meta['z'])
+    agent.actor = dataclasses.replace(agent.actor, noise=of_actions)
+    yield agent
 
 
 def policy_calls(fixture, mode: bool) -> dict:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harmony_jax import replicas
-from harmony_jax.methods.dreamer_parts import Percentiles
+from harmony_jax.distributions import Percentiles
 from harmony_jax.prototypes import sinkhorn
 from tests import small
 

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmony_jax import harmony, method, replicas, viewing
+from harmony_jax.distributions import Percentiles, lambda_returns
 from harmony_jax.encoders import Decoder, Encoder, Reconstruction
 from harmony_jax.envs.base import Spec
 from harmony_jax.methods import dreamer
@@ -40,15 +41,7 @@ from harmony_jax.methods.denoised_mdp_networks import (
 )
 from harmony_jax.methods.denoised_mdp_replay import EpisodeReplay
 from harmony_jax.methods.denoised_mdp_settings import SETTINGS, SMALL, TOY, DenoisedMDPSettings
-from harmony_jax.methods.dreamer_parts import (
-  Carry,
-  Draws,
-  Params,
-  Percentiles,
-  TrainState,
-  Trajectory,
-  lambda_returns,
-)
+from harmony_jax.methods.dreamer_parts import Carry, Draws, Params, TrainState, Trajectory
 from harmony_jax.networks import Head, PlainDown, PlainUp, stages
 
 sg = jax.lax.stop_gradient

@@ -19,16 +19,15 @@ import jax.numpy as jnp
 from harmony_jax import distributions as dists
 from harmony_jax import method, replicas
 from harmony_jax.actions import Policy
+from harmony_jax.distributions import Percentiles, lambda_returns
 from harmony_jax.methods.dreamer_parts import (
   Carry,
   Draws,
   DreamerParts,
   Params,
-  Percentiles,
   TrainState,
   Trajectory,
   imagination_metrics,
-  lambda_returns,
 )
 from harmony_jax.methods.dreamer_settings import SMALL, TOY, DreamerSettings, upgrade
 from harmony_jax.optimizers import descend, ema_update, guard, weighed

@@ -1,23 +1,19 @@
 """The parts that a Dreamer is made of, and what the page dreamer.py takes for granted of them:
-settings and environment in, networks, first parameters and random numbers out; λ-returns, and the
-range that returns have.
+settings and environment in, networks, first parameters and random numbers out.
 
 Shapes as on that page.
 """
 
-import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import chex
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float
 
 from harmony_jax import harmony, method, replicas, viewing
 from harmony_jax.actions import Actor
+from harmony_jax.distributions import Percentiles
 from harmony_jax.encoders import Decoder, Encoder, Objective, Reconstruction
 from harmony_jax.envs.base import Spec
 from harmony_jax.methods.dreamer_settings import DreamerSettings
@@ -36,30 +32,6 @@ class Carry(NamedTuple):
   action: jax.Array
 
 
-@typing.no_type_check  # JAX puts anything in the place of the numbers, such as their shapes
-@flax.struct.dataclass
-class Percentiles:
-  """Moving averages of a low and a high percentile of the returns; from 0, without correction."""
-
-  low: Float[Array, '']
-  high: Float[Array, '']
-
-  @classmethod
-  def zeros(cls) -> 'Percentiles':
-    """Return the start."""
-    return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-
-  def update(
-    self, returns: Float[Array, '...'], decay: float = 0.99, low: float = 5.0, high: float = 95.0
-  ) -> 'Percentiles':
-    """Move towards the percentiles of `returns` of the whole batch."""
-    returns = replicas.everywhere(jax.lax.stop_gradient(returns.astype(jnp.float32)))
-    new_low, new_high = jnp.percentile(returns, jnp.array([low, high]))
-    move = lambda old, new: decay * old + (1 - decay) * new
-    return Percentiles(move(self.low, new_low), move(self.high, new_high))
-
-
-@typing.no_type_check  # likewise
 class TrainState(method.TrainState):
   """Params and optimisers by `world_model`, `actor`, `critic`; `carry` is a `Carry`."""
 
@@ -271,36 +243,6 @@ class DreamerParts(method.Method):
     chosen = {k: jnp.asarray(losses[k]) for k in model['harmony']}
     start = harmony.from_losses(chosen, self.rule)
     return state.replace(params={**state.params, 'world_model': {**model, 'harmony': start}})
-
-
-def lambda_returns(
-  reward: Float[Array, ' H *batch'],
-  discount: Float[Array, ' H *batch'],
-  value: Float[Array, ' H *batch'],
-  bootstrap: Float[Array, '*batch'],
-  lam: Float[ArrayLike, ''],
-) -> Float[Array, ' H *batch']:
-  """Return Rₜ = rₜ₊₁ + γₜ₊₁ [(1-λ) vₜ₊₁ + λ Rₜ₊₁], with R_H = v_H.
-
-  Args:
-    reward: rewards r₁ … r_H of the states that follow.
-    discount: γ₁ … γ_H, the discount times the probability to go on in the state that
-      follows.
-    value: v₁ … v_H.
-    bootstrap: v_H.
-    lam: λ.
-
-  Returns: R₀ … R_{H-1}.
-  """
-  chex.assert_equal_shape([reward, discount, value])
-  chex.assert_equal_shape([value[-1], bootstrap])
-  inputs = reward + discount * (1 - lam) * value
-
-  def step(future, inputs_discount):
-    now = inputs_discount[0] + inputs_discount[1] * lam * future
-    return now, now
-
-  return jax.lax.scan(step, bootstrap, (inputs, discount), reverse=True, unroll=4)[1]
 
 
 def imagination_metrics(

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax import method, replicas, settings
+from harmony_jax.distributions import Percentiles
 from harmony_jax.encoders import Decoder, ImageSettings
 from harmony_jax.envs.base import Spec
 from harmony_jax.methods import dreamer, dreamer_v2
 from harmony_jax.methods.dreamer_parts import (
   Draws,
   Params,
-  Percentiles,
   TrainState,
   Trajectory,
   imagination_metrics,

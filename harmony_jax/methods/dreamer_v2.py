@@ -11,15 +11,14 @@ import jax.numpy as jnp
 
 from harmony_jax import method, settings
 from harmony_jax.actions import Policy
+from harmony_jax.distributions import Percentiles, lambda_returns
 from harmony_jax.methods import dreamer
 from harmony_jax.methods.dreamer_parts import (
   Draws,
   Params,
-  Percentiles,
   TrainState,
   Trajectory,
   imagination_metrics,
-  lambda_returns,
 )
 from harmony_jax.methods.dreamer_settings import DreamerSettings, upgrade
 from harmony_jax.rssm import State
