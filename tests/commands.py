@@ -19,6 +19,7 @@ import traceback
 
 ROOT = pathlib.Path(__file__).parents[1]
 _IMPORTED = ('harmony_jax.training.loop', 'harmony_jax.training.seeds', 'experiments.launcher')
+_IMPORTED += ('harmony_jax.reporting.report',)  # pandas and matplotlib: a second
 
 
 class Command:

@@ -13,6 +13,7 @@ from harmony_jax.config import Config, RunSettings
 from harmony_jax.training import loop, recording, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
 from tests import commands, shooting, small
+from tests.runs import compile_once
 from tests.trained_test import SHORT, save
 
 NAME, PICTURE = 'tests.shooting:METHOD', {'image': (64, 64, 3)}
@@ -21,7 +22,7 @@ NAME, PICTURE = 'tests.shooting:METHOD', {'image': (64, 64, 3)}
 @pytest.fixture(scope='module')
 def config():
   run = RunSettings('catch', 'catch', NAME, 'tiny')
-  toy = {**shooting.SIZES, **SHORT, 'train_ratio': 24.0, 'prefill_chunk': 8}
+  toy = {**shooting.SIZES, **SHORT, 'train_ratio': 12.0, 'prefill_chunk': 8}
   made = Config(run, shooting.METHOD.settings, {'distractors': 4, 'size': 8})
   return made.replace({**toy, 'replay_capacity': 1000, 'batch_length': 6, 'keep_replay': True})
 
@@ -48,7 +49,7 @@ def whole(config, tmp_path_factory):
 
 def train(folder, config):
   with run_folder.prepare(folder, config, {}) as opened:
-    loop.Trainer(config, opened).run()
+    loop.Trainer(config, opened, compiler=compile_once).run()
 
 
 # The method
