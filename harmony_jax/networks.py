@@ -45,6 +45,7 @@ class Style:
   )
 
 
+EPSILON = 1e-3  # of layer norms
 LINEAR = Style('none', 'none', 'uniform')  # output layers
 
 
@@ -98,7 +99,7 @@ class _NormAct(nn.Module):
   def _setup(self, units: int, norm_bias: str = 'none', limit: float = 0.0):
     """`norm_bias`: a bias also before a norm, 'zero' or drawn from ±limit ('fan_in')."""
     if self.style.normalization != 'none':
-      self.norm = nn.LayerNorm(epsilon=1e-3, dtype=jnp.float32)
+      self.norm = nn.LayerNorm(epsilon=EPSILON, dtype=jnp.float32)
     self.bias = None
     if self.style.normalization == 'none' or norm_bias != 'none':
       draw = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
@@ -142,6 +143,13 @@ class Dense(_NormAct):
     whole = x.shape[-1] == self.inputs
     rows = self.kernel if whole else self.kernel[start : start + x.shape[-1]]
     return convolution.product(x.astype(self.dtype), rows.astype(self.dtype))
+
+
+def gru(reset: jax.Array, candidate: jax.Array, update: jax.Array, state: jax.Array) -> jax.Array:
+  """Return a GRU's next state, [..., units] as all arguments: its normalised gates and state."""
+  candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
+  update = jax.nn.sigmoid(update - 1)  # starts out remembering
+  return update * candidate + (1 - update) * state
 
 
 class Strided(_NormAct):

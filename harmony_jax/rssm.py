@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from harmony_jax import distributions as dists
-from harmony_jax import recurrence
+from harmony_jax import fused, recurrence
 from harmony_jax.convolution import product
-from harmony_jax.networks import LINEAR, Dense, Style
+from harmony_jax.errors import UserError
+from harmony_jax.networks import LINEAR, Dense, Style, gru
 from harmony_jax.settings import setting
 
 Params = Mapping[str, Any]
@@ -58,8 +59,9 @@ class RSSMSettings:
   )
   recurrence: str = setting(
     'auto',
-    'how scans over time are compiled: stepwise; batched, for accelerators; auto: by platform',
-    choices=('auto', *recurrence.FORMS),
+    'how scans over time are compiled: stepwise; batched, for accelerators; auto: by platform; '
+    "fused: batched, an observation's step four kernels on a GPU (not run on one yet)",
+    choices=('auto', *recurrence.FORMS, 'fused'),
   )
 
 
@@ -273,10 +275,7 @@ class RSSM:
     """The next deter from the present one and the input layer's output."""
     x = jnp.concatenate([deter, x.astype(jnp.float32)], -1)
     gates = self._run(params, 'gru', x, product).astype(jnp.float32)
-    reset, candidate, update = jnp.split(gates, 3, -1)
-    candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
-    update = jax.nn.sigmoid(update - 1)  # starts out remembering
-    return update * candidate + (1 - update) * deter
+    return gru(*jnp.split(gates, 3, -1), deter)
 
   def _share(self, x, matrix, product=product):
     """The share of a layer's product that belongs to x, by the rows of its matrix for it."""
@@ -338,9 +337,22 @@ class RSSM:
     # Taken in every step they would have gradients of whole matrices there.
     known = params, *self._rows(params), initial.deter, initial.stoch
     carry = state.deter, state.stoch
-    carries, stats = recurrence.scan(step, known, carry, inputs, self.config.recurrence)
+    how = self.config.recurrence, None
+    if how[0] == 'fused':
+      how = 'batched', self._fused(len(state.deter))
+    carries, stats = recurrence.scan(step, known, carry, inputs, *how)
     posterior = State(*jax.tree.map(lambda x: x.swapaxes(0, 1), (*carries, stats)))  # [B, T, ...]
     return posterior, self.prior(params, posterior.deter)
+
+  def _fused(self, batch):
+    """The loops of `observe` in kernels."""
+    c = self.config
+    if c.latent != 'categorical':
+      raise UserError(
+        f'rssm.recurrence=fused is for categorical states: with rssm.latent={c.latent} take batched'
+      )
+    fused.check(batch, deter=c.deter, units=c.units, stoch=c.stoch, classes=c.classes)
+    return fused.Filter(c.classes, c.unimix, self.style.activation, self.dtype)
 
   def filter(
     self,
