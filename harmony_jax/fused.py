@@ -26,16 +26,17 @@ from harmony_jax.errors import UserError
 from harmony_jax.networks import ACTIVATIONS, EPSILON, gru
 from harmony_jax.recurrence import steps_at_once
 
-_COLUMNS, _ROWS = 32, 64  # of a block
+_PART, _WARPS = 128, 16
+_COLUMNS, _ROWS = 32, 16  # of a block: as many rows as a product on tensor cores has at least
 
 
 class Row(NamedTuple):
-  """Where a kernel reads or writes: row t + `shift` of a stack [T, B or 1, N]; shift None: the only
-  row. Of its columns the `size` from `start`, or all, in so many `parts`.
+  """Where a kernel reads or writes: row t + `ahead` of a stack [T, B or 1, N]; ahead None: the only
+  row. Of its columns the `size` from `start`, or all, in so many `parts` or more.
   """
 
   stack: jax.Array
-  shift: int | None = 0
+  ahead: int | None = 0
   start: int = 0
   size: int = 0
   parts: int = 1
@@ -46,50 +47,68 @@ class Row(NamedTuple):
     return self.size or self.stack.shape[2]
 
 
-def constant(x: jax.Array, **how: Any) -> Row:
+class Step(NamedTuple):
+  """A step as a kernel finds it, so that no other kernel has to count: `sign` (`several` i + n)
+  behind `origin`, in pass i [1] of a loop of several steps at once.
+  """
+
+  i: jax.Array
+  several: int
+  n: int
+  origin: int = 0
+  sign: int = 1
+
+  def at(self, i: jax.Array) -> jax.Array:
+    """Return t."""
+    return self.origin + self.sign * (self.several * i + self.n)
+
+
+def constant(x: jax.Array) -> Row:
   """Return [N] or [B, N] as the only row of a stack."""
-  return Row(x.reshape(1, -1, x.shape[-1]), None, **how)
+  return Row(x.reshape(1, -1, x.shape[-1]), None)
+
+
+Parts = tuple[jax.Array, ...]  # of a row, side by side
 
 
 def product(
-  step: jax.Array,
-  before: Callable[..., tuple[Sequence[jax.Array], Sequence[jax.Array]]],
+  step: Step,
+  before: Callable[..., tuple[Parts, Parts]],
   rows: Sequence[Row],
-  matrices: Sequence[jax.Array],
+  matrix: jax.Array,
   after: Callable[..., Sequence[jax.Array]],
   columns: Sequence[Row],
   results: Sequence[Row],
-  aside: Sequence[Row] = (),
+  aside: Row | None = None,
   unit: int = 1,
 ) -> list[jax.Array]:
-  """One kernel: `xs, more = before(*rows)`, `after(Σ x @ matrix, *columns)`.
+  """One kernel: `x, more = before(*rows)`, `after(x @ matrix, *columns)`.
 
   Args:
-    step: int32 [1], t.
-    before: of whole rows [B, N], float32 (of tuples where they are in parts).
-    matrices: [inputs, N] for each x, in the type that they are multiplied in.
+    step: t.
+    before: of whole rows [B, N], float32, each in parts, so that few numbers are at hand at a time.
+    matrix: [inputs, N], in the type that is multiplied in.
     after: by columns: of blocks of the product and of what has as many columns, or a share or a
       multiple of them, or one.
-    results: where what `after` returns is written. aside: where `more` is, whole rows.
+    results: where what `after` returns is written. aside: where `more` is.
     unit: columns that belong together.
 
   Returns: the stacks of `results` and `aside`, changed in place.
   """
-  batch, total = max(each.stack.shape[1] for each in results), matrices[0].shape[1]
+  batch, total = max(each.stack.shape[1] for each in results), matrix.shape[1]
   block = unit * max(1, _COLUMNS // unit)
-  block, tile = (block if total % block == 0 else total), min(batch, _ROWS)
-  tile = tile if batch % tile == 0 else batch
-  written = [*results, *aside]
+  block, tile = (block if total % block == 0 else total), math.gcd(batch, _ROWS)
+  written = [*results, *([aside] if aside else [])]
   stacks = list({id(row.stack): row.stack for row in (*rows, *columns, *written)}.values())
   places = [id(stack) for stack in stacks]
   changed = [places.index(id(row.stack)) for row in written]
 
-  def body(t, *refs):
-    ins, outs = refs[: len(stacks)], refs[len(stacks) + len(matrices) :]
+  def body(i, *refs):
+    ins, kernel, outs = refs[: len(stacks)], refs[len(stacks)], refs[len(stacks) + 1 :]
     at_row, at_column = pl.program_id(0), pl.program_id(1)
 
     def place(row, start, size):
-      index = 0 if row.shift is None else t[0] + row.shift
+      index = 0 if row.ahead is None else step.at(i[0]) + row.ahead
       whole = row.stack.shape[1] == 1
       return index, pl.ds(0, 1) if whole else pl.ds(at_row * tile, tile), pl.ds(start, size)
 
@@ -97,37 +116,40 @@ def product(
       ref = ins[places.index(id(row.stack))]
       return ref[place(row, start, size)].astype(jnp.float32)
 
-    def rows_of(row):
+    def parts(row):
       size = row.width // row.parts
-      found = tuple(read(row, row.start + n * size, size) for n in range(row.parts))
-      return found if row.parts > 1 else found[0]
+      size = _PART if size % _PART == 0 == _PART % unit else size
+      return tuple(read(row, row.start + at, size) for at in range(0, row.width, size))
 
     def by_column(row):
       size = row.width * block // total if row.width > 1 else 1
       return row, row.start + (at_column * size if row.width > 1 else 0), size
 
-    xs, more = before(*map(rows_of, rows))
-    here = pl.ds(at_column * block, block)
-    sums = 0
-    for x, matrix in zip(xs, refs[len(stacks) :], strict=False):
-      matrix = matrix[:, here]
-      sums += jnp.dot(x.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)
+    x, more = before(*map(parts, rows))
+    sums, at = 0, 0
+    for part in x:
+      factor = kernel[pl.ds(at, part.shape[1]), pl.ds(at_column * block, block)]
+      sums += jnp.dot(part.astype(factor.dtype), factor, preferred_element_type=jnp.float32)
+      at += part.shape[1]
     found = after(sums, *(read(*by_column(row)) for row in columns))
-    for row, ref, x in zip(results, outs, found):
-      ref[place(*by_column(row))] = x.astype(ref.dtype)
+    for row, ref, part in zip(results, outs, found):
+      ref[place(*by_column(row))] = part.astype(ref.dtype)
+    if aside:
 
-    @pl.when(at_column == 0)
-    def _():
-      for row, ref, x in zip(aside, outs[len(results) :], more, strict=True):
-        ref[place(row, row.start, row.width)] = x.astype(ref.dtype)
+      @pl.when(at_column == 0)
+      def _():
+        at = aside.start
+        for part in more:
+          outs[-1][place(aside, at, part.shape[1])] = part.astype(outs[-1].dtype)
+          at += part.shape[1]
 
-  touched = [row.stack.shape[1] * row.width * row.stack.dtype.itemsize for row in written]
-  touched += [row.stack.shape[1] * row.width * row.stack.dtype.itemsize for row in (*rows, *columns)]
-  inputs = sum(matrix.shape[0] for matrix in matrices)
-  work = {
-    'flops': str(2 * batch * inputs * total),
-    'bytes': str(sum(touched) + sum(matrix.nbytes for matrix in matrices)),
-    'kind': 'bf16' if matrices[0].dtype == jnp.bfloat16 else 'f32',
+  moved = (
+    row.stack.shape[1] * row.width * row.stack.dtype.itemsize for row in (*rows, *columns, *written)
+  )
+  work = {  # for benchmarking/hlo.py, which sees whole stacks only
+    'kind': 'bf16' if matrix.dtype == jnp.bfloat16 else 'f32',
+    'flops': 2 * batch * matrix.size,
+    'bytes': sum(moved) + matrix.nbytes,
   }
   return pl.pallas_call(
     body,
@@ -135,24 +157,25 @@ def product(
     grid=(batch // tile, total // block),
     input_output_aliases={1 + place: n for n, place in enumerate(changed)},
     interpret=jax.default_backend() != 'gpu',
-    compiler_params=triton.CompilerParams(num_warps=8),
-    metadata=work,
-  )(step, *stacks, *matrices)
+    compiler_params=triton.CompilerParams(num_warps=_WARPS),
+    metadata={name: str(value) for name, value in work.items()},
+  )(step.i, *stacks, matrix)
 
 
-def check(batch: int, **sizes: int) -> None:
+def check(batch: int, stoch: int, **sizes: int) -> None:
   """Raise UserError where kernels cannot have these sizes, or not on this platform."""
   platform = jax.default_backend()
   if platform == 'cpu':  # interpreted
     return
   if platform != 'gpu':
     raise UserError(f'rssm.recurrence=fused is for GPUs, not for a {platform}: take batched')
-  odd = [f'{name} is {size}' for name, size in sizes.items() if size & (size - 1)]
-  if odd or batch % 16:
-    odd = odd or [f'a batch has {batch} sequences']
+  odd = [f'{name} is {n}' for name, n in sizes.items() if n & (n - 1) or n < _COLUMNS]
+  odd += [f'stoch is {stoch}'] if stoch & (stoch - 1) else []
+  odd += [f'there are {batch} sequences'] if batch % _ROWS else []
+  if odd:
     raise UserError(
-      'rssm.recurrence=fused takes powers of two on a GPU, and sequences by 16: '
-      f'{", ".join(odd)}; take batched'
+      f'rssm.recurrence=fused takes powers of two from {_COLUMNS} on (stoch: from 1 on), and '
+      f'sequences by {_ROWS}: {", ".join(odd)}; take batched'
     )
 
 
@@ -182,55 +205,49 @@ class Filter:
     first = [constant(x.reshape(1, -1)) for x in initial]
     keep = keep[..., None]
     width, size = deter.shape[-1], stoch.shape[-1]
-    gate = params['gru']['kernel']
-    matrices = [x.astype(self.dtype) for x in (of_stoch, gate[:width], gate[width:], of_deter)]
-    matrices.append(params['obs_stats']['kernel'].astype(self.dtype))
-    biases = [constant(_bias(params[name])) for name in ('gru', 'obs_stats')]
+    kernels = [of_stoch, params['gru']['kernel'], of_deter, params['obs_stats']['kernel']]
+    matrices = [x.astype(self.dtype) for x in kernels]
+    bias = constant(params['obs_stats']['bias'])
+    gru_bias = [constant(params['gru']['bias'])] if 'bias' in params['gru'] else []
     action, embed = (
       part + params[name]['bias'] if 'bias' in params[name] else part
       for part, name in ((action, 'img_in'), (embed, 'obs_out'))
     )
     norms = {name: _norm(params[name]) for name in ('img_in', 'obs_out')}
-    gates = _norm(params['gru'], parts=3)
+    gates = [x._replace(parts=3) for x in _norm(params['gru'])]
     new = lambda size, dtype=self.dtype: jnp.zeros((length, batch, size), dtype)
     products = [new(action.shape[-1]), new(3 * width), new(embed.shape[-1]), new(size)]
     stats = new(size, jnp.float32)
 
     def step(t, stacks):
       deter, stoch, stats, y_in, y_gru, y_out, logits = stacks
-      t = t[None]
       [y_in] = product(
         t,
-        lambda keep, stoch, first: ([jnp.where(keep > 0, stoch, first)], []),
+        lambda *kept: (_keep(*kept), ()),
         [Row(keep), Row(stoch), first[1]],
-        matrices[:1],
+        matrices[0],
         lambda y, part: [y + part],
         [Row(action)],
         [Row(y_in)],
       )
       [y_gru] = product(
         t,
-        lambda keep, deter, first, *y: ([jnp.where(keep > 0, deter, first), self._finish(*y)], []),
+        lambda keep, deter, first, *y: (_keep(keep, deter, first) + self._finish(*y), ()),
         [Row(keep), Row(deter), first[0], Row(y_in), *norms['img_in']],
-        matrices[1:3],
-        lambda y, bias: [y + bias],
-        biases[:1],
+        matrices[1],
+        lambda y, *bias: [sum(bias, y)],
+        gru_bias,
         [Row(y_gru)],
       )
-
-      def turn(keep, deter, first, *y):
-        deter = _cell(jnp.where(keep > 0, deter, first), *y)
-        return [deter], [deter]
-
       y_out, deter = product(
         t,
-        turn,
+        lambda keep, deter, first, *y: 2 * (_cell(_keep(keep, deter, first), *y),),
         [Row(keep), Row(deter), first[0], Row(y_gru, parts=3), *gates],
-        matrices[3:4],
+        matrices[2],
         lambda y, part: [y + part],
         [Row(embed)],
         [Row(y_out)],
-        [Row(deter, 1)],
+        Row(deter, 1),
       )
 
       def draw(y, bias, *noise):
@@ -241,11 +258,11 @@ class Filter:
 
       logits, stats, stoch = product(
         t,
-        lambda *y: ([self._finish(*y)], []),
+        lambda *y: (self._finish(*y), ()),
         [Row(y_out), *norms['obs_out']],
-        matrices[4:],
+        matrices[3],
         draw,
-        [*biases[1:], *map(Row, noise)],
+        [bias, *map(Row, noise)],
         [Row(logits), Row(stats), Row(stoch, 1)],
         unit=self.classes,
       )
@@ -277,39 +294,29 @@ class Filter:
     totals = [_behind(x) for x in (of_deters, of_stochs)]
     # The last step has none behind it, which would be dropped there.
     later = jnp.concatenate([keep, jnp.zeros_like(keep[:1])])
-    gate = params['gru']['kernel'].reshape(-1, 3, width)
-    kernels = (params['obs_stats']['kernel'], of_deter, *gate.swapaxes(0, 1), of_stoch)
+    kernels = [params['obs_stats']['kernel'], of_deter, params['gru']['kernel'], of_stoch]
     matrices = [x.T.astype(self.dtype) for x in kernels]
     norms = {name: _norm(params[name]) for name in ('img_in', 'obs_out')}
-    gates = _norm(params['gru'], parts=3)
+    gates = [x._replace(parts=3) for x in _norm(params['gru'])]
     units = y_in.shape[-1]
     scratch = {'out': y_out.shape[-1], 'whole': width, 'direct': width, 'gru': width + units}
 
-    def step(back, stacks):
+    def step(t, stacks):
       of_deter, of_stoch, (of_out, whole, direct, of_gru) = stacks
-      t = (length - 1 - back)[None]
-
-      def undraw(logits, of_stats, of_stoch):
-        groups = lambda x: x.reshape(-1, self.classes)
-
-        def drawn(logits):
-          stats = dists.unimix(groups(logits), self.unimix)
-          return jax.nn.softmax(stats), stats
-
-        return [jax.vjp(drawn, logits)[1]((groups(of_stoch), groups(of_stats)))[0]], []
 
       [of_out] = product(
         t,
-        undraw,
+        lambda *x: (tuple(map(self._undrawn, *x)), ()),
         [Row(logits), Row(of_stats), Row(of_stoch, 1)],
-        matrices[:1],
+        matrices[0],
         lambda y: [y],
         [],
         [Row(of_out, None)],
+        unit=self.classes,
       )
 
       def unfinish(gradient, y, *norm):
-        return list(jax.vjp(lambda y: self._finish(y, *norm), y)[1](gradient)), []
+        return jax.vjp(lambda y: self._finish(y, *norm), y)[1](gradient)[0], ()
 
       def gather(y, total, keep, direct, through):
         total = total + keep * (direct + through)
@@ -319,32 +326,32 @@ class Filter:
         t,
         unfinish,
         [Row(of_out, None), Row(y_out), *norms['obs_out']],
-        matrices[1:2],
+        matrices[1],
         gather,
         [Row(of_deter, 1), Row(later, 1), Row(direct, None), Row(of_gru, None, 0, width)],
         [Row(of_deter, 1), Row(whole, None)],
       )
 
       def unturn(gradient, keep, deter, first, y, *norm):
-        kept = jnp.where(keep > 0, deter, first)
+        kept = _keep(keep, deter, first)
         of_kept, of_y = jax.vjp(lambda kept, y: _cell(kept, y, *norm), kept, y)[1](gradient)
-        return of_y, [of_kept]
+        return of_y, of_kept
 
       of_gru, direct = product(
         t,
         unturn,
         [Row(whole, None), Row(keep), Row(deter), first, Row(y_gru, parts=3), *gates],
-        matrices[2:5],
+        matrices[2],
         lambda y: [y],
         [],
         [Row(of_gru, None)],
-        [Row(direct, None)],
+        Row(direct, None),
       )
       [of_stoch] = product(
         t,
         unfinish,
         [Row(of_gru, None, width, units), Row(y_in), *norms['img_in']],
-        matrices[5:],
+        matrices[3],
         lambda y, total, keep: [total + keep * y],
         [Row(of_stoch), Row(keep)],
         [Row(of_stoch)],
@@ -352,29 +359,52 @@ class Filter:
       return of_deter, of_stoch, (of_out, whole, direct, of_gru)
 
     start = (*totals, tuple(map(nothing, scratch.values())))
-    of_deter, of_stoch, (*_, direct, of_gru) = _loop(length, step, start)
+    of_deter, of_stoch, (*_, direct, of_gru) = _loop(length, step, start, reverse=True)
     of_first = of_deter[0] + keep[0] * (direct[0] + of_gru[0, :, :width])
     of_stoch = of_stoch.reshape(length + 1, *before[1].shape[1:])
     return (of_first, of_stoch[0]), (of_deter[1:], of_stoch[1:])
 
   def _finish(self, y, *norm):
     """As `networks.Dense.finish`, but for the bias, of a layer with or without a norm."""
-    return ACTIVATIONS[self.activation](_normalized((y,), *((x,) for x in norm))[0])
+    return tuple(map(ACTIVATIONS[self.activation], _normalized(y, *norm)))
+
+  def _undrawn(self, logits, of_stats, of_stoch):
+    """The gradient of logits [B, some groups of classes]."""
+    groups = lambda x: x.reshape(-1, self.classes)
+
+    def drawn(logits):
+      stats = dists.unimix(groups(logits), self.unimix)
+      return jax.nn.softmax(stats), stats
+
+    return jax.vjp(drawn, logits)[1]((groups(of_stoch), groups(of_stats)))[0]
 
 
-def _loop(length, step, start):
-  return jax.lax.fori_loop(0, length, step, start, unroll=steps_at_once(length, 'batched'))
+def _loop(length, step, stacks, reverse=False):
+  several = steps_at_once(length, 'batched')
+  direction = (length - 1, -1) if reverse else (0, 1)
+
+  def steps(i, stacks):
+    for n in range(several):
+      stacks = step(Step(i[None], several, n, *direction), stacks)
+    return stacks
+
+  return jax.lax.fori_loop(0, length // several, steps, stacks)
+
+
+def _keep(keep, x, first):
+  return tuple(jnp.where(keep[0] > 0, *both) for both in zip(x, first, strict=True))
 
 
 def _cell(deter, y, *norm):
-  return gru(*_normalized(y, *norm), deter)
+  gates, count = _normalized(y, *norm), len(deter)
+  return tuple(map(gru, gates[:count], gates[count : 2 * count], gates[2 * count :], deter))
 
 
 def _normalized(y, scale=None, bias=None):
-  """A layer norm over all parts of a row, or nothing."""
+  """A layer norm of a row in parts, or the row."""
   if scale is None:
     return y
-  count = math.fsum(x.shape[-1] for x in y)
+  count = sum(x.shape[-1] for x in y)
   mean = sum(x.sum(-1, keepdims=True) for x in y) / count
   square = sum((x * x).sum(-1, keepdims=True) for x in y) / count
   deviation = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + EPSILON)
@@ -398,12 +428,8 @@ def _draw(stats, uniform=None):
   return (place(*stats.shape, axis=1) == index[:, None]).astype(jnp.float32)
 
 
-def _bias(layer):
-  return layer.get('bias', jnp.zeros(layer['kernel'].shape[1:], jnp.float32))
-
-
-def _norm(layer, **how):
-  return [constant(layer['norm'][name], **how) for name in ('scale', 'bias') if 'norm' in layer]
+def _norm(layer):
+  return [constant(layer['norm'][name]) for name in ('scale', 'bias') if 'norm' in layer]
 
 
 def _before(x, length):

@@ -339,17 +339,21 @@ class RSSM:
     carry = state.deter, state.stoch
     how = self.config.recurrence, None
     if how[0] == 'fused':
-      how = 'batched', self._fused(len(state.deter))
+      how = 'batched', self.kernels(len(state.deter))
     carries, stats = recurrence.scan(step, known, carry, inputs, *how)
     posterior = State(*jax.tree.map(lambda x: x.swapaxes(0, 1), (*carries, stats)))  # [B, T, ...]
     return posterior, self.prior(params, posterior.deter)
 
-  def _fused(self, batch):
-    """The loops of `observe` in kernels."""
+  def kernels(self, batch: int) -> fused.Filter:
+    """Return the loops of `observe` in kernels.
+
+    Raises:
+      UserError: there are none for these settings, this platform or so many sequences.
+    """
     c = self.config
     if c.latent != 'categorical':
       raise UserError(
-        f'rssm.recurrence=fused is for categorical states: with rssm.latent={c.latent} take batched'
+        f'rssm.recurrence=fused is for categorical states, not rssm.latent={c.latent}: take batched'
       )
     fused.check(batch, deter=c.deter, units=c.units, stoch=c.stoch, classes=c.classes)
     return fused.Filter(c.classes, c.unimix, self.style.activation, self.dtype)
