@@ -5,7 +5,7 @@ found again by each block of columns, as it is small beside a launch; what comes
 columns. Rows of all steps lie in stacks [T, B, N], which a kernel reads and writes in place at its
 step, so that nothing is sliced, stored or copied between the kernels.
 
-On a GPU sizes must be powers of two, and rows (B) at least 16. Elsewhere kernels are interpreted,
+On a GPU sizes must be powers of two, and rows (B) come by 16. On a CPU kernels are interpreted,
 which is for tests.
 
 Shapes: T time, B batch, D deter, U units, S groups of K classes.
@@ -134,13 +134,13 @@ def product(
     found = after(sums, *(read(*by_column(row)) for row in columns))
     for row, ref, part in zip(results, outs, found):
       ref[place(*by_column(row))] = part.astype(ref.dtype)
-    if aside:
+    for row in [aside] if aside else []:
 
       @pl.when(at_column == 0)
-      def _():
-        at = aside.start
+      def _(row=row):
+        at = row.start
         for part in more:
-          outs[-1][place(aside, at, part.shape[1])] = part.astype(outs[-1].dtype)
+          outs[-1][place(row, at, part.shape[1])] = part.astype(outs[-1].dtype)
           at += part.shape[1]
 
   moved = (
@@ -162,7 +162,7 @@ def product(
   )(step.i, *stacks, matrix)
 
 
-def check(batch: int, stoch: int, **sizes: int) -> None:
+def check(stoch: int, **sizes: int) -> None:
   """Raise UserError where kernels cannot have these sizes, or not on this platform."""
   platform = jax.default_backend()
   if platform == 'cpu':  # interpreted
@@ -171,12 +171,16 @@ def check(batch: int, stoch: int, **sizes: int) -> None:
     raise UserError(f'rssm.recurrence=fused is for GPUs, not for a {platform}: take batched')
   odd = [f'{name} is {n}' for name, n in sizes.items() if n & (n - 1) or n < _COLUMNS]
   odd += [f'stoch is {stoch}'] if stoch & (stoch - 1) else []
-  odd += [f'there are {batch} sequences'] if batch % _ROWS else []
   if odd:
     raise UserError(
-      f'rssm.recurrence=fused takes powers of two from {_COLUMNS} on (stoch: from 1 on), and '
-      f'sequences by {_ROWS}: {", ".join(odd)}; take batched'
+      f'rssm.recurrence=fused takes powers of two from {_COLUMNS} on (stoch: from 1 on): '
+      f'{", ".join(odd)}; take batched'
     )
+
+
+def fits(batch: int) -> bool:
+  """Whether kernels take so many rows."""
+  return jax.default_backend() == 'cpu' or batch % _ROWS == 0
 
 
 # --------------------------------------------------------------------------------------------------
@@ -235,13 +239,18 @@ class Filter:
         lambda keep, deter, first, *y: (_keep(keep, deter, first) + self._finish(*y), ()),
         [Row(keep), Row(deter), first[0], Row(y_in), *norms['img_in']],
         matrices[1],
-        lambda y, *bias: [sum(bias, y)],
+        lambda y, *bias: [y + bias[0] if bias else y],
         gru_bias,
         [Row(y_gru)],
       )
+
+      def turn(keep, deter, first, *y):
+        deter = _cell(_keep(keep, deter, first), *y)
+        return deter, deter
+
       y_out, deter = product(
         t,
-        lambda keep, deter, first, *y: 2 * (_cell(_keep(keep, deter, first), *y),),
+        turn,
         [Row(keep), Row(deter), first[0], Row(y_gru, parts=3), *gates],
         matrices[2],
         lambda y, part: [y + part],
@@ -402,7 +411,7 @@ def _cell(deter, y, *norm):
 
 def _normalized(y, scale=None, bias=None):
   """A layer norm of a row in parts, or the row."""
-  if scale is None:
+  if scale is None or bias is None:
     return y
   count = sum(x.shape[-1] for x in y)
   mean = sum(x.sum(-1, keepdims=True) for x in y) / count

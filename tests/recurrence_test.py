@@ -1,13 +1,14 @@
 """The forms of a scan against each other: values and gradients, of random sizes."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import recurrence
+from harmony_jax import fused, recurrence
 from harmony_jax.benchmarking import stablehlo
 from harmony_jax.errors import UserError
 from harmony_jax.networks import Style
@@ -68,7 +69,7 @@ def filtered(forms, rows=2, steps=3, style=V3, drawn=True, dtype=jnp.float32, **
   """Values and gradients of a filter in some forms, with episodes that begin inside."""
   rng = np.random.default_rng(rows)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / 2, jnp.float32)
-  more = dict(actions=3, embed=7, style=style, dtype=dtype)
+  more: dict[str, Any] = dict(actions=3, embed=7, style=style, dtype=dtype)
   of = lambda form: RSSM(config=RSSMSettings(**sizes, recurrence=form), **more)
   params = jax.tree.map(
     lambda x: draw(*x.shape), jax.eval_shape(of('auto').init, jax.random.key(0))
@@ -90,7 +91,8 @@ def filtered(forms, rows=2, steps=3, style=V3, drawn=True, dtype=jnp.float32, **
 @pytest.mark.parametrize('latent, learned', [('categorical', True), ('gaussian', False)])
 def test_a_filter_of_observations(latent, learned):
   """Both kinds of states, an initial one that is learned, episodes that begin inside."""
-  sizes = dict(deter=12, units=10, stoch=4, classes=5, latent=latent, learned_initial=learned)
+  sizes: dict[str, Any] = dict(deter=12, units=10, stoch=4, classes=5, latent=latent)
+  sizes['learned_initial'] = learned
   found = filtered(recurrence.FORMS, **sizes)
   small.close(found[1], found[0], 2e-5)
   assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(found[0][1][0]))
@@ -107,13 +109,15 @@ def test_a_filter_of_observations(latent, learned):
 )
 def test_a_step_in_kernels(how):
   """Interpreted; no GPU has run them."""
-  batched, fused = filtered(['batched', 'fused'], **how)
-  small.close(fused, batched, 2e-5)
+  batched, kernels = filtered(['batched', 'fused'], **how)
+  small.close(kernels, batched, 2e-5)
 
 
 def test_a_step_in_kernels_that_multiply_bfloat16():
   """They round where the other form does, but for sums."""
-  how = dict(rows=16, steps=1, deter=32, units=32, stoch=2, classes=16, dtype=jnp.bfloat16)
+  how: dict[str, Any] = dict(
+    rows=16, steps=1, deter=32, units=32, stoch=2, classes=16, dtype=jnp.bfloat16
+  )
   (value, _), (gradient, *_) = filtered(['fused'], **how)[0]
   (same, _), (wanted, *_) = filtered(['batched'], **how)[0]
   small.close((value, gradient), (same, wanted), 0.03)
@@ -122,16 +126,16 @@ def test_a_step_in_kernels_that_multiply_bfloat16():
 def test_kernels_of_a_gradient_for_a_gpu(monkeypatch):
   """Four a step, there and back, and nothing else that has to be launched between them."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  sizes = dict(deter=32, units=64, stoch=2, classes=32)
+  sizes: dict[str, Any] = dict(deter=32, units=64, stoch=2, classes=32)
   rssm = RSSM(config=RSSMSettings(**sizes, recurrence='fused'), actions=3, embed=7)
   params = jax.eval_shape(rssm.init, jax.random.key(0))
-  of = lambda *shape: jax.ShapeDtypeStruct((16, 7, *shape), jnp.float32)
+  of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((16, 7, *shape), dtype)
 
   def loss(params, embed, action, is_first, noise):
     state = rssm.initial(params, 16)
     return rssm.observe(params, state, embed, action, is_first, noise)[0].feature().sum()
 
-  traced = jax.jit(jax.grad(loss)).trace(params, of(7), of(3), of(), of(2))
+  traced = jax.jit(jax.grad(loss)).trace(params, of(7), of(3), of(dtype=bool), of(2))
   found = stablehlo.summary(traced.lower(lowering_platforms=('cuda',)).compiler_ir('stablehlo'))
   assert found['calls'] == ['__gpu$xla.gpu.triton'] and len(found['loops']) == 2
   text = traced.lower(lowering_platforms=('cuda',)).as_text()
@@ -144,11 +148,18 @@ def test_kernels_of_a_gradient_for_a_gpu(monkeypatch):
     ('gpu', dict(latent='gaussian'), 'rssm.latent=gaussian'),
     ('gpu', dict(deter=600), 'deter is 600'),
     ('gpu', dict(units=16, stoch=3), 'units is 16, stoch is 3'),
-    ('gpu', dict(classes=32), 'there are 2 sequences'),
     ('tpu', dict(), 'not for a tpu'),
   ],
 )
 def test_kernels_that_are_not_there(monkeypatch, backend, sizes, told):
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   with pytest.raises(UserError, match=f'rssm.recurrence=fused .*{told}.* take batched'):
-    RSSM(config=RSSMSettings(**sizes, recurrence='fused'), actions=3, embed=7).kernels(2)
+    RSSM(config=RSSMSettings(**sizes, recurrence='fused'), actions=3, embed=7).init(
+      jax.random.key(0)
+    )
+
+
+def test_batches_that_kernels_take(monkeypatch):
+  assert fused.fits(3)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert fused.fits(32) and not fused.fits(6)  # the sequences of a report
