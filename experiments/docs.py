@@ -22,7 +22,9 @@ from . import configs, launcher
 Fields = dict[str, settings.Setting]
 Column = dict[str, dict[str, Any]]  # {method: {name: value}}
 METHODS = {name: method.entry(name) for name in method.METHODS}
-FIELDS = {e.name: e for entry in METHODS.values() for e in settings.describe(entry.settings)}
+_ALL = [e for entry in METHODS.values() for e in settings.describe(entry.settings)]
+# Where methods share a name, the first of them says what it means.
+FIELDS = {e.name: e for e in _ALL} | {e.name: e for e in reversed(_ALL)}
 RUN = {e.name: e for e in settings.describe(RunSettings()) if e.name not in IDENTITY}
 SAME = '·'
 HEADER = """# Configuration

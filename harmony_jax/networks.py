@@ -130,6 +130,13 @@ class Dense(_Layer):
     return self._finish(x, self.norm_bias, 1 / math.sqrt(inputs))
 
 
+def gru(reset: jax.Array, candidate: jax.Array, update: jax.Array, state: jax.Array) -> jax.Array:
+  """Return a GRU's next state, [..., units] as all arguments: its normalised gates and state."""
+  candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
+  update = jax.nn.sigmoid(update - 1)  # starts out remembering
+  return update * candidate + (1 - update) * state
+
+
 class Strided(_Layer):
   """Convolution with stride 2, down or up; see convolution.py for sizes under both paddings."""
 

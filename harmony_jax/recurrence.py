@@ -12,7 +12,7 @@ Shapes: T time, B batch.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def default_form() -> str:
 
 def steps_at_once(length: int, form: str = 'auto') -> int:
   """Return how many steps of a scan are compiled as one: a divisor of its length; stepwise 1."""
-  most = MOST_AT_ONCE if _chosen(form) == 'batched' else 1
+  most = 1 if _chosen(form) == 'stepwise' else MOST_AT_ONCE
   return max(count for count in range(1, most + 1) if length % count == 0)
 
 
@@ -38,7 +38,26 @@ def _chosen(form):
   return default_form() if form == 'auto' else form
 
 
-def scan(step: Callable, params: Any, carry: Any, inputs: Any, form: str = 'auto') -> Any:
+class Loops(NamedTuple):
+  """The two loops of the batched form.
+
+  forward: (params, carry, inputs) -> (what `scan` returns, what is saved for the way back).
+  backward: (params, the carry before every step, inputs, saved, gradients of what `scan` returned)
+    -> (gradient of the first carry, of the carry after every step, whatever it came from).
+  """
+
+  forward: Callable[[Any, Any, Any], tuple[Any, Any]]
+  backward: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]]
+
+
+def scan(
+  step: Callable,
+  params: Any,
+  carry: Any,
+  inputs: Any,
+  form: str = 'auto',
+  loops: Loops | None = None,
+) -> Any:
   """Return (the carry after every step, the outputs), leaves [T, B, ...].
 
   Args:
@@ -47,8 +66,11 @@ def scan(step: Callable, params: Any, carry: Any, inputs: Any, form: str = 'auto
       arguments; `product(x, matrix)` is x @ matrix, for all products of what depends on the carry.
     params: a tree. carry: before the first step, leaves [B, ...]. inputs: leaves [T, B, ...].
     form: 'stepwise', 'batched', or 'auto' for the platform's.
+    loops: of the batched form, in place of those that are made of `step`; see fused.py.
   """
-  return (_batched if _chosen(form) == 'batched' else _stepwise)(step, params, carry, inputs)
+  if _chosen(form) == 'stepwise':
+    return _stepwise(step, params, carry, inputs)
+  return _batched(step, loops or _loops(step), params, carry, inputs)
 
 
 def _stepwise(step, params, carry, inputs, unroll=1):
@@ -59,30 +81,40 @@ def _stepwise(step, params, carry, inputs, unroll=1):
   return jax.lax.scan(body, carry, inputs, unroll=unroll)[1]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _batched(step, params, carry, inputs):
-  return _stepwise(step, params, carry, inputs, _unroll(inputs))
+def _loops(step):
+  def forward(params, carry, inputs):
+    return _stepwise(step, params, carry, inputs, _unroll(inputs)), None
+
+  def backward(params, before, inputs, saved, gradients):
+    of_one = lambda carry, inputs: jax.vjp(lambda c: step(params, c, inputs, _passed), carry)[1]
+    pulls = jax.vmap(of_one)(before, inputs)
+
+    def back(of_carry, now):
+      pull, (of_carries, of_outputs) = now
+      of_carry = jax.tree.map(jnp.add, of_carry, of_carries)
+      return pull((of_carry, of_outputs))[0], of_carry
+
+    nothing = jax.tree.map(lambda x: jnp.zeros_like(x[0]), before)
+    ways = {'reverse': True, 'unroll': _unroll(inputs)}
+    return jax.lax.scan(back, nothing, (pulls, gradients), **ways)
+
+  return Loops(forward, backward)
 
 
-def _forward(step, params, carry, inputs):
-  found: Any = _batched(step, params, carry, inputs)
-  return found, (params, carry, inputs, found[0])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _batched(step, loops, params, carry, inputs):
+  return loops.forward(params, carry, inputs)[0]
 
 
-def _backward(step, saved, gradients):
-  params, first, inputs, carries = saved
+def _forward(step, loops, params, carry, inputs):
+  found, saved = loops.forward(params, carry, inputs)
+  return found, (params, carry, inputs, found[0], saved)
+
+
+def _backward(step, loops, kept, gradients):
+  params, first, inputs, carries, saved = kept
   before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), first, carries)
-  of_one = lambda carry, inputs: jax.vjp(lambda c: step(params, c, inputs, _passed), carry)[1]
-  pulls = jax.vmap(of_one)(before, inputs)
-
-  def back(of_carry, now):
-    pull, (of_carries, of_outputs) = now
-    of_carry = jax.tree.map(jnp.add, of_carry, of_carries)
-    return pull((of_carry, of_outputs))[0], of_carry
-
-  nothing = jax.tree.map(jnp.zeros_like, first)
-  ways = {'reverse': True, 'unroll': _unroll(inputs)}
-  of_first, of_carries = jax.lax.scan(back, nothing, (pulls, gradients), **ways)
+  of_first, of_carries = loops.backward(params, before, inputs, saved, gradients)
   rows = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)  # [T B, ...]
   all_steps = lambda params, inputs: step(params, rows(before), rows(inputs), product)
   of_params, of_inputs = jax.vjp(all_steps, params, inputs)[1](rows((of_carries, gradients[1])))

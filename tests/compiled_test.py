@@ -103,6 +103,15 @@ def test_kernels_counted_by_hand():
   assert 'backward' in kernels[4].part and 'backward' not in kernels[1].part
 
 
+def test_a_kernel_of_ours_says_what_it_does():
+  told = r'{\22bytes\22: \2296\22, \22flops\22: \22512\22, \22kind\22: \22bf16\22}'
+  inner = f'backend_config={{name = "body", serialized_metadata = "{told}"}}'
+  line = f'  ROOT %k = f32[64,8]{{1,0}} custom-call(%p), custom_call_target="ours", {inner}'
+  parameter = '  %p = f32[64,8]{1,0} parameter(0)'
+  [kernel] = hlo.Program(f'ENTRY %main (p: f32[8]) -> f32[8] {{\n{parameter}\n{line}\n}}').kernels()
+  assert kernel.bytes == 96 and kernel.flops == {'bf16': 512.0}
+
+
 def test_figures_add_up():
   found = compiled.figures(TEXT, H100)
   assert found['kernels'] == 1 + 3 * 17 + 3 and found['collectives'] == {'all-reduce': 1}

@@ -1,11 +1,17 @@
-"""The batched form of a scan against the stepwise one: values and gradients, of random sizes."""
+"""The forms of a scan against each other: values and gradients, of random sizes."""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import recurrence
+from harmony_jax import fused, recurrence
+from harmony_jax.benchmarking import stablehlo
+from harmony_jax.errors import UserError
+from harmony_jax.networks import Style
 from harmony_jax.rssm import RSSM, RSSMSettings
 from tests import small
 
@@ -55,27 +61,105 @@ def test_steps_that_are_compiled_as_one(monkeypatch):
     assert [recurrence.steps_at_once(length) for length in lengths] == chosen
 
 
-@pytest.mark.parametrize('latent, learned', [('categorical', True), ('gaussian', False)])
-def test_a_filter_of_observations(latent, learned):
-  """Both kinds of states, an initial one that is learned, episodes that begin inside."""
-  rng, found = np.random.default_rng(0), []
+V3 = Style()
+V2 = dict(style=Style('none', 'elu', 'uniform'), gru_bias=True, unimix=0.0, learned_initial=False)
+
+
+def filtered(forms, rows=2, steps=3, style=V3, drawn=True, dtype=jnp.float32, **sizes):
+  """Values and gradients of a filter in some forms, with episodes that begin inside."""
+  rng = np.random.default_rng(rows)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / 2, jnp.float32)
-  sizes = dict(deter=12, units=10, stoch=4, classes=5, latent=latent, learned_initial=learned)
-  of = lambda form: RSSM(config=RSSMSettings(**sizes, recurrence=form), actions=3, embed=7)
+  more: dict[str, Any] = dict(actions=3, embed=7, style=style, dtype=dtype)
+  of = lambda form: RSSM(config=RSSMSettings(**sizes, recurrence=form), **more)
   params = jax.tree.map(
     lambda x: draw(*x.shape), jax.eval_shape(of('auto').init, jax.random.key(0))
   )
-  first = jnp.array([[False, True, False]] * 2)
-  noise = jnp.asarray(rng.uniform(size=(2, 3, 4)), jnp.float32)
-  seen = draw(2, 3, 7), jnp.tanh(draw(2, 3, 3)), first, noise
-  state = jax.tree.map(lambda x: x + draw(*x.shape), of('auto').initial(params, 2))
-  for form in recurrence.FORMS:
+  first = jnp.asarray(np.arange(rows * steps).reshape(rows, steps) % 3 == 1)
+  noise = jnp.asarray(rng.uniform(size=(rows, steps, sizes['stoch'])), jnp.float32)
+  embed, action = draw(rows, steps, 7), jnp.tanh(draw(rows, steps, 3))
+  state = jax.tree.map(lambda x: x + draw(*x.shape), of('auto').initial(params, rows))
 
-    def value(params, state, embed, form=form):
-      posterior, prior = of(form).observe(params, state, embed, *seen[1:])
-      return jnp.sin(posterior.feature()).sum() + (prior * posterior.stats).sum(), posterior
+  def value(form, params, state, embed, action):
+    seen = embed, action, first, noise if drawn else None
+    posterior, prior = of(form).observe(params, state, *seen)
+    return jnp.sin(posterior.feature()).sum() + (prior * posterior.stats).sum(), posterior
 
-    run = jax.value_and_grad(value, (0, 1, 2), has_aux=True)
-    found.append(small.jit(run)(params, state, seen[0]))
+  run = lambda form: jax.value_and_grad(functools.partial(value, form), (0, 1, 2, 3), has_aux=True)
+  return [small.jit(run(form))(params, state, embed, action) for form in forms]
+
+
+@pytest.mark.parametrize('latent, learned', [('categorical', True), ('gaussian', False)])
+def test_a_filter_of_observations(latent, learned):
+  """Both kinds of states, an initial one that is learned, episodes that begin inside."""
+  sizes: dict[str, Any] = dict(deter=12, units=10, stoch=4, classes=5, latent=latent)
+  sizes['learned_initial'] = learned
+  found = filtered(recurrence.FORMS, **sizes)
   small.close(found[1], found[0], 2e-5)
   assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(found[0][1][0]))
+
+
+@pytest.mark.parametrize(
+  'how',
+  [
+    dict(rows=3, steps=14, deter=12, units=10, stoch=3, classes=5),
+    # Several blocks of rows and columns, groups of classes that share one.
+    dict(rows=32, steps=7, deter=32, units=64, stoch=4, classes=16),
+    dict(rows=2, steps=7, deter=8, units=6, stoch=2, classes=3, drawn=False, **V2),
+  ],
+)
+def test_a_step_in_kernels(how):
+  """Interpreted; no GPU has run them."""
+  batched, kernels = filtered(['batched', 'fused'], **how)
+  small.close(kernels, batched, 2e-5)
+
+
+def test_a_step_in_kernels_that_multiply_bfloat16():
+  """They round where the other form does, but for sums."""
+  how: dict[str, Any] = dict(
+    rows=16, steps=1, deter=32, units=32, stoch=2, classes=16, dtype=jnp.bfloat16
+  )
+  (value, _), (gradient, *_) = filtered(['fused'], **how)[0]
+  (same, _), (wanted, *_) = filtered(['batched'], **how)[0]
+  small.close((value, gradient), (same, wanted), 0.03)
+
+
+def test_kernels_of_a_gradient_for_a_gpu(monkeypatch):
+  """Four a step, there and back, and nothing else that has to be launched between them."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  sizes: dict[str, Any] = dict(deter=32, units=64, stoch=2, classes=32)
+  rssm = RSSM(config=RSSMSettings(**sizes, recurrence='fused'), actions=3, embed=7)
+  params = jax.eval_shape(rssm.init, jax.random.key(0))
+  of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((16, 7, *shape), dtype)
+
+  def loss(params, embed, action, is_first, noise):
+    state = rssm.initial(params, 16)
+    return rssm.observe(params, state, embed, action, is_first, noise)[0].feature().sum()
+
+  traced = jax.jit(jax.grad(loss)).trace(params, of(7), of(3), of(dtype=bool), of(2))
+  found = stablehlo.summary(traced.lower(lowering_platforms=('cuda',)).compiler_ir('stablehlo'))
+  assert found['calls'] == ['__gpu$xla.gpu.triton'] and len(found['loops']) == 2
+  text = traced.lower(lowering_platforms=('cuda',)).as_text()
+  assert text.count('@__gpu$xla.gpu.triton') == 2 * 4 * recurrence.steps_at_once(7, 'batched')
+
+
+@pytest.mark.parametrize(
+  'backend, sizes, told',
+  [
+    ('gpu', dict(latent='gaussian'), 'rssm.latent=gaussian'),
+    ('gpu', dict(deter=600), 'deter is 600'),
+    ('gpu', dict(units=16, stoch=3), 'units is 16, stoch is 3'),
+    ('tpu', dict(), 'not for a tpu'),
+  ],
+)
+def test_kernels_that_are_not_there(monkeypatch, backend, sizes, told):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  with pytest.raises(UserError, match=f'rssm.recurrence=fused .*{told}.* take batched'):
+    RSSM(config=RSSMSettings(**sizes, recurrence='fused'), actions=3, embed=7).init(
+      jax.random.key(0)
+    )
+
+
+def test_batches_that_kernels_take(monkeypatch):
+  assert fused.fits(3)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert fused.fits(32) and not fused.fits(6)  # the sequences of a report

@@ -3,10 +3,12 @@
 A kernel is a scheduled instruction that does something; it runs as often as the loops around it go
 round. What it reads and writes is counted as if nothing stayed in a cache: of a stack that is
 sliced, gathered from or written into, the rows alone; what a TPU keeps in its fast memory, S(1),
-is free. Its copies to and from there are no kernels: it computes in front of them.
+is free. Its copies to and from there are no kernels: it computes in front of them. Kernels of our
+own say themselves what they read, write and multiply (fused.py).
 """
 
 import functools
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -99,6 +101,9 @@ class Program:
         yield from self._walk(it.attribute(r'to_apply=%?([\w.\-]+)'), runs, part, loops)
       elif _prefetches(it):
         yield Kernel(it, runs, {}, nbytes(it.shape, near=True), part, True)
+      elif work := _told(it):
+        flops = {work['kind']: float(work['flops'])}
+        yield Kernel(it, runs, flops, int(work['bytes']), part)
       elif it.opcode not in _IDLE and not it.opcode.endswith(('-done', '-update')):
         yield Kernel(it, runs, self._flops(it, body), self._bytes(it, body), part)
 
@@ -151,6 +156,12 @@ def _instruction(root, name, shape, opcode, text):
   return Instruction(
     bool(root), name, shape, opcode, re.findall(r'%([\w.\-]+)', inner), inner, text[end:]
   )
+
+
+def _told(it):
+  """What one of our own kernels (fused.py) says of itself: it is given whole stacks."""
+  told = it.attribute(r'serialized_metadata = "([^"]*)"')  # its own quotes are \\22
+  return json.loads(told.replace(r'\22', '"')) if told else {}
 
 
 def _prefetches(it):
