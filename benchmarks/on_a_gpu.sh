@@ -60,6 +60,9 @@ step smoke 120 "$python -m experiments.catch --preset=tiny --config.video_every=
 step step_bf16 150 "$benchmark --what=train_step $bfloat16 --output=$back/step_bf16.json"
 # Whether one launch for the loop of the dynamics pays.
 step step_graph 150 "XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE $benchmark --what=train_step $bfloat16 --output=$back/step_graph.json"
+# Kernels of the dynamics that no GPU had run: the other form's numbers, and in how many milliseconds.
+step fused 60 "JAX_DEFAULT_MATMUL_PRECISION=highest $python -m pytest -q -x -p no:cacheprovider tests/recurrence_test.py -k 'in_kernels and how1'"
+step step_fused 150 "$benchmark --what=train_step $bfloat16 --config.rssm.recurrence=fused --output=$back/step_fused.json"
 step step_f32 150 "$benchmark --what=train_step --output=$back/step_f32.json"
 step parity 150 "JAX_DEFAULT_MATMUL_PRECISION=highest $python -m pytest -q -x -s -p no:cacheprovider tests/parity_test.py -k v3_discrete_harmony"
 step boxing 220 "$python -m experiments.atari100k --game=Boxing --preset=$preset $bfloat16 --config.video_every=0 --config.eval_every=2500 --config.eval_episodes=10 --config.log_every=100 --logdir=$runs/boxing; cp $runs/boxing/metrics.jsonl $back/boxing_metrics.jsonl; cp $runs/boxing/scores.jsonl $back/boxing_scores.jsonl"
