@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from harmony_jax import method, settings
 from harmony_jax.methods import tdmpc, tdmpc_planning
@@ -285,7 +286,7 @@ def program(fixture):
     after, metrics, gradients = agent.update(state, batch, draws)
     values = agent.values(after.params['world_model'], rows['z'], rows['pi_action'])
     rows |= {f'pi_Q{number + 1}': values[number][..., None] for number in (0, 1)}
-    norms = {f'grad_norm/{name}': tdmpc.norm(each) for name, each in gradients.items()}
+    norms = {f'grad_norm/{name}': optax.tree.norm(each) for name, each in gradients.items()}
     model = {k: v for k, v in gradients['world_model'].items() if k != 'harmony'}
     gradients = {'params': {**gradients, 'world_model': model}}
     rows |= {'pi_loss': metrics['loss/policy'], 'grad_norm': norms['grad_norm/world_model']}

@@ -19,6 +19,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from harmony_jax import convolution, networks, optimizers, recurrence, settings
@@ -595,7 +596,7 @@ def test_a_mistake_in_an_update_shows(name, monkeypatch):
 
   def seen(state, batch, draws):
     _, metrics, gradients = agent.update(state, batch, draws)
-    return metrics['loss/policy'], tdmpc.norm(gradients['world_model'])
+    return metrics['loss/policy'], optax.tree.norm(gradients['world_model'])
 
   policy, norm = small.jit(seen)(state, batch, fixture.draws(1))
   size = fixture.data['clamp/grad_norm'] if rewards else recorded['grad_norm']
