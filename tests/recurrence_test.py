@@ -123,6 +123,20 @@ def test_a_step_in_kernels_that_multiply_bfloat16():
   small.close((value, gradient), (same, wanted), 0.03)
 
 
+def test_a_step_in_kernels_of_several_seeds():
+  """Parameters of their own, under `vmap`, as in `train_together`."""
+  seen = (jnp.ones((2, 4, 7)), jnp.ones((2, 4, 3)), jnp.zeros((2, 4), bool), None)
+
+  def gradients(form):
+    config = RSSMSettings(deter=8, units=6, stoch=2, classes=3, recurrence=form)
+    rssm = RSSM(config=config, actions=3, embed=7)
+    loss = lambda params: rssm.observe(params, rssm.initial(params, 2), *seen)[0].deter.sum()
+    params = jax.vmap(rssm.init)(jax.random.split(jax.random.key(0), 3))
+    return small.jit(jax.vmap(jax.grad(loss)))(params)
+
+  small.close(gradients('fused'), gradients('batched'), 2e-5)
+
+
 def test_kernels_of_a_gradient_for_a_gpu(monkeypatch):
   """Four a step, there and back, and nothing else that has to be launched between them."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
