@@ -13,7 +13,6 @@ if not __package__:
 import collections
 import csv
 import dataclasses
-import json
 import pathlib
 import shlex
 import signal
@@ -335,7 +334,7 @@ def _is(record, config, changes):
   from harmony_jax.reporting import schema
 
   changed = config.override(changes).to_json()
-  same = record.config.get('weighting') == json.loads(json.dumps(changed['weighting']))
+  same = record.config.get('weighting') == changed['weighting']
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
   return kind(record.config) == kind(changed) and (same or not changes)
 

@@ -367,8 +367,16 @@ RULES: dict[str, Callable[..., Weighting]] = {
 
 def make(name: str, **hyper: Any) -> Weighting:
   """Return the rule of this name; of the hyper-parameters it takes those that it has."""
-  rule = RULES[name]
-  return rule(**{k: v for k, v in hyper.items() if k in inspect.signature(rule).parameters})
+  return RULES[name](**{k: v for k, v in hyper.items() if k in _takes(name)})
+
+
+def observes(name: str) -> bool:
+  """Return whether a rule weighs the dynamics by the observation's loss."""
+  return 'observing' in _takes(name)
+
+
+def _takes(name):
+  return inspect.signature(RULES[name]).parameters
 
 
 def _harmony(log_term, regularizer, optimum, scale=1.0):

@@ -298,6 +298,12 @@ def test_running_rules_by_name():
       chex.assert_trees_all_close(found, wanted, rtol=1e-6)
 
 
+def test_rules_that_weigh_the_dynamics_by_the_observation():
+  found = [name for name in harmony.RULES if harmony.observes(name)]
+  running = [f'running_{kind}{end}' for kind in ('tied', 'elbo') for end in ('', '_unrectified')]
+  assert found == ['harmony_tied', *running]
+
+
 def test_harmony_of_two_tasks():
   """The dynamics has the observation's 1/σ, and moves no σ; without both it is the paper's."""
   losses = {k: jnp.float32(v) for k, v in dict(observation=9, reward=0.2, dynamics=2).items()}

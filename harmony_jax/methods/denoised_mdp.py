@@ -312,8 +312,7 @@ def _check(settings, spec):
       raise ValueError(
         f'rssm.{name}.deter is {part.deter} and rssm.{name}.stoch {part.stoch}: both must be {both}'
       )
-  of_dynamics = ('harmony_tied', 'running_tied', 'running_elbo')
-  if s.weighting.kl == 'apart' and s.weighting.rule.startswith(of_dynamics):
+  if s.weighting.kl == 'apart' and harmony.observes(s.weighting.rule):
     raise ValueError(f"weighting.kl is 'apart': with rule {s.weighting.rule} it must be 'together'")
 
 

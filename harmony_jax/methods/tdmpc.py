@@ -97,7 +97,7 @@ class TDMPC(method.Method):
       'policy': head(spec.num_actions),
     }
     w = s.weighting
-    if w.rule.startswith(('harmony_tied', 'running_tied', 'running_elbo')):
+    if harmony.observes(w.rule):
       raise ValueError(
         f'weighting.rule is {w.rule!r}: tdmpc predicts no observation, by whose loss that rule '
         'weighs the dynamics; take harmony or running'
@@ -106,7 +106,7 @@ class TDMPC(method.Method):
       self.rule = harmony.make('fixed', weights={task: getattr(w, task) for task in TASKS})
     else:
       hyper = {'decay': w.decay, 'window': w.window, 'alpha': w.alpha}
-      self.rule = harmony.make(w.rule, observing=(), **hyper)
+      self.rule = harmony.make(w.rule, **hyper)
     rates = (w.rate, w.beta2) if self.rule.init(TASKS)[0] else ()
     self.optimizers = {
       'world_model': make_optimizer(s.model_opt, *rates),
