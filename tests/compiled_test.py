@@ -112,6 +112,39 @@ def test_a_kernel_of_ours_says_what_it_does():
   assert kernel.bytes == 96 and kernel.flops == {'bf16': 512.0}
 
 
+PIECE = """
+%fused (a: bf16[8], b: f32[24], mu: f32[32], p: f32[4]) -> f32[4] {
+  %a = bf16[8]{0} parameter(0)
+  %b = f32[24]{0} parameter(1)
+  %mu = f32[32]{0} parameter(2)
+  %p = f32[4]{0} parameter(3)
+  %wide = f32[8]{0} convert(%a)
+  %all = f32[32]{0} concatenate(%wide, %b), dimensions={0}
+  %squared = f32[32]{0} multiply(%all, %all)
+  %moved = f32[32]{0} add(%mu, %squared)
+  %piece = f32[4]{0} slice(%moved), slice={[12:16]}
+  ROOT %after = f32[4]{0} add(%p, %piece)
+}
+
+ENTRY %main (a.1: bf16[8], b.1: f32[24], mu.1: f32[32], p.1: f32[4]) -> f32[4] {
+  %a.1 = bf16[8]{0} parameter(0)
+  %b.1 = f32[24]{0} parameter(1)
+  %mu.1 = f32[32]{0} parameter(2)
+  %p.1 = f32[4]{0} parameter(3)
+  ROOT %k = f32[4]{0} fusion(%a.1, %b.1, %mu.1, %p.1), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_a_piece_of_a_vector_needs_that_piece_of_what_it_is_made_of():
+  [kernel] = hlo.Program(PIECE).kernels()
+  gradients = 2 * 1 + 4 * 3  # 4 of 32 numbers, in the proportion of 8 and 24
+  assert kernel.bytes == gradients + 4 * 4 + 4 * 4 + 4 * 4  # of mu and p, and what is written
+  summed = PIECE.replace('%after = f32[4]{0} add(%p, %piece)', '%sum = f32[] reduce(%moved, %p)')
+  [kernel] = hlo.Program(summed).kernels()
+  assert kernel.bytes == 2 * 8 + 4 * 24 + 4 * 32 + 4 * 4 + 4  # all of it
+
+
 def test_figures_add_up():
   found = compiled.figures(TEXT, H100)
   assert found['kernels'] == 1 + 3 * 17 + 3 and found['collectives'] == {'all-reduce': 1}

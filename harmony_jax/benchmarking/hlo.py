@@ -24,7 +24,17 @@ _IDLE = {
 }
 _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
 _BYTES |= {'s64': 8, 'u64': 8, 'f64': 8, 'token': 0}
-_WINDOWS = ('dynamic-slice', 'gather')  # read as much as they give
+_WINDOWS = ('slice', 'dynamic-slice', 'gather')  # read as much as they give
+_WHOLE = (
+  'reduce',
+  'reduce-window',
+  'dot',
+  'convolution',
+  'sort',
+  'scatter',
+  'custom-call',
+  'fusion',
+)
 _INSERTS = {'dynamic-update-slice': 1, 'scatter': 2}  # write as much as this operand holds
 _WINDOW = {'stride': 1, 'pad': 0, 'lhs_dilate': 1, 'rhs_dilate': 1}  # where nothing is said
 _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
@@ -141,10 +151,9 @@ class Program:
       operands = [(at, body[name]) for at, name in enumerate(it.operands) if name in body]
       distinct = {each.name: (at, each) for at, each in operands}.values()
       return _written(it, body) + sum(_read_by(it, at, body) for at, _ in distinct)
-    uses = _uses(inner)
     root = next((each for each in inner.values() if each.root), it)
-    read = sum(_read(x.name, inner, uses) for x in inner.values() if x.opcode == 'parameter')
-    return read + _written(root, inner)
+    shares, given = _shares(inner), [x for x in inner.values() if x.opcode == 'parameter']
+    return round(sum(shares[x.name] * nbytes(x.shape) for x in given)) + _written(root, inner)
 
 
 def _instruction(root, name, shape, opcode, text):
@@ -184,6 +193,10 @@ def dims(shape: str) -> list[int]:
   return [int(x) for x in found.group(1).split(',') if x] if found else []
 
 
+def _count(it):
+  return math.prod(dims(it.shape))
+
+
 def nbytes(shape: str, near: bool = False) -> int:
   """Return the bytes of all arrays of a shape that lie in the device's large memory, or near it."""
   return sum(
@@ -193,14 +206,6 @@ def nbytes(shape: str, near: bool = False) -> int:
   )
 
 
-def _uses(body):
-  found: dict[str, list] = {}
-  for it in body.values():
-    for at, name in enumerate(it.operands):
-      found.setdefault(name, []).append((it, at))
-  return found
-
-
 def _read_by(it, at, body):
   """Bytes that an instruction reads of its operand number `at`."""
   if not at and it.opcode in _WINDOWS:
@@ -208,13 +213,30 @@ def _read_by(it, at, body):
   return 0 if not at and it.opcode in _INSERTS else nbytes(body[it.operands[at]].shape)
 
 
-def _read(name, body, uses):
-  """Bytes that a fusion reads of one of its parameters, by all who use it."""
-  total = 0
-  for it, at in uses.get(name, []):
-    inside = it.opcode == 'bitcast' or 'output_to_operand_aliasing' in it.rest
-    total += _read(it.name, body, uses) if inside else _read_by(it, at, body)
-  return min(total, nbytes(body[name].shape))
+def _shares(body):
+  """{name: the share of its numbers that a fusion's results need}.
+
+  Different pieces of an array add up; of all else that needs it, what needs most counts.
+  """
+  pieces, most, shares = dict.fromkeys(body, 0.0), dict.fromkeys(body, 0.0), {}
+  for it in reversed(body.values()):
+    size = _count(it)
+    needed = size if it.root else min(max(pieces[it.name], most[it.name]), size)
+    shares[it.name] = needed / max(size, 1)
+    for at, name in enumerate(it.operands):
+      if not at and it.opcode in _WINDOWS:
+        pieces[name] += needed
+      elif name in body and (at or it.opcode not in _INSERTS):
+        most[name] = max(most[name], _asked(it, _count(body[name]), needed))
+  return shares
+
+
+def _asked(it, size, needed):
+  """The numbers of an operand of so many that an instruction reads for so many of its own."""
+  if it.opcode == 'concatenate':
+    return size * needed / max(_count(it), 1)
+  inside = 'output_to_operand_aliasing' in it.rest  # a TPU's fusion in a fusion, in place
+  return size if it.opcode in ('tuple', *_WHOLE) and not inside else min(size, needed)
 
 
 def _written(it, body):
