@@ -274,6 +274,9 @@ def test_none_and_fixed_are_one_program():
   weights = {rule: found[rule][1] for rule in weighed}
   assert weights['none'] == {'w_o': 1, 'w_r': 1, 'w_d': 1} and weights['fixed']['w_r'] == 7
   assert found['harmony'][1] == {}
+  nothing = learn.weighed(agents['fixed'].settings, {'w_o': 0.0})  # of vectors, which are no task
+  with pytest.raises(UserError, match='w_o is 0: here are vectors'):
+    programmer(nothing, agents['fixed'].spec)
   state, batch = small.state_of(agents['none']), small.batch(small.VECTOR)
 
   def loss(of):
