@@ -102,6 +102,16 @@ def test_a_file_comes_back_and_a_damaged_one_is_refused(tmp_path):
 # --------------------------------------------------------------------------------------------------
 
 
+def test_a_buffer_that_was_recorded_again_is_no_second_one():
+  """Nor one of fewer or shorter episodes of the same seed."""
+  env = catch.Catch()
+  buffer = lambda *sizes: record.record(env, record.random(env), *sizes, {})
+  first = buffer(4, 6, 7)
+  for again in (buffer(4, 6, 7), buffer(2, 6, 7), buffer(4, 3, 7)):
+    assert buffers.same_recording(first, again) and buffers.same_recording(again, first)
+  assert not buffers.same_recording(first, buffer(4, 6, 8))
+
+
 def test_r2():
   true = np.array([1.0, 2, 3, 6])
   assert measure.r2(true, true) == 1 and measure.r2(np.full(4, 3.0), true) == 0
@@ -477,6 +487,7 @@ def test_bad_input_is_one_line(tmp_path):
     (('record', '--suite=catch', f'--output={file}/x.npz'), 'cannot write to the folder'),
     (('train', f'--output={other}'), 'needs --buffer'),
     (('train', f'--buffer={other}', f'--output={other}'), 'cannot be read'),
+    (('train', f'--buffer={file},{file}', f'--output={other}'), 'are one recording'),
     ((*good, '--variant=a b: rate=1'), 'label of letters'),
     ((*good, '--variant=none: weighting.rule=fixed'), 'none is the name of a rule'),
     ((*good, '--variant=a: weighting.w_x=1'), "variant 'a': unknown key config.weighting.w_x"),
