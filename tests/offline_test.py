@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import method, settings
+from harmony_jax import harmony, method, settings, weighting
+from harmony_jax.encoders import Objective
 from harmony_jax.envs import catch
 from harmony_jax.errors import UserError
 from harmony_jax.offline import buffer as buffers
@@ -347,6 +348,24 @@ def test_a_weight_stands_beside_the_one_of_eq_13(tmp_path):
   assert table.curves(opened, ['optimum/']) == {
     'optimum/reward': {'a': {2: {(0, 0): pytest.approx(3.0)}}}
   }
+
+
+@pytest.mark.parametrize('rule', ['harmony', 'harmony_unrectified', 'running'])
+@pytest.mark.parametrize('bracket', ['code', 'paper'])
+def test_a_weight_at_rest_is_1_of_its_optimum(rule, bracket, tmp_path):
+  """With the weight of DreamerV3's log(1 + σ_d), too; closed forms are held against eq. 13."""
+  base = small.settings_of(weighting__dynamics_regularizer=bracket)
+  plan = {'updates': 2, 'seeds': [0], 'buffers': [{'sha256': 1}]}
+  plan |= {'settings': settings.to_json(base), 'variants': {'a': {'weighting.rule': rule}}}
+  changed, loss = settings.replace(base, {'weighting.rule': rule}), {'reward': 0.5, 'dynamics': 3.0}
+  made, _ = weighting.make_weighting(changed.weighting, base.losses, Objective())
+  rest = made.start or (lambda loss, task: np.log(harmony.optimal_sigma(loss)))
+  measures = {f'harmony/{k}/weight': float(np.exp(-rest(v, k))) for k, v in loss.items()}
+  measures |= {f'loss/{task}/training': each for task, each in loss.items()}
+  opened = study.open_study(tmp_path, plan)
+  (tmp_path / 'a-s0.jsonl').write_text(json.dumps({'update': 2, 'measures': measures}))
+  found = table.curves(opened, ['optimum/'])
+  assert [each['a'][2][0, 0] for each in found.values()] == pytest.approx([1, 1])
 
 
 def test_a_mean_over_measurements_is_of_all_of_them(tmp_path):
