@@ -13,6 +13,7 @@ if not __package__:
 import collections
 import csv
 import dataclasses
+import functools
 import pathlib
 import shlex
 import signal
@@ -24,7 +25,7 @@ from typing import Any
 from absl import flags
 
 from harmony_jax import method
-from harmony_jax.config import nearest
+from harmony_jax.config import nearest, nested_flat
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
 from harmony_jax.training import recording, run_folder
@@ -299,6 +300,8 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
 
   options, found = flags.FLAGS, []
   seeds = launcher.parse_seeds(options.seeds)
+  changes = {label: [_text(word) for word in words[1:]] for label, words in figure.variants.items()}
+  apart = {text.partition('=')[0] for texts in changes.values() for text in texts}
   given = [each for path in options.results or () for each in _told(records.collect(path))]
   for command, tasks in chosen(figure).items():
     for label, words in figure.variants.items():
@@ -307,8 +310,8 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
         config = configs().make(configs().suite(command), options.method, options.preset, task)
         config = config.replace({'weighting.rule': rule}).override(texts)
         if options.results:
-          changes = [word.removeprefix('--config.') for word in words[1:]]
-          own = {each.seed: each for each in reversed(given) if _is(each, config, changes)}
+          is_one = functools.partial(_is, config=config, changes=changes[label], apart=apart)
+          own = {each.seed: each for each in reversed(given) if is_one(each)}
           found += [dataclasses.replace(own[seed], method=label) for seed in seeds if seed in own]
           continue
         folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
@@ -329,14 +332,24 @@ def _told(collected):
   return found
 
 
-def _is(record, config, changes):
-  """Whether a record is a seed of a configuration to which a variant makes these changes."""
+def _text(word):
+  return word.removeprefix('--config.')
+
+
+def _is(record, config, changes, apart):
+  """Whether a record is a seed of a configuration to which a variant makes these changes.
+
+  The settings `apart` tell the figure's variants from each other: one that changes none of them is
+  no run in which they are changed. An older record may not say them.
+  """
   from harmony_jax.reporting import schema
 
   changed = config.override(changes).to_json()
   same = record.config.get('weighting') == changed['weighting']
+  wanted, own = nested_flat(changed), nested_flat(record.config)
+  unchanged = all(own.get(name, wanted[name]) == wanted[name] for name in apart)
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  return kind(record.config) == kind(changed) and (same or not changes)
+  return kind(record.config) == kind(changed) and (same if changes else unchanged)
 
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:

@@ -20,6 +20,7 @@ if not __package__:
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import shlex
 import sys
@@ -273,6 +274,12 @@ def _buffers(paths):
     print(f'buffer {path}: {each.describe()}')
     if kind(each) != kind(found[0]):
       raise UserError(f'the buffers differ: {paths[0]} has {kind(found[0])}, {path} {kind(each)}')
+  for (path, each), (other, one) in itertools.combinations(zip(paths, found), 2):
+    if buffer.same_recording(each, one):
+      raise UserError(
+        f'{path} and {other} are one recording: their runs would be counted as pairs of two; '
+        'record each with a --seed of its own'
+      )
   return found
 
 

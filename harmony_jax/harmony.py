@@ -109,7 +109,7 @@ def rectified_tied(
   Not in the paper; the learned counterpart of `running` with `tied`. Where not both are tasks it is
   `rectified`.
   """
-  rule, source = rectified(regularizer), observing[-1]
+  rule, source = rectified(regularizer), observing[-1] if observing else ''
 
   def init(tasks):
     both = {source, 'dynamics'} <= set(tasks)

@@ -106,17 +106,22 @@ def make_weighting(
 
   Args:
     objective: what the task `observation` is; DreamerPro's are `swav` and `temporal` (eq. 17).
+
+  Raises:
+    ValueError: the settings weigh an observation, and there is none to weigh.
   """
   observing = objective.tasks
+  _check(config, observing)
   plain = {'dynamics': losses.scale}
   tasks = tuple(
     k for task in config.tasks for k in (observing if task == 'observation' else (task,))
   )
-  if config.rule == 'none' or not (tasks or config.rule == 'fixed'):
-    return harmony.make('fixed', weights=plain), ()
+  weights = {**dict.fromkeys(observing, config.w_o), 'reward': config.w_r, 'dynamics': config.w_d}
+  if config.rule in ('none', 'fixed') or not tasks:
+    chosen = {task: weights[task] for task in tasks if config.rule == 'fixed'}
+    return harmony.make('fixed', weights=plain | chosen), ()
   rule = harmony.make(
     config.rule,
-    weights={**dict.fromkeys(observing, config.w_o), 'reward': config.w_r, 'dynamics': config.w_d},
     regularizer={'dynamics': losses.balance} if config.dynamics_regularizer == 'code' else {},
     elements=objective.elements(),
     observing=observing,
@@ -124,11 +129,29 @@ def make_weighting(
     window=config.window,
     alpha=config.alpha,
   )
-  if config.rule == 'fixed':
-    return rule, ()
   if rule.start:
     rule = _started(rule, config.start)
   return (rule if 'dynamics' in tasks else _scaled(rule, plain)), tasks
+
+
+def _check(config, observing):
+  """Refuse what would be another rule under this one's name, or a weight of nothing."""
+  told = f'weighting.rule is {config.rule!r}'
+  if harmony.observes(config.rule):
+    if not (observing and {'observation', 'dynamics'} <= {*config.tasks}):
+      raise ValueError(
+        f'{told}, which weighs the dynamics by the observation: both must be weighting.tasks, and '
+        'vectors are part of the observation with weighting.harmonize_vector=True alone'
+      )
+  if observing or config.rule == 'none' or 'observation' not in config.tasks:
+    return
+  # In a program whose weights are arguments these are no numbers yet.
+  chosen = config.rule == 'fixed' and isinstance(config.w_o, int | float) and config.w_o != 1
+  if chosen or config.tasks == ('observation',):
+    what = f'weighting.w_o is {config.w_o:g}' if chosen else f'{told}, of the observation alone'
+    raise ValueError(
+      f'{what}: here are vectors, whose loss has weight 1 but with weighting.harmonize_vector=True'
+    )
 
 
 def _started(rule: harmony.Weighting, sigma: float) -> harmony.Weighting:

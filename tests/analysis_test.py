@@ -86,6 +86,26 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
   assert {row['label'] for row in rows} == {'w_r10'}
 
 
+def test_a_variant_without_changes_is_no_run_with_another_s(tmp_path):
+  """Both runs of figure 17 are called harmony; one of them has no σ of the dynamics."""
+  suites = configs()
+  made = suites.make(suites.suite('metaworld'), 'dreamerv2', 'cpu', 'hammer')
+  of = {'suite': 'metaworld', 'task': 'hammer', 'method': 'dreamerv2'}
+  for first, tasks in ((9.0, 'observation,reward'), (1.0, 'observation,reward,dynamics')):
+    folder, changes = (
+      tmp_path / f'{first:g}',
+      ['weighting.rule=harmony', f'weighting.tasks={tasks}'],
+    )
+    reports.write_run(folder, 0, first=first, **of)
+    reports.change(folder, weighting=made.override(changes).to_json()['weighting'])
+  words = '--figure=17', '--tasks=hammer', f'--output={tmp_path}/drawn'
+  done = commands.run('analysis', *words, f'--results={tmp_path}/9,{tmp_path}/1')
+  assert done.returncode == 0, done.stderr
+  rows = rows_of(tmp_path / 'drawn' / 'figure_17.csv')
+  found = [(row['label'], float(row['value'])) for row in rows]
+  assert found == [('harmony', 1), ('harmony', 2), ('harmony_w_d1', 9), ('harmony_w_d1', 10)]
+
+
 @pytest.mark.parametrize('method, told', [('dreamerv2', False), ('dreamerv3', True)])
 def test_a_figure_says_which_weight_the_dynamics_has_without_its_harmonizer(method, told, tmp_path):
   """It is called w_d = 1, which it is with DreamerV2 alone."""

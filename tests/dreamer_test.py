@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import method
+from harmony_jax import harmony, method
 from harmony_jax.optimizers import parameter_count, weighed
 from harmony_jax.rssm import State
 from tests import small
@@ -278,6 +278,11 @@ WEIGHTINGS = {
   'unrectified': (dict(weighting__rule='harmony_unrectified'), {}, 0.0),
   'none': (dict(weighting__rule='none'), {'dynamics': 0.6}, 0.0),
   'fixed': (FIXED, {'reward': 100.0, 'observation': 0.0, 'dynamics': 3.0}, 0.0),
+  'fixed_reward': (
+    {**FIXED, 'weighting__tasks': ('reward',)},
+    {'reward': 100, 'dynamics': 0.6},
+    0.0,
+  ),
   'no_dynamics': (dict(weighting__tasks=('observation', 'reward')), {'dynamics': 0.6}, 2 * LOG2),
   'dynamics_only': (dict(weighting__tasks=('dynamics',)), {}, 5 / 6 * LOG2),
   'nothing': (dict(weighting__tasks=()), {'dynamics': 0.6}, 0.0),
@@ -327,6 +332,25 @@ def test_weighting_rules_of_the_settings(name):
   total, _, _ = agent.rule.weigh({k: jnp.float32(v) for k, v in losses.items()}, params, state)
   wanted = sum(weights.get(k, 1.0) * v for k, v in losses.items()) + constant
   np.testing.assert_allclose(total, wanted, rtol=1e-6)
+
+
+def test_no_rule_under_another_one_s_name():
+  """Vectors alone have no task: nothing weighs by the observation, or weighs it."""
+  vectors = {'shapes': small.VECTOR}
+  tied = [rule for rule in harmony.RULES if harmony.observes(rule)]
+  asked: list[dict] = [
+    {'rule': 'fixed', 'w_o': 0.0},
+    {'rule': 'harmony', 'tasks': ('observation',)},
+  ]
+  asked += [{'rule': rule} for rule in tied]
+  for each in asked:
+    changes: dict = {f'weighting__{name}': value for name, value in each.items()}
+    small.agent(**changes)
+    small.agent(**vectors, **changes, weighting__harmonize_vector=True)
+    with pytest.raises(ValueError, match='harmonize_vector=True'):
+      small.agent(**vectors, **changes)
+  with pytest.raises(ValueError, match='both must be weighting.tasks'):
+    small.agent(weighting__rule='running_tied', weighting__tasks=('reward', 'dynamics'))
 
 
 def test_settings_reach_their_rules():

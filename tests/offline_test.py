@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import method, settings
+from harmony_jax import harmony, method, settings, weighting
+from harmony_jax.encoders import Objective
 from harmony_jax.envs import catch
 from harmony_jax.errors import UserError
 from harmony_jax.offline import buffer as buffers
@@ -100,6 +101,16 @@ def test_a_file_comes_back_and_a_damaged_one_is_refused(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
+
+
+def test_a_buffer_that_was_recorded_again_is_no_second_one():
+  """Nor one of fewer or shorter episodes of the same seed."""
+  env = catch.Catch()
+  buffer = lambda *sizes: record.record(env, record.random(env), *sizes, {})
+  first = buffer(4, 6, 7)
+  for again in (buffer(4, 6, 7), buffer(2, 6, 7), buffer(4, 3, 7)):
+    assert buffers.same_recording(first, again) and buffers.same_recording(again, first)
+  assert not buffers.same_recording(first, buffer(4, 6, 8))
 
 
 def test_r2():
@@ -274,6 +285,9 @@ def test_none_and_fixed_are_one_program():
   weights = {rule: found[rule][1] for rule in weighed}
   assert weights['none'] == {'w_o': 1, 'w_r': 1, 'w_d': 1} and weights['fixed']['w_r'] == 7
   assert found['harmony'][1] == {}
+  nothing = learn.weighed(agents['fixed'].settings, {'w_o': 0.0})  # of vectors, which are no task
+  with pytest.raises(UserError, match='w_o is 0: here are vectors'):
+    programmer(nothing, agents['fixed'].spec)
   state, batch = small.state_of(agents['none']), small.batch(small.VECTOR)
 
   def loss(of):
@@ -334,6 +348,24 @@ def test_a_weight_stands_beside_the_one_of_eq_13(tmp_path):
   assert table.curves(opened, ['optimum/']) == {
     'optimum/reward': {'a': {2: {(0, 0): pytest.approx(3.0)}}}
   }
+
+
+@pytest.mark.parametrize('rule', ['harmony', 'harmony_unrectified', 'running'])
+@pytest.mark.parametrize('bracket', ['code', 'paper'])
+def test_a_weight_at_rest_is_1_of_its_optimum(rule, bracket, tmp_path):
+  """With the weight of DreamerV3's log(1 + σ_d), too; closed forms are held against eq. 13."""
+  base = small.settings_of(weighting__dynamics_regularizer=bracket)
+  plan = {'updates': 2, 'seeds': [0], 'buffers': [{'sha256': 1}]}
+  plan |= {'settings': settings.to_json(base), 'variants': {'a': {'weighting.rule': rule}}}
+  changed, loss = settings.replace(base, {'weighting.rule': rule}), {'reward': 0.5, 'dynamics': 3.0}
+  made, _ = weighting.make_weighting(changed.weighting, base.losses, Objective())
+  rest = made.start or (lambda loss, task: np.log(harmony.optimal_sigma(loss)))
+  measures = {f'harmony/{k}/weight': float(np.exp(-rest(v, k))) for k, v in loss.items()}
+  measures |= {f'loss/{task}/training': each for task, each in loss.items()}
+  opened = study.open_study(tmp_path, plan)
+  (tmp_path / 'a-s0.jsonl').write_text(json.dumps({'update': 2, 'measures': measures}))
+  found = table.curves(opened, ['optimum/'])
+  assert [each['a'][2][0, 0] for each in found.values()] == pytest.approx([1, 1])
 
 
 def test_a_mean_over_measurements_is_of_all_of_them(tmp_path):
@@ -474,6 +506,7 @@ def test_bad_input_is_one_line(tmp_path):
     (('record', '--suite=catch', f'--output={file}/x.npz'), 'cannot write to the folder'),
     (('train', f'--output={other}'), 'needs --buffer'),
     (('train', f'--buffer={other}', f'--output={other}'), 'cannot be read'),
+    (('train', f'--buffer={file},{file}', f'--output={other}'), 'are one recording'),
     ((*good, '--variant=a b: rate=1'), 'label of letters'),
     ((*good, '--variant=none: weighting.rule=fixed'), 'none is the name of a rule'),
     ((*good, '--variant=a: weighting.w_x=1'), "variant 'a': unknown key config.weighting.w_x"),

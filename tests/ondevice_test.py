@@ -201,6 +201,14 @@ def test_weights_that_are_arguments_are_those_of_the_settings():
   assert plain.config.agent.weighting.w_d == 2
 
 
+def test_a_weight_of_nothing_is_refused_as_an_argument_too(walking):
+  """`walk` shows vectors, which are no task."""
+  weights = {'seen': {'weighting.w_o': 1.0}, 'unseen': {'weighting.w_o': 0.0}}
+  config = dreamer_of(weighting__rule='fixed', rssm__learned_initial=True)
+  with pytest.raises(UserError, match='w_o is 0: here are vectors'):
+    study.make_program(study.Structure(config, [*weights], weights), [0])
+
+
 def test_numbers_reach_rule_and_optimisers():
   """Weights and rates that are traced do what those do that are written in the settings."""
   losses = {'observation': 30.0, 'reward': 2.0, 'dynamics': 4.0, 'continue': 1.0}

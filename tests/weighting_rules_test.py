@@ -319,6 +319,7 @@ def test_harmony_of_two_tasks():
   for tasks in (['observation', 'reward'], ['reward', 'dynamics']):
     found, wanted = (each.weigh(losses, *each.init(tasks)) for each in (rule, papers))
     chex.assert_trees_all_close((found[0], found[2]), (wanted[0], wanted[2]))
+  assert 'dynamics' in harmony.make('harmony_tied', observing=()).init(list(losses))[0]
 
 
 # --------------------------------------------------------------------------------------------------

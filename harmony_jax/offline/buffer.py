@@ -127,6 +127,20 @@ def load(path: str | os.PathLike) -> Buffer:
   return _checked(path, arrays)
 
 
+def same_recording(a: Buffer, b: Buffer) -> bool:
+  """Return whether the episodes of two buffers of one task begin alike: of the same seed, say.
+
+  One may have more episodes, or longer ones.
+  """
+  for i, j, k, m in zip(a.starts[:-1], a.starts[1:], b.starts[:-1], b.starts[1:]):
+    count = min(j - i, m - k) - 1  # the last action may be none
+    pairs = [(x[i], b.observation[name][k]) for name, x in a.observation.items()]
+    pairs.append((a.rows['action'][i : i + count], b.rows['action'][k : k + count]))
+    if not all(np.array_equal(*pair) for pair in pairs):
+      return False
+  return True
+
+
 def checksum(path: str | os.PathLike) -> str:
   """Return the SHA-256 of a file."""
   with open(local_path(path), 'rb') as file:

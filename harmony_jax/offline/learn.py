@@ -106,11 +106,12 @@ class Programmer:
     """
     common, weights = structure(settings)
     key = common, spec.spaces
-    if key not in self._made:
-      try:
+    try:
+      self._entry.make(settings, spec)  # the program does not look at its weights
+      if key not in self._made:
         self._made[key] = Programs(self._entry, common, spec, self._name)
-      except ValueError as error:
-        raise UserError(str(error)) from None
+    except ValueError as error:
+      raise UserError(str(error)) from None
     return self._made[key], weights
 
 

@@ -7,13 +7,14 @@ Intervals are 95 % bootstrap intervals over pairs of the mean difference.
 
 import csv
 import io
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from harmony_jax import harmony
+from harmony_jax import config, harmony
 from harmony_jax.errors import UserError
 from harmony_jax.offline.study import Study
 from harmony_jax.reporting import analysis, figures, statistics
@@ -56,7 +57,8 @@ def cell(values: dict[Pair, float], reference: dict[Pair, float] | None = None) 
 
 def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   """Return what finished runs have measured, and `optimum/<task>`: the task's weight over the one
-  that eq. 13 gives its loss on training windows. Above 1 it has still to fall, below to rise.
+  that eq. 13 gives its loss on training windows, or that its harmonizer comes to rest at where that
+  is another (see `_rest`). Above 1 it has still to fall, below to rise.
 
   Of an update where nothing was finite there is nothing.
 
@@ -70,9 +72,11 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   finished = [run for run in study.runs() if study.finished(run)]
   if not finished:
     raise UserError(f'{study.path} has no finished run yet, of {len(study.runs())}')
+  rests = {label: _rest(study.plan, label) for label in study.labels}
   for run in finished:
     for line in study.lines(run):
-      for name, value in {**line['measures'], **_optima(line['measures'])}.items():
+      optima = _optima(line['measures'], rests[run.label])
+      for name, value in {**line['measures'], **optima}.items():
         if name.startswith(tuple(measures) or ''):
           by_update = found.setdefault(name, {}).setdefault(run.label, {})
           values = by_update.setdefault(line['update'], {})
@@ -88,16 +92,31 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   return found
 
 
-def _optima(measures):
-  """{'optimum/<task>': w · σ*(L)} of the tasks that have a weight and a loss; None where these are
-  not above 0.
+def _rest(plan, label):
+  """(loss, task) -> log σ at which a variant's harmonizer of the task comes to rest.
+
+  That of eq. 12; unrectified it is the loss. The dynamics' is of a larger loss where its
+  regulariser has a weight (`dynamics_regularizer`). Other rules are held against eq. 12, too.
+  """
+  known = {**config.nested_flat(plan.get('settings', {})), **plan['variants'][label]}
+  name, share = known.get('weighting.rule'), 1.0
+  if known.get('weighting.dynamics_regularizer') == 'code':
+    share = known['losses.dyn'] / (known['losses.dyn'] + known['losses.rep'])
+  own = name in ('harmony', 'harmony_unrectified')
+  regularizer = {'dynamics': share} if own else {}
+  return harmony.make(name if own else 'harmony', regularizer=regularizer).start
+
+
+def _optima(measures, rest):
+  """{'optimum/<task>': w σ*} of the tasks that have a weight and a loss; None where these are not
+  above 0.
   """
   found = {}
   for task in [name.split('/')[1] for name in measures if name.endswith('/weight')]:
     if (loss := f'loss/{task}/training') in measures:
       both = measures[f'harmony/{task}/weight'], measures[loss]
       there = all(x is not None and x > 0 for x in both)
-      found[f'optimum/{task}'] = both[0] * float(harmony.optimal_sigma(both[1])) if there else None
+      found[f'optimum/{task}'] = both[0] * math.exp(rest(both[1], task)) if there else None
   return found
 
 

@@ -102,7 +102,10 @@ def make_program(structure: Structure, seeds: Sequence[int]) -> Program:
   timetable.check(config, game.length)
   table = timetable.make(config, game.spec, game.length, seeds)
   groups = evaluation.group_sizes(evaluation.at_a_time(config))
-  return Program(config, game, table, groups)
+  program = Program(config, game, table, groups)
+  for numbers in structure.numbers.values():
+    program.make({'numbers': numbers})  # as arguments nobody looks at them
+  return program
 
 
 class Study:
