@@ -202,7 +202,9 @@ def test_an_episode_that_a_failure_cut_off_is_no_score(tmp_path):
 
 
 def test_environments_step_while_the_device_trains(tmp_path, monkeypatch):
-  """No step of the environments waits for an update; each action does, once."""
+  """No step of the environments waits for an update; each action does, once, and the next update is
+  begun before the action is there.
+  """
   events = []
 
   def noted(name, call):
@@ -220,7 +222,7 @@ def test_environments_step_while_the_device_trains(tmp_path, monkeypatch):
   config = config_of(eval_episodes=0, train_ratio=8.0, log_every=1000)
   train(tmp_path, config, prepare=prepare, compiler=compiler)
   before_the_last_evaluation = events[: len(events) - events[::-1].index('step')]
-  assert before_the_last_evaluation[-40:] == ['act', 'get', 'train_step', 'step'] * 10
+  assert before_the_last_evaluation[-40:] == ['act', 'train_step', 'get', 'step'] * 10
 
 
 def test_evaluation_plays_every_episode_once_whatever_the_groups(whole):
@@ -269,9 +271,9 @@ def test_the_papers_updates():
   """`pretrain` at first, then one for each step; a batch may wait for the next step only."""
   schedule = Schedule(Config(RunSettings(), dreamer.DreamerSettings()))
   state = RunState(np.zeros(1), step=1101)
-  assert schedule.updates_per_step == 1.0 and schedule.due(state) == 1
+  assert schedule.updates_per_step == 1.0 and schedule.due(state, 1101) == 1
   state.step, state.update = 1102, 1
-  assert schedule.due(state) == 1 and state.trained_at == 1102 and schedule.runs_ahead(256)
+  assert schedule.due(state, 1102) == 1 and state.trained_at == 1102 and schedule.runs_ahead(256)
   slow = settings.replace(dreamer.DreamerSettings(), {'train_ratio': 1.0})
   assert not Schedule(Config(RunSettings(), slow)).runs_ahead(256)
 

@@ -108,7 +108,7 @@ def make(config: Config, spec: Spec, length: int, seeds: Sequence[int]) -> Timet
     state.step += width
     first.append(state.update)
     learns = begins >= 0 and (agent.update_at == 'steps' or last.any())
-    due.append(schedule.due(state) if learns else 0)
+    due.append(schedule.due(state, state.step) if learns else 0)
     state.update += due[-1]
     # as `Updates.begin`: the next batch is chosen while the device works on the present one
     while len(draws) < state.update + (ahead and due[-1] > 0):

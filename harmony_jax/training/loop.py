@@ -2,7 +2,8 @@
 
 An update is only begun, not waited for: the device works on it while the environments step, the
 next batch is put together and lines are written. The next action waits for it, so that the policy
-is never an update late.
+is never an update late. As soon as that action is asked for, the update after it is begun, whose
+batch was chosen before: the device goes from one to the other without waiting for the host.
 
 Of several processes that train together, each runs this loop with its share of the environments and
 of each batch. All do the same number of updates between the same steps, for an update waits for
@@ -145,14 +146,15 @@ class Trainer:
   def _iterate(self):
     """Act, store, update, step."""
     learning = self._learning()
+    first, due = self.state.update, self._due() if learning else 0
     with parallel.no_transfer():  # a copy that nobody asked for would wait for the device
-      vector, left_out = self._choose(learning)
+      vector, left_out = self._choose(learning, due)
     self.settle(left_out)  # the action waited for the updates before it
     if self.updates.done:
       self.progress.prepare('')
     self._store(vector)
-    if learning:
-      self._update()
+    self.updates.begin(first, due, self.schedule.runs_ahead(self.replay.margin))
+    self.state.update += due
     if self.state.trained_at is None:
       done, wanted = self.state.step, self.config.begins
       more = f'{done:,} of at least {wanted:,} steps' if done < wanted else self.replay.lacks(0)
@@ -163,7 +165,7 @@ class Trainer:
         hook(self)
     self.progress.update(self.state.step)
 
-  def _choose(self, learning):
+  def _choose(self, learning, due):
     """(Actions for the present time step, vectors [N, A]; the updates left out, where known).
 
     They come from the device together: to wait for each would be two round trips.
@@ -171,7 +173,9 @@ class Trainer:
     step, run = self.state.step, self.config.run
     if learning:
       action = self.player.begin(self.updates.variables, self.timestep, step)
-      return jax.device_get((action, self.updates.state.nonfinite))
+      left_out = self.updates.metrics.get('nonfinite_updates')
+      self.updates.launch(due)
+      return jax.device_get((action, left_out))
     return random_actions(self.env.spec, run.num_envs, run.seed, step)[self.envs], None
 
   def _store(self, vector):
@@ -194,16 +198,17 @@ class Trainer:
       self.trackers.scalars(state.step + self.envs.start + int(index) + 1, values)
     state.step += self.config.run.num_envs
 
-  def _update(self):
+  def _due(self):
+    """How many updates the present time step pays for."""
     if self.config.agent.update_at == 'episodes' and not self._episode_ends():
-      return
-    first, due = self.state.update, self.schedule.due(self.state)
+      return 0
+    step = self.state.step + self.config.run.num_envs
+    due = self.schedule.due(self.state, step)
     if due and not self.updates.done:
-      what = 'first update' if first == 0 else 'goes on updating'
-      self.progress.line(f'{what} after {self.state.step:,} steps: compiling')
+      what = 'goes on updating' if self.state.update else 'first update'
+      self.progress.line(f'{what} after {step:,} steps: compiling')
       self.progress.prepare('compiling')
-    self.updates.begin(first, due, self.schedule.runs_ahead(self.replay.margin))
-    self.state.update += due
+    return due
 
   def _episode_ends(self):
     """Whether one ends in any process with the present step."""

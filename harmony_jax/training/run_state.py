@@ -139,12 +139,12 @@ class Schedule:
     before, run = step - self.config.run.num_envs, self.config.run
     return every > 0 and (step // every > before // every or step >= run.steps)
 
-  def due(self, state: RunState) -> int:
-    """Return the updates to do now, which are paid for by it; `pretrain` at first."""
+  def due(self, state: RunState, step: int) -> int:
+    """Return the updates to do with the steps up to `step`, paid for by it; `pretrain` at first."""
     if state.update == 0 or state.trained_at is None:
-      state.trained_at = float(state.step)
+      state.trained_at = float(step)
       return self.config.agent.pretrain
-    due = int((state.step - state.trained_at) * self.updates_per_step)
+    due = int((step - state.trained_at) * self.updates_per_step)
     state.trained_at += due / self.updates_per_step
     return due
 

@@ -40,6 +40,7 @@ class Updates:
     self.metrics: Mapping[str, Any] = {}
     # draws of updates not yet settled, their feedback, and how many were left out by then
     self._begun: list[tuple[Draw, Any, Any]] = []
+    self._launched: tuple[Draw, Any, Any] | None = None  # the next of them
     self._told = 0  # of these, whose feedback the replay has
     self._left_out = 0  # up to these
     self.done = False  # one of this process
@@ -62,8 +63,16 @@ class Updates:
     """Take fields of the state, on one device, that another run has learned."""
     self.state = self.compiled.spread(self.compiled.gather(self.state).replace(**learned))
 
+  def launch(self, due: int) -> None:
+    """Begin the first of `due` updates, where its batch waits, before the present step is stored.
+
+    Its batch, chosen before, cannot hold that step. `begin` does what is left to do for it.
+    """
+    if due and len(self.prefetcher):
+      self._launched = self._train()
+
   def begin(self, number: int, count: int, ahead: bool) -> None:
-    """Begin `count` updates, the first of which has this number.
+    """Begin `count` updates, the first of which has this number, and may have been launched.
 
     The next batch is chosen and copied while the device works on the present one. A replay with
     priorities knows by then what came of the updates before that one.
@@ -74,21 +83,22 @@ class Updates:
     if number == 0 and count and self.method.calibration:
       self._calibrate()
     for update in range(number, number + count):
-      if not len(self.prefetcher):
+      if not self._launched and not len(self.prefetcher):
         self.prefetcher.request(update)
-      draw = self.prefetcher.draws[0]
-      batch = self.prefetcher.get()
-      more = update < number + count - 1 or ahead
-      if more and not self._feedback:
-        self.prefetcher.request(update + 1)
-      with parallel.no_transfer():
-        self.state, self.metrics = self.compiled.train_step(self.state, batch)
-        # before the next update takes the state
-        rows = self.compiled.feedback(self.state) if self._feedback else None
-      if more and self._feedback:
+      launched, self._launched = self._launched or self._train(), None
+      if update < number + count - 1 or ahead:
         self._tell()
         self.prefetcher.request(update + 1)
-      self._begun.append((draw, rows, self.metrics.get('nonfinite_updates', 0)))
+      self._begun.append(launched)
+
+  def _train(self):
+    """Begin the update of the batch that waits; return (draw, feedback, left out by then)."""
+    draw, batch = self.prefetcher.draws[0], self.prefetcher.get()
+    with parallel.no_transfer():
+      self.state, self.metrics = self.compiled.train_step(self.state, batch)
+      # before the next update takes the state
+      rows = self.compiled.feedback(self.state) if self._feedback else None
+    return draw, rows, self.metrics.get('nonfinite_updates', 0)
 
   def _calibrate(self):
     """Start from what the method measures on the first batches of all processes."""
