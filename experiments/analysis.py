@@ -299,44 +299,57 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
 
   options, found = flags.FLAGS, []
   seeds = launcher.parse_seeds(options.seeds)
-  given = [each for path in options.results or () for each in _told(records.collect(path))]
+  results = options.results or ()
+  given = [each for path in results for each in _printed(*records.collect(path))]
   for command, tasks in chosen(figure).items():
     for label, words in figure.variants.items():
       rule = words[0].removeprefix('--weighting=')
       for task in tasks:
         config = configs().make(configs().suite(command), options.method, options.preset, task)
         config = config.replace({'weighting.rule': rule}).override(texts)
-        if options.results:
-          changes = [word.removeprefix('--config.') for word in words[1:]]
-          own = {each.seed: each for each in reversed(given) if _is(each, config, changes)}
-          found += [dataclasses.replace(own[seed], method=label) for seed in seeds if seed in own]
-          continue
-        folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
-        folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
-        for record in _told(records.collect([each for each in folders if each.exists()])):
-          record.method = label
-          found.append(record)
+        there = given
+        if not results:
+          folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
+          folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
+          there = _printed(*records.collect([each for each in folders if each.exists()]))
+        changes = [word.removeprefix('--config.') for word in words[1:]]
+        own = {each.seed: each for each in reversed(there) if _is(each, config, changes)}
+        found += [dataclasses.replace(own[seed], method=label) for seed in seeds if seed in own]
   if not found:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
     raise UserError(f'no run of this figure is {where}')
   return found
 
 
-def _told(collected):
-  """The records; the problems are printed."""
-  found, problems = collected
-  print(*(f'note: {text}\n' for text in problems), sep='', end='', file=sys.stderr)
+def _printed(found, problems):
+  """The records that were found; the problems are printed."""
+  for text in problems:
+    print(f'note: {text}', file=sys.stderr)
   return found
 
 
 def _is(record, config, changes):
-  """Whether a record is a seed of a configuration to which a variant makes these changes."""
+  """Whether a record is a seed of a configuration to which a variant makes these changes.
+
+  A rule's name does not say how it weighs: a run of it with other settings of the rule, of which
+  only its folder need say so, is not drawn as that rule.
+  """
+  from harmony_jax import weighting
   from harmony_jax.reporting import schema
 
-  changed = config.override(changes).to_json()
-  same = record.config.get('weighting') == changed['weighting']
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  return kind(record.config) == kind(changed) and (same or not changes)
+  changed = config.override(changes)
+  tree, own = changed.to_json(), record.config.get('weighting') or {}
+  if kind(record.config) != kind(tree):
+    return False
+  named = {text.partition('=')[0].removeprefix('weighting.') for text in changes}
+  # an older run may lack a setting, but none of those by which variants differ
+  names = (own.keys() | named) & tree['weighting'].keys() - weighting.idle(record.weighting)
+  other = sorted(name for name in names if own.get(name) != tree['weighting'][name])
+  if other and not named & {*other}:  # else it is another variant's
+    told = ', '.join(f'weighting.{k} {own[k]} for {tree["weighting"][k]}' for k in other)
+    print(f'note: {record.source} is left out, a run with {told}', file=sys.stderr)
+  return not other
 
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:

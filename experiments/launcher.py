@@ -293,8 +293,7 @@ def idle(config: Config, texts: Sequence[str]) -> list[str]:
 
   rule = config.flat().get('weighting.rule')
   names = (text.partition('=')[0].strip().removeprefix('config.') for text in texts)
-  known = rule in harmony.RULES  # a method of somebody's own may have others
-  of_rule = {f'weighting.{name}' for name in weighting.idle(rule)} if known else set()
+  of_rule = {f'weighting.{name}' for name in weighting.idle(rule)}
   told = f'changes nothing with --weighting={rule}'
   return [f'config.{name} {told}' for name in dict.fromkeys(names) if name in of_rule]
 
