@@ -11,7 +11,6 @@ if not __package__:
   import as_file  # noqa: F401
 
 import collections
-import csv
 import dataclasses
 import pathlib
 import shlex
@@ -37,9 +36,9 @@ flags.DEFINE_list('tasks', None, "Tasks in place of the figure's own, with comma
 flags.DEFINE_alias('task', 'tasks')
 flags.DEFINE_string('method', 'dreamerv2', "The base method; the paper's is dreamerv2.")
 flags.DEFINE_string('preset', 'cpu', "Sizes; 'paper' for the authors', on an accelerator.")
-flags.DEFINE_string('seeds', '1', '5 is 0 to 4; 3,7 are those two, and 7, that one.')
-flags.DEFINE(launcher.PATH, 'root', 'runs', 'Where runs are, as in a sweep; buffers beside them.')
-flags.DEFINE(launcher.PATH, 'output', 'analysis', 'The folder that figures are written to.')
+flags.DEFINE_string('seeds', '1', launcher.SEEDS)
+launcher.path('root', 'runs', 'Where runs are, as in a sweep; buffers beside them.')
+launcher.path('output', 'analysis', 'The folder that figures are written to.')
 flags.DEFINE_list('results', None, 'Draw these in place of runs below --root: results files, runs.')
 flags.DEFINE_bool('dry_run', False, 'Print the commands; start nothing.')
 flags.DEFINE_bool('draw_only', False, 'Draw what is there; start nothing.')
@@ -102,13 +101,15 @@ class Offline:
   window: tuple[int, int] = (15, 35)
 
 
+def weights(label: str) -> Words:
+  """Return the settings that a key of `WEIGHTS` stands for."""
+  return tuple(f'weighting.{name}={w}' for name, w in zip(('w_o', 'w_r'), WEIGHTS[label]))
+
+
 def fixed(*labels: str) -> dict[str, Words]:
   """Return variants with constant weights."""
-  words = ('--weighting=fixed', '--config.weighting.w_o={}', '--config.weighting.w_r={}')
-  return {
-    label: (words[0], words[1].format(WEIGHTS[label][0]), words[2].format(WEIGHTS[label][1]))
-    for label in labels
-  }
+  words = lambda label: (f'--config.{text}' for text in weights(label))
+  return {label: ('--weighting=fixed', *words(label)) for label in labels}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -218,9 +219,8 @@ def commands(figure: Online | Offline, more: Sequence[str]) -> list[list[str]]:
           + [f'--output={buffer}']
         )
       variants = [
-        f'--variant={label}: weighting.rule=fixed weighting.w_o={w_o} weighting.w_r={w_r}'
-        for label, (w_o, w_r) in WEIGHTS.items()
-        if label in figure.labels
+        f'--variant={label}: weighting.rule=fixed {" ".join(weights(label))}'
+        for label in figure.labels
       ]
       found.append(
         ['offline', 'train', f'--buffer={buffer}', *how, *variants, f'--updates={updates}']
@@ -387,15 +387,16 @@ def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
 
 def _written(name, figure, output, panels, legend, columns, rows, there):
   """Write a figure, its data and what it shows; return the paths."""
+  import pandas
+
   from harmony_jax.reporting import figures
 
   if not panels:
     raise UserError('the runs of this figure have written nothing yet that it shows')
   data = output / f'{name}.csv'
+  table = pandas.DataFrame(rows, columns=columns, dtype=object)
   with run_folder.atomic_write(data) as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(columns)
-    writer.writerows(rows)
+    table.to_csv(file, index=False, lineterminator='\n')
   title = f'Figure {name.partition("_")[2]}: {figure.title.lower()}'
   paths = figures.save(figures.Figure(name, title, '', panels, legend), output)
   return [*paths, data, describe(name, figure, output, there)]

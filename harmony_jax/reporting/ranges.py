@@ -2,9 +2,6 @@
 of a method on a suite, and how `experiments.doctor --measure` makes it.
 """
 
-# pyright: reportArgumentType=false
-# (pandas and Matplotlib come without types)
-
 import dataclasses
 import json
 import pathlib

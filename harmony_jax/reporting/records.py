@@ -6,9 +6,6 @@ on, results files.
       print(record.task, record.seed, record.final)
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false
-# (pandas and Matplotlib come without types)
-
 import difflib
 import json
 import os
