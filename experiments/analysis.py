@@ -11,9 +11,7 @@ if not __package__:
   import as_file  # noqa: F401
 
 import collections
-import csv
 import dataclasses
-import functools
 import pathlib
 import shlex
 import signal
@@ -25,7 +23,7 @@ from typing import Any
 from absl import flags
 
 from harmony_jax import method
-from harmony_jax.config import nearest, nested_flat
+from harmony_jax.config import nearest
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
 from harmony_jax.training import recording, run_folder
@@ -38,9 +36,9 @@ flags.DEFINE_list('tasks', None, "Tasks in place of the figure's own, with comma
 flags.DEFINE_alias('task', 'tasks')
 flags.DEFINE_string('method', 'dreamerv2', "The base method; the paper's is dreamerv2.")
 flags.DEFINE_string('preset', 'cpu', "Sizes; 'paper' for the authors', on an accelerator.")
-flags.DEFINE_string('seeds', '1', '5 is 0 to 4; 3,7 are those two, and 7, that one.')
-flags.DEFINE(launcher.PATH, 'root', 'runs', 'Where runs are, as in a sweep; buffers beside them.')
-flags.DEFINE(launcher.PATH, 'output', 'analysis', 'The folder that figures are written to.')
+flags.DEFINE_string('seeds', '1', launcher.SEEDS)
+launcher.path('root', 'runs', 'Where runs are, as in a sweep; buffers beside them.')
+launcher.path('output', 'analysis', 'The folder that figures are written to.')
 flags.DEFINE_list('results', None, 'Draw these in place of runs below --root: results files, runs.')
 flags.DEFINE_bool('dry_run', False, 'Print the commands; start nothing.')
 flags.DEFINE_bool('draw_only', False, 'Draw what is there; start nothing.')
@@ -103,13 +101,15 @@ class Offline:
   window: tuple[int, int] = (15, 35)
 
 
+def weights(label: str) -> Words:
+  """Return the settings that a key of `WEIGHTS` stands for."""
+  return tuple(f'weighting.{name}={w}' for name, w in zip(('w_o', 'w_r'), WEIGHTS[label]))
+
+
 def fixed(*labels: str) -> dict[str, Words]:
   """Return variants with constant weights."""
-  words = ('--weighting=fixed', '--config.weighting.w_o={}', '--config.weighting.w_r={}')
-  return {
-    label: (words[0], words[1].format(WEIGHTS[label][0]), words[2].format(WEIGHTS[label][1]))
-    for label in labels
-  }
+  words = lambda label: (f'--config.{text}' for text in weights(label))
+  return {label: ('--weighting=fixed', *words(label)) for label in labels}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -219,9 +219,8 @@ def commands(figure: Online | Offline, more: Sequence[str]) -> list[list[str]]:
           + [f'--output={buffer}']
         )
       variants = [
-        f'--variant={label}: weighting.rule=fixed weighting.w_o={w_o} weighting.w_r={w_r}'
-        for label, (w_o, w_r) in WEIGHTS.items()
-        if label in figure.labels
+        f'--variant={label}: weighting.rule=fixed {" ".join(weights(label))}'
+        for label in figure.labels
       ]
       found.append(
         ['offline', 'train', f'--buffer={buffer}', *how, *variants, f'--updates={updates}']
@@ -300,56 +299,57 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
 
   options, found = flags.FLAGS, []
   seeds = launcher.parse_seeds(options.seeds)
-  changes = {label: [_text(word) for word in words[1:]] for label, words in figure.variants.items()}
-  apart = {text.partition('=')[0] for texts in changes.values() for text in texts}
-  given = [each for path in options.results or () for each in _told(records.collect(path))]
+  results = options.results or ()
+  given = [each for path in results for each in _printed(*records.collect(path))]
   for command, tasks in chosen(figure).items():
     for label, words in figure.variants.items():
       rule = words[0].removeprefix('--weighting=')
       for task in tasks:
         config = configs().make(configs().suite(command), options.method, options.preset, task)
         config = config.replace({'weighting.rule': rule}).override(texts)
-        if options.results:
-          is_one = functools.partial(_is, config=config, changes=changes[label], apart=apart)
-          own = {each.seed: each for each in reversed(given) if is_one(each)}
-          found += [dataclasses.replace(own[seed], method=label) for seed in seeds if seed in own]
-          continue
-        folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
-        folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
-        for record in _told(records.collect([each for each in folders if each.exists()])):
-          record.method = label
-          found.append(record)
+        there = given
+        if not results:
+          folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
+          folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
+          there = _printed(*records.collect([each for each in folders if each.exists()]))
+        changes = [word.removeprefix('--config.') for word in words[1:]]
+        own = {each.seed: each for each in reversed(there) if _is(each, config, changes)}
+        found += [dataclasses.replace(own[seed], method=label) for seed in seeds if seed in own]
   if not found:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
     raise UserError(f'no run of this figure is {where}')
   return found
 
 
-def _told(collected):
-  """The records; the problems are printed."""
-  found, problems = collected
-  print(*(f'note: {text}\n' for text in problems), sep='', end='', file=sys.stderr)
+def _printed(found, problems):
+  """The records that were found; the problems are printed."""
+  for text in problems:
+    print(f'note: {text}', file=sys.stderr)
   return found
 
 
-def _text(word):
-  return word.removeprefix('--config.')
-
-
-def _is(record, config, changes, apart):
+def _is(record, config, changes):
   """Whether a record is a seed of a configuration to which a variant makes these changes.
 
-  The settings `apart` tell the figure's variants from each other: one that changes none of them is
-  no run in which they are changed. An older record may not say them.
+  A rule's name does not say how it weighs: a run of it with other settings of the rule, of which
+  only its folder need say so, is not drawn as that rule.
   """
+  from harmony_jax import weighting
   from harmony_jax.reporting import schema
 
-  changed = config.override(changes).to_json()
-  same = record.config.get('weighting') == changed['weighting']
-  wanted, own = nested_flat(changed), nested_flat(record.config)
-  unchanged = all(own.get(name, wanted[name]) == wanted[name] for name in apart)
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  return kind(record.config) == kind(changed) and (same if changes else unchanged)
+  changed = config.override(changes)
+  tree, own = changed.to_json(), record.config.get('weighting') or {}
+  if kind(record.config) != kind(tree):
+    return False
+  named = {text.partition('=')[0].removeprefix('weighting.') for text in changes}
+  # an older run may lack a setting, but none of those by which variants differ
+  names = (own.keys() | named) & tree['weighting'].keys() - weighting.idle(record.weighting)
+  other = sorted(name for name in names if own.get(name) != tree['weighting'][name])
+  if other and not named & {*other}:  # else it is another variant's
+    told = ', '.join(f'weighting.{k} {own[k]} for {tree["weighting"][k]}' for k in other)
+    print(f'note: {record.source} is left out, a run with {told}', file=sys.stderr)
+  return not other
 
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:
@@ -387,15 +387,16 @@ def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
 
 def _written(name, figure, output, panels, legend, columns, rows, there):
   """Write a figure, its data and what it shows; return the paths."""
+  import pandas
+
   from harmony_jax.reporting import figures
 
   if not panels:
     raise UserError('the runs of this figure have written nothing yet that it shows')
   data = output / f'{name}.csv'
+  table = pandas.DataFrame(rows, columns=columns, dtype=object)
   with run_folder.atomic_write(data) as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(columns)
-    writer.writerows(rows)
+    table.to_csv(file, index=False, lineterminator='\n')
   title = f'Figure {name.partition("_")[2]}: {figure.title.lower()}'
   paths = figures.save(figures.Figure(name, title, '', panels, legend), output)
   return [*paths, data, describe(name, figure, output, there)]

@@ -4,11 +4,7 @@
 are those of catch.
 """
 
-if not __package__:
-  import as_file  # noqa: F401
-
 import json
-import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -16,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Group
 from rich.text import Text
+from scipy import stats
 
 from harmony_jax.training.progress import Progress, format_number, split_tasks
 
@@ -40,12 +37,9 @@ class Point(NamedTuple):
     return self.caught / self.games
 
 
-def interval(caught: int, games: int, z: float = 2.576) -> tuple[float, float]:
-  """Return Wilson's interval of a share; by default of 99 %."""
-  share, scale = caught / games, 1 + z**2 / games
-  middle = (share + z**2 / (2 * games)) / scale
-  half = z / scale * math.sqrt(share * (1 - share) / games + (z / (2 * games)) ** 2)
-  return middle - half, middle + half
+def interval(caught: int, games: int, level: float = 0.99) -> tuple[float, float]:
+  """Return Wilson's interval of a share."""
+  return tuple(stats.binomtest(caught, games).proportion_ci(level, 'wilson'))
 
 
 def learned(point: Point, random: Point) -> bool:

@@ -37,19 +37,13 @@ flags.DEFINE_string('suite', 'atari100k', 'One of the suites in configs/.')
 flags.DEFINE_string('task', None, "By default the suite's.")
 flags.DEFINE_string('method', None, "As for training; by default the suite's.")
 flags.DEFINE_string('preset', None, "Sizes: 'paper' by default, 'cpu' for loop and precision.")
-flags.DEFINE(launcher.PATH, 'output', '', 'JSON file to write.')
+launcher.path('output', '', 'JSON file to write.')
 flags.DEFINE_integer('repeats', 0, 'Calls, updates, episodes or steps; 0 for what suits a part.')
 flags.DEFINE_integer('product_size', 4096, 'Rows and columns of the products of the ceiling.')
 flags.DEFINE_enum('target', 'h100', list(chips.CHIPS), 'Of compiled: the chip.')
 flags.DEFINE_integer('devices', 1, 'Of compiled: also for so many.', lower_bound=1, upper_bound=8)
 flags.DEFINE_list('programs', [], 'Of compiled: these alone, such as train_step,act_1.')
-flags.DEFINE(
-  launcher.PATH,
-  'again',
-  '',
-  'Of compiled: a file that it has written, whose programs are compiled once more; the exit code '
-  'is 1 where kernels, bytes or temporaries have grown by more than 5 %, or one does not compile.',
-)
+launcher.path('again', '', 'Of compiled: a file of it, to compile anew; 1 where 5 % worse.')
 
 
 def main(words: list[str], texts: list[str]) -> int:

@@ -18,16 +18,12 @@ from harmony_jax.training import recording
 
 from . import launcher
 
-OUTPUT = flags.DEFINE(launcher.PATH, 'output', 'dmcr.png', 'PNG file to write.')
-TASKS = flags.DEFINE_list(
-  'tasks', ['cheetah_run', 'walker_run', 'finger_turn_hard'], 'Tasks of DMC Remastered.'
-)
+OUTPUT = launcher.path('output', 'dmcr.png', 'PNG file to write.')
+TASKS = flags.DEFINE_list('tasks', 'cheetah_run,walker_run,finger_turn_hard', 'Of the suite.')
 SEEDS = flags.DEFINE_integer('seeds', 8, 'Number of episodes of each task.', lower_bound=1)
 VARY = flags.DEFINE_string('vary', 'all', "'all', or factors separated by commas.")
 RENDER = flags.DEFINE_enum('render', 'stock', ['stock', 'fast'], 'Quality of the pictures.')
-ASSETS = flags.DEFINE(
-  launcher.PATH, 'assets', '', 'Folder of photographs; painted floors and skies if empty.'
-)
+ASSETS = launcher.path('assets', '', 'Folder of photographs; empty: painted floors and skies.')
 
 SCALE, GAP = 2, 4  # pixels of the sheet per pixel of an image, and between two images
 

@@ -31,13 +31,8 @@ from . import configs, launcher
 from .bars import Point, Screen, Shown, chart, interval, learned
 
 flags.DEFINE_integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
-flags.DEFINE(
-  launcher.PATH,
-  'logdir',
-  None,
-  'Run folder; by default runs/demo/seed<seed>, or seed<seed>-2 … where that is complete.',
-)
-flags.DEFINE(launcher.PATH, 'picture', None, 'Also draw the last screen, as an SVG of this name.')
+launcher.path('logdir', None, 'By default the first runs/demo/seed<seed>[-N] that is not complete.')
+launcher.path('picture', None, 'Also draw the last screen, as an SVG of this name.')
 
 # Beside the preset `debug` of catch; tried on seeds 0 to 4.
 SIZES = {
@@ -60,6 +55,15 @@ OPENING = (
   'are ball, paddle or blobs that drift about. It learns a model of the game (DreamerV3), whose '
   'losses are kept in harmony by learned weights, and practises in that model.'
 )
+NEXT = (
+  '\nNext: a video of the game and of what the model expects; all scores; curves and weights; and '
+  'the whole game, 8 × 8 cells, in ten minutes:'
+)
+COMMANDS = """\
+  python -m experiments.play --logdir={place}
+  python -m experiments.evaluate --logdir={place} --episodes=1000
+  python -m experiments.report {place} --output=report
+  python -m experiments.catch --preset=cpu"""
 
 
 def make_config(seed: int, texts: Sequence[str] = ()) -> Config:
@@ -138,7 +142,7 @@ def play_random(config: Config) -> Point:
 def closing(screen: Screen, place: str) -> list[Text]:
   """Return what was learned, in numbers, and what to do next."""
   last, random = screen.points[-1], screen.random
-  low, high = interval(last.caught, last.games, 1.96)
+  low, high = interval(last.caught, last.games, 0.95)
   told = (
     f'It catches {last.share:.1%} of {last.games:,} new balls (95 % interval {low:.1%} to '
     f'{high:.1%}) after {last.step:,} steps; a random player of this run {random.share:.1%} of '
@@ -162,23 +166,8 @@ def closing(screen: Screen, place: str) -> list[Text]:
   if weights := screen.weights:
     told = ', '.join(f'{task} {weight}' for task, weight in weights.items())
     lines.append(Text(f'Weights that harmony has learned for the losses (1 at first): {told}.'))
-  module = 'python -m experiments.'
-  return [
-    *lines,
-    Text(
-      '\nNext: a video of the game and of what the model expects; all scores; curves and weights; '
-      'and the whole game, 8 × 8 cells, in ten minutes:'
-    ),
-    *(
-      Text(f'  {module}{command}', no_wrap=True, overflow='ignore')
-      for command in (
-        f'play --logdir={place}',
-        f'evaluate --logdir={place} --episodes=1000',
-        f'report {place} --output=report',
-        'catch --preset=cpu',
-      )
-    ),
-  ]
+  commands = Text(COMMANDS.format(place=place), no_wrap=True, overflow='ignore')
+  return [*lines, Text(NEXT), commands]
 
 
 def _unfinished(seed):

@@ -52,7 +52,7 @@ The presets: `paper` is what the authors ran; `cpu` is a smaller model and run f
 `paper` on an accelerator and `cpu` otherwise.
 """
 
-flags.DEFINE(launcher.PATH, 'output', 'docs', 'The folder to write to.')
+launcher.path('output', 'docs', 'The folder to write to.')
 
 
 def cell(values: dict[str, Any]) -> str:

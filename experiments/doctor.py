@@ -14,7 +14,6 @@ if not __package__:
   import as_file  # noqa: F401
 
 import argparse
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -23,8 +22,7 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import streams
 
@@ -80,8 +78,7 @@ print(json.dumps(True))
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
   """A line of the report; `level` is `ok`, `note`, `warn`, or `fail` where Atari cannot run."""
 
   level: str
@@ -89,8 +86,7 @@ class Finding:
   remedy: str = ''
 
 
-@dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
   """What a child process that tried something answered, or why there is no answer."""
 
   answer: Any
@@ -194,12 +190,8 @@ def check_suites() -> list[Finding]:
 
 def check_folder(folder: pathlib.Path) -> Finding:
   """Judge the current folder, below which runs are written."""
-  try:
-    with tempfile.NamedTemporaryFile(dir=folder):
-      pass
-  except OSError as error:
-    text = f'{folder} is not writable: {error.strerror}'
-    return Finding('fail', text, 'Start from a folder of your own')
+  if not os.access(folder, os.W_OK):
+    return Finding('fail', f'{folder} is not writable', 'Start from a folder of your own')
   free = shutil.disk_usage(folder).free / 1e9
   return Finding('ok', f'{folder} is writable, {free:.0f} GB free')
 

@@ -20,9 +20,7 @@ from absl import flags
 from . import launcher
 
 _number = functools.partial(flags.DEFINE_integer, lower_bound=0)
-flags.DEFINE(
-  launcher.PATH, 'logdir', None, 'The run folder; the run may be going on.', required=True
-)
+launcher.path('logdir', None, 'The run folder; the run may be going on.', required=True)
 _number('episodes', 100, 'How many complete episodes.', lower_bound=1)
 _number('num_envs', 0, 'Environments that play at a time; 0 for as many as in the run.')
 _number('checkpoint', None, 'Of which step; by default the newest one.')
@@ -30,9 +28,7 @@ _number('seed', None, 'Of episodes and actions; by default those of the run.')
 flags.DEFINE_enum('policy', 'auto', ('auto', 'sample', 'mode'), 'Of actions; auto: as the run.')
 flags.DEFINE_bool('video', False, 'Also write a video of the first episode.')
 _number('fps', 20, 'Steps per second of the video.', lower_bound=1)
-flags.DEFINE(
-  launcher.PATH, 'output', None, 'Where the files go; by default evaluation/ in the run folder.'
-)
+launcher.path('output', None, 'Folder for the files; by default evaluation/ in the run folder.')
 flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 
 
@@ -97,10 +93,8 @@ def _record(agent, learned_in, about, found, seeds):
   from harmony_jax.reporting import protocol
 
   tree = agent.config.to_json()
-  # How this evaluation was made, not those of the run.
-  made = {'final_eval_episodes': about['episodes'], 'eval_policy': about['policy']}
-  made |= {'eval_share': 0, 'env': learned_in, 'eval_env': {**tree['env'], **tree['eval_env']}}
-  how = protocol.describe({**tree, **made, 'eval_every': 0, 'steps': agent.step})
+  made = {'eval_policy': about['policy'], 'env': learned_in}  # not as those of the run
+  made['eval_env'] = {**tree['env'], **tree['eval_env']}
   return {
     **{name: tree[name] for name in ('suite', 'task', 'method', 'preset')},
     'weighting': agent.config.flat().get('weighting.rule', ''),
@@ -108,7 +102,7 @@ def _record(agent, learned_in, about, found, seeds):
     'step': agent.step,
     'frame': agent.step * agent.spec.action_repeat,
     **about,
-    'protocol': how.removesuffix(f'; {protocol.TRAINING}'),
+    'protocol': protocol.of_evaluation(tree, about['episodes'], agent.step, **made),
     'env': made['eval_env'],
     **found,
     'seeds': seeds,

@@ -1,8 +1,5 @@
 """The run folders of a start: whose they are, and that several processes agree on them."""
 
-if not __package__:
-  import as_file  # noqa: F401
-
 import contextlib
 import functools
 

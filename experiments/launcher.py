@@ -4,9 +4,6 @@ The only place with flags, and the only one that turns errors into an exit code:
 mend is told in one line, with the error's `exit_code`, which is 2 where nothing else is said.
 """
 
-if not __package__:
-  import as_file  # noqa: F401
-
 import contextlib
 import functools
 import gc
@@ -77,82 +74,28 @@ def command(main: Callable[..., int | None], configurable: bool = False) -> None
 
 def define_flags(suite: ModuleType, values: flags.FlagValues = flags.FLAGS) -> None:
   """Define the flags of a suite's command; other `values` than absl's own are for sweeps."""
-  define = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool
-  define += (functools.partial(flags.DEFINE, PATH),)
-  string, integer, enum, switch, path = (
-    functools.partial(each, flag_values=values) for each in define
+  kinds = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_bool, path
+  string, integer, enum, switch, place = (
+    functools.partial(each, flag_values=values) for each in kinds
   )
   string(suite.TASK_FLAG, suite.DEFAULT_TASK, f'The {suite.TASK_FLAG} to train on.')
   for name, (_, text) in getattr(suite, 'ENV_FLAGS', {}).items():
     string(name, None, text)
   integer('seed', 0, 'Seed of the whole run.', lower_bound=0)
-  integer(
-    'num_seeds',
-    1,
-    'How many seeds to train side by side in one program: seed, seed + 1, …; each '
-    'in its run folder, as if started alone.',
-    lower_bound=1,
-  )
-  string(
-    'method',
-    configs().default_method(suite),
-    f'Base method: one of {", ".join(method.METHODS)}, or my_package.my_file:METHOD.',
-  )
-  string(
-    'weighting', None, "How the world model's tasks are weighed; by default as the method has it."
-  )
-  enum(
-    'preset',
-    configs().AUTO,
-    (configs().AUTO, *suite.PRESETS),
-    "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' "
-    "takes 'paper' on an accelerator and 'cpu' otherwise.",
-  )
-  enum(
-    'replay',
-    'auto',
-    ('auto', 'host', 'device'),
-    "Where replay is sampled: 'auto' takes an accelerator "
-    'that has room for it. The batches are the same.',
-  )
-  integer(
-    'devices',
-    0,
-    'How many devices of each process share the batch, whose size stays; by default '
-    'as many as can share it equally.',
-    lower_bound=0,
-  )
-  _define_places(string, integer, path)
+  integer('num_seeds', 1, 'Seeds seed, seed + 1, … in one program, each with its run folder.', 1)
+  methods = f'{", ".join(method.METHODS)}, or my_package.my_file:METHOD.'
+  string('method', configs().default_method(suite), f'Base method: one of {methods}')
+  string('weighting', None, "How the tasks' losses are weighed; by default as the method has it.")
+  enum('preset', configs().AUTO, (configs().AUTO, *suite.PRESETS), PRESET)
+  enum('replay', 'auto', ('auto', 'host', 'device'), REPLAY)
+  integer('devices', 0, 'That share the batch, whose size stays; 0: all that can equally.', 0)
+  string('coordinator', '', COORDINATOR)
+  integer('num_processes', None, 'How many processes train together, with --coordinator.', 1)
+  integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
+  place('logdir', None, LOGDIR)
+  place('from', None, FROM)
   flags.DEFINE_list('tracker', *TRACKER, flag_values=values)
   switch('wandb', False, 'As wandb among --tracker.')
-
-
-def _define_places(string, integer, path):
-  """Define the flags that say where a run is trained and kept."""
-  string(
-    'coordinator',
-    '',
-    'Trains one run in several processes, on one machine or many, with one '
-    '--logdir: HOST:PORT of process 0, the same in all. By default they are found on Slurm and TPU '
-    "pods; 'none' to train alone there.",
-  )
-  integer(
-    'num_processes', None, 'How many processes train together, with --coordinator.', lower_bound=1
-  )
-  integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
-  path(
-    'logdir',
-    None,
-    'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/'
-    'seed<seed>. The same command continues the run that is there. With several seeds, the folder '
-    'of their run folders seed<seed>.',
-  )
-  path(
-    'from',
-    None,
-    'Run folder of a trained agent that a new run starts from: the same method and sizes, for more '
-    'steps, with other settings, or on another task with the same observations and actions.',
-  )
 
 
 class _PathParser(flags.ArgumentParser):
@@ -173,7 +116,34 @@ TRACKER = (  # no part of a run's configuration
   list(trackers.DEFAULT),
   f'Where to watch a run, with commas: {", ".join(trackers.TRACKERS)}; or none.',
 )
-PATH = _PathParser()  # flags.DEFINE(PATH, name, default, help)
+path = functools.partial(flags.DEFINE, _PathParser())  # path(name, default, help)
+
+# What flags say of themselves.
+SEEDS = '5 is 0 to 4; 3,7 are those two, and 7, that one; 5-9 is a range.'
+VARIANT = "'LABEL: setting=value …', such as 'w100: weighting.rule=fixed weighting.w_r=100'."
+REFERENCES = 'JSON of {task: {name: score}} for dashed lines; {name: score}: in all tasks.'
+PRESET = (
+  "Sizes: 'paper' as the authors, 'cpu' for 2 cores; 'auto' takes 'paper' on an accelerator and "
+  "'cpu' otherwise."
+)
+REPLAY = (
+  "Where replay is sampled: 'auto' takes an accelerator that has room for it. The batches are the "
+  'same.'
+)
+COORDINATOR = (
+  'Trains one run in several processes, on one machine or many, with one --logdir: HOST:PORT of '
+  "process 0, the same in all. By default they are found on Slurm and TPU pods; 'none' to train "
+  'alone there.'
+)
+LOGDIR = (
+  'Run folder; by default runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>. The same '
+  'command continues the run that is there. With several seeds, the folder of their run folders '
+  'seed<seed>.'
+)
+FROM = (
+  'Run folder of a trained agent that a new run starts from: the same method and sizes, for more '
+  'steps, with other settings, or on another task with the same observations and actions.'
+)
 
 
 def no_words(words: Sequence[str], example: str) -> None:
@@ -293,8 +263,7 @@ def idle(config: Config, texts: Sequence[str]) -> list[str]:
 
   rule = config.flat().get('weighting.rule')
   names = (text.partition('=')[0].strip().removeprefix('config.') for text in texts)
-  known = rule in harmony.RULES  # a method of somebody's own may have others
-  of_rule = {f'weighting.{name}' for name in weighting.idle(rule)} if known else set()
+  of_rule = {f'weighting.{name}' for name in weighting.idle(rule)}
   told = f'changes nothing with --weighting={rule}'
   return [f'config.{name} {told}' for name in dict.fromkeys(names) if name in of_rule]
 
@@ -328,7 +297,7 @@ def _run(suite, options, texts, group, interruption):
     raise UserError('--num_seeds trains on one device of one process: start each seed by itself')
   with contextlib.ExitStack() as stack:
     source = options['from'].value
-    places = _places(config, options, source and not options.logdir and _task_of(source))
+    places = _places(config, options, source and not options.logdir and task_of(source))
     runs = folders.open_runs(stack, places, group, source)
     if not runs:
       return 0
@@ -373,8 +342,8 @@ def _places(config, options, origin=None):
   return [(one, default_logdir(one, origin)) for one in each]
 
 
-def _task_of(source):
-  """Return the task of a run folder."""
+def task_of(source: str) -> str:
+  """Return the task of a run folder, that of --from."""
   try:
     return config_.saved(source)['config']['task']
   except UserError as error:

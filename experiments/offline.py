@@ -24,7 +24,6 @@ import itertools
 import pathlib
 import shlex
 import sys
-import time
 from typing import Any
 
 from absl import flags
@@ -33,10 +32,13 @@ from harmony_jax import config as config_
 from harmony_jax import settings
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
-from harmony_jax.training.progress import format_seconds
 
-from . import configs, launcher
+from . import configs, launcher, variants
 
+POLICIES = (
+  'random, smooth (noise of a random scale), scripted (by hand, where a suite has it), or the run '
+  'folder of an agent; of several, with commas, each episode draws one.'
+)
 USED = {  # the flags of each part
   'record': (
     *('suite', 'task', 'preset', 'policy', 'episodes', 'length', 'seed', 'output'),
@@ -53,12 +55,7 @@ USED = {  # the flags of each part
 }
 flags.DEFINE_string('suite', None, 'record: one of the suites in configs/.')
 flags.DEFINE_string('task', None, "record: by default the suite's.")
-flags.DEFINE_list(
-  'policy',
-  'random',
-  'record: random, smooth (noise of a random scale), scripted (by hand, where a suite has it), or '
-  'the run folder of an agent; of several, with commas, each episode draws one.',
-)
+flags.DEFINE_list('policy', 'random', f'record: {POLICIES}')
 flags.DEFINE_integer('episodes', 120, 'record: how many.', lower_bound=1)
 flags.DEFINE_integer('length', 80, 'record: steps after which an episode is cut.', lower_bound=2)
 flags.DEFINE_integer('seed', 0, 'record: of episodes and actions.', lower_bound=0)
@@ -67,13 +64,8 @@ flags.DEFINE_list('buffer', None, 'train: files of record, with commas; each has
 flags.DEFINE_string('method', 'dreamerv2', 'train: one that can train its model alone.')
 flags.DEFINE_string('preset', 'cpu', "record, train: sizes; 'paper' for the authors'.")
 flags.DEFINE_list('weighting', None, 'train: weighting rules, each a variant of its own name.')
-flags.DEFINE_multi_string(
-  'variant',
-  [],
-  "train: 'LABEL: setting=value …', such as 'w100: weighting.rule=fixed "
-  "weighting.w_r=100'; may be repeated.",
-)
-flags.DEFINE_string('seeds', '1', 'train: 5 is 0 to 4; 3,7 are those two, and 7, that one.')
+flags.DEFINE_multi_string('variant', [], f'train: {launcher.VARIANT}')
+flags.DEFINE_string('seeds', '1', f'train: {launcher.SEEDS}')
 flags.DEFINE_integer('updates', 4_000, 'train: of each run.', lower_bound=1)
 flags.DEFINE_integer('measure_every', 500, 'train: updates between measures.', lower_bound=1)
 flags.DEFINE_integer('context', 15, 'train: steps of a measured window that are seen.', 1)
@@ -82,16 +74,11 @@ flags.DEFINE_float('reward_scale', 1.0, 'train: what all rewards are multiplied 
 flags.DEFINE_bool('mlp', False, 'train: regress the state by an MLP of 4 × 400, too, at the end.')
 flags.DEFINE_integer('show', 0, 'train: held-out windows whose predictions are kept.', 0)
 flags.DEFINE_list('measures', None, 'table: beginnings of names, with commas; by default all.')
-flags.DEFINE(launcher.PATH, 'logdir', None, 'replay: the run folder.')
+launcher.path('logdir', None, 'replay: the run folder.')
 flags.DEFINE_string('minari', None, 'import, export: the name of a local dataset, group/name-v0.')
 flags.DEFINE_string('reference', '', 'table: the variant to compare with; by default the first.')
 flags.DEFINE_list('variants', None, 'table: those to show, with commas; by default all.')
-flags.DEFINE(
-  launcher.PATH,
-  'output',
-  None,
-  "record, replay: the file; train: the study's folder; table: a folder other than the study's.",
-)
+launcher.path('output', None, "The file or folder to write; table: by default the study's.")
 
 
 def main(words: list[str], texts: list[str]) -> int:
@@ -129,7 +116,7 @@ def record(texts: list[str]) -> int:
       raise UserError(f'--config.{text}: a recording has settings of the environment alone, env.…')
   parallel.use_compilation_cache()
   env, policy, config = _played(options, texts)
-  bar = _Bar(options.episodes)
+  bar = variants.Bar(options.episodes)
 
   def tell(episode):
     bar.line(1, '')
@@ -218,36 +205,36 @@ def train(texts: list[str]) -> int:
   buffers = _buffers(options.buffer or [])
   common = _common(buffers[0].header, texts)
   programs = learn.Programmer(method.entry(options.method), options.method)
-  made, _ = programs(common.agent, buffers[0].spec)  # what cannot be is told before any variant
-  if options.show and not made.predict:
+  # what cannot be is told before any variant
+  if not programs(common.agent, buffers[0].spec)[0].predict and options.show:
     raise UserError(f'--show: {options.method} has no `report`, which would predict something')
-  variants = _variants(common)
+  made = _variants(common)
   parallel.use_compilation_cache()
   parallel.keep_freed_memory()
   sizes = options.updates, options.measure_every, options.context, options.horizon
   plan = learn.Plan(*sizes, options.reward_scale, options.mlp, options.show)
-  for each in variants.values():  # what does not fit is found before hours of training
+  for each in made.values():  # what does not fit is found before hours of training
     rows = programs(each.agent, buffers[0].spec)[0].rows
     for buffer in buffers:
       buffer.windows(rows, False)
   views = [learn.Views(buffer, plan) for buffer in buffers]
-  tree = _plan(plan, common, variants, buffers)
+  tree = _plan(plan, common, made, buffers)
   opened = study.open_study(options.output, tree)
   wanted = [
     run
     for run in opened.runs()
-    if run.label in variants and run.seed in tree['seeds'] and run.buffer < len(buffers)
+    if run.label in made and run.seed in tree['seeds'] and run.buffer < len(buffers)
   ]
-  bar, failed = _Bar(len(wanted) * plan.updates), []
+  bar, failed = variants.Bar(len(wanted) * plan.updates), []
   for run in wanted:
     file = study.claim(opened, run)
     if file is None:
       print(f'{run.name}: finished, or another process is at it')
       bar.skip(plan.updates)
       continue
-    config, buffer, done = variants[run.label], buffers[run.buffer], 0
-    made, weights = programs(config.agent, buffer.spec)
-    lines = learn.learn(made, weights, buffer, views[run.buffer], run.seed, config.agent)
+    config, buffer, done = made[run.label], buffers[run.buffer], 0
+    program, weights = programs(config.agent, buffer.spec)
+    lines = learn.learn(program, weights, buffer, views[run.buffer], run.seed, config.agent)
     with file:
       for line in study.write(file, lines):
         told = f'{run.name}, {line["update"]:,} of {plan.updates:,}: {_told(line)}'
@@ -293,63 +280,46 @@ def _common(header, texts) -> Config:
     )
   suite = suites[header['suite']]
   common = configs().make(suite, options.method, options.preset, header['task'])
-  return _changed(common, texts, '--config.')
+  return _changed(common, texts)
 
 
 def _variants(common: Config) -> dict[str, Config]:
   """The configuration of each label."""
-  options, found = flags.FLAGS, {}
+  options = flags.FLAGS
   chosen = options.weighting or ([] if options.variant else ['none', 'harmony'])
-  for label, words in [
-    *((rule, [f'weighting.rule={rule}']) for rule in chosen),
-    *(launcher.parse_variant(text) for text in options.variant),
-  ]:
-    if label in found:
-      raise UserError(f'there are two variants {label!r}: give one another label')
-    found[label] = _changed(common, words, f'variant {label!r}: ')
-    for line in launcher.idle(found[label], words):
-      print(f'note: variant {label!r}: {line}', file=sys.stderr)
-  return found
+  pairs = [(rule, [f'weighting.rule={rule}']) for rule in chosen]
+  pairs += [launcher.parse_variant(text) for text in options.variant]
+  return variants.make(common, pairs, _changed)
 
 
-def _changed(config, words, where):
+def _changed(config, words):
   """A configuration with settings of its method changed."""
   known = settings.flatten(config.agent)
   for word in words:
     name = word.partition('=')[0].removeprefix('config.')
     if name in config.flat() and name not in known:
-      raise UserError(f'{where}{word}: no setting of a world model that learns from a buffer')
-  try:
-    return config.override(words)
-  except UserError as error:
-    raise UserError(f'{"" if where == "--config." else where}{error}') from None
+      raise UserError(f'config.{name}: no setting of a world model that learns from a buffer')
+  return config.override(words)
 
 
-def _plan(plan, common, variants, buffers) -> dict[str, Any]:
+def _plan(plan, common, made, buffers) -> dict[str, Any]:
   """Everything that the runs are a function of, and what is told beside it."""
-  from harmony_jax.benchmarking import machine
   from harmony_jax.offline import buffer
 
   options, base = flags.FLAGS, settings.to_json(common.agent)
-  changes = {
-    label: {k: new for k, (_, new) in config_.difference(base, settings.to_json(v.agent)).items()}
-    for label, v in variants.items()
-  }
   files = [
     {'path': path, 'sha256': buffer.checksum(path), 'recorded': each.header}
     for path, each in zip(options.buffer, buffers)
   ]
-  about = {**machine.describe_machine(), 'command': shlex.join(['python', *sys.orig_argv[1:]])}
+  trees = {label: settings.to_json(each.agent) for label, each in made.items()}
   return {
     **{name: buffers[0].header[name] for name in ('suite', 'task')},
     'method': options.method,
     'preset': options.preset,
     **dataclasses.asdict(plan),
     'settings': base,
-    'variants': changes,
-    'seeds': launcher.parse_seeds(options.seeds),
     'buffers': files,
-    'about': about,
+    **variants.plan(base, trees, launcher.parse_seeds(options.seeds)),
   }
 
 
@@ -359,23 +329,6 @@ def _told(line):
     return line['stopped']
   rewards = {k: v for k, v in line['measures'].items() if k.startswith(('reward/', 'loss/ob'))}
   return ', '.join(f'{k} {v:.3g}' for k, v in rewards.items() if '/training' not in k)
-
-
-class _Bar:
-  """Tells the time that is left, by the share of the work that is done."""
-
-  def __init__(self, total):
-    self._total, self._begun, self._done = total, time.monotonic(), 0
-
-  def skip(self, count):
-    """Leave out so much of the work."""
-    self._total -= count
-
-  def line(self, count, text):
-    """Count so much more work as done; return a line of progress."""
-    self._done += count
-    left = (time.monotonic() - self._begun) / self._done * (self._total - self._done)
-    return f'[{self._done / self._total:4.0%}, {format_seconds(left)} left] {text}'
 
 
 # --------------------------------------------------------------------------------------------------

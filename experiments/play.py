@@ -26,9 +26,7 @@ from harmony_jax.errors import UserError
 from . import launcher
 
 _number = functools.partial(flags.DEFINE_integer, lower_bound=1)
-flags.DEFINE(
-  launcher.PATH, 'logdir', None, 'The run folder; the run may be going on.', required=True
-)
+launcher.path('logdir', None, 'The run folder; the run may be going on.', required=True)
 flags.DEFINE_bool('dream', False, 'Roll the model out without the environment.')
 _number('steps', 500, 'At most so many agent steps; of a dream a tenth.', lower_bound=2)
 _number('context', 5, 'Steps of each window that the model sees.')
@@ -39,9 +37,7 @@ _number('seed', None, 'Of the episode and the draws; by default that of the run.
 flags.DEFINE_enum('policy', 'auto', ('auto', 'sample', 'mode'), 'Of actions; auto: as the run.')
 _number('fps', 15, 'Steps per second.')
 flags.DEFINE_bool('show', False, "Open the video with the desktop's viewer.")
-flags.DEFINE(
-  launcher.PATH, 'output', None, 'Folder for the video; by default videos/ in the run folder.'
-)
+launcher.path('output', None, 'Folder for the video; by default videos/ in the run folder.')
 flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 
 

@@ -28,10 +28,8 @@ from harmony_jax.paths import local_path
 
 from . import launcher
 
-flags.DEFINE(launcher.PATH, 'logdir', None, 'The run folder.', required=True)
-flags.DEFINE(
-  launcher.PATH, 'output', None, "The agent's folder, which is made; named like it.", required=True
-)
+launcher.path('logdir', None, 'The run folder.', required=True)
+launcher.path('output', None, 'The folder to make; the agent has its name.', required=True)
 flags.DEFINE_integer('episodes', 1000, 'How many complete episodes the score is of.', lower_bound=3)
 flags.DEFINE_integer('checkpoint', None, 'Of which step; by default the newest one.', lower_bound=0)
 flags.DEFINE_string('upload', '', 'Repository OWNER/NAME on the Hugging Face Hub, made if need be.')
@@ -101,8 +99,8 @@ def _evaluation(agent, scores, random):
   from harmony_jax.benchmarking.machine import describe_machine
   from harmony_jax.reporting import protocol
 
-  tree = {**agent.config.to_json(), 'final_eval_episodes': len(scores), 'eval_every': 0}
-  tree |= {'score': 'return', 'eval_share': 0}  # whatever the run is judged by, all are played
+  # whatever the run is judged by
+  told = protocol.of_evaluation(agent.config.to_json(), len(scores), agent.step, score='return')
   return {
     'mean': float(np.mean(scores)),
     'std': float(np.std(scores)),
@@ -110,7 +108,7 @@ def _evaluation(agent, scores, random):
     'seed': agent.config.run.seed,
     'policy': agent.config.agent.eval_policy,
     'random_mean': float(np.mean(random)),
-    'protocol': protocol.describe({**tree, 'steps': agent.step}).partition('; training')[0],
+    'protocol': told,
     'machine': describe_machine(),
   }
 

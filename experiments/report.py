@@ -25,20 +25,11 @@ from . import launcher
 
 _NOTHING = 'none of these holds a run that can be read'
 
-flags.DEFINE(launcher.PATH, 'output', 'report', 'A new or empty folder, or an earlier report.')
-flags.DEFINE(
-  launcher.PATH,
-  'reference',
-  None,
-  "A folder with the authors' scores per seed (harmony_dreamerv3.json, dreamerv3_reproduced.json).",
-)
-flags.DEFINE_string(
-  'references', '{}', 'JSON of {task: {name: score}} for dashed lines; {name: score}: in all tasks.'
-)
+launcher.path('output', 'report', 'A new or empty folder, or an earlier report.')
+launcher.path('reference', None, "Folder of the authors' scores per seed (harmony_dreamerv3.json).")
+flags.DEFINE_string('references', '{}', launcher.REFERENCES)
 flags.DEFINE_string('title', '', 'Title of the page.')
-flags.DEFINE_list(
-  'metrics', ['harmony/', 'loss/'], 'Names or prefixes of the metrics of training to draw.'
-)
+flags.DEFINE_list('metrics', 'harmony/,loss/', 'Names or prefixes of the metrics to draw.')
 flags.DEFINE_bool('watch', False, 'Serve the page here, and make it again as runs write.')
 flags.DEFINE_integer('port', 8600, 'Of this machine, for --watch.', 1, 65535)
 

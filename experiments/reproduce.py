@@ -11,7 +11,7 @@ from absl import flags
 
 from . import launcher
 
-flags.DEFINE(launcher.PATH, 'logdir', None, 'The run folder.', required=True)
+launcher.path('logdir', None, 'The run folder.', required=True)
 flags.DEFINE_integer('update', None, 'Which update; by default the last one that was written down.')
 flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 

@@ -17,12 +17,8 @@ from harmony_jax.errors import UserError
 
 from . import launcher
 
-flags.DEFINE(
-  launcher.PATH, 'output', 'results', 'Where the files go; of several suites, in a folder each.'
-)
-flags.DEFINE_string(
-  'references', '{}', 'JSON of {task: {name: score}} for dashed lines; {name: score}: in all tasks.'
-)
+launcher.path('output', 'results', 'Folder for the files; of several suites, with one for each.')
+flags.DEFINE_string('references', '{}', launcher.REFERENCES)
 flags.DEFINE_string('title', '', 'Title of the figure.')
 flags.DEFINE_bool('figure', True, 'Whether to draw curves.png, too; of several tasks one each.')
 flags.DEFINE_bool('replace', False, 'Put runs in the place of different ones that a file has.')

@@ -11,51 +11,36 @@ what `experiments.report` reads.
 if not __package__:
   import as_file  # noqa: F401
 
-import shlex
 import sys
-import time
 from typing import Any
 
 import jax
 from absl import flags
 
-from harmony_jax import config as config_
 from harmony_jax import disk, settings
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.progress import format_seconds
 
-from . import configs, launcher
+from . import configs, launcher, variants
 
-flags.DEFINE_string(
-  'env',
-  None,
-  'A suite whose environment is written in JAX, such as catch; or package:name, such as '
-  'gymnax:Breakout-MinAtar, a task of jax_envs.',
+RULES = (
+  'With commas: none, harmony, …; fixed:100 is a reward weight of 100 (the others as in none), '
+  "harmony:0.5 half the harmonizers' rate."
 )
+
+flags.DEFINE_string('env', None, 'A suite in JAX, such as catch; or gymnax:Breakout-MinAtar.')
 flags.DEFINE_string('task', None, "By default the suite's.")
-flags.DEFINE_list(
-  'rules',
-  None,
-  'Weighting rules with commas: none, harmony, …; fixed:100 is a reward weight of 100 (the others '
-  "as in none), harmony:0.5 half the harmonizers' rate.",
-)
-flags.DEFINE_multi_string(
-  'variant',
-  [],
-  "'LABEL: setting=value …', such as 'slow: weighting.rule=harmony model_opt.lr=3e-4'; may be "
-  'repeated.',
-)
+flags.DEFINE_list('rules', None, RULES)
+flags.DEFINE_multi_string('variant', [], launcher.VARIANT)
 flags.DEFINE_string('method', None, "By default the suite's.")
 flags.DEFINE_string('preset', 'cpu', "Sizes; 'paper' for the authors'.")
-flags.DEFINE_string('seeds', '1', '5 is 0 to 4; 3,7 are those two, and 7, that one.')
-flags.DEFINE_integer(
-  'together', 0, 'Agents at once on a device; 0: as many as fit, on a CPU one.', lower_bound=0
-)
+flags.DEFINE_string('seeds', '1', launcher.SEEDS)
+flags.DEFINE_integer('together', 0, 'Agents at once on a device; 0: what fits, on a CPU one.', 0)
 flags.DEFINE_integer('devices', 0, 'Devices that share the agents; 0: all.', lower_bound=0)
 flags.DEFINE_bool('estimate', False, 'End when time and memory are told.')
-flags.DEFINE(launcher.PATH, 'output', None, "The study's folder.")
+launcher.path('output', None, "The study's folder.")
 
 
 def main(words: list[str], texts: list[str]) -> int:
@@ -77,10 +62,10 @@ def main(words: list[str], texts: list[str]) -> int:
 def _run(options, texts, interruption):
   from harmony_jax.ondevice import study, timetable
 
-  common, variants = _configs(options, texts)
+  common, made = _configs(options, texts)
   seeds = launcher.parse_seeds(options.seeds)
-  opened = study.Study(options.output, _plan(options, common, variants, seeds))
-  groups = [(each, opened.lots(each, seeds)) for each in study.structures(variants)]
+  opened = study.Study(options.output, _plan(options, common, made, seeds))
+  groups = [(each, opened.lots(each, seeds)) for each in study.structures(made)]
   groups = [(each, lots) for each, lots in groups if lots]
   failed: list[str] = []
   if groups:
@@ -94,7 +79,7 @@ def _run(options, texts, interruption):
         told = f'{interruption.requested}: what is finished is saved in {opened.path}'
         raise Interrupted(told)
 
-    bar = _Bar(sum(times.wave * len(parts) for _, parts, times in prepared))
+    bar = variants.Bar(sum(times.wave * len(parts) for _, parts, times in prepared))
     work = [(lots, wave, times) for wave, parts, times in prepared for lots in parts]
     # what is compared comes side by side, so that a study that is cut short can be read
     for lots, wave, times in sorted(work, key=lambda each: each[0][0].seed):
@@ -106,7 +91,7 @@ def _run(options, texts, interruption):
         if each.failure:
           failed.append(f'{lot.label}, seed {lot.seed}: {each.failure}')
         else:
-          opened.save(lot, variants[lot.label], each)
+          opened.save(lot, made[lot.label], each)
       scores = [each.scores[-1]['eval_mean'] for each in recorded]
       told = [f'{lot.label} seed {lot.seed} {score:.2f}' for lot, score in zip(lots, scores)]
       print(bar.line(times.wave, ', '.join(told)), flush=True)
@@ -125,22 +110,17 @@ def _configs(options, texts) -> tuple[Config, dict[str, Config]]:
   common = configs().make(suite, name, options.preset, task).override(texts)
   weighs = 'weighting.rule' in common.flat()
   chosen = options.rules or ([] if options.variant or not weighs else ['none', 'harmony'])
-  found: dict[str, Config] = {}
   pairs = [_rule(text, common) for text in chosen]
   pairs += [launcher.parse_variant(text) for text in options.variant]
-  for label, words in pairs or [('plain', [])]:
-    if label in found:
-      raise UserError(f'there are two variants {label!r}: give one another label')
-    if label == 'results':
-      raise UserError("a variant cannot be called 'results', where the results go")
-    try:
-      found[label] = common.override(words)
-      configs().check(found[label])
-      for line in launcher.idle(found[label], words):
-        print(f'note: variant {label!r}: {line}', file=sys.stderr)
-    except UserError as error:
-      raise UserError(f'variant {label!r}: {error}') from None
-  return common, found
+  if 'results' in dict(pairs):
+    raise UserError("a variant cannot be called 'results', where the results go")
+  return common, variants.make(common, pairs or [('plain', [])], _changed)
+
+
+def _changed(config, words):
+  changed = config.override(words)
+  configs().check(changed)
+  return changed
 
 
 def _rule(text, common):
@@ -160,23 +140,11 @@ def _rule(text, common):
   return f'{rule}{number}', words
 
 
-def _plan(options, common, variants, seeds) -> dict[str, Any]:
+def _plan(options, common, made, seeds) -> dict[str, Any]:
   """Everything that the runs are a function of."""
-  from harmony_jax.benchmarking import machine
-
   base = common.to_json()
-  changes = {
-    label: {k: new for k, (_, new) in config_.difference(base, each.to_json()).items()}
-    for label, each in variants.items()
-  }
-  about = {**machine.describe_machine(), 'command': shlex.join(['python', *sys.orig_argv[1:]])}
-  return {
-    'config': settings.plain(base),
-    'variants': changes,
-    'seeds': seeds,
-    'together': options.together,
-    'about': about,
-  }
+  shared = variants.plan(base, {label: each.to_json() for label, each in made.items()}, seeds)
+  return {'config': settings.plain(base), 'together': options.together, **shared}
 
 
 def _prepare(options, opened, groups):
@@ -229,29 +197,12 @@ def _prepare(options, opened, groups):
 
 def _tell(path):
   """Write the results of what is complete, and print their tables."""
-  from harmony_jax.reporting import records, report, results_files
+  from harmony_jax.reporting import report
 
-  found, problems = records.collect([path], skip=[path / 'results'])
-  if found:
-    written, left_out = results_files.write(found, path / 'results', replace=True)
-    print('\n'.join(report.text(report.make(found))))
-    print(f'written: {", ".join(map(str, written))}')
-    problems += left_out
+  lines, problems = report.conclude([path], path / 'results')
+  print('\n'.join(lines))
   for text in problems:
     print(f'note: {text}', file=sys.stderr)
-
-
-class _Bar:
-  """Tells the time that is left, by the share of the expected work that is done."""
-
-  def __init__(self, total):
-    self._total, self._begun, self._done = total, time.monotonic(), 0.0
-
-  def line(self, seconds, text):
-    """Count so much more of the expected work as done; return a line of progress."""
-    self._done += seconds
-    left = (time.monotonic() - self._begun) / self._done * (self._total - self._done)
-    return f'[{self._done / self._total:4.0%}, {format_seconds(max(0, left))} left] {text}'
 
 
 if __name__ == '__main__':

@@ -4,8 +4,8 @@
 Every combination of games (or --tasks), --method, --weighting, --grid and seeds is one run, by the
 ordinary command in the ordinary run folder, with its output in output.txt there. Finished runs are
 skipped: the same command goes on after Ctrl-C, on which everything is saved, after a crash, and
-with more seeds. A run that fails is tried again from its checkpoint. At the end there is a table of
-scores, and a report in <root>/sweeps.
+with more seeds. A run that fails is tried again from its checkpoint. At the end there are
+tables of scores, and results files in <root>/sweeps.
 
 Exit codes: 0 all runs are finished, 1 some are not, 2 a mistake in the command, 75 stopped and
 saved.
@@ -23,12 +23,12 @@ import shlex
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 from absl import flags
 
-from harmony_jax import config as config_
 from harmony_jax import disk, envs
 from harmony_jax.config import IDENTITY, Config
 from harmony_jax.errors import UserError
@@ -45,21 +45,14 @@ from . import configs, launcher
 flags.DEFINE_string('suite', 'atari100k', 'Which benchmark: the name of its command.')
 flags.DEFINE_list('games', 'all', "Tasks with commas, or 'all' that the suite has.")
 flags.DEFINE_alias('tasks', 'games')
-flags.DEFINE_string(
-  'seeds', '1', '5 is 0 to 4; 3,7 are those two, and 7, that one; 5-9 is a range.'
-)
+flags.DEFINE_string('seeds', '1', launcher.SEEDS)
 flags.DEFINE_list('method', 'dreamerv3', 'Base methods with commas.')
 flags.DEFINE_alias('methods', 'method')
 flags.DEFINE_list('weighting', 'harmony', 'Weighting rules with commas.')
-flags.DEFINE_multi_string(
-  'grid',
-  [],
-  "Values of a setting, such as 'batch_size=8,16'; of several --grid every combination is run, and "
-  'named by what varies.',
-)
+flags.DEFINE_multi_string('grid', [], 'batch_size=8,16: values; of several, all combinations.')
 flags.DEFINE_string('preset', 'auto', "Sizes; 'auto' is 'paper' on an accelerator, else 'cpu'.")
-flags.DEFINE(launcher.PATH, 'root', 'runs', 'The folder of <suite>/<task>/<method>-…/seed<seed>.')
-flags.DEFINE(launcher.PATH, 'from', None, 'Run folder of an agent that all runs start from.')
+launcher.path('root', 'runs', 'The folder of <suite>/<task>/<method>-…/seed<seed>.')
+launcher.path('from', None, 'Run folder of an agent that all runs start from.')
 flags.DEFINE_bool('dry_run', False, 'Show what would be run and its hours; start nothing.')
 flags.DEFINE_bool('seeds_together', False, 'All seeds of a configuration in one program.')
 flags.DEFINE_list('tracker', *launcher.TRACKER)
@@ -70,16 +63,9 @@ flags.DEFINE_string('ray_address', None, "Of a Ray cluster, or 'auto'; else Ray 
 flags.DEFINE_integer('run_cpus', 2, 'CPUs of a run on Ray or Slurm.', 1)
 flags.DEFINE_float('run_gpus', 0, 'GPUs of a run on Ray or Slurm.', 0)
 flags.DEFINE_string('slurm_partition', None, 'Partition of the jobs.')
-flags.DEFINE_integer(
-  'slurm_time', 1440, 'Minutes of a job; a run that needs more goes on after.', 10
-)
+flags.DEFINE_integer('slurm_time', 1440, 'Minutes of a job; a longer run goes on in another.', 10)
 flags.DEFINE_float('slurm_memory', None, 'Gigabytes of a job.', 0)
-flags.DEFINE_multi_string(
-  'slurm',
-  [],
-  "An option of sbatch, such as 'account=physics', 'qos=long', 'constraint=a100&nvlink' or "
-  "'exclusive'; may be repeated.",
-)
+flags.DEFINE_multi_string('slurm', [], 'account=physics: an option of sbatch; may be repeated.')
 flags.DEFINE_bool('detach', False, 'On Slurm: only submit; the same command without it follows.')
 
 FLAGS = flags.FLAGS
@@ -152,12 +138,7 @@ def folder_of(config: Config) -> Path:
 def start_task() -> str | None:
   """Return the task of the run that all start from; None without one."""
   start = FLAGS['from'].value
-  return _task_of(start) if start else None
-
-
-@functools.cache
-def _task_of(start):
-  return config_.saved(start)['config']['task']
+  return launcher.task_of(start) if start else None
 
 
 def make_jobs(
@@ -282,34 +263,13 @@ def describe_disk(runs: list[Config], jobs: list[Job], workers: int) -> str:
   return f'{told} {disk.text(needed)}, without checkpoints{disk.room(needed, FLAGS.root)}'
 
 
-def report(runs: list[Config], output: Path):
-  """Write aggregate.json and the scores of what there is, and print the table."""
-  from harmony_jax.reporting import aggregate, records, results_files
+def conclude(runs: list[Config], output: Path):
+  """Write the results files of what there is, and print its tables."""
+  from harmony_jax.reporting import report
 
   there = [folder for folder in map(place_of, runs) if (folder / 'config.json').exists()]
-  found, problems = records.collect(there)
-  _, unread = results_files.write(found, output, replace=True)
-  wanted = [(config.run.task, label(config), config.run.seed) for config in runs]
-  result = aggregate.aggregate(found, wanted)
-  with run_folder.atomic_write(output / 'aggregate.json') as file:
-    json.dump(result, file, indent=1)
-  print('\n'.join([*problems, *unread, *table(result), f'report: {output}']))
-
-
-def table(result: dict) -> list[str]:
-  """Return the lines that show what a sweep has come to."""
-  missing = result['missing']
-  lines = [f'{result["wanted"] - len(missing)} of {result["wanted"]} runs complete']
-  lines += [f'missing: {method} on {task}, seed {seed}' for task, method, seed in missing[:20]]
-  for method, found in result['methods'].items():
-    for task, of in found['tasks'].items():
-      lines.append(f'{method} {task}: {of["mean"]:.2f} over {len(of["scores"])} seeds')
-    if points := found['human_normalized']:
-      lines.append(
-        f'{method} human-normalized over {len(found["tasks"])} games: '
-        + ', '.join(f'{k} {v:.3f}' for k, v in points.items())
-      )
-  return lines
+  lines, problems = report.conclude(there, output)
+  print('\n'.join([*problems, *lines]))
 
 
 def slurm_options(texts: list[str]) -> dict[str, str | bool]:
@@ -330,7 +290,7 @@ def slurm_options(texts: list[str]) -> dict[str, str | bool]:
 def make_executor(places: list[devices.Place], folder: Path) -> executors.Executor:
   """Return the executor that the flags ask for; its files go into a folder."""
   if FLAGS.executor == 'local':
-    return executors.Local(folder / 'workers', places)
+    return executors.Local(places)
   if FLAGS.executor == 'ray':
     return executors.Ray(FLAGS.ray_address, FLAGS.run_cpus, FLAGS.run_gpus)
   if FLAGS.run_gpus % 1:
@@ -365,45 +325,37 @@ def main(words: list[str], overrides: list[str]) -> int:
   runs = plan(module, overrides)
   sweep = Sweep(make_jobs(module, runs, overrides, backend))
   workers = len(places) or FLAGS.workers or len(sweep.rows)
-  needed = describe_disk(runs, [row.job for row in sweep.rows], workers)
-  needed = '\n'.join(filter(None, [describe_need(sweep, runs, workers, backend), needed]))
+  need = functools.partial(describe_need, sweep, runs, workers, backend)
   if FLAGS.dry_run:
     show_plan(sweep, workers)
-  if needed:
-    print(needed, flush=True)
+  for line in filter(None, [need(), describe_disk(runs, [row.job for row in sweep.rows], workers)]):
+    print(line, flush=True)
   if FLAGS.dry_run:
     return 0
   start = f'from-{task}' if (task := start_task()) else None
   name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset, start)
   name = joined(name, *grid.parse(FLAGS.grid))
   output = Path(FLAGS.root, 'sweeps', name).expanduser().absolute()
-  return run(sweep, runs, places, output, backend)
+  return run(sweep, runs, places, output, need)
 
 
-class Forecast:
-  """Tells a display, and `describe_need` once, as soon as the first runs have measured
-  themselves."""
-
-  def __init__(
-    self, sweep: Sweep, runs: list[Config], workers: int, backend: str, display: Display
-  ):
-    self._of, self._display, self._next = (sweep, runs, workers, backend), display, 0.0
-    self._told = bool(describe_need(*self._of))  # before the first run
-
-  def tell(self) -> None:
-    """Look every ten seconds."""
-    self._display.tell()
-    if not self._told and time.monotonic() >= self._next:
-      self._next = time.monotonic() + 10
-      if line := describe_need(*self._of):
-        self._told = True
+def forecast(need: Callable[[], str]) -> Iterator[None]:
+  """At each turn, but every ten seconds at most, ask for a line until there is one, and print it;
+  nothing where there is one to begin with."""
+  line, looked = need(), time.monotonic()
+  told = bool(line)
+  while True:
+    yield
+    if not told and time.monotonic() > looked + 10:
+      line, looked = need(), time.monotonic()
+      if told := bool(line):
         print(line, flush=True)
 
 
 def run(
-  sweep: Sweep, runs: list[Config], places: list[devices.Place], output: Path, backend: str
+  sweep: Sweep, runs: list[Config], places: list[devices.Place], output: Path, need: Callable
 ) -> int:
-  """Run what is not finished, and report; return the exit code."""
+  """Run what is not finished, and report; return the exit code. `need` as of `forecast`."""
   stopped = ''
   try:
     output.mkdir(parents=True, exist_ok=True)
@@ -415,10 +367,9 @@ def run(
         sweep.submit(executor)
         print(f'{sweep.counts()}, submitted; the same command without --detach follows them')
         return 0
-      workers = len(places) or FLAGS.workers or len(sweep.rows)
-      forecast = Forecast(sweep, runs, workers, backend, display)
-      stopped = sweep.run(executor, FLAGS.retries, forecast.tell)
-  report(runs, output)
+      ahead = forecast(need)
+      stopped = sweep.run(executor, FLAGS.retries, lambda: (display.tell(), next(ahead)))
+  conclude(runs, output)
   for row in sweep.unfinished():
     print(f'{row} (output: {row.job.output})', file=sys.stderr)
   if stopped and sweep.unfinished():

@@ -21,9 +21,7 @@ from harmony_jax.errors import UserError
 
 from . import launcher
 
-flags.DEFINE_integer(
-  'episodes', 0, 'How many complete episodes; 0: as many as stated.', lower_bound=0
-)
+flags.DEFINE_integer('episodes', 0, 'How many complete episodes; 0: as many as stated.', 0)
 flags.DEFINE_integer('seed', None, 'Of other episodes than those stated.', lower_bound=0)
 flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 

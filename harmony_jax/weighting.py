@@ -90,7 +90,10 @@ _BECOMES |= dict.fromkeys(('rate', 'beta2', 'start', 'calibrate'), '')
 
 
 def idle(rule: str) -> set[str]:
-  """Return the settings of `WeightingSettings` that change nothing under a rule."""
+  """Return the settings of `WeightingSettings` that change nothing under a rule; of one that
+  `harmony.RULES` has not, nothing is known."""
+  if rule not in harmony.RULES:
+    return set()
   taken = {*inspect.signature(harmony.RULES[rule]).parameters}
   taken |= {''} if harmony.make(rule).start else set()
   return {name for name, hyper in _BECOMES.items() if hyper not in taken}

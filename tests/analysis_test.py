@@ -75,15 +75,21 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
   """Wherever they lie; `fixed` alone does not say which variant of a figure a run is."""
   suites = configs()
   made = suites.make(suites.suite('metaworld'), 'dreamerv2', 'cpu', 'hammer')
-  for w_r in (50, 10):
-    folder, changes = tmp_path / f'w{w_r}', ['weighting.rule=fixed', f'weighting.w_r={w_r}']
-    reports.write_run(folder, 0, suite='metaworld', task='hammer', method='dreamerv2')
-    reports.change(folder, weighting=made.override(changes).to_json()['weighting'])
-  where = f'--results={tmp_path}/w50,{tmp_path}/w10', f'--output={tmp_path}/drawn'
-  done = commands.run('analysis', '--figure=22', *where)
-  assert done.returncode == 0, done.stderr
-  rows = rows_of(tmp_path / 'drawn' / 'figure_22.csv')
-  assert {row['label'] for row in rows} == {'w_r10'}
+  for name, *changes in (
+    ('w50', 'weighting.rule=fixed', 'weighting.w_r=50'),
+    ('w10', 'weighting.rule=fixed', 'weighting.w_r=10'),
+    ('half', 'weighting.rule=harmony', 'weighting.rate=0.5', 'weighting.w_r=7'),  # w_r is idle
+  ):
+    reports.write_run(tmp_path / name, 0, suite='metaworld', task='hammer', method='dreamerv2')
+    reports.change(tmp_path / name, weighting=made.override(changes).to_json()['weighting'])
+  where = '--suite=metaworld', '--tasks=hammer', f'--output={tmp_path}/drawn'
+  where += (f'--results={tmp_path}/w50,{tmp_path}/w10,{tmp_path}/half',)
+  for words, labels in (((), {'w_r10'}), (('--config.weighting.rate=0.5',), {'w_r10', 'harmony'})):
+    done = commands.run('analysis', '--figure=18', *where, *words)
+    assert done.returncode == 0, done.stderr
+    assert {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_18.csv')} == labels
+    told = 'half is left out, a run with weighting.rate 0.5 for 1.0\n'
+    assert (told in done.stderr) == (not words), done.stderr
 
 
 def test_a_variant_without_changes_is_no_run_with_another_s(tmp_path):

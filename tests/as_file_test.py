@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
+from experiments.__main__ import commands
 from tests.commands import ROOT
 
-FILES = sorted(path.name for path in (ROOT / 'experiments').glob('*.py'))
-NO_COMMANDS = {'__init__.py', 'as_file.py', 'streams.py'}
+FILES = ['__main__.py', *(f'{name}.py' for name in commands())]
 
 
-@pytest.mark.parametrize('file', sorted(set(FILES) - NO_COMMANDS))
+@pytest.mark.parametrize('file', FILES)
 def test_started_by_its_path(file, tmp_path):
   """Otherwise experiments/metaworld.py would stand in the place of its simulator."""
   words = [sys.executable, str(ROOT / 'experiments' / file), '--task=hammer']

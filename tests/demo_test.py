@@ -13,8 +13,8 @@ RANDOM = bars.Point(0, 1000, 250)
 
 def test_an_interval_of_a_share():
   """Wilson's, as tables have it: 10 of 100 at 95 %; and it stays inside [0, 1]."""
-  assert bars.interval(10, 100, 1.96) == pytest.approx((0.05523, 0.17437), abs=1e-5)
-  assert bars.interval(100, 100, 1.96) == pytest.approx((0.96300, 1.0), abs=1e-5)
+  assert bars.interval(10, 100, 0.95) == pytest.approx((0.05523, 0.17437), abs=1e-5)
+  assert bars.interval(100, 100, 0.95) == pytest.approx((0.96300, 1.0), abs=1e-5)
 
 
 @pytest.mark.parametrize(('caught', 'sign'), [(32, False), (45, False), (60, True), (10, False)])

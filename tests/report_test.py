@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import curves, figures, report, tables
-from harmony_jax.reporting.aggregate import aggregate
 from tests import commands
 from tests.reports import append, record, write_run
 
@@ -138,20 +137,6 @@ def test_numbers_and_lines_that_would_flatten_a_curve():
   assert [text.get_text() for text in axis.texts] == ['random', 'human 70k ↑']
   assert tables.within_5_percent({'a': 100, 'b': 95, 'c': 94.9, 'd': None}) == {'a', 'b'}
   assert tables.within_5_percent({'a': -20.0, 'b': -20.9, 'c': -21.1}) == {'a', 'b'}
-
-
-def test_what_a_sweep_has_come_to():
-  """Pong 0 and 1, Boxing 1 and 2: games' means 0.5 and 1.5; the middle half of 0, 1, 1, 2."""
-  runs = {('Pong', 0): -20.7, ('Pong', 1): 14.6, ('Boxing', 0): 12.1, ('Boxing', 1): 24.1}
-  found = [record(task=task, seed=seed, values=(score,)) for (task, seed), score in runs.items()]
-  going = record('dreamerv3-none-cpu', steps=9_000, complete=False)
-  wanted = [(each.task, each.method, each.seed) for each in (*found, going)]
-  result = aggregate([*found, going, record(seed=9)], wanted)
-  assert result['wanted'] == 5 and result['missing'] == [wanted[-1]]
-  (ours,) = result['methods'].values()
-  assert ours['tasks']['Pong'] == {'mean': pytest.approx(-3.05), 'scores': [-20.7, 14.6]}
-  points = ours['human_normalized']
-  assert [points[name] for name in ('mean', 'median', 'iqm')] == pytest.approx([1, 1, 1])
 
 
 # --------------------------------------------------------------------------------------------------

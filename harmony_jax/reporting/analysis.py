@@ -1,8 +1,5 @@
 """Panels of the paper's analyses: metrics of methods side by side, bars, losses over updates."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-# (pandas and Matplotlib come without types)
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

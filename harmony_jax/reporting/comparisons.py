@@ -1,8 +1,5 @@
 """Figures that compare methods."""
 
-# pyright: reportArgumentType=false
-# (pandas and Matplotlib come without types)
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

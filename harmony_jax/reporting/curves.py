@@ -1,8 +1,5 @@
 """Figures over time: learning curves, and metrics of training. A panel per task."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
-# (pandas and Matplotlib come without types)
-
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 

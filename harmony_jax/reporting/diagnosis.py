@@ -5,9 +5,6 @@ What holds for any task comes from the configuration (free nats, clips, the opti
 harmonizer); what our runs had from ranges.py.
 """
 
-# pyright: reportArgumentType=false
-# (pandas and Matplotlib come without types)
-
 import json
 import math
 import pathlib

@@ -5,9 +5,6 @@ the figure is one picture with its legend. Frames and letters are drawn in `INK`
 `currentColor`, so that a page's colour scheme colours them.
 """
 
-# pyright: reportArgumentType=false
-# (pandas and Matplotlib come without types)
-
 import dataclasses
 import html
 import io

@@ -6,7 +6,7 @@ before there was a choice.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harmony_jax import envs
 from harmony_jax.envs import base
@@ -34,6 +34,13 @@ def describe(config: Mapping) -> str:
   episodes, budget, policy, *suite = phrases(config)
   suite = f'{title(config["suite"])}: {", ".join(suite)}'
   return '; '.join([f'{episodes}, {budget}', policy, suite, TRAINING])
+
+
+def of_evaluation(config: Mapping, episodes: int, step: int, **changes: Any) -> str:
+  """Return the protocol of episodes that were played after a run's training up to a step; `changes`
+  of its settings."""
+  made = {'final_eval_episodes': episodes, 'eval_share': 0, 'eval_every': 0, 'steps': step}
+  return describe({**config, **made, **changes}).removesuffix(f'; {TRAINING}')
 
 
 def facts(config: Mapping) -> dict:

@@ -2,9 +2,6 @@
 of a method on a suite, and how `experiments.doctor --measure` makes it.
 """
 
-# pyright: reportArgumentType=false
-# (pandas and Matplotlib come without types)
-
 import dataclasses
 import json
 import pathlib
@@ -18,7 +15,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.reporting import protocol, records, results_files
 from harmony_jax.reporting.figures import number as long_number
 from harmony_jax.reporting.schema import Record
-from harmony_jax.training.run_folder import FREE
+from harmony_jax.training.run_folder import FREE, atomic_write
 
 PARTS = 4  # of a run's steps, each with a range of its own
 FACTOR = 3  # a value so many times outside of our runs' range is unusual
@@ -165,7 +162,8 @@ def write(words: Sequence[str], path: pathlib.Path) -> tuple[dict[str, Any], lis
   table = measure(found)
   if not table:
     raise UserError('; '.join(['none of these holds a complete run', *problems[:1]]))
-  path.write_text(json.dumps(table, indent=1) + '\n', encoding='utf-8')
+  with atomic_write(path) as file:
+    file.write(json.dumps(table, indent=1) + '\n')
   return table, problems
 
 

@@ -6,9 +6,6 @@ on, results files.
       print(record.task, record.seed, record.final)
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false
-# (pandas and Matplotlib come without types)
-
 import difflib
 import json
 import os
@@ -18,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from harmony_jax import weighting
 from harmony_jax.config import as_before
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
@@ -29,11 +27,7 @@ MOST = 200  # points of each metric
 METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every record has
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
-# Settings that may differ between seeds; the last are of harmonizers, idle in other rules.
-_FREE = {('seed',), *((name,) for name in FREE)}
-_LEARNED = ('harmony', 'uncertainty')  # rules with harmonizers begin so
-_OF_THEM = 'rate beta2 start calibrate dynamics_regularizer'.split()
-_HARMONIZERS = {('weighting', name) for name in _OF_THEM}
+_FREE = {('seed',), *((name,) for name in FREE)}  # settings that may differ between seeds
 
 
 def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
@@ -297,7 +291,7 @@ def _unlike_seeds(found):
   for record in found:
     other = first.setdefault(record.place[:3], record)
     old, new = (results_files.flat(each.config) for each in (other, record))
-    idle = _FREE if record.weighting.startswith(_LEARNED) else _FREE | _HARMONIZERS
+    idle = _FREE | {('weighting', name) for name in weighting.idle(record.weighting)}
     differing = [
       f'{".".join(key)} ({new.get(key, "nothing")} for {old.get(key, "nothing")})'
       for key in sorted(old.keys() & new.keys() | _options(old, new))

@@ -2,9 +2,6 @@
 for it; the page, and the folder that it goes to.
 """
 
-# pyright: reportArgumentType=false, reportReturnType=false, reportOperatorIssue=false
-# (pandas and Matplotlib come without types)
-
 import contextlib
 import copy
 import dataclasses
@@ -20,7 +17,17 @@ import pandas
 
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
-from harmony_jax.reporting import comparisons, curves, figures, media, protocol, published, tables
+from harmony_jax.reporting import (
+  comparisons,
+  curves,
+  figures,
+  media,
+  protocol,
+  published,
+  results_files,
+  tables,
+)
+from harmony_jax.reporting import records as reading
 from harmony_jax.reporting.curves import References
 from harmony_jax.reporting.figures import Figure
 from harmony_jax.reporting.media import Media
@@ -139,6 +146,22 @@ def text(report: Report) -> list[str]:
     for part in parts:
       lines += ['', *tables.lines(part.table)] if part.table is not None else []
   return lines
+
+
+def conclude(
+  paths: Sequence[str | os.PathLike], folder: pathlib.Path
+) -> tuple[list[str], list[str]]:
+  """Write the results files of all runs below some paths into a folder.
+
+  Returns:
+    (the report's tables as text, and the paths written; what is wrong with runs or files).
+  """
+  found, problems = reading.collect(paths, skip=[folder])
+  if not found:
+    return [], problems
+  written, left_out = results_files.write(found, folder, replace=True)
+  lines = [*text(make(found)), f'written: {", ".join(map(str, written))}']
+  return lines, problems + left_out
 
 
 def parse_references(text: str) -> dict[str, dict[str, float]]:

@@ -9,9 +9,6 @@ have in common once, and for each run what is its own. Runs are added to what a 
 so that 26 games can come one by one.
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false
-# (pandas and Matplotlib come without types)
-
 import json
 import os
 import pathlib
@@ -150,20 +147,6 @@ def to_csv(rows: Iterable[Sequence]) -> str:
   guard = lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in _GUARDED else cell
   table = pandas.DataFrame([[*map(guard, row)] for row in rows], columns=HEADER, dtype=object)
   return table.to_csv(index=False, lineterminator='\n')
-
-
-def read_csv(path: str | os.PathLike) -> list[list]:
-  """Return the rows of a table of scores as they were before `to_csv`."""
-  table = pandas.read_csv(
-    path,
-    dtype={'method': str, 'task': str},
-    keep_default_na=False,
-    na_values={'return': ['']},
-    float_precision='round_trip',
-  )
-  names = ['method', 'task']
-  table[names] = table[names].map(lambda name: name.removeprefix("'"))
-  return table.astype(object).values.tolist()
 
 
 def to_text(records: Sequence[Record]) -> str:

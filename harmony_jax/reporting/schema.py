@@ -1,8 +1,5 @@
 """What a record is: one run, one seed of one task, wherever it was read from."""
 
-# pyright: reportArgumentType=false
-# (pandas and Matplotlib come without types)
-
 import dataclasses
 import math
 import re

@@ -14,9 +14,6 @@ and scores. The order of tasks and of runs changes nothing, not even the random 
 `reps` is the number of resamples, and `seed` where their random draws begin.
 """
 
-# pyright: reportAssignmentType=false, reportAttributeAccessIssue=false
-# (pandas and Matplotlib come without types)
-
 import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

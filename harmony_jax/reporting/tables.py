@@ -4,9 +4,6 @@ A cell's first line is its number, further lines say what belongs to it. `attrs`
 'bold': {(row, column)}, and 'note', a line below the table.
 """
 
-# pyright: reportArgumentType=false
-# (pandas and Matplotlib come without types)
-
 import itertools
 from collections.abc import Mapping, Sequence
 

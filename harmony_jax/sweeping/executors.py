@@ -1,12 +1,11 @@
-"""Where jobs run: on this machine and on Slurm by submitit, or on Ray."""
+"""Where jobs run: in threads of this process, on Slurm by submitit, or on Ray."""
 
-import contextlib
+import concurrent.futures
 import json
 import logging
 import math
 import os
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,6 @@ from harmony_jax.sweeping.job import SAVED, WARNING, Attempt, Job
 from harmony_jax.training.run_folder import atomic_write
 
 LOST = 256  # in place of an exit code: what looked after the command is gone
-FOREVER = 10 * 365 * 24 * 60  # minutes; submitit's default for local jobs is 2
 TIMEOUTS = 1_000  # of a Slurm job; each goes on from the checkpoint, so that there may be many
 LOOK = 5.0  # seconds between two looks at Slurm's queue
 GONE = 20.0  # seconds out of the queue without a result, which a shared folder may show late
@@ -51,34 +49,33 @@ class Executor(Protocol):
 
 
 class Local(Executor):
-  """This machine, with one job at a time in each place; `folder` is for submitit's files."""
+  """This machine, with one job at a time in each place, a thread beside each."""
 
-  def __init__(self, folder: Path, places: Sequence[Place]):
-    self.room, self._folder = len(places), folder
-    self._free, self._tasks = list(places), {}
+  def __init__(self, places: Sequence[Place]):
+    self.room, self._free = len(places), list(places)
+    self._threads = concurrent.futures.ThreadPoolExecutor(self.room)
+    self._tasks: dict[str, tuple[Attempt, concurrent.futures.Future]] = {}
 
   def submit(self, jobs: Sequence[Job]):
-    # Processes inherit the mask: a Ctrl-C in the terminal, which goes to all, is the sweep's.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
     for job in jobs:
-      place = self._free.pop(0)
-      # submitit names files by process ids, which come again.
-      executor = submitit.LocalExecutor(self._folder / str(time.time_ns()))
-      executor.update_parameters(timeout_min=FOREVER)
-      task = executor.submit(Attempt(job, place, owner=os.getpid()))
-      self._tasks[job.name] = task, place
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+      attempt = Attempt(job, self._free.pop(0), signals=())
+      self._tasks[job.name] = attempt, self._threads.submit(attempt)
 
   def exit_code(self, job: Job) -> int | None:
-    task, place = self._tasks[job.name]
-    code = _exit_code(task)
-    if code is not None:
-      self._free.append(place)
-    return code
+    attempt, task = self._tasks[job.name]
+    if not task.done():
+      return None
+    self._free.append(attempt.place)
+    return LOST if task.exception() else task.result()
 
   def stop(self, job: Job):
-    with contextlib.suppress(ProcessLookupError):  # submitit's `cancel` would leave it a second
-      os.kill(int(self._tasks[job.name][0].job_id), signal.SIGTERM)
+    self._tasks[job.name][0].stop()
+
+  def close(self):
+    for attempt, task in self._tasks.values():
+      if not (task.done() or attempt.stopping):
+        attempt.stop()
+    self._threads.shutdown()
 
 
 class Slurm(Executor):
@@ -149,7 +146,7 @@ class Slurm(Executor):
       self._seen[task.job_id] = self._looked
     code = None
     if task.paths.result_pickle.exists():
-      code = _exit_code(task)
+      code = LOST if task.exception() else task.result()
     elif self._looked > self._seen[task.job_id] + GONE:
       code = LOST
     if code is not None:
@@ -163,15 +160,6 @@ class Slurm(Executor):
 
 def _key(job):
   return shlex.join(job.command)
-
-
-def _exit_code(task):
-  """Return the exit code of one of submitit's jobs; None before its end."""
-  if not task.done():
-    return None
-  if not task.paths.result_pickle.exists() or task.exception():
-    return LOST
-  return task.result()
 
 
 class Ray(Executor):

@@ -62,13 +62,11 @@ class Attempt:
 
   Attributes:
     place: what the command may use. signals: those that ask this process to stop.
-    owner: a process of this machine without which the command is to save and end.
   """
 
   job: Job
   place: Place = Place()
   signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
-  owner: int | None = None
   directory: str = dataclasses.field(default_factory=os.getcwd)
   process: subprocess.Popen[bytes] | None = dataclasses.field(default=None, init=False)
   stopping: bool = dataclasses.field(default=False, init=False)
@@ -110,7 +108,7 @@ class Attempt:
       print(
         f'\n# {time.strftime("%F %T")}: {shlex.join(self.job.command)}', file=output, flush=True
       )
-      # Where this process is killed, the kernel tells the command to save.
+      # Where this process (to the kernel: this thread) is killed, the command is told to save.
       guard = ('setpriv', '--pdeathsig', 'TERM') if shutil.which('setpriv') else ()
       self.process = subprocess.Popen(
         (*guard, *self.job.command),
@@ -123,11 +121,7 @@ class Attempt:
       )
     if self.stopping:  # before there was a process
       self.process.terminate()
-    while (code := self.process.poll()) is None:
-      if self.owner and not self.stopping and not os.path.exists(f'/proc/{self.owner}'):
-        self.stop()
-      time.sleep(0.2)
-    return code
+    return self.process.wait()
 
 
 def last_line(path: Path) -> str:

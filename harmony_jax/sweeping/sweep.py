@@ -61,7 +61,7 @@ class Sweep:
       row.begun = _size(row.job.output)
     executor.submit([row.job for row in rows])
 
-  def run(self, executor: Executor, retries: int, show: Callable[[], None]) -> str:
+  def run(self, executor: Executor, retries: int, show: Callable[[], object]) -> str:
     """Run all unfinished jobs; what fails is tried again `retries` times, from its checkpoint.
 
     Returns:
