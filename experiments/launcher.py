@@ -261,7 +261,7 @@ def idle(config: Config, texts: Sequence[str]) -> list[str]:
   """Return a line for each setting among `texts` that changes nothing under the run's rule."""
   from harmony_jax import weighting
 
-  rule = config.flat().get('weighting.rule')
+  rule = config.flat().get('weighting.rule', '')
   names = (text.partition('=')[0].strip().removeprefix('config.') for text in texts)
   of_rule = {f'weighting.{name}' for name in weighting.idle(rule)}
   told = f'changes nothing with --weighting={rule}'
