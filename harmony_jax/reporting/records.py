@@ -9,6 +9,7 @@ on, results files.
 # pyright: reportArgumentType=false, reportCallIssue=false
 # (pandas and Matplotlib come without types)
 
+import dataclasses
 import difflib
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from harmony_jax.config import as_before
+from harmony_jax.config import RunSettings, as_before
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
@@ -34,6 +35,7 @@ _FREE = {('seed',), *((name,) for name in FREE)}
 _LEARNED = ('harmony', 'uncertainty')  # rules with harmonizers begin so
 _OF_THEM = 'rate beta2 start calibrate dynamics_regularizer'.split()
 _HARMONIZERS = {('weighting', name) for name in _OF_THEM}
+_OF_A_RUN = {*(field.name for field in dataclasses.fields(RunSettings)), 'env', 'eval_env', 'from'}
 
 
 def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
@@ -73,8 +75,8 @@ def collect(
 
   Returns:
     ([record], [problem]): what was left out and why (no such path, a run that is damaged, a second,
-    different run in the place of another), seeds of a method whose settings differ, and scores of
-    episodes that did not end.
+    different run in the place of another), seeds and tasks of a method whose settings differ, and
+    scores of episodes that did not end.
   """
   found, problems, seen = [], [], set(map(os.path.realpath, skip))
   for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
@@ -89,7 +91,7 @@ def collect(
       except UserError as error:
         problems.append(str(error))
   found, doubled = _one_per_place(found)
-  problems += doubled + _unlike_seeds(found) + _cut(found)
+  problems += doubled + _unlike(found) + _cut(found)
   return found, [one_line(text) for text in problems]
 
 
@@ -290,21 +292,26 @@ def _one_per_place(found):
   return list(kept.values()), problems
 
 
-def _unlike_seeds(found):
+def _unlike(found):
   """A line for each record whose settings are not those of the first one of its place but for the
-  seed."""
+  seed, or, the first of a task, not the method's of the first one of another task."""
   first, problems = {}, []
   for record in found:
-    other = first.setdefault(record.place[:3], record)
+    of_method = first.setdefault(record.place[:2], record)
+    other, kind = first.setdefault(record.place[:3], record), 'a seed of the same method'
+    elsewhere = other is record  # where tasks have other steps, evaluations and environments
+    if elsewhere:
+      other, kind = of_method, 'the same method on another task'
     old, new = (results_files.flat(each.config) for each in (other, record))
     idle = _FREE if record.weighting.startswith(_LEARNED) else _FREE | _HARMONIZERS
     differing = [
       f'{".".join(key)} ({new.get(key, "nothing")} for {old.get(key, "nothing")})'
       for key in sorted(old.keys() & new.keys() | _options(old, new))
       if old.get(key) != new.get(key) and key not in idle
+      if not (elsewhere and key[0] in _OF_A_RUN)
     ]
     if differing:
-      unlike = f'its settings are not those of {other.source}, a seed of the same method'
+      unlike = f'its settings are not those of {other.source}, {kind}'
       problems.append(f'{record.source}: {unlike}: {protocol.some(differing, 3)}')
   return problems
 
