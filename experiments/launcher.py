@@ -301,7 +301,7 @@ def idle(config: Config, texts: Sequence[str]) -> list[str]:
   named = list(dict.fromkeys(names))
   found = [f'config.{name} {told}' for name in named if name in of_rule]
   own, weight = getattr(getattr(config.agent, 'losses', None), 'scale', None), 'weighting.w_d'
-  if rule == 'fixed' and weight in flat and weight not in named:
+  if rule == 'fixed' and own is not None and weight in flat and weight not in named:
     if 'dynamics' in flat['weighting.tasks'] and flat[weight] != own:
       found.append(f'config.{weight} is {flat[weight]:g}, where --weighting=none has {own:g}')
   return found
