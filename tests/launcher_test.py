@@ -62,6 +62,15 @@ def test_a_setting_of_another_rule_is_told_to_change_nothing(rule, told):
   ]
 
 
+def test_tasks_and_tdmpc_s_coefficients_are_of_some_rules_alone():
+  texts = ['weighting.tasks=reward', 'weighting.consistency=4']
+  config = lambda rule: small.run_config(weighting__rule=rule)
+  told = {rule: launcher.idle(config(rule), texts) for rule in ('none', 'fixed', 'harmony')}
+  assert [each.split()[0] for each in told['none']] == ['config.weighting.tasks']
+  assert [each.split()[0] for each in told['harmony']] == ['config.weighting.consistency']
+  assert not any('nothing' in each for each in told['fixed'])
+
+
 def test_fixed_says_where_the_dynamics_has_another_weight_than_by_none():
   """A reward weight of 100 is not the only thing that differs then."""
   fixed = functools.partial(small.run_config, weighting__rule='fixed', weighting__w_r=100.0)
