@@ -258,14 +258,22 @@ def deviations(suite: ModuleType, config: Config) -> str:
 
 
 def idle(config: Config, texts: Sequence[str]) -> list[str]:
-  """Return a line for each setting among `texts` that changes nothing under the run's rule."""
+  """Return a line for each setting among `texts` that changes nothing under the run's rule; and one
+  where `fixed` gives the dynamics another weight than `none`, and `texts` do not say so."""
   from harmony_jax import weighting
 
-  rule = config.flat().get('weighting.rule', '')
+  flat: dict = {'weighting.tasks': ('dynamics',), **config.flat()}
+  rule = flat.get('weighting.rule', '')
   names = (text.partition('=')[0].strip().removeprefix('config.') for text in texts)
   of_rule = {f'weighting.{name}' for name in weighting.idle(rule)}
   told = f'changes nothing with --weighting={rule}'
-  return [f'config.{name} {told}' for name in dict.fromkeys(names) if name in of_rule]
+  named = list(dict.fromkeys(names))
+  found = [f'config.{name} {told}' for name in named if name in of_rule]
+  own, weight = getattr(getattr(config.agent, 'losses', None), 'scale', None), 'weighting.w_d'
+  if rule == 'fixed' and own is not None and weight in flat and weight not in named:
+    if 'dynamics' in flat['weighting.tasks'] and flat[weight] != own:
+      found.append(f'config.{weight} is {flat[weight]:g}, where --weighting=none has {own:g}')
+  return found
 
 
 def _main(suite, words, texts):

@@ -80,22 +80,26 @@ class WeightingSettings(RuleSettings):
   start: float = setting(1.0, 'σ that harmonizers start from; 1 in the paper', above=0)
 
 
-# The hyper-parameter of rules that a setting becomes; '' is of all that have harmonizers.
-_BECOMES = {'decay': 'decay', 'window': 'window', 'alpha': 'alpha'}
+# The hyper-parameter of rules that a setting becomes; '' is of all that have harmonizers, 'tasks'
+# of all but `none`, 'coefficients', TD-MPC's, of `none` and `fixed`.
+_BECOMES = {name: name for name in ('decay', 'window', 'alpha', 'tasks')}
 _BECOMES |= {
   'dynamics_regularizer': 'regularizer',
   **dict.fromkeys(('w_o', 'w_r', 'w_d'), 'weights'),
+  **dict.fromkeys(('consistency', 'reward', 'value'), 'coefficients'),
 }
 _BECOMES |= dict.fromkeys(('rate', 'beta2', 'start', 'calibrate'), '')
 
 
 def idle(rule: str) -> set[str]:
-  """Return the settings of `WeightingSettings` that change nothing under a rule; of one that
+  """Return the settings of a method's weighting that change nothing under a rule; of one that
   `harmony.RULES` has not, nothing is known."""
   if rule not in harmony.RULES:
     return set()
   taken = {*inspect.signature(harmony.RULES[rule]).parameters}
   taken |= {''} if harmony.make(rule).start else set()
+  taken |= {'tasks'} if rule != 'none' else set()
+  taken |= {'coefficients'} if rule in ('none', 'fixed') else set()
   return {name for name, hyper in _BECOMES.items() if hyper not in taken}
 
 

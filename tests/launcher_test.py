@@ -1,5 +1,6 @@
 """The commands as users type them: complete tiny runs, going on, and bad input."""
 
+import functools
 import json
 
 import pytest
@@ -55,10 +56,29 @@ def test_a_setting_of_another_rule_is_told_to_change_nothing(rule, told):
   """A reward weight of 100 with harmony would be a run without it."""
   config = small.run_config(weighting__rule=rule)
   texts = ['weighting.w_r=100', 'batch_size=8', 'config.weighting.rate=2', 'weighting.w_r=10']
-  lines = launcher.idle(config, texts)
+  lines = launcher.idle(config, [*texts, 'weighting.w_d=3'] if rule == 'fixed' else texts)
   assert lines == [
     f'config.weighting.{name} changes nothing with --weighting={rule}' for name in told
   ]
+
+
+def test_tasks_and_tdmpc_s_coefficients_are_of_some_rules_alone():
+  texts = ['weighting.tasks=reward', 'weighting.consistency=4']
+  config = lambda rule: small.run_config(weighting__rule=rule)
+  told = {rule: launcher.idle(config(rule), texts) for rule in ('none', 'fixed', 'harmony')}
+  assert [each.split()[0] for each in told['none']] == ['config.weighting.tasks']
+  assert [each.split()[0] for each in told['harmony']] == ['config.weighting.consistency']
+  assert not any('nothing' in each for each in told['fixed'])
+
+
+def test_fixed_says_where_the_dynamics_has_another_weight_than_by_none():
+  """A reward weight of 100 is not the only thing that differs then."""
+  fixed = functools.partial(small.run_config, weighting__rule='fixed', weighting__w_r=100.0)
+  told = ['config.weighting.w_d is 1, where --weighting=none has 0.6']
+  assert launcher.idle(fixed(), ['weighting.w_r=100']) == told
+  assert not launcher.idle(fixed(), ['weighting.w_d=1'])
+  assert not launcher.idle(fixed(weighting__tasks=('reward',)), [])
+  assert not launcher.idle(fixed(losses__dyn=0.9), []) and not launcher.idle(small.run_config(), [])
 
 
 def test_missing_rom_is_one_line(tmp_path):

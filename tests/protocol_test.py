@@ -133,6 +133,11 @@ def test_protocols_that_differ_are_told_and_weights_that_a_person_chose():
   assert usual[0] == 'Protocol:' and 'at most 108,000 frames' in usual[1]
   told = 'fixed weights of the losses: observation 1.0, reward 1000.0.'
   assert chosen == ('dreamerv3-fixed-cpu:', told)  # they are no other protocol
+  some = {'rule': 'fixed', 'w_o': 2.0, 'w_r': 7.0, 'w_d': 1.0, 'tasks': ['reward']}
+  assert protocol.weights({'weighting': some}) == 'fixed weights of the losses: reward 7.0'
+  tdmpc = {'rule': 'fixed', 'consistency': 2.0, 'reward': 0.5, 'value': 0.1}
+  told = 'fixed weights of the losses: consistency 2.0, reward 0.5, value 0.1'
+  assert protocol.weights({'weighting': tdmpc}) == told
   short = record(task='Boxing', config={'env': {'frame_cap': 400}})
   _, other, _ = protocol.lines([*same, short])
   games = 'whole games (a lost life ends nothing) of at most'

@@ -255,7 +255,10 @@ def test_runs_of_other_settings_are_two_though_they_begin_alike(tmp_path):
 def test_seeds_with_other_settings_are_named(tmp_path):
   write_run(tmp_path / 'seed0', 0, train_ratio=32.0, devices=0)
   write_run(tmp_path / 'seed1', 1, train_ratio=64.0, devices=1, newer=True)
-  write_run(tmp_path / 'boxing', 0, task='Boxing', train_ratio=1.0)
+  # of another task the method's settings count, not the run's nor the environment's
+  write_run(
+    tmp_path / 'task', 0, task='Boxing', train_ratio=1.0, eval_every=9, env={'frame_cap': 9}
+  )
   for rule in ('none', 'harmony'):  # settings of harmonizers matter to harmonizers only
     for seed, beta2 in enumerate((0.99, 0.999)):
       weighting = {'rule': rule, 'beta2': beta2}
@@ -265,7 +268,9 @@ def test_seeds_with_other_settings_are_named(tmp_path):
   assert [text.rpartition(': ')[2] for text in sorted(problems)] == [
     'weighting.beta2 (0.999 for 0.99)',
     'train_ratio (64.0 for 32.0)',
+    'train_ratio (1.0 for 32.0)',
   ]
+  assert 'the same method on another task' in sorted(problems)[-1]
 
 
 def test_seeds_with_other_settings_are_named_whatever_these_are_called(tmp_path):

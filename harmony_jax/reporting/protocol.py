@@ -119,8 +119,14 @@ def weights(config: Mapping) -> str:
   section = config.get('weighting') or {}
   if section.get('rule') != 'fixed':
     return ''
-  names = (('observation', 'w_o'), ('reward', 'w_r'), ('dynamics', 'w_d'))
-  told = ', '.join(f'{task} {section[name]}' for task, name in names if name in section)
+  # by the names that settings have; of TD-MPC they are the tasks'
+  names = {'observation': 'w_o', 'reward': 'w_r', 'dynamics': 'w_d'}
+  if 'w_r' not in section:
+    names = {task: task for task in ('consistency', 'reward', 'value')}
+  tasks = section.get('tasks')
+  weighed = tasks if isinstance(tasks, list | tuple) else names
+  known = {k: section[name] for k, name in names.items() if name in section and k in weighed}
+  told = ', '.join(f'{task} {weight}' for task, weight in known.items())
   return f'fixed weights of the losses: {told}'
 
 

@@ -6,6 +6,7 @@ on, results files.
       print(record.task, record.seed, record.final)
 """
 
+import dataclasses
 import difflib
 import json
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from harmony_jax import weighting
-from harmony_jax.config import as_before
+from harmony_jax.config import RunSettings, as_before
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
@@ -28,6 +29,7 @@ METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every r
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
 _FREE = {('seed',), *((name,) for name in FREE)}  # settings that may differ between seeds
+_OF_A_RUN = {*(field.name for field in dataclasses.fields(RunSettings)), 'env', 'eval_env', 'from'}
 
 
 def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
@@ -67,8 +69,8 @@ def collect(
 
   Returns:
     ([record], [problem]): what was left out and why (no such path, a run that is damaged, a second,
-    different run in the place of another), seeds of a method whose settings differ, and scores of
-    episodes that did not end.
+    different run in the place of another), seeds and tasks of a method whose settings differ, and
+    scores of episodes that did not end.
   """
   found, problems, seen = [], [], set(map(os.path.realpath, skip))
   for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
@@ -83,7 +85,7 @@ def collect(
       except UserError as error:
         problems.append(str(error))
   found, doubled = _one_per_place(found)
-  problems += doubled + _unlike_seeds(found) + _cut(found)
+  problems += doubled + _unlike(found) + _cut(found)
   return found, [one_line(text) for text in problems]
 
 
@@ -284,21 +286,26 @@ def _one_per_place(found):
   return list(kept.values()), problems
 
 
-def _unlike_seeds(found):
+def _unlike(found):
   """A line for each record whose settings are not those of the first one of its place but for the
-  seed."""
+  seed, or, the first of a task, not the method's of the first one of another task."""
   first, problems = {}, []
   for record in found:
-    other = first.setdefault(record.place[:3], record)
+    of_method = first.setdefault(record.place[:2], record)
+    other, kind = first.setdefault(record.place[:3], record), 'a seed of the same method'
+    elsewhere = other is record  # where tasks have other steps, evaluations and environments
+    if elsewhere:
+      other, kind = of_method, 'the same method on another task'
     old, new = (results_files.flat(each.config) for each in (other, record))
     idle = _FREE | {('weighting', name) for name in weighting.idle(record.weighting)}
     differing = [
       f'{".".join(key)} ({new.get(key, "nothing")} for {old.get(key, "nothing")})'
       for key in sorted(old.keys() & new.keys() | _options(old, new))
       if old.get(key) != new.get(key) and key not in idle
+      if not (elsewhere and key[0] in _OF_A_RUN)
     ]
     if differing:
-      unlike = f'its settings are not those of {other.source}, a seed of the same method'
+      unlike = f'its settings are not those of {other.source}, {kind}'
       problems.append(f'{record.source}: {unlike}: {protocol.some(differing, 3)}')
   return problems
 
