@@ -24,7 +24,7 @@ LATER = {'eval_share': 0.0, **dict.fromkeys(('env.keys', 'env.ignore', 'env.read
 LATER |= {'env.wrappers': [], 'env.vector': False, 'keep_replay': True, 'update_at': 'steps'}
 LATER |= {'matmul_precision': 'default', 'rssm.recurrence': 'auto'}
 LATER |= {'env.ball': 0, 'env.paddle': 0, 'env.drift': 1.0, 'env.contrast': 1.0}
-LATER |= {'env.rewarded': 'end', 'label': ''}
+LATER |= {'env.rewarded': 'end', 'label': '', 'eval_in_background': False}
 LATER |= {'weighting.decay': 0.99, 'weighting.window': 25, 'weighting.alpha': 1.5}
 LATER |= {'weighting.start': 1.0}
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
@@ -70,6 +70,9 @@ class RunSettings:
     0.0, "of the training's steps that evaluations may take, by fewer episodes; 0: any number"
   )
   eval_envs: int = setting(16, 'environments that evaluate side by side', least=1)
+  eval_in_background: bool = setting(
+    False, 'training goes on while the policy of that step, a copy, is evaluated in a thread'
+  )
   log_every: int = setting(250, 'steps between two lines of metrics', least=1)
   checkpoint_every: int = setting(5_000, 'steps between two checkpoints', least=1)
   video_every: int = setting(10_000, 'steps between two open-loop videos; 0: none')

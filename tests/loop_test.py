@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import threading
 
 import chex
 import jax
@@ -245,6 +246,39 @@ def test_evaluations_take_a_share_of_the_steps(tmp_path):
   ended = trainer.episodes.ended
   assert len(middle['eval_scores']) == 2 and 0.2 * 80 / 8 == 2  # a game takes 8 steps
   assert len(last['eval_scores']) == round(0.2 * 160 / (160 / ended)) < 8
+
+
+def test_evaluation_in_the_background(tmp_path):
+  """Training goes on meanwhile. The files are those of a run that waits, also after a crash."""
+  config, seen, go_on = config_of(log_every=8), [], threading.Event()
+  plain = train(tmp_path / 'plain', config)
+
+  def compiler(of):
+    made = compile_once(of)
+
+    def act(*args, **kwargs):
+      assert threading.current_thread() is threading.main_thread() or go_on.wait(60)
+      return made.act(*args, **kwargs)
+
+    return dataclasses.replace(made, act=act)
+
+  def crash(trainer):
+    go_on.set()  # what is played must come to an end
+    die(trainer)
+
+  def look(trainer):
+    seen.append(trainer.state.evaluated)
+    go_on.set()
+
+  config, folder = config.replace({'eval_in_background': True}), tmp_path / 'run'
+  with pytest.raises(Killed):
+    train(folder, config, From(100, crash), compiler=compiler)
+  go_on.clear()
+  run = train(folder, config, From(120, look), compiler=compiler)
+  assert seen[0] is None and run.state.evaluated == 160
+  for name in ('scores.jsonl', 'metrics.jsonl'):
+    assert lines(folder, name) == lines(tmp_path / 'plain', name)
+  chex.assert_trees_all_equal(run.updates.state.params, plain.updates.state.params)
 
 
 def test_groups():

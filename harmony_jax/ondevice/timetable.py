@@ -72,6 +72,8 @@ def check(config: Config, length: int) -> None:
   run, agent = config.run, config.agent
   if run.eval_share:
     raise UserError('config.eval_share: on the device evaluations have a fixed number of episodes')
+  if run.eval_in_background:
+    raise UserError('config.eval_in_background: on the device evaluations are in the program')
   if run.score != 'return':
     raise UserError(f"config.score is {run.score!r}: on the device it must be 'return'")
   if not length and (agent.replay.sampling != 'windows' or agent.update_at != 'steps'):

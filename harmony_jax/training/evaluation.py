@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -236,15 +237,28 @@ def require_score(config: Config, env: Any) -> None:
 
 
 class Evaluation:
-  """A run's evaluations, whose environments are made for the first one."""
+  """A run's evaluations, whose environments are made for the first one.
 
-  def __init__(self, every: int):
-    self.every = every
-    self.envs: list[Any] = []  # in groups
+  In the background they are played in a thread, with a copy of the parameters, while training goes
+  on; lines of later steps wait for theirs, so do the next evaluation, a checkpoint and the end.
+  """
+
+  def __init__(self, config: Config):
+    self.every, self.in_background = config.run.eval_every, config.run.eval_in_background
+    self._envs: list[Any] = []  # in groups
+    self._thread = futures.ThreadPoolExecutor(1, 'evaluation') if self.in_background else _AtOnce()
+    self._pending: tuple | None = None  # counts, scores of training episodes, what is played
+    self._closed = False
 
   def begin(self, trainer: 'Trainer') -> None:
-    """Evaluate before the first step, where that is wanted, or again where it was interrupted."""
+    """Evaluate before the first step, where that is wanted, or again where it was interrupted.
+
+    Raises:
+      UserError: in the background, of several processes.
+    """
     state = trainer.state
+    if self.in_background and trainer.group.count > 1:
+      raise UserError('config.eval_in_background is for one process: several evaluate together')
     if state.step:
       crossed = trainer.schedule.crossed(state.step, self.every)
       wanted = crossed and state.evaluated != state.step
@@ -254,16 +268,44 @@ class Evaluation:
       self(trainer)
 
   def __call__(self, trainer: 'Trainer') -> None:
-    """Play the episodes of this step, and write down how they went."""
+    """Play the episodes of this step, and write down how they went, then or when it is known."""
+    self.finish(trainer)
     trainer.settle()
-    state = trainer.state
+    state, updates = trainer.state, trainer.updates
     episodes, limit = self._extent(trainer)
     if not episodes:
       return
-    started = time.monotonic()
-    played = trainer.group.exchange(self._play(trainer, episodes, limit))
-    state.recent = sum(trainer.group.exchange(state.recent), [])
-    self._tell(trainer, together(played), time.monotonic() - started)
+    variables = updates.variables
+    if self.in_background:  # the next update takes them
+      variables = jax.device_put(variables, may_alias=False)
+    played = self._thread.submit(self._play, trainer, variables, state.step, episodes, limit)
+    frame = state.step * trainer.env.spec.action_repeat
+    counts = {'step': state.step, 'frame': frame, 'update': state.update}
+    self._pending, state.recent = (counts, state.recent, played), []
+    trainer.order.hold()
+    if not self.in_background or state.step >= trainer.config.run.steps:
+      self.finish(trainer)
+
+  def look(self, trainer: 'Trainer') -> None:
+    """Write down how the evaluation went, if one has come to its end."""
+    if self._pending and self._pending[-1].done():
+      self.finish(trainer)
+
+  def finish(self, trainer: 'Trainer') -> None:
+    """Wait for the evaluation that is played, if any, and write down how it went."""
+    if not self._pending:
+      return
+    (counts, recent, playing), self._pending = self._pending, None
+    played, seconds = playing.result()
+    played = together(trainer.group.exchange(played))
+    with trainer.order.first():
+      self._tell(trainer, counts, sum(trainer.group.exchange(recent), []), played, seconds)
+
+  def close(self) -> None:
+    """End an evaluation that is played, and its environments, where they were made."""
+    self._closed = True
+    self._thread.submit(lambda: [env.close() for env in self._envs]).result()
+    self._thread.shutdown()
 
   def _extent(self, trainer):
     """Episodes to play, and after how many steps one is cut.
@@ -282,57 +324,73 @@ class Evaluation:
     limit = 0 if trainer.env.spec.episode_limit else int(max(run.eval_every, 10 * typical))
     return min(wanted, max(1, round(budget / typical))), limit
 
-  def _play(self, trainer, episodes, limit):
-    config, updates, told = trainer.config, trainer.updates, time.monotonic()
-    calls = 0
-    if not self.envs:
+  def _play(self, trainer, variables, step, episodes, limit):
+    """(The results of this process, the seconds that they took)."""
+    config, began, calls = trainer.config, time.monotonic(), 0
+    told = began
+    if not self._envs:
       for size in group_sizes(max(1, at_a_time(config) // trainer.group.count)):
-        self.envs.append(setup.make_env(config, size, **config.eval_env))
-      require_score(config, self.envs[0])
+        self._envs.append(setup.make_env(config, size, **config.eval_env))
+      require_score(config, self._envs[0])
 
     def act(*args, **kwargs):
       nonlocal calls, told
       calls += 1
+      if self._closed:
+        raise futures.CancelledError
       if time.monotonic() - told > TOLD_EVERY:
         told = time.monotonic()
         trainer.progress.line(
           f'still evaluating {episodes} episodes, {calls:,} calls of the policy'
         )
       # One process leaves at once: the run that goes on begins this evaluation anew. Several do
-      # after it, for all must agree.
-      if trainer.interruption.requested and trainer.group.count == 1:
-        trainer.saver.leave(trainer, trainer.interruption.requested)
-      return updates.compiled.act(*args, **kwargs)
+      # after it, for all must agree, and so does a run that evaluates in the background.
+      asked = trainer.interruption.requested
+      if asked and trainer.group.count == 1 and not self.in_background:
+        trainer.saver.leave(trainer, asked)
+      return trainer.updates.compiled.act(*args, **kwargs)
 
-    return evaluate(
+    results = evaluate(
       trainer.method,
-      dataclasses.replace(updates.compiled, act=act),
-      updates.variables,
-      self.envs,
+      dataclasses.replace(trainer.updates.compiled, act=act),
+      variables,
+      self._envs,
       config.run.seed,
-      trainer.state.step,
+      step,
       episodes,
       config.agent.eval_policy == 'mode',
       trainer.group,
       limit,
     )
+    return results, time.monotonic() - began
 
-  def _tell(self, trainer, played, seconds):
-    state, repeat = trainer.state, trainer.env.spec.action_repeat
+  def _tell(self, trainer, counts, recent, played, seconds):
+    state = trainer.state
     results, extra = (each(played, trainer.config.run.suite) for each in (summary, measures))
-    frame, mean, std = state.step * repeat, results['mean'], results['std']
-    counts = {'step': state.step, 'frame': frame, 'update': state.update}
-    score, metrics = lines(counts, results, extra, state.recent, state.hours, seconds)
+    step, frame, mean, std = counts['step'], counts['frame'], results['mean'], results['std']
+    score, metrics = lines(counts, results, extra, recent, state.hours, seconds)
     train_mean = score['train_mean']
     trainer.writer.write_score(score)
     trainer.writer.write(*counts.values(), metrics)
-    state.recent, state.evaluated = [], state.step
+    state.evaluated = step
     state.last_score = {'return': mean, **extra}[trainer.config.run.score]
     trainer.progress.update(state.step, {'return/eval': mean})
     trainer.progress.line(
-      f'step {state.step:,} (frame {frame:,}): evaluation {mean:.2f} ± {std:.2f} over '
+      f'step {step:,} (frame {frame:,}): evaluation {mean:.2f} ± {std:.2f} over '
       f'{len(played)} episodes in {seconds:.0f} s; '
       + (f'{results["cut"]} of them did not end and were cut; ' if 'cut' in results else '')
       + ''.join(f'{name} {value:.2f}; ' for name, value in extra.items())
       + f'training episodes {"none finished" if train_mean is None else f"{train_mean:.2f}"}'
     )
+
+
+class _AtOnce:
+  """Stands where a thread stands, and does what it is given before anything else is done."""
+
+  def submit(self, function, *args):
+    done = futures.Future()
+    done.set_result(function(*args))
+    return done
+
+  def shutdown(self):
+    pass

@@ -67,7 +67,8 @@ class Metrics:
       return
     (step, update, metrics), self._unwritten = self._unwritten, None
     metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    trainer.writer.write(step, step * trainer.env.spec.action_repeat, update, metrics)
+    frame = step * trainer.env.spec.action_repeat
+    trainer.order.do(trainer.writer.write, step, frame, update, metrics)
     shown = {
       name: value
       for name, value in metrics.items()
@@ -105,7 +106,7 @@ class Video:
         parts = found.get('parts', {}).get(name, {})
         grid = video.open_loop_grid(batch[name], images, context, [*parts.values()])
         path = video.save_video(folder / f'open_loop_{name}_{step:08d}', grid)
-        trainer.trackers.video(step, f'open_loop/{name}', path, grid)
+        trainer.order.do(trainer.trackers.video, step, f'open_loop/{name}', path, grid)
     pictures = [k for k, array in trainer.method.spec.observation.items() if len(array.shape) == 3]
     if 'assigned' in found and pictures:
       run = trainer.config.run
@@ -117,7 +118,18 @@ class Video:
         f'{run.suite} {run.task}, step {step:,}: a sequence of the replay',
       )
       path = video.save_image(folder / f'prototypes_{step:08d}.png', drawn)
-      trainer.trackers.image(step, 'prototypes', path)
+      trainer.order.do(trainer.trackers.image, step, 'prototypes', path)
+
+
+class Scores:
+  """Writes down an evaluation that is played in the background, once it is done."""
+
+  def __init__(self, in_background: bool):
+    self.every = int(in_background)
+
+  def __call__(self, trainer: 'Trainer') -> None:
+    """Look whether it is."""
+    trainer.evaluation.look(trainer)
 
 
 class Signals:

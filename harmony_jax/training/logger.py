@@ -4,12 +4,13 @@
 `trackers` show the same numbers while the run goes on.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,37 @@ from harmony_jax.errors import UserError
 from harmony_jax.training.run_folder import atomic_write
 
 _log = logging.getLogger(__name__)
+
+
+class Order:
+  """Has what is written wait for lines of a step before, so that files and trackers go by steps."""
+
+  def __init__(self):
+    self._waiting: list[tuple] | None = None
+
+  def do(self, call: Callable, *args: Any) -> None:
+    """Call now, or when what comes before has been written."""
+    if self._waiting is None:
+      call(*args)
+    else:
+      self._waiting.append((call, args))
+
+  def hold(self) -> None:
+    """Have calls wait from here on."""
+    self._waiting = []
+
+  @contextlib.contextmanager
+  def first(self) -> Iterator[None]:
+    """Have what is written in here come before what waits, which is written then."""
+    waiting, self._waiting = self._waiting or [], None
+    yield
+    for call, args in waiting:
+      call(*args)
+
+  def close(self) -> None:
+    """Write what waits: nothing will come before it any more."""
+    with self.first():
+      pass
 
 
 class MetricsWriter:

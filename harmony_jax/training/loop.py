@@ -29,7 +29,7 @@ from harmony_jax.training import hooks, measured, origin, saving, setup
 from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.evaluation import Evaluation, Player, random_actions, require_score
 from harmony_jax.training.interruption import Interruption
-from harmony_jax.training.logger import MetricsWriter, NoWriter
+from harmony_jax.training.logger import MetricsWriter, NoWriter, Order
 from harmony_jax.training.progress import Progress
 from harmony_jax.training.run_folder import RunFolder
 from harmony_jax.training.run_state import RunState, Schedule
@@ -100,7 +100,7 @@ class Trainer:
 
   def _open_files(self, trackers):
     path, lead = self.folder.path, self.group.leads
-    self.trackers = Trackers(trackers if lead else ())
+    self.trackers, self.order = Trackers(trackers if lead else ()), Order()
     self.writer = MetricsWriter(path, self.trackers.scalars) if lead else NoWriter()
     if lead:
       (path / 'checkpoints').mkdir(exist_ok=True)
@@ -110,12 +110,15 @@ class Trainer:
 
   def _make_hooks(self, more):
     config = self.config.run
-    self.metrics, self.evaluation = hooks.Metrics(config.log_every), Evaluation(config.eval_every)
+    self.metrics, self.evaluation = hooks.Metrics(config.log_every), Evaluation(self.config)
     self.saver = saving.Saver(config.checkpoint_every)
-    # Several processes do not leave an evaluation early, and may be ended in it.
-    ends = [self.evaluation, self.saver][:: -1 if self.group.count > 1 else 1]
+    # Several processes do not leave an evaluation early, and may be ended in it; one in the
+    # background begins after its step was saved.
+    late = self.group.count > 1 or self.evaluation.in_background
+    ends = [self.evaluation, self.saver][:: -1 if late else 1]
     self.hooks: list[hooks.Hook] = [hooks.Learned(config.steps), self.metrics]
-    self.hooks += [measured.Measurement(), hooks.Video(config.video_every), *ends]
+    self.hooks += [measured.Measurement(), hooks.Video(config.video_every)]
+    self.hooks += [hooks.Scores(self.evaluation.in_background), *ends]
     self.hooks += [hooks.Signals(self), *more]
 
   # ------------------------------------------------------------------------------------------------
@@ -195,7 +198,8 @@ class Trainer:
     for index in np.flatnonzero(complete):  # each environment has a step of its own
       ended = {'return': state.returns[index], 'length': self.episodes.lengths[index]}
       values = {f'episode/{name}': float(value) for name, value in ended.items()}
-      self.trackers.scalars(state.step + self.envs.start + int(index) + 1, values)
+      ended_at = state.step + self.envs.start + int(index) + 1
+      self.order.do(self.trackers.scalars, ended_at, values)
     state.step += self.config.run.num_envs
 
   def _due(self):
@@ -262,7 +266,7 @@ class Trainer:
   def _close(self):
     if self.progress:
       self.progress.close()
-    parts = self.updates, self.checkpoints, self.env, *self.evaluation.envs, self.trackers
+    parts = self.updates, self.checkpoints, self.env, self.evaluation, self.order, self.trackers
     for part in parts:
       part.close()
 

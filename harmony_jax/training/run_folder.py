@@ -34,7 +34,7 @@ from harmony_jax.errors import InUse, UserError
 from harmony_jax.paths import local_path
 
 # Settings that change nothing in a run's numbers; a run may go on with others.
-FREE = ('env_processes', 'replay_on', 'devices', 'keep_replay')
+FREE = ('env_processes', 'replay_on', 'devices', 'keep_replay', 'eval_in_background')
 
 _OF_SOURCE = [f'identity.from.{name}' for name in ('task', 'method', 'step', 'checksum')]
 

@@ -36,6 +36,7 @@ class Saver:
     state, updates = trainer.state, trainer.updates
     if state.saved == state.step:
       return
+    trainer.evaluation.finish(trainer)  # one that began at a step before
     trainer.settle()
     differing = updates.compiled.differing(updates.state)
     if differing:
