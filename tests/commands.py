@@ -17,6 +17,8 @@ import tempfile
 import time
 import traceback
 
+from tests import lowering
+
 ROOT = pathlib.Path(__file__).parents[1]
 _IMPORTED = ('harmony_jax.training.loop', 'harmony_jax.training.seeds', 'experiments.launcher')
 _IMPORTED += ('harmony_jax.reporting.report',)  # pandas and matplotlib: a second
@@ -94,6 +96,7 @@ def _main(words, folder, paths, variables):
   time.tzset()
   os.chdir(folder)
   sys.argv, sys.orig_argv = list(words), [sys.executable, '-m', *words]
+  lowering.share_contexts()
   sys.path.insert(0, folder)
   try:
     if words[0] == '-c':

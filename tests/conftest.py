@@ -1,9 +1,10 @@
 """Set-up of all tests.
 
 Tracing and compiling is most of their time. Programs are kept on disk between runs, by JAX's
-version, and are compiled at the compiler's lowest level, in less than half the time that training's
-level takes; what a worker has compiled is dropped, and its memory given back, after a file of tests
-where it has grown large. Signals are heard even where what started the tests ignores them.
+version, and are compiled at the compiler's lowest level, each in one piece, in a third of the time
+that training's level takes; what a worker has compiled is dropped, and its memory given back, after
+a file of tests where it has grown large. Signals are heard even where what started the tests
+ignores them.
 
 On accelerators products are exact. Shapes in annotations are checked in every call (`SHAPED`).
 """
@@ -39,7 +40,8 @@ os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 sys.dont_write_bytecode = False
 
 _given = os.environ.get('XLA_FLAGS', '')
-_quick = ['--xla_backend_optimization_level=0']
+_quick = ['--xla_backend_optimization_level=0', '--xla_cpu_parallel_codegen_split_count=1']
+_quick += [f'--xla_llvm_enable_{name}_metadata=false' for name in ('alias_scope', 'noalias')]
 if version('jaxlib').startswith('0.10.'):  # later ones have no such flag, and end at an unknown one
   _quick.append('--xla_cpu_use_fusion_emitters=false')
 _quick = [flag for flag in _quick if flag.split('=')[0] not in _given]
@@ -57,10 +59,13 @@ for _number, _usual in (
 
 
 @pytest.fixture(autouse=True, scope='session')
-def exact_products():
-  """Have products of float32 exact: accelerators round their factors by default."""
+def set_up_jax():
+  """Have products of float32 exact, whose factors accelerators round; share lowering's contexts."""
   import jax
 
+  from tests import lowering
+
+  lowering.share_contexts()
   if jax.default_backend() != 'cpu':
     jax.config.update('jax_default_matmul_precision', 'highest')
 

@@ -179,11 +179,13 @@ def test_a_soft_actor_critic():
   sizes |= {'noise': (9, 2), 'noise_after': (9, 2)}
   step = Transitions(**{k: jnp.float32(rng.normal(size=size)) for k, size in sizes.items()})
   after, metrics, gradients = small.jit(agent.learn_behavior)(state, step)
-  moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, after.params)
+  moved = jax.tree.map(
+    lambda a, b: bool((a != b).any()), *jax.device_get((state.params, after.params))
+  )
   assert {name for name in moved if any(jax.tree.leaves(moved[name]))} == {*gradients}
   assert {*gradients} == {'critic', 'actor', 'temperature'} and after.step == 1
   new = {'critic': jax.device_get(after.params['critic'])}
-  follow = jax.tree.map(lambda a, b: a + 0.25 * (b - a), state.targets, new)
+  follow = jax.tree.map(lambda a, b: a + 0.25 * (b - a), *jax.device_get((state.targets, new)))
   small.close(after.targets, follow)
   # An entropy above -A lets the temperature fall.
   falls = after.params['temperature']['log'] < state.params['temperature']['log']
@@ -409,7 +411,9 @@ def test_an_update_with_harmony(whole):
   run = lambda state, data: compiled.train_step(compiled.spread(state), compiled.put(data))
   after, metrics = jax.device_get(run(run(start, data)[0], data))
   assert after.step == 2 and after.nonfinite == 0
-  moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.params, after.params)
+  moved = jax.tree.map(
+    lambda a, b: bool((a != b).any()), *jax.device_get((start.params, after.params))
+  )
   assert all(jax.tree.leaves(moved))
   scaled = [float(metrics[f'harmony/{task}/scaled']) for task in agent.tasks]
   assert len(set(scaled)) == 4 and all(np.isfinite(float(each)) for each in metrics.values())

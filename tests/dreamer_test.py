@@ -72,7 +72,9 @@ def test_parameter_counts(name, actions):
 def moved(trained):
   """{leaf: the size of two updates}."""
   change = jax.tree.map(
-    lambda a, b: float(np.linalg.norm(a - b)), trained.states[2].params, trained.states[0].params
+    lambda a, b: float(np.linalg.norm(np.asarray(a) - np.asarray(b))),
+    trained.states[2].params,
+    trained.states[0].params,
   )
   return {jax.tree_util.keystr(path): v for path, v in jax.tree_util.tree_leaves_with_path(change)}
 

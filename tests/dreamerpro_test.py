@@ -281,7 +281,9 @@ def test_two_updates():
   _, _, _, states, metrics = small.trained('pro')
   for each in metrics:
     assert all(np.isfinite(v) for k, v in each.items() if k != 'looked/nan')
-  still = jax.tree.map(lambda a, b: bool((a == b).all()), states[2].params, states[0].params)
+  still = jax.tree.map(
+    lambda a, b: bool((a == b).all()), *jax.device_get((states[2].params, states[0].params))
+  )
   still = [jax.tree_util.keystr(k) for k, v in jax.tree.leaves_with_path(still) if v]
   assert not still
   tasks = ('swav', 'temporal', 'reward', 'dynamics')
@@ -299,7 +301,7 @@ def test_two_updates():
   fast = [{'encoder': m['encoder'], 'embed': m['prototypes']['embed']} for m in model]
   copies = [state.targets['world_model'] for state in states]
   chex.assert_trees_all_close(copies[1], fast[1], rtol=1e-6)
-  wanted = jax.tree.map(lambda a, b: 0.95 * a + 0.05 * b, fast[1], fast[2])
+  wanted = jax.tree.map(lambda a, b: 0.95 * a + 0.05 * b, *jax.device_get(fast[1:3]))
   chex.assert_trees_all_close(copies[2], wanted, rtol=1e-5, atol=1e-7)
 
 

@@ -24,7 +24,8 @@ class Run:
     """Starts the command; returns when training begins: what the run prints last before it."""
     self._log.write_text('')
     self._process = commands.Command(*self._command, output=self._log)
-    self._wait(lambda: 'replay: ' in self._log.read_text() or self._process.poll() is not None)
+    begun = lambda: 'replay: ' in self._log.read_text()
+    self._wait(lambda: begun() or self._process.poll() is not None, 0.02)
     return self
 
   def kill(self, moment, delay, number=signal.SIGKILL):
@@ -35,7 +36,9 @@ class Run:
     """
     if moment == 'saving':
       before = set(self._unfinished())
-      self._wait(lambda: set(self._unfinished()) - before or self._process.poll() is not None)
+      self._wait(
+        lambda: set(self._unfinished()) - before or self._process.poll() is not None, 0.001
+      )
     time.sleep(delay)
     if self._process.poll() is None:
       self._process.send_signal(number)
@@ -57,11 +60,11 @@ class Run:
       *self.folder.glob('checkpoints/*orbax-checkpoint-tmp*'),
     ]
 
-  def _wait(self, condition):
+  def _wait(self, condition, pause):
     deadline = time.monotonic() + LIMIT
     while not condition():
       assert time.monotonic() < deadline, self.text
-      time.sleep(0.001)
+      time.sleep(pause)
 
 
 def killed(run, rng, kills, span):

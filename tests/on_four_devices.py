@@ -192,10 +192,9 @@ def test_a_replica_that_differs_is_found():
 
 def test_spread_and_gather_are_inverse():
   agent, _ = make(shapes=small.VECTOR)
-  state = jax.jit(agent.init)(jax.random.key(0))
-  state = state.replace(
-    carry=jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), state.carry)
-  )
+  state, rng = small.state_of(agent), np.random.default_rng(1)
+  draw = lambda x: rng.normal(size=x.shape).astype(np.float32)
+  state = state.replace(carry=jax.tree.map(draw, state.carry))
   compiled = parallel.compile_method(agent, 4)
   close(compiled.gather(compiled.spread(state)), state, 0)
 

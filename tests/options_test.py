@@ -35,7 +35,7 @@ def test_slow_copies(name):
   pro = dict(prototypes__slow_every=2, prototypes__slow_fraction=0.5)
   agent = small.agent(**{**({**small.PRO, **pro} if name == 'dreamerpro' else {}), **periods})
   state = small.state_of(agent)
-  fill = lambda value, tree: jax.tree.map(lambda x: jnp.full(x.shape, value), tree)
+  fill = lambda value, tree: jax.tree.map(lambda x: np.full(x.shape, value, np.float32), tree)
   state = state.replace(targets=fill(0.0, state.targets))
   after = fill(1.0, state.params)
   copies = small.jit(lambda step: agent.slow_copies(state.replace(step=step), after))
@@ -52,8 +52,9 @@ def test_slow_copies(name):
 
 def test_prototypes_are_frozen_at_first():
   agent = small.agent(**small.PRO, prototypes__freeze=2)
-  gradient = jax.tree.map(jnp.ones_like, small.params_of(agent)['world_model'])
+  ones = lambda x: np.ones(x.shape, x.dtype)
+  gradient = jax.device_put(jax.tree.map(ones, small.params_of(agent)['world_model']))
   for step, frozen in ((0, True), (1, True), (2, False), (3, False)):
     left = agent.objective.mask(gradient, jnp.int32(step))
     assert bool(left['prototypes'].pop('vectors').any()) != frozen
-    assert all((leaf == 1).all() for leaf in jax.tree.leaves(left))
+    assert all((leaf == 1).all() for leaf in jax.tree.leaves(jax.device_get(left)))

@@ -80,27 +80,33 @@ class Fixture:
     fresh = lambda key: self.agent.init(key).replace(params={}, targets={})
     return small.jit(fresh)(jax.random.key(0))
 
+  @functools.cached_property
+  def _shapes(self):
+    return jax.eval_shape(self.agent.init, jax.random.key(0))
+
+  @functools.cached_property
+  def _carry(self):
+    begin = small.jit(self.agent.initial_carry, static_argnums=1)
+    latent = begin(self.tree('param'), self.data['batch/reward'].shape[0]).latent
+    return Carry(latent, self.authors.first_action(self.group('batch')))
+
   def state(self):
     """A train state that holds the recorded parameters, before its first step."""
-    shapes, state = jax.eval_shape(self.agent.init, jax.random.key(0)), self._fresh
     tree = self.tree('param')
     slow, targets = tree.pop('slow'), tree.pop('targets', None)
     harmonizers = {} if self.meta.get('harmony') else {'harmony': {}}
     tree['world_model'] = {**tree['world_model'], **harmonizers}
     # Same leaves and shapes as our own initialisation: nothing is missing, nothing is left over.
-    expected = jax.tree.map(jnp.shape, shapes.params)
+    expected = jax.tree.map(jnp.shape, self._shapes.params)
     assert jax.tree.map(jnp.shape, tree) == expected, (jax.tree.map(jnp.shape, tree), expected)
-    batch = self.data['batch/reward'].shape[0]
-    latent = self.agent.initial_carry(tree, batch).latent
-    carry = Carry(latent, self.authors.first_action(self.group('batch')))
     more = {'world_model': targets} if targets else {}
-    return state.replace(params=tree, targets={'critic': slow, **more}, carry=carry)
+    return self._fresh.replace(params=tree, targets={'critic': slow, **more}, carry=self._carry)
 
   def restarted(self, state):
     """The state before the next update on the recorded batch; DreamerPro's sequences all begin from
     zeros.
     """
-    return state.replace(carry=self.state().carry) if self.authors is parity_pro else state
+    return state.replace(carry=self._carry) if self.authors is parity_pro else state
 
   def metrics(self, number) -> dict:
     """The authors' metrics of an update, by their names."""

@@ -177,9 +177,13 @@ class Fixture:
     place = 'out_0' if number == 2 * self.layers[which] else f'h_{number // 2}'
     return (*MLPS[network].split('/'), place, ours), value
 
+  @functools.cached_property
+  def _shapes(self):
+    return jax.eval_shape(self.agent.init, jax.random.key(0))
+
   def state(self):
     """A state with the recorded parameters, before its first update."""
-    shapes, tree = jax.eval_shape(self.agent.init, jax.random.key(0)), self.tree('param')
+    shapes, tree = self._shapes, self.tree('param')
     slow = tree.pop('slow', {})
     tree['world_model']['harmony'] = {}
     found = {'params': tree, 'targets': {'critic': slow}}

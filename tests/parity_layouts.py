@@ -7,7 +7,7 @@ import numpy as np
 
 def first_action(arrays):
   """The action before the first row [B, A]."""
-  return jnp.asarray(arrays['action'][:, 0])
+  return jax.device_put(arrays['action'][:, 0])
 
 
 def features(rows, config):
@@ -26,7 +26,7 @@ def nested(arrays, config, convert) -> dict:
     node = tree
     for key in path[:-1]:
       node = node.setdefault(key, {})
-    node[path[-1]] = jnp.asarray(value)
+    node[path[-1]] = jax.device_put(value)  # jnp.asarray compiles a program per shape
   return tree
 
 

@@ -176,7 +176,7 @@ def batch_of(arrays) -> dict:
     'is_terminal': arrays['discount'] == 0,
     'action': np.roll(arrays['action'], -1, 1),
   }
-  return {k: jnp.asarray(v) for k, v in batch.items()}
+  return jax.device_put(batch)
 
 
 def shape_of(arrays):
@@ -225,7 +225,7 @@ def _convert(name, value, config):
   raise KeyError(name)
 
 
-def forward(agent, state, batch) -> dict:
+def forward(agent, state, batch, after) -> dict:
   """One forward pass with the parameters as given, one imagination and critic's loss after the
   world model's update, by the authors' names.
   """
@@ -251,7 +251,7 @@ def forward(agent, state, batch) -> dict:
   unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)
   scores = {k: head.scores(params, v)[:, head.config.warm_up :] for k, v in raw.items()}
   starts, keep = agent.starts(post, batch)
-  after = {**state.params, 'world_model': agent.update(state, batch)[0].params['world_model']}
+  after = {**state.params, 'world_model': after.params['world_model']}
   actor, critic, slow_critic = after['actor'], after['critic'], state.targets['critic']
   actor_loss, (trajectory, targets, _, _) = agent.actor_loss(
     actor, after, state, starts, keep, draws

@@ -142,14 +142,18 @@ class Fixture:
     place = (ours,) if ours == 'policy' else ('world_model', ours)
     return ({'model': 'params', 'model_target': 'targets'}[owner], *place, layer, leaf), value
 
+  @functools.cached_property
+  def _shapes(self):
+    return jax.eval_shape(self.agent.init, jax.random.key(0))
+
   def state(self):
     """A state with the recorded parameters, before its first update."""
-    shapes, tree = jax.eval_shape(self.agent.init, jax.random.key(0)), self.tree('param')
+    shapes, tree = self._shapes, self.tree('param')
     tree['params']['world_model']['harmony'] = shapes.params['world_model']['harmony']
     for name in tree:  # nothing is missing, nothing is left over
       assert jax.tree.map(jnp.shape, tree[name]) == jax.tree.map(jnp.shape, getattr(shapes, name))
-    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.replace(rng=None))
-    step = jnp.int32(self.meta['first_update_step'])
+    fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.replace(rng=None))
+    step = np.int32(self.meta['first_update_step'])
     return fresh.replace(**tree, rng=jax.random.key(0), step=step)
 
   def pictures(self, stacks):
@@ -186,7 +190,7 @@ class Fixture:
     shift = np.zeros((self.config.horizon + 1, self.config.batch_size, 2), np.int32)
     if self.pixels:
       shift = np.stack([noise['shift_obs'], *noise['shift_next']])
-    return tdmpc.Draws(jnp.asarray(shift), jnp.asarray(noise['td']), jnp.asarray(noise['pi']))
+    return tdmpc.Draws(*jax.device_put((shift, noise['td'], noise['pi'])))
 
   def replay(self, slots=3):
     """A replay that holds as many of the recorded episodes, empty."""

@@ -15,6 +15,8 @@ leave out elements whose recorded gradient is below 1e-6 of their tensor's large
 import dataclasses
 import functools
 import inspect
+from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ from harmony_jax.methods import (
   tdmpc_planning,
 )
 from harmony_jax.rssm import State
-from tests import parity, parity_denoised, parity_layouts, parity_tdmpc, small
+from tests import parity, parity_denoised, parity_tdmpc, small
 
 PATHS, TDMPC, DENOISED = parity.paths(), parity_tdmpc.paths(), parity_denoised.paths()
 FORMS = ('conv', 'matmul')
@@ -89,59 +91,68 @@ def report(group, errors, limit):
   assert not bad, bad
 
 
-def _model(fixture, form):
-  """What the world model makes of the recorded batch, and its gradients: one program for both."""
-  if ('model', form) not in fixture.history:
-    params, inputs = fixture.model_inputs(fixture.state())
-    loss = lambda params, inputs: parity_layouts.model_loss(fixture.agent, params, *inputs)
-
-    def model(state, batch, params, inputs):
-      forward = fixture.authors.forward(fixture.agent, state, batch)
-      return forward, jax.grad(loss)(params, inputs)
-
-    found = jax.jit(model)(fixture.state(), fixture.batch(), params, inputs)
-    fixture.history['model', form] = found
-  return fixture.history['model', form]
-
-
 def test_forward(fixture, form):
-  ours, recorded = _model(fixture, form)[0], fixture.authors.compared(fixture.group('forward'))
+  ours, recorded = _first(fixture, form).forward, fixture.authors.compared(fixture.group('forward'))
   assert set(ours) == set(recorded), set(ours) ^ set(recorded)
   report('forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
 
 
 def test_gradients(fixture, form):
-  ours, theirs = _named(_model(fixture, form)[1]), _named(fixture.tree('grad')['world_model'])
+  ours, theirs = _named(_first(fixture, form).whole), _named(fixture.tree('grad')['world_model'])
   assert set(ours) == set(theirs), set(ours) ^ set(theirs)
   report('gradients', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
 
 
 def _named(tree):
   return {
-    jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
 
-def _train(fixture, form='conv'):
-  """[(state before, its gradients, state, metrics)] of each of the recorded updates on the recorded
-  batch. Kept, as compiling takes long.
+class Update(NamedTuple):
+  """One recorded update by us: of the parameters as given `forward` and the world model's gradient
+  as a whole, before `mask`; then the gradients by subtree, the state after it, and metrics.
   """
+
+  forward: dict
+  whole: dict
+  gradients: dict
+  state: Any
+  metrics: dict
+
+
+def _train(fixture, form) -> list[Update]:
+  """The recorded updates on the recorded batch; kept, and one program, as compiling takes long."""
   if form not in fixture.history:
-    agent = fixture.agent
+    agent, of = fixture.agent, type(fixture.agent.objective)
+    mask, whole = of.mask, []
+
+    def masked(objective, gradient, step):
+      whole.append(gradient)
+      return mask(objective, gradient, step)
 
     def update(state, batch):
-      after, metrics, gradients, *_ = agent.update(state, batch)
-      return after, {**metrics, 'gradients': gradients}, gradients
+      with mock.patch.object(of, 'mask', masked):
+        after, metrics, gradients, *_ = agent.update(state, batch)
+      forward = fixture.authors.forward(agent, state, batch, after)
+      found = {'forward': forward, 'whole': whole[-1], 'gradients': gradients}
+      return after, {**metrics, 'found': found}, gradients
 
     skip = agent.settings.skip_nonfinite
     step = jax.jit(functools.partial(optimizers.guard, update, skip=skip))
     state, history = fixture.state(), []
     for _ in range(fixture.steps[-1]):
-      before = fixture.restarted(state)
-      state, metrics = step(before, fixture.batch())
-      history.append((before, metrics.pop('gradients'), state, metrics))
+      after, metrics = step(fixture.restarted(state), fixture.batch())
+      params, targets, metrics = jax.device_get((after.params, after.targets, metrics))
+      state = after.replace(params=params, targets=targets)
+      history.append(Update(state=state, metrics=metrics, **metrics.pop('found')))
     fixture.history[form] = history
   return fixture.history[form]
+
+
+def _first(fixture, form):
+  return _train(fixture, form)[0]
 
 
 def parameters(state, params=None):
@@ -173,9 +184,9 @@ def update_errors(fixture, params, after, masked):
   assert set(ours) == set(theirs) == set(before)
   errors, left_out, total = {}, 0, 0
   for name in set(theirs) - still:
-    moved, wanted = np.asarray(ours[name] - before[name]), np.asarray(theirs[name] - before[name])
+    moved, wanted = ours[name] - before[name], theirs[name] - before[name]
     if masked and name in gradients:
-      size = np.abs(np.asarray(gradients[name]))
+      size = np.abs(gradients[name])
       keep = (size == 0) | (size >= 1e-6 * size.max())
       left_out, total = left_out + (~keep).sum(), total + keep.size
       moved, wanted = moved * keep, wanted * keep
@@ -187,7 +198,7 @@ def update_errors(fixture, params, after, masked):
 def test_updates(fixture, form):
   history = _train(fixture, form)
   for after in fixture.steps:
-    *_, state, _ = history[after - 1]
+    state = history[after - 1].state
     errors = update_errors(fixture, parameters(state), after, masked=True)
     theirs = _named(fixture.tree(f'after_step_{after}'))
     if PROTOTYPES in theirs:
@@ -197,7 +208,8 @@ def test_updates(fixture, form):
 
 def test_metrics_and_normaliser(fixture, form):
   errors = {}
-  for number, (*_, state, metrics) in enumerate(_train(fixture, form), 1):
+  for number, update in enumerate(_train(fixture, form), 1):
+    state, metrics = update.state, update.metrics
     recorded = fixture.metrics(number)
     if hasattr(fixture.authors, 'metrics_of'):
       recorded = fixture.authors.metrics_of(recorded, fixture.config)
@@ -222,8 +234,8 @@ def test_no_update_fails(fixture):
 def test_half_an_update_fails(fixture, form):
   """Nor do updates with half the learning rate."""
   state = fixture.state()
-  *_, after, _ = _train(fixture, form)[0]
-  half = jax.tree.map(lambda a, b: (a + b) / 2, state.params, after.params)
+  after = _first(fixture, form).state
+  half = jax.tree.map(lambda a, b: (a + b) / 2, *jax.device_get((state.params, after.params)))
   errors = update_errors(fixture, parameters(after, half), 1, masked=False)
   assert min(v for k, v in errors.items() if not k.startswith(("['slow']", "['targets']"))) > 0.4
 
@@ -273,7 +285,7 @@ def test_gradients_by_loss(fixture):
     ours = _named(chosen(params, {k: float(k == name) for k in names}))
     theirs = _named(fixture.tree(f'grad_by_loss/{name}')['world_model'])
     assert set(theirs) <= set(ours)
-    assert not any(np.asarray(ours[k]).any() for k in set(ours) - set(theirs))
+    assert not any(ours[k].any() for k in set(ours) - set(theirs))
     report(f'gradients of {name}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
 
 
@@ -285,7 +297,7 @@ MATMUL = pytest.mark.parametrize(
 @MATMUL
 @only('grad_actor', 'grad_critic')
 def test_gradients_of_the_behaviour(fixture, form):
-  gradients = _train(fixture, form)[0][1]
+  gradients = _first(fixture, form).gradients
   for name in ('actor', 'critic'):
     ours, theirs = _named(gradients[name]), _named(fixture.tree(f'grad_{name}')[name])
     assert set(ours) == set(theirs)
@@ -297,7 +309,7 @@ def test_gradients_of_the_behaviour(fixture, form):
 def test_gradients_of_the_second_update(fixture, form):
   """With the slow encoder, the shifts and, if they learn by then, the prototypes of that update."""
   frozen = {"['prototypes']['vectors']"} if frozen_updates(fixture) > 1 else set()
-  ours = _named(_train(fixture, form)[1][1]['world_model'])
+  ours = _named(_train(fixture, form)[1].gradients['world_model'])
   theirs = _named(fixture.tree('grad_step2')['world_model'])
   assert set(ours) == set(theirs)
   report(
@@ -311,8 +323,7 @@ def test_gradients_of_the_second_update(fixture, form):
 @only('forward_step2')
 def test_forward_before_the_second_update(fixture, form):
   recorded = fixture.authors.compared(fixture.group('forward_step2'))
-  forward = jax.jit(lambda state, batch: fixture.authors.forward(fixture.agent, state, batch))
-  ours = forward(_train(fixture, form)[1][0], fixture.batch())
+  ours = _train(fixture, form)[1].forward
   assert set(recorded) <= set(ours)
   report('second forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
 
@@ -360,7 +371,7 @@ def test_tdmpc_gradients_by_loss(path):
     ours = _named({'params': {'world_model': found}})
     theirs = _named(fixture.tree(f'grad_by_loss/{name}'))
     assert set(theirs) <= set(ours)
-    assert not any(np.asarray(ours[k]).any() for k in set(ours) - set(theirs))
+    assert not any(ours[k].any() for k in set(ours) - set(theirs))
     report(f'gradients of {name}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
 
 
@@ -384,7 +395,7 @@ def tdmpc_update_errors(fixture, state, after):
   assert set(ours) == set(theirs) == set(before)
   errors = {}
   for name in theirs:
-    moved, wanted = (np.asarray(x[name] - before[name]) for x in (ours, theirs))
+    moved, wanted = (x[name] - before[name] for x in (ours, theirs))
     errors[name] = np.linalg.norm(moved - wanted) / (np.linalg.norm(wanted) or 1e-30)
   return errors
 
@@ -397,7 +408,7 @@ def test_tdmpc_updates(path):
     errors = tdmpc_update_errors(fixture, history[after - 1].state, after)
     report(f'updates after {after}', errors, 5e-3)
   start, end = fixture.state(), history[-1].state
-  half = jax.tree.map(lambda a, b: (a + b) / 2, start.params, end.params)
+  half = jax.tree.map(lambda a, b: (a + b) / 2, *jax.device_get((start.params, end.params)))
   for wrong in (start, end.replace(params=half)):
     errors = tdmpc_update_errors(fixture, wrong, 3)
     moving = [v for k, v in errors.items() if k.startswith("['params']") and v > 0]
@@ -580,7 +591,7 @@ def _mistaken(name, said, wrong, monkeypatch):
 @pytest.mark.parametrize('name', MADE)
 def test_a_mistake_in_the_losses_shows(name, monkeypatch):
   fixture, _ = _mistaken(name, *MADE[name], monkeypatch)
-  inputs = jax.tree.map(jnp.asarray, (fixture.state(), fixture.batch(), fixture.draws(1)))
+  inputs = jax.device_put((fixture.state(), fixture.batch(), fixture.draws(1)))
   ours, recorded = parity_tdmpc.forward(fixture, *inputs), fixture.group('forward')
   assert max(relative(ours[k], recorded[k]) for k in ours if k in recorded) > 1e-3
 
@@ -662,9 +673,9 @@ def test_denoised_gradients_by_loss(path):
     ours, theirs = _named({'world_model': found}), {}
     for factor, term in parts:
       for name, each in _named(fixture.tree(f'grad_by_loss/{term}')).items():
-        theirs[name] = theirs.get(name, 0) + factor * np.asarray(each)
+        theirs[name] = theirs.get(name, 0) + factor * each
     assert set(theirs) <= set(ours)
-    assert not any(np.asarray(ours[k]).any() for k in set(ours) - set(theirs))
+    assert not any(ours[k].any() for k in set(ours) - set(theirs))
     report(f'gradients of {task}', {k: relative(ours[k], theirs[k]) for k in theirs}, 1e-3)
 
 
@@ -675,7 +686,7 @@ def denoised_update_errors(fixture, state, after):
   assert set(ours) == set(theirs) == set(before)
   errors = {}
   for name in theirs:
-    moved, wanted = (np.asarray(x[name]) - np.asarray(before[name]) for x in (ours, theirs))
+    moved, wanted = (x[name] - before[name] for x in (ours, theirs))
     errors[name] = np.linalg.norm(moved - wanted) / (np.linalg.norm(wanted) or 1e-30)
   return errors
 

@@ -105,13 +105,14 @@ def batch_of(arrays) -> dict:
 
   The last row gets the first action, which then is carried over as the one before the first row.
   """
-  batch = {k: jnp.asarray(v) for k, v in arrays.items()}
-  return {
-    **batch,
-    'image': batch['image'].transpose(0, 1, 3, 4, 2),
-    'is_first': batch['is_first'] > 0,
-    'action': jnp.roll(batch['action'], -1, 1),
-  }
+  return jax.device_put(
+    {
+      **arrays,
+      'image': arrays['image'].transpose(0, 1, 3, 4, 2),
+      'is_first': arrays['is_first'] > 0,
+      'action': np.roll(arrays['action'], -1, 1),
+    }
+  )
 
 
 def shape_of(arrays):
@@ -166,7 +167,7 @@ def _convert(name, value, config):
   raise KeyError(name)
 
 
-def forward(agent, state, batch) -> dict:
+def forward(agent, state, batch, after) -> dict:
   """One forward pass and one imagination with the parameters as given, by the authors' names but in
   our layouts.
   """

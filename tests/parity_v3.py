@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from harmony_jax import distributions as dists
 from harmony_jax import method, settings
@@ -41,7 +42,7 @@ METRICS = {
 
 def batch_of(arrays) -> dict:
   """The recorded batch in our layout: it is the same."""
-  return {k: jnp.asarray(v) for k, v in arrays.items()}
+  return jax.device_put(arrays)
 
 
 def shape_of(arrays):
@@ -51,7 +52,7 @@ def shape_of(arrays):
 
 def first_action(arrays):
   """The action before the first row [B, A]."""
-  return jnp.zeros_like(jnp.asarray(arrays['action'][:, 0]))
+  return jax.device_put(np.zeros_like(arrays['action'][:, 0]))
 
 
 def normalizer_of(arrays):
@@ -60,7 +61,7 @@ def normalizer_of(arrays):
   return arrays[f'{name}/low/value'], arrays[f'{name}/high/value']
 
 
-def forward(agent, state, batch) -> dict:
+def forward(agent, state, batch, after) -> dict:
   """One forward pass and one imagination with the parameters as given, by the authors' names."""
   params = state.params['world_model']
   out = outputs(agent, state, batch)
@@ -190,5 +191,5 @@ def to_tree(arrays, config=None) -> dict:
     node = tree
     for key in path[:-1]:
       node = node.setdefault(key, {})
-    node[path[-1]] = jnp.asarray(value)
+    node[path[-1]] = jax.device_put(value)
   return tree

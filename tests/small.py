@@ -114,13 +114,9 @@ def shaken(state, seed):
   """A fresh state whose last layers are not zero: values and returns of 1e-8 would be nothing but
   rounding.
   """
-  leaves, tree = jax.tree.flatten(state.params)
-  keys = jax.random.split(jax.random.key(100 + seed), len(leaves))
-  return state.replace(
-    params=tree.unflatten(
-      [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-    )
-  )
+  rng = np.random.default_rng(seed)
+  shake = lambda x: np.asarray(x) + np.float32(0.3 * rng.normal(size=x.shape))
+  return state.replace(params=jax.device_put(jax.tree.map(shake, state.params)))
 
 
 def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0, choices=()) -> dict:
@@ -143,7 +139,8 @@ def batch(shapes=IMAGE, actions=3, discrete=True, size=3, length=5, seed=0, choi
   data['is_first'][:, 0] = True
   data['is_last'][0, 2] = data['is_terminal'][0, 2] = data['is_first'][0, 3] = True
   narrow = lambda x: x.astype(np.float32) if x.dtype == np.float64 else x
-  return jax.tree.map(lambda x: jnp.asarray(narrow(x)), data)
+  # jnp.asarray compiles a program for every shape
+  return jax.device_put({k: narrow(np.asarray(v)) for k, v in data.items()})
 
 
 # ----------------------------------------------------------------------------------------------
@@ -170,8 +167,8 @@ def state_of(agent: method.Method, seed: int = 0) -> Any:
     return value.astype(x.dtype)
 
   fields = {k: getattr(shapes, k) for k in ('params', 'targets', 'statistics')}
-  zeros = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
-  drawn = jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, fields))
+  zeros = jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+  drawn = jax.device_put(jax.tree_util.tree_map_with_path(draw, fields))
   return zeros.replace(**drawn, rng=jax.random.key(seed))
 
 

@@ -46,8 +46,8 @@ def fresh(agent, step=0):
   """A state of random parameters, the slow copies others, at a step of the run."""
   shapes = jax.eval_shape(agent.init, jax.random.key(0)).replace(rng=None)
   rng = np.random.default_rng(0)
-  draw = lambda x: jnp.asarray(rng.normal(size=x.shape) / 3, x.dtype)
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  draw = lambda x: jax.device_put((rng.normal(size=x.shape) / 3).astype(x.dtype))
+  zeros = jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
   drawn = {name: jax.tree.map(draw, getattr(shapes, name)) for name in ('params', 'targets')}
   return zeros.replace(**drawn, rng=jax.random.key(0), run_step=jnp.int32(step))
 
@@ -55,7 +55,9 @@ def fresh(agent, step=0):
 def batch_of(agent, shapes, actions=2):
   rows = agent.settings.batch_length + agent.stack - 1
   data = small.batch(shapes, actions, discrete=False, size=agent.settings.batch_size, length=rows)
-  flags = {name: jnp.zeros_like(data[name]) for name in ('is_first', 'is_last', 'is_terminal')}
+  flags = {
+    name: np.zeros(data[name].shape, bool) for name in ('is_first', 'is_last', 'is_terminal')
+  }
   return {**data, **flags}
 
 
@@ -132,7 +134,9 @@ def test_an_update_with_harmony():
   after, metrics = step(*step(state, data)[:1], data)
   assert after.step == 2 and after.run_step == 70 and after.nonfinite == 0
   assert step._cache_size() == 1
-  moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, after.params)
+  moved = jax.tree.map(
+    lambda a, b: bool((a != b).any()), *jax.device_get((state.params, after.params))
+  )
   assert all(jax.tree.leaves(moved))
   sigmas = [float(metrics[f'harmony/{task}/sigma']) for task in tdmpc.TASKS]
   assert len(set(sigmas)) == 3 and all(np.isfinite(float(each)) for each in metrics.values())
