@@ -496,6 +496,7 @@ def test_what_slurm_is_given(tmp_path):
   words += ['--run_gpus=2', '--run_cpus=6', '--preset=tiny']
   words += ['--slurm=account=physics', '--slurm=constraint=a&b', '--slurm=mail-type=END,FAIL']
   environment = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', FAKE=str(tmp_path))
+  environment['XDG_CACHE_HOME'] = str(tmp_path)  # nothing has been measured
   for _ in range(2):
     result = command(*words, '--detach', **environment)
     assert result.returncode == 0 and '4 waiting of 4, submitted' in result.stdout, result
