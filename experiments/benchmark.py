@@ -26,7 +26,6 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from harmony_jax import envs
 from harmony_jax.benchmarking import chips, compiled, parts
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
@@ -112,10 +111,7 @@ def make_config(preset: str, texts: list[str]) -> Config:
   options, suite = flags.FLAGS, configs().suite(flags.FLAGS.suite)
   if options.output:
     recording.writable_file(options.output)
-  try:
-    task = envs.canonical(suite.SUITE, options.task or suite.DEFAULT_TASK)
-  except ValueError as error:
-    raise UserError(str(error)) from None
+  task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
   method = options.method or configs().default_method(suite)
   config = configs().make(suite, method, options.preset or preset, task).override(texts)
   configs().check(config)
