@@ -39,7 +39,7 @@ INSTALL_REQUIRES = [
   'matplotlib>=3.10,<4',
   'rich>=14,<16',
   *REPORT,
-  # Sweeps on this machine and on Slurm.
+  # Sweeps on Slurm.
   'submitit>=1.5.4,<2',
 ]
 

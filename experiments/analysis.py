@@ -35,7 +35,6 @@ flags.DEFINE_string('suite', None, "A suite in place of the figure's own.")
 flags.DEFINE_list('tasks', None, "Tasks in place of the figure's own, with commas.")
 flags.DEFINE_alias('task', 'tasks')
 flags.DEFINE_string('method', 'dreamerv2', "The base method; the paper's is dreamerv2.")
-flags.DEFINE_string('preset', 'cpu', "Sizes; 'paper' for the authors', on an accelerator.")
 flags.DEFINE_string('seeds', '1', launcher.SEEDS)
 launcher.path('root', 'runs', 'Where runs are, as in a sweep; buffers beside them.')
 launcher.path('output', 'analysis', 'The folder that figures are written to.')
@@ -67,6 +66,7 @@ SCALE = {
     'how much it is at the size of the paper cannot.'
   ),
 }
+flags.DEFINE_enum('preset', 'cpu', [*SIZES], "Sizes; 'paper' for the authors', on an accelerator.")
 TRIAL = 'A trial whether everything runs, of which nothing can be concluded.'
 
 
@@ -455,8 +455,6 @@ def main(words: list[str], texts: list[str]) -> int:
   if name not in FIGURES:
     near = nearest(name, FIGURES)
     raise UserError(f'--figure={name}: did you mean {near!r}? ({", ".join(FIGURES)})')
-  if options.preset not in SIZES:
-    raise UserError(f'--preset={options.preset}: one of {", ".join(SIZES)}')
   launcher.parse_seeds(options.seeds)
   figure, file = FIGURES[name], f'figure_{name}'
   if options.results and not isinstance(figure, Online):

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from rich.console import Group
 from rich.text import Text
-from scipy import stats
 
 from harmony_jax.training.progress import Progress, format_number, split_tasks
 
@@ -39,6 +38,8 @@ class Point(NamedTuple):
 
 def interval(caught: int, games: int, level: float = 0.99) -> tuple[float, float]:
   """Return Wilson's interval of a share."""
+  from scipy import stats  # which takes a second
+
   return tuple(stats.binomtest(caught, games).proportion_ci(level, 'wilson'))
 
 

@@ -11,6 +11,7 @@ eval        complete evaluation episodes, `eval_envs` environments against one
 replay      one batch, drawn and gathered, on the host and on the device; one step stored
 env         a reset and a step of an environment, picture included
 scaling     one update on 1, 2, 4, … devices, and the bytes that they exchange: docs/scaling.md
+precision   bfloat16 beside float32, loss by loss; with --output also a picture of them
 compile     the first update of a process with an empty cache, and of the next one
 compiled    all programs of a run, compiled for a GPU or TPU that need not be there (--target): do
             they compile, kernels, FLOP, bytes, memory, a floor: benchmarks/README.md
@@ -21,10 +22,10 @@ if not __package__:
 
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from harmony_jax import envs
 from harmony_jax.benchmarking import chips, compiled, parts
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
@@ -51,13 +52,16 @@ def main(words: list[str], texts: list[str]) -> int:
   options = flags.FLAGS
   launcher.no_words(words, '--what=…')
   before = _before(options.again, texts) if options.again else {}
-  config = make_config('cpu' if options.what == 'loop' else 'paper', texts)
+  config = make_config('cpu' if options.what in ('loop', 'precision') else 'paper', texts)
   if options.what == 'compiled':
     asked = config, options.target, options.devices, options.programs
     record = {'changes': texts} | compiled.measure(*asked) | {'suite': options.suite}
     print('\n'.join(compiled.lines(record)))
   else:
     record = parts.measure(options.what, config, options.repeats, options.product_size)
+    curves = record.pop('curves', None)
+    if curves and options.output:
+      draw(curves, f'{options.output.removesuffix(".json")}.png')
     print(json.dumps(record, indent=1))
   if options.output:
     text = json.dumps(record, indent=1)
@@ -84,6 +88,20 @@ def _before(path, texts):
   return record
 
 
+def draw(curves: Mapping[str, Mapping[str, Sequence[float]]], path: str) -> None:
+  """Draw each loss by update, in both precisions."""
+  from matplotlib.figure import Figure
+
+  rows = -(-len(curves) // 3)
+  figure = Figure((13, 3.25 * rows), layout='constrained')
+  for place, (name, by_precision) in enumerate(curves.items(), 1):
+    axis = figure.add_subplot(rows, 3, place, title=name, xlabel='update')
+    for color, (precision, values) in zip(('#0072B2', '#D55E00'), by_precision.items()):
+      axis.plot(values, color=color, label=precision, linewidth=1)
+  figure.axes[0].legend()
+  figure.savefig(path, dpi=100)
+
+
 def make_config(preset: str, texts: list[str]) -> Config:
   """Return what the flags ask for, by default with this preset.
 
@@ -93,10 +111,7 @@ def make_config(preset: str, texts: list[str]) -> Config:
   options, suite = flags.FLAGS, configs().suite(flags.FLAGS.suite)
   if options.output:
     recording.writable_file(options.output)
-  try:
-    task = envs.canonical(suite.SUITE, options.task or suite.DEFAULT_TASK)
-  except ValueError as error:
-    raise UserError(str(error)) from None
+  task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
   method = options.method or configs().default_method(suite)
   config = configs().make(suite, method, options.preset or preset, task).override(texts)
   configs().check(config)

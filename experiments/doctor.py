@@ -261,20 +261,15 @@ def of_runs(options: argparse.Namespace) -> int:
   return 0
 
 
-def parse(words: list[str]) -> argparse.Namespace:
-  """Return the options; a mistake ends the command with a line and exit code 2."""
+def main() -> int:
+  """Print the report; return the exit code."""
+  streams.settle()
   parser = argparse.ArgumentParser(prog='python -m experiments.doctor', allow_abbrev=False)
   parser.add_argument('--run', metavar='FOLDER', help='Say whether this run looks right.')
   parser.add_argument(
     '--measure', metavar='RUNS', nargs='+', help='Write the expected ranges anew, from these.'
   )
-  return parser.parse_args(words)
-
-
-def main() -> int:
-  """Print the report; return the exit code."""
-  streams.settle()
-  options = parse(sys.argv[1:])
+  options = parser.parse_args()
   if options.run is not None or options.measure:
     return of_runs(options)
   sections = examine()

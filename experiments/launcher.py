@@ -88,7 +88,7 @@ def define_flags(suite: ModuleType, values: flags.FlagValues = flags.FLAGS) -> N
   string('weighting', None, "How the tasks' losses are weighed; by default as the method has it.")
   enum('preset', configs().AUTO, (configs().AUTO, *suite.PRESETS), PRESET)
   enum('replay', 'auto', ('auto', 'host', 'device'), REPLAY)
-  integer('devices', 0, 'That share the batch, whose size stays; 0: all that can equally.', 0)
+  integer('devices', 0, 'Of each process, sharing the batch, whose size stays; 0: all that can.', 0)
   string('coordinator', '', COORDINATOR)
   integer('num_processes', None, 'How many processes train together, with --coordinator.', 1)
   integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)

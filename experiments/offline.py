@@ -21,6 +21,7 @@ if not __package__:
 import contextlib
 import dataclasses
 import itertools
+import os
 import pathlib
 import shlex
 import sys
@@ -32,6 +33,7 @@ from harmony_jax import config as config_
 from harmony_jax import settings
 from harmony_jax.config import Config
 from harmony_jax.errors import UserError
+from harmony_jax.training import recording
 
 from . import configs, launcher, variants
 
@@ -52,6 +54,13 @@ USED = {  # the flags of each part
   'replay': ('logdir', 'output'),
   'import': ('minari', 'output'),
   'export': ('minari', 'buffer'),
+}
+NEEDED = {
+  'record': ('output',),
+  'train': ('output', 'buffer'),
+  'replay': ('output', 'logdir'),
+  'import': ('output', 'minari'),
+  'export': ('buffer', 'minari'),
 }
 flags.DEFINE_string('suite', None, 'record: one of the suites in configs/.')
 flags.DEFINE_string('task', None, "record: by default the suite's.")
@@ -78,7 +87,7 @@ launcher.path('logdir', None, 'replay: the run folder.')
 flags.DEFINE_string('minari', None, 'import, export: the name of a local dataset, group/name-v0.')
 flags.DEFINE_string('reference', '', 'table: the variant to compare with; by default the first.')
 flags.DEFINE_list('variants', None, 'table: those to show, with commas; by default all.')
-launcher.path('output', None, "The file or folder to write; table: by default the study's.")
+launcher.path('output', None, "The file or folder to write; of table by default the study's.")
 
 
 def main(words: list[str], texts: list[str]) -> int:
@@ -90,14 +99,22 @@ def main(words: list[str], texts: list[str]) -> int:
   for name in sorted({*sum(USED.values(), ())} - {*USED[part]}):
     if flags.FLAGS[name].present:
       raise UserError(f'--{name} is no flag of {part}, which has --{", --".join(USED[part])}')
+  if texts and part not in ('record', 'train'):
+    raise UserError(f'--config.{texts[0]}: {part} changes no settings')
   if part == 'table':
-    return table(rest[:-1], texts)
+    return table(rest[:-1])
   launcher.no_words(rest[:-1], f'{part} --output=…')
-  if part in ('import', 'export'):
-    return exchange(part, texts)
-  if not flags.FLAGS.output:
-    raise UserError(f'{part} needs --output: where it writes')
-  return {'record': record, 'train': train, 'replay': replay}[part](texts)
+  for name in NEEDED[part]:
+    if not flags.FLAGS[name].value:
+      raise UserError(f'{part} needs --{name} ({flags.FLAGS[name].help})')
+  output = flags.FLAGS.output
+  if part not in ('train', 'export'):
+    if os.path.exists(output):  # another recording may depend on it
+      raise UserError(f'--output={output} is there already: choose another, or delete it first')
+    recording.writable_file(output)
+  if part in ('record', 'train'):
+    return {'record': record, 'train': train}[part](texts)
+  return exchange(part)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -107,10 +124,9 @@ def record(texts: list[str]) -> int:
   """Play episodes and write them."""
   from harmony_jax import parallel
   from harmony_jax.benchmarking import machine
-  from harmony_jax.offline import record as recording
+  from harmony_jax.offline import record as played
 
-  options, output = flags.FLAGS, pathlib.Path(flags.FLAGS.output)
-  _check_new(output)
+  options = flags.FLAGS
   for text in texts:
     if not text.startswith('env.'):
       raise UserError(f'--config.{text}: a recording has settings of the environment alone, env.…')
@@ -133,36 +149,24 @@ def record(texts: list[str]) -> int:
   }
   with contextlib.closing(env):
     sizes = options.episodes, options.length, options.seed
-    buffer = recording.record(env, policy[0], *sizes, header, tell)
-  buffer.save(output)
-  print(buffer.describe())
-  print(f'written: {output} ({output.stat().st_size / 1e6:.1f} MB)')
-  return 0
+    buffer = played.record(env, policy[0], *sizes, header, tell)
+  return _save(buffer)
 
 
-def replay(texts: list[str]) -> int:
-  """Make a buffer of a run's own episodes."""
-  from harmony_jax.offline import replayed
-
-  options, output = flags.FLAGS, pathlib.Path(flags.FLAGS.output)
-  if texts:
-    raise UserError(f'--config.{texts[0]}: replay takes no settings, it has those of the run')
-  if not options.logdir:
-    raise UserError('replay needs --logdir: the run folder')
-  _check_new(output)
-  buffer = replayed.load(options.logdir)
-  buffer.save(output)
-  print(buffer.describe())
-  print(f'written: {output} ({output.stat().st_size / 1e6:.1f} MB)')
+def _save(buffer):
+  """Write a buffer to the file that is named."""
+  buffer.save(flags.FLAGS.output)
+  size = os.path.getsize(flags.FLAGS.output) / 1e6
+  print(f'{buffer.describe()}\nwritten: {flags.FLAGS.output} ({size:.1f} MB)')
   return 0
 
 
 def _played(options, texts):
   """(an environment in this process, (policy, what is told of it), configuration)."""
-  from harmony_jax.offline import record as recording
+  from harmony_jax.offline import record as played
   from harmony_jax.training import setup
 
-  known = recording.POLICIES
+  known = played.POLICIES
   folders = [each for each in options.policy if each not in known]
   if folders and not pathlib.Path(folders[0]).exists():
     near = f' (did you mean {config_.nearest(folders[0], known)!r}?)'
@@ -180,7 +184,7 @@ def _played(options, texts):
     agent.config = trained.change_environment(agent.config, texts).replace({'env_processes': False})
     told = {'agent': agent.title, 'agent_step': agent.step}
     env, config = agent.make_env(), agent.config
-    policies[folders[0]] = lambda env: recording.trained(agent)
+    policies[folders[0]] = lambda env: played.trained(agent)
   else:
     if not options.suite:
       raise UserError(f'--policy={",".join(options.policy)} needs --suite: where it acts')
@@ -190,7 +194,7 @@ def _played(options, texts):
     config = config.override(texts).replace({'env_processes': False})
     env = setup.make_env(config, 1)
   made = [policies[each](env) for each in options.policy]
-  return env, (recording.mixed(made), told), config
+  return env, (played.mixed(made), told), config
 
 
 # --------------------------------------------------------------------------------------------------
@@ -202,7 +206,7 @@ def train(texts: list[str]) -> int:
   from harmony_jax.offline import learn, study
 
   options = flags.FLAGS
-  buffers = _buffers(options.buffer or [])
+  buffers = _buffers(options.buffer)
   common = _common(buffers[0].header, texts)
   programs = learn.Programmer(method.entry(options.method), options.method)
   # what cannot be is told before any variant
@@ -253,8 +257,6 @@ def _buffers(paths):
   """The buffers, which must be of one task and fit one model."""
   from harmony_jax.offline import buffer
 
-  if not paths:
-    raise UserError('train needs --buffer: a file of `experiments.offline record`')
   found = [buffer.load(path) for path in paths]
   kind = lambda x: {**{k: x.header[k] for k in ('suite', 'task')}, 'spaces': x.spec.spaces}
   for path, each in zip(paths, found):
@@ -334,12 +336,10 @@ def _told(line):
 # --------------------------------------------------------------------------------------------------
 
 
-def table(folders: list[str], texts: list[str]) -> int:
+def table(folders: list[str]) -> int:
   """Print and write the tables of studies."""
   from harmony_jax.offline import table as tables
 
-  if texts:
-    raise UserError(f'--config.{texts[0]}: a table changes no settings')
   if not folders:
     raise UserError('name one or more folders of train: table studies/cartpole')
   options = flags.FLAGS
@@ -353,36 +353,20 @@ def table(folders: list[str], texts: list[str]) -> int:
   return 0
 
 
-def exchange(part: str, texts: list[str]) -> int:
-  """Make a buffer of a dataset of Minari, or the other way round."""
-  from harmony_jax.offline import buffer, minari_data
+def exchange(part: str) -> int:
+  """Make a buffer of a run's own episodes, or of a dataset of Minari, or the other way round."""
+  from harmony_jax.offline import buffer, minari_data, replayed
 
   options = flags.FLAGS
-  if texts:
-    raise UserError(f'--config.{texts[0]}: {part} changes no settings')
-  for name in USED[part]:
-    if not options[name].value:
-      raise UserError(f'{part} needs --{" and --".join(USED[part])}')
+  if part == 'replay':
+    return _save(replayed.load(options.logdir))
   if part == 'import':
-    _check_new(pathlib.Path(options.output))
-    made = minari_data.load(options.minari)
-    made.save(options.output)
-    print(f'{made.describe()}\nwritten: {options.output}')
-    return 0
+    return _save(minari_data.load(options.minari))
   for path in options.buffer[1:]:
     raise UserError(f'export takes one buffer; {path} is a second one')
   minari_data.save(buffer.load(options.buffer[0]), options.minari)
   print(f'written: the dataset {options.minari} of Minari')
   return 0
-
-
-def _check_new(file):
-  """Refuse a file that cannot be written, or is there: another recording may depend on it."""
-  from harmony_jax.training import recording
-
-  if file.exists():
-    raise UserError(f'--output={file} is there already: choose another, or delete it first')
-  recording.writable_file(file)
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ from harmony_jax.sweeping import devices, executors, grid
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.job import SAVED, Job
 from harmony_jax.sweeping.sweep import FINISHED, Sweep
-from harmony_jax.training import measured, run_folder, trackers
+from harmony_jax.training import measured, recording, run_folder, trackers
 
 from . import configs, launcher
 
@@ -121,7 +121,7 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
 def place_of(config: Config) -> Path:
   """Return where a run's folder is."""
   relative = Path(launcher.default_logdir(config, start_task())).relative_to('runs')
-  return Path(FLAGS.root, relative).expanduser().absolute()
+  return Path(FLAGS.root, relative).absolute()
 
 
 def folder_of(config: Config) -> Path:
@@ -263,15 +263,6 @@ def describe_disk(runs: list[Config], jobs: list[Job], workers: int) -> str:
   return f'{told} {disk.text(needed)}, without checkpoints{disk.room(needed, FLAGS.root)}'
 
 
-def conclude(runs: list[Config], output: Path):
-  """Write the results files of what there is, and print its tables."""
-  from harmony_jax.reporting import report
-
-  there = [folder for folder in map(place_of, runs) if (folder / 'config.json').exists()]
-  lines, problems = report.conclude(there, output)
-  print('\n'.join([*problems, *lines]))
-
-
 def slurm_options(texts: list[str]) -> dict[str, str | bool]:
   """Return the options of sbatch in the texts of --slurm. Raises UserError for one of our own."""
   found = {}
@@ -335,7 +326,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   start = f'from-{task}' if (task := start_task()) else None
   name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset, start)
   name = joined(name, *grid.parse(FLAGS.grid))
-  output = Path(FLAGS.root, 'sweeps', name).expanduser().absolute()
+  output = Path(FLAGS.root, 'sweeps', name).absolute()
   return run(sweep, runs, places, output, need)
 
 
@@ -356,11 +347,10 @@ def run(
   sweep: Sweep, runs: list[Config], places: list[devices.Place], output: Path, need: Callable
 ) -> int:
   """Run what is not finished, and report; return the exit code. `need` as of `forecast`."""
+  from harmony_jax.reporting import report
+
+  recording.writable(output)
   stopped = ''
-  try:
-    output.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f'cannot write to {output}: {error.strerror}') from None
   if sweep.unfinished():
     with contextlib.closing(make_executor(places, output)) as executor, Display(sweep) as display:
       if FLAGS.detach:
@@ -369,7 +359,9 @@ def run(
         return 0
       ahead = forecast(need)
       stopped = sweep.run(executor, FLAGS.retries, lambda: (display.tell(), next(ahead)))
-  conclude(runs, output)
+  there = [folder for folder in map(place_of, runs) if (folder / 'config.json').exists()]
+  lines, problems = report.conclude(there, output)
+  print('\n'.join([*problems, *lines]))
   for row in sweep.unfinished():
     print(f'{row} (output: {row.job.output})', file=sys.stderr)
   if stopped and sweep.unfinished():

@@ -259,7 +259,7 @@ def test_bad_input_is_one_line(tmp_path):
   for words, told in (
     (('--figure=2d',), "did you mean '2"),
     (('--figure=18', '--tasks=hammer'), '--tasks needs --suite here'),
-    (('--figure=2a', '--preset=small'), 'one of paper, cpu'),
+    (('--figure=2a', '--preset=small'), 'one of <paper|cpu|'),
     (('--figure=2a', '--seeds=x'), "--seeds is 'x'"),
     (('--figure=6b', '--draw_only', f'--root={tmp_path}'), 'no run of this figure'),
     (('--figure=2b', f'--results={tmp_path}'), '--results is of whole runs'),

@@ -143,4 +143,4 @@ def test_commands(tmp_path):
     done = commands.run('offline', *words)
     assert done.returncode == 0 and told in done.stdout, done.stderr
   done = commands.run('offline', 'import', '--minari=test/buffer-v0')
-  assert done.returncode == 2 and done.stderr == 'error: import needs --minari and --output\n'
+  assert done.returncode == 2 and done.stderr.startswith('error: import needs --output (')

@@ -75,7 +75,6 @@ PLACES = {
   'results': ['output'],
   'sweep': ['root'],
   'benchmark': ['output', 'again'],
-  'precision': ['output'],
   'docs': ['output'],
   'contact_sheet': ['output', 'assets'],
 }
@@ -102,12 +101,9 @@ def test_commands_know_the_home_and_files_in_the_way(tmp_path):
     done = commands.run(command, *words, HOME=str(tmp_path))
     assert done.returncode == 2 and len(done.stderr.splitlines()) <= 2, done
     assert str(tmp_path) in done.stderr and 'Traceback' not in done.stderr
-  (tmp_path / 'p-0.5.json').mkdir()
   for command, words, told in (
     ('contact_sheet', '--output=~/sheet', 'must end in .png'),
     ('contact_sheet', '--tasks=run_cheetah', 'run_cheetah'),
-    ('precision', '--output=~/none/p-0.5', 'cannot write to the folder of'),
-    ('precision', '--output=~/p-0.5', 'p-0.5.json is a folder'),  # a dot is part of the name
     ('demo', '--picture=~/screen.png', 'must end in .svg'),
     ('benchmark', '--output=~', 'is a folder'),
   ):

@@ -252,6 +252,16 @@ def test_finished_runs_tell_the_hours(tmp_path, capsys):
   assert '1 waiting of 1, 0.30 h, 0.30 h with 1 at a time' in capsys.readouterr().out
 
 
+def test_hours_are_told_once_they_are_known(capsys, monkeypatch):
+  """Ten seconds between two looks, and none after that."""
+  clock, lines = iter(range(0, 999, 4)), iter(['', '', '1 h', '2 h'])
+  monkeypatch.setattr(sweep.time, 'monotonic', lambda: next(clock))
+  ahead = sweep.forecast(lambda: next(lines))
+  for _ in range(9):
+    next(ahead)
+  assert capsys.readouterr().out == '1 h\n' and next(lines) == '2 h'
+
+
 def test_dry_run_starts_nothing(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   words = ['--seeds=5', '--weighting=harmony,none', '--preset=paper', '--dry_run']
@@ -496,6 +506,7 @@ def test_what_slurm_is_given(tmp_path):
   words += ['--run_gpus=2', '--run_cpus=6', '--preset=tiny']
   words += ['--slurm=account=physics', '--slurm=constraint=a&b', '--slurm=mail-type=END,FAIL']
   environment = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', FAKE=str(tmp_path))
+  environment['XDG_CACHE_HOME'] = str(tmp_path)  # nothing has been measured
   for _ in range(2):
     result = command(*words, '--detach', **environment)
     assert result.returncode == 0 and '4 waiting of 4, submitted' in result.stdout, result

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from harmony_jax import parallel
+from harmony_jax import envs, parallel
 from harmony_jax.benchmarking import flops, machine
 from harmony_jax.benchmarking.machine import repeat, spread
 from harmony_jax.benchmarking.subject import Subject, row
@@ -34,7 +34,7 @@ def measure(part: str, config: Config, repeats: int, size: int) -> dict[str, Any
     repeats: of what the part times; 0 for what suits it. size: of the products of the ceiling.
   """
   fresh = machine.in_fresh_process
-  if part in ('env', 'compile'):
+  if part in ('env', 'compile', 'precision'):
     return fresh(_record, part, config, repeats)
   before, record = fresh(machine.ceilings, size), fresh(_record, part, config, repeats)
   after = fresh(machine.ceilings, size)
@@ -58,7 +58,7 @@ def _record(part, config, repeats):
     if not parallel.has_accelerator():
       parallel.keep_freed_memory()
     measure: Callable[..., dict] = PARTS[part]
-    found = measure(config if part == 'env' else Subject(config), repeats)
+    found = measure(config if part in ('env', 'precision') else Subject(config), repeats)
   run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}
   names = ('compute_dtype', 'batch_size', 'batch_length')
   agent = {name: getattr(config.agent, name) for name in names}
@@ -226,6 +226,47 @@ def environment(config: Config, repeats: int) -> dict[str, Any]:
   return found
 
 
+def precision(config: Config, repeats: int) -> dict[str, Any]:
+  """Compare bfloat16 with float32: the same updates, by default 300, of the same parameters on the
+  same batches of random play.
+
+  `losses`: of each its last mean over `window` updates, and how far later ones are apart at most,
+  relative to the mean loss. `curves`: {loss: {precision: [value of each update]}}.
+  """
+  window, played, names = 20, 2_000, ('float32', 'bfloat16')
+  config, count = config.replace({'num_envs': 1}), max(2, (repeats or 300) // window)
+  subjects = [Subject(config.replace({'compute_dtype': name})) for name in names]
+  recorded, both = _played(subjects[0], played), []
+  for subject in subjects:
+    state, history = subject.state(), []
+    for update in range(count * window):
+      state, metrics = subject.compiled.train_step(state, recorded.sample(update))
+      history.append({name: metrics[name] for name in metrics if name.startswith('loss/')})
+    both.append(jax.tree.map(lambda *each: np.array(each, float), *jax.device_get(history)))
+  losses = {}
+  for name in both[0]:
+    a, b = (each[name].reshape(count, window).mean(1) for each in both)
+    apart = float(np.abs(a - b)[1:].max() / np.abs(a).mean())
+    last = {f'final_{kind}': float(each[-1]) for kind, each in zip(names, (a, b))}
+    losses[name] = {**last, 'largest_difference': apart}
+  curves = {name: {k: each[name].tolist() for k, each in zip(names, both)} for name in losses}
+  sizes = {'updates': count * window, 'window': window, 'played': played}
+  return {**sizes, 'losses': losses, 'curves': curves}
+
+
+def _played(subject, steps):
+  """A replay of so many random steps of one environment."""
+  seed, recorded = subject.config.run.seed, subject.replay(steps)
+  with contextlib.closing(setup.make_env(subject.config, 1)) as env:
+    episodes = envs.Episodes(env, seed, 'train')
+    timestep = episodes.step(None)
+    for number in range(steps):
+      vector = evaluation.random_actions(env.spec, 1, seed, number)
+      recorded.append(row(timestep, vector))
+      timestep = episodes.step(to_environment(vector, env.spec))
+  return recorded
+
+
 class Enough(Exception):
   """Ends a run."""
 
@@ -272,4 +313,5 @@ def loop(subject: Subject, repeats: int) -> dict[str, Any]:
 
 
 PARTS = {'train_step': train_step, 'policy': policy, 'loop': loop, 'eval': evaluate}
-PARTS |= {'replay': replay, 'env': environment, 'scaling': scaling, 'compile': compilation}
+PARTS |= {'precision': precision, 'replay': replay, 'env': environment, 'scaling': scaling}
+PARTS |= {'compile': compilation}

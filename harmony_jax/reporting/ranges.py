@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from harmony_jax.config import nested_flat
 from harmony_jax.errors import UserError
-from harmony_jax.reporting import protocol, records, results_files
+from harmony_jax.reporting import protocol, records
 from harmony_jax.reporting.figures import number as long_number
 from harmony_jax.reporting.schema import Record
 from harmony_jax.training.run_folder import FREE, atomic_write
@@ -131,8 +132,8 @@ def _shared(runs):
 
 
 def _settings(record):
-  flat = {'.'.join(key): each for key, each in sorted(results_files.flat(record.config).items())}
-  return {k: each for k, each in flat.items() if k not in _IDLE and not k.startswith('eval')}
+  flat = sorted(nested_flat(record.config).items())
+  return {k: each for k, each in flat if k not in _IDLE and not k.startswith('eval')}
 
 
 def _compared(name):

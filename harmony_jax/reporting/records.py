@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from harmony_jax import weighting
-from harmony_jax.config import RunSettings, as_before
+from harmony_jax.config import RunSettings, as_before, nested_flat
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
@@ -28,7 +28,7 @@ MOST = 200  # points of each metric
 METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every record has
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
-_FREE = {('seed',), *((name,) for name in FREE)}  # settings that may differ between seeds
+_FREE = {'seed', *FREE}  # settings that may differ between seeds
 _OF_A_RUN = {*(field.name for field in dataclasses.fields(RunSettings)), 'env', 'eval_env', 'from'}
 
 
@@ -296,13 +296,13 @@ def _unlike(found):
     elsewhere = other is record  # where tasks have other steps, evaluations and environments
     if elsewhere:
       other, kind = of_method, 'the same method on another task'
-    old, new = (results_files.flat(each.config) for each in (other, record))
-    idle = _FREE | {('weighting', name) for name in weighting.idle(record.weighting)}
+    old, new = (nested_flat(each.config) for each in (other, record))
+    idle = _FREE | {f'weighting.{name}' for name in weighting.idle(record.weighting)}
     differing = [
-      f'{".".join(key)} ({new.get(key, "nothing")} for {old.get(key, "nothing")})'
+      f'{key} ({new.get(key, "nothing")} for {old.get(key, "nothing")})'
       for key in sorted(old.keys() & new.keys() | _options(old, new))
       if old.get(key) != new.get(key) and key not in idle
-      if not (elsewhere and key[0] in _OF_A_RUN)
+      if not (elsewhere and key.partition('.')[0] in _OF_A_RUN)
     ]
     if differing:
       unlike = f'its settings are not those of {other.source}, {kind}'
@@ -323,9 +323,6 @@ def _cut(found):
 
 def _options(old, new):
   """Options of the simulator's own that only one of two configurations names."""
-  alone = {key: entry for key, entry in (old | new).items() if (key in old) != (key in new)}
-  return {
-    key
-    for key, entry in alone.items()
-    if key[0] in ('env', 'eval_env') and key[1:] and not as_before('.'.join(key), entry)
-  }
+  both, alone = old | new, old.keys() ^ new.keys()
+  options = {key for key in alone if key.startswith(('env.', 'eval_env.'))}
+  return {key for key in options if not as_before(key, both[key])}

@@ -24,14 +24,10 @@ def label(config: Mapping) -> str:
   the run's own label. A variant of a study has its label in the rule's place."""
   rules = [config['weighting']['rule']] if config.get('weighting') is not None else []
   rules = [config['variant']] if 'variant' in config else rules
-  starts = [f'from-{_plain(config["from"])}'] if 'from' in config else []
+  task = re.sub(r'[^\w.+-]', '-', config.get('from', '').lower())  # a part of a file's name
+  starts = [f'from-{task}'] if 'from' in config else []
   labels = [config['label']] if config.get('label') else []
   return '-'.join([joined(config['method']), *rules, config['preset'], *starts, *labels])
-
-
-def _plain(task):
-  """A task as a part of a file's name."""
-  return re.sub(r'[^\w.+-]', '-', task.lower())
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -128,10 +124,8 @@ def _check(record):
   steps = columns['step']
   every = {name: columns[name] for name in COUNTS + NUMBERS} | columns['measures']
   for name, column in [*every.items(), *record.metrics.items()]:
-    holds, needed = (
-      is_count if name in COUNTS else is_number,
-      name in ('step', 'frame', 'eval_mean'),
-    )
+    holds = is_count if name in COUNTS else is_number
+    needed = name in ('step', 'frame', 'eval_mean')
     for value in column:
       _demand(holds(value) or (value is None and not needed), value, f'a number as {name}')
   lengths = {len(column) for column in every.values()}, set(map(len, record.metrics.values()))

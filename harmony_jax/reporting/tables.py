@@ -169,24 +169,19 @@ def interval(each: Interval) -> str:
 
 def runs(records: Sequence[Record]) -> pandas.DataFrame:
   """Return a row per run: how far it is, its last evaluation, what it took, where it came from."""
-  rows = [
-    {
-      **{
-        name.capitalize(): str(getattr(r, name)) for name in ('task', 'method', 'weighting', 'seed')
-      },
+  rows = []
+  for r in records:
+    state = {
       'State': 'complete' if r.complete else progress(r),
       'Score': number(r.final),
       'Training': number(r.evaluations['train_mean'][-1] if r.scores else None),
       'Hours': number(r.hours),
       'Steps/s': number(r.steps_per_second),
-      **{
-        name.capitalize(): r.environment[name] or MISSING
-        for name in ('commit', 'devices', 'python')
-      },
-      'Read from': r.source,
     }
-    for r in records
-  ]
+    who = {name: str(getattr(r, name)) for name in ('task', 'method', 'weighting', 'seed')}
+    facts = {name: r.environment[name] or MISSING for name in ('commit', 'devices', 'python')}
+    who, facts = ({k.capitalize(): v for k, v in each.items()} for each in (who, facts))
+    rows.append({**who, **state, **facts, 'Read from': r.source})
   return _table('Every run', rows)
 
 

@@ -121,7 +121,9 @@ class Attempt:
       )
     if self.stopping:  # before there was a process
       self.process.terminate()
-    return self.process.wait()
+    while (code := self.process.poll()) is None:  # a signal's handler may wait for it, too
+      time.sleep(0.2)
+    return code
 
 
 def last_line(path: Path) -> str:
