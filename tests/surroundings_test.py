@@ -10,7 +10,7 @@ import pytest
 
 from experiments import doctor
 from harmony_jax import parallel, surroundings
-from harmony_jax.training import faults
+from harmony_jax.training import faults, hooks
 from tests.commands import ROOT
 from tests.runs import config_of, dreamer_of, train
 
@@ -142,8 +142,9 @@ def test_with_a_place_they_are_kept(cache, monkeypatch, tmp_path, caplog):
   assert cache() == str(tmp_path / 'harmony_jax/xla') and not caplog.records
 
 
-def test_a_video_of_batches_shorter_than_what_it_shows_first(tmp_path):
-  train(tmp_path, dreamer_of(steps=80, batch_length=4, video_every=80, eval_episodes=0))
+def test_a_video_of_batches_shorter_than_what_it_shows_first(tmp_path, monkeypatch):
+  monkeypatch.setattr(hooks.Video, 'context', 20)
+  train(tmp_path, dreamer_of(steps=80, video_every=80, eval_episodes=0))
   assert list((tmp_path / 'videos').glob('open_loop_image_00000080*'))
 
 

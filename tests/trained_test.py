@@ -18,9 +18,9 @@ from harmony_jax import config as configuration
 from harmony_jax import envs, method, trained
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import records
-from harmony_jax.training import faults, loop, panels, recording, run_folder
+from harmony_jax.training import faults, panels, recording, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
-from tests import commands, small
+from tests import commands, runs, small
 
 STEPS = (80, 160)
 SHORT = {
@@ -43,7 +43,8 @@ def save(folder, config):
   one = method.entry(config.run.method).make(config.agent, spec)
   text = {'format': configuration.FORMAT, 'config': config.to_json(), 'identity': {}}
   (folder / 'config.json').write_text(json.dumps(text))
-  states = {step: jax.jit(one.init)(jax.random.key(step)) for step in STEPS}
+  init = jax.jit(one.init)
+  states = {step: init(jax.random.key(step)) for step in STEPS}
   with Checkpoints(folder / 'checkpoints') as checkpoints:
     for step, state in states.items():
       player = one.initial_carry(one.variables(state), 4)
@@ -65,9 +66,8 @@ def agent(saved):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """The folder of a whole run."""
-  config, path = small.run_config(**SHORT), tmp_path_factory.mktemp('run')
-  with run_folder.prepare(path, config, {}) as folder:
-    loop.Trainer(config, folder).run()
+  path = tmp_path_factory.mktemp('run')
+  runs.train(path, small.run_config(**SHORT))
   return path
 
 
