@@ -44,15 +44,21 @@ DMC = (
 
 
 @pytest.mark.parametrize(
-  'method', ['tests.linear:METHOD', pytest.param('dreamerv3', marks=pytest.mark.slow)]
+  'method, more',
+  [
+    ('tests.linear:METHOD', []),
+    ('tests.linear:METHOD', ['--config.eval_in_background=True']),
+    pytest.param('dreamerv3', [], marks=pytest.mark.slow),
+  ],
+  ids=['linear', 'in_background', 'dreamerv3'],
 )
-def test_killed_while_saving_and_asked_to_end(method, tmp_path):
+def test_killed_while_saving_and_asked_to_end(method, more, tmp_path):
   """SIGKILL in the middle of saving, then SIGTERM, which saves and says how to go on; then to the
-  end.
+  end. The other run evaluates in the foreground.
   """
-  undisturbed, run = (
-    kills.Run(tmp_path / name, *CATCH, f'--method={method}') for name in ('undisturbed', 'killed')
-  )
+  command = (*CATCH, f'--method={method}')
+  undisturbed = kills.Run(tmp_path / 'undisturbed', *command)
+  run = kills.Run(tmp_path / 'killed', *command, *more)
   assert undisturbed.start().end() == 0, undisturbed.text
   assert run.start().kill('saving', 0.0) == -signal.SIGKILL, run.text
   assert run.start().kill('now', 0.5, signal.SIGTERM) == 75, run.text

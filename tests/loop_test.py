@@ -249,7 +249,9 @@ def test_evaluations_take_a_share_of_the_steps(tmp_path):
 
 
 def test_evaluation_in_the_background(tmp_path):
-  """Training goes on meanwhile. The files are those of a run that waits, also after a crash."""
+  """Training goes on meanwhile. The files are those of a run that waits, also after a crash and a
+  signal in between.
+  """
   config, seen, go_on = config_of(log_every=8), [], threading.Event()
   plain = train(tmp_path / 'plain', config)
 
@@ -266,16 +268,19 @@ def test_evaluation_in_the_background(tmp_path):
     go_on.set()  # what is played must come to an end
     die(trainer)
 
-  def look(trainer):
+  def stop(trainer):
     seen.append(trainer.state.evaluated)
     go_on.set()
+    ask(trainer)
 
   config, folder = config.replace({'eval_in_background': True}), tmp_path / 'run'
   with pytest.raises(Killed):
     train(folder, config, From(100, crash), compiler=compiler)
   go_on.clear()
-  run = train(folder, config, From(120, look), compiler=compiler)
-  assert seen[0] is None and run.state.evaluated == 160
+  with pytest.raises(Interrupted, match='saved at step 124 of 160'):
+    train(folder, config, From(120, stop), compiler=compiler)
+  run = train(folder, config, compiler=compiler)
+  assert seen == [None] and run.state.evaluated == 160
   for name in ('scores.jsonl', 'metrics.jsonl'):
     assert lines(folder, name) == lines(tmp_path / 'plain', name)
   chex.assert_trees_all_equal(run.updates.state.params, plain.updates.state.params)

@@ -258,6 +258,7 @@ def test_sigma_starts_where_each_agent_says():
 def test_what_a_device_does_not_do_is_one_line(monkeypatch):
   for config, told in (
     (config_of(eval_share=0.1), 'config.eval_share'),
+    (config_of(eval_in_background=True), 'config.eval_in_background'),
     (dreamer_of(weighting__calibrate=2), 'starts from its first batches'),
     (dreamer_of('tests.shooting:METHOD'), 'has a replay of its own'),
     (dreamer_of('tdmpc'), 'tdmpc'),
