@@ -56,9 +56,3 @@ def outputs(agent, state, batch) -> dict:
   if 'continue' in params:
     found['continue'] = agent.continue_logit(params, feature)
   return found
-
-
-def model_loss(agent, params, state, *inputs):
-  """Return what the rule makes of the world model's losses; inputs as of `losses`."""
-  found = agent.losses(params, state, *inputs)
-  return agent.weigh(found, params['harmony'], state.weighting)[0]

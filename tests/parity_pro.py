@@ -20,7 +20,7 @@ from harmony_jax.methods import dreamer
 from harmony_jax.methods.dreamer_parts import Draws
 from harmony_jax.methods.dreamer_pro import mixed
 from tests import small
-from tests.parity_layouts import features, first_action, model_loss, nested
+from tests.parity_layouts import features, first_action, nested
 from tests.parity_v2 import optimizers
 
 METHOD = 'dreamerpro'
@@ -225,15 +225,13 @@ def _convert(name, value, config):
   raise KeyError(name)
 
 
-def forward(agent, state, batch, after) -> dict:
+def forward(agent, state, batch, after, metrics) -> dict:
   """One forward pass with the parameters as given, one imagination and critic's loss after the
   world model's update, by the authors' names.
   """
   head = agent.objective
   params, slow = head.project(state.params['world_model']), state.targets['world_model']
   draws = agent.draws(jax.random.fold_in(state.rng, state.step), *batch['is_first'].shape)
-  losses, _, _ = agent.losses(params, state, batch, state.carry, draws)
-  total = model_loss(agent, params, state, batch, state.carry, draws)
   previous = jnp.concatenate([state.carry.action[:, None], batch['action'][:, :-1]], 1)
   twice = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x, x]), tree)
   seen = head.view(twice(batch), draws.view)
@@ -292,14 +290,14 @@ def forward(agent, state, batch, after) -> dict:
         stats=prior, stoch=latents.sample(prior, latent(agent, agent.recorded_z, *prior.shape[:2]))
       ),
     ),
-    'loss/swav': losses['swav'],
-    'loss/temp': losses['temporal'],
-    'loss/kl': losses['dynamics'],
+    'loss/swav': metrics['loss/swav'],
+    'loss/temp': metrics['loss/temporal'],
+    'loss/kl': metrics['loss/dynamics'],
     'loss/norm': sum(
       jnp.square(jnp.linalg.norm(raw[k], axis=-1) - 1).mean() for k in ('obs', 'feat')
     ),
-    'loss/reward': losses['reward'] + HALF_LOG_TWO_PI,
-    'loss/total': total + HALF_LOG_TWO_PI * agent.settings.weighting.w_r,
+    'loss/reward': metrics['loss/reward'] + HALF_LOG_TWO_PI,
+    'loss/total': metrics['loss/world_model'] + HALF_LOG_TWO_PI * agent.settings.weighting.w_r,
     'reward_mean': reward_mean,
     'reward_target': seen['reward'],
     'log_prob/reward': -agent.reward.scalar.loss(reward, seen['reward']) - HALF_LOG_TWO_PI,

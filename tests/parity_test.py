@@ -135,7 +135,7 @@ def _train(fixture, form) -> list[Update]:
     def update(state, batch):
       with mock.patch.object(of, 'mask', masked):
         after, metrics, gradients, *_ = agent.update(state, batch)
-      forward = fixture.authors.forward(agent, state, batch, after)
+      forward = fixture.authors.forward(agent, state, batch, after, metrics)
       found = {'forward': forward, 'whole': whole[-1], 'gradients': gradients}
       return after, {**metrics, 'found': found}, gradients
 

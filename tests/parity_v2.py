@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmony_jax import method, settings
-from tests.parity_layouts import features, first_action, model_loss, nested, outputs
+from tests.parity_layouts import features, first_action, nested, outputs
 
 METHOD = 'dreamerv2'
 __all__ = ['first_action']
@@ -167,15 +167,15 @@ def _convert(name, value, config):
   raise KeyError(name)
 
 
-def forward(agent, state, batch, after) -> dict:
+def forward(agent, state, batch, after, metrics) -> dict:
   """One forward pass and one imagination with the parameters as given, by the authors' names but in
-  our layouts.
+  our layouts; the model's loss is the update's.
   """
+  del after
   params, draws = state.params['world_model'], agent.draws(None, 0, 0)
-  total = model_loss(agent, params, state, batch, state.carry, draws)
   out = outputs(agent, state, batch)
   start, alive = agent.starts(out['post'], batch)
-  loss, (trajectory, targets, _, metrics) = agent.actor_loss(
+  loss, (trajectory, targets, _, found) = agent.actor_loss(
     state.params['actor'], state.params, state, start, alive, draws
   )
   slow = state.targets['critic']
@@ -192,7 +192,7 @@ def forward(agent, state, batch, after) -> dict:
     'prior_deter': out['post'].deter,
     'prior_stoch': agent.rssm.latents.mode(out['prior']),
     'kl_value': out['kl'],
-    'world_model_loss': total,
+    'world_model_loss': metrics['loss/world_model'],
     'loglik_image': -out['image_loss'],
     'loglik_reward': -out['reward_loss'],
     'image_mean': out['image'] - 0.5,
@@ -204,7 +204,7 @@ def forward(agent, state, batch, after) -> dict:
     'imag_reward': agent.reward.mean(params['reward'], trajectory.feature),
     'imag_target': returns,
     'actor_loss': loss,
-    'actor_entropy_mean': metrics['actor/entropy'],
+    'actor_entropy_mean': found['actor/entropy'],
     'critic_loss': critic,
   }
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from harmony_jax import distributions as dists
 from harmony_jax import method, settings
-from tests.parity_layouts import model_loss, outputs
+from tests.parity_layouts import outputs
 
 METHOD = 'dreamerv3'
 HARMONIZERS = {'har_s1': 'reward', 'har_s2': 'observation', 'har_s3': 'dynamics'}
@@ -61,11 +61,13 @@ def normalizer_of(arrays):
   return arrays[f'{name}/low/value'], arrays[f'{name}/high/value']
 
 
-def forward(agent, state, batch, after) -> dict:
-  """One forward pass and one imagination with the parameters as given, by the authors' names."""
+def forward(agent, state, batch, after, metrics) -> dict:
+  """One forward pass and one imagination with the parameters as given, by the authors' names; the
+  loss is the update's.
+  """
+  del after
   params = state.params['world_model']
   out = outputs(agent, state, batch)
-  total = model_loss(agent, params, state, batch, state.carry, agent.draws(None, 0, 0))
   alive = 1 - batch['is_terminal'].astype(jnp.float32).reshape(-1)
   start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out['post'])
   horizon = agent.settings.behavior.horizon
@@ -92,7 +94,7 @@ def forward(agent, state, batch, after) -> dict:
     'cont_loss': dists.bernoulli_loss(out['continue'], 1.0 - batch['is_terminal']),
     'dyn_loss': free(out['kl']),
     'rep_loss': free(out['kl']),
-    'world_model_loss': total,
+    'world_model_loss': metrics['loss/world_model'],
     'imag_deter': trajectory.states.deter,
     'imag_stoch': trajectory.states.stoch,
     'imag_action': trajectory.action,
