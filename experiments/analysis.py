@@ -297,7 +297,7 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
   """
   from harmony_jax.reporting import records
 
-  options, found = flags.FLAGS, []
+  options, found, unlike = flags.FLAGS, [], {}
   seeds = launcher.parse_seeds(options.seeds)
   results = options.results or ()
   given = [each for path in results for each in _printed(*records.collect(path))]
@@ -313,12 +313,20 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
           folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
           there = _printed(*records.collect([each for each in folders if each.exists()]))
         changes = [word.removeprefix('--config.') for word in words[1:]]
-        own = {each.seed: each for each in reversed(there) if _is(each, config, changes)}
+        apart = [(each, _apart(each, config, changes)) for each in there]
+        unlike |= {_place(each): told for each, told in apart if told}
+        own = {each.seed: each for each, told in reversed(apart) if told == []}
         found += [dataclasses.replace(own[seed], method=label) for seed in seeds if seed in own]
+  for place in sorted(unlike.keys() - set(map(_place, found))):  # else it is another variant's
+    print(f'note: {place[0]} is left out, a run with {", ".join(unlike[place])}', file=sys.stderr)
   if not found:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
     raise UserError(f'no run of this figure is {where}')
   return found
+
+
+def _place(record):
+  return record.source, record.task, record.seed
 
 
 def _printed(found, problems):
@@ -328,28 +336,27 @@ def _printed(found, problems):
   return found
 
 
-def _is(record, config, changes):
-  """Whether a record is a seed of a configuration to which a variant makes these changes.
+def _apart(record, config, changes):
+  """['weighting.rate 0.5 for 1.0']: how a record weighs otherwise than a configuration to which a
+  variant makes these changes; None for a run of another kind or variant.
 
-  A rule's name does not say how it weighs: a run of it with other settings of the rule, of which
-  only its folder need say so, is not drawn as that rule.
+  A rule's name does not say how it weighs, and no more does a run's label.
   """
   from harmony_jax import weighting
   from harmony_jax.reporting import schema
 
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  changed = config.override(changes)
-  tree, own = changed.to_json(), record.config.get('weighting') or {}
+  tree, own = config.override(changes).to_json(), record.config.get('weighting') or {}
   if kind(record.config) != kind(tree):
-    return False
+    return None
   named = {text.partition('=')[0].removeprefix('weighting.') for text in changes}
   # an older run may lack a setting, but none of those by which variants differ
   names = (own.keys() | named) & tree['weighting'].keys() - weighting.idle(record.weighting)
-  other = sorted(name for name in names if own.get(name) != tree['weighting'][name])
-  if other and not named & {*other}:  # else it is another variant's
-    told = ', '.join(f'weighting.{k} {own[k]} for {tree["weighting"][k]}' for k in other)
-    print(f'note: {record.source} is left out, a run with {told}', file=sys.stderr)
-  return not other
+  wanted = {name: tree['weighting'][name] for name in sorted(names)}
+  apart = {name: value for name, value in wanted.items() if own.get(name) != value}
+  if named & apart.keys():
+    return None
+  return [f'weighting.{name} {own[name]} for {value}' for name, value in apart.items()]
 
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:

@@ -27,11 +27,10 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from harmony_jax.benchmarking import chips, compiled, parts
-from harmony_jax.config import Config
 from harmony_jax.errors import UserError
 from harmony_jax.training import recording
 
-from . import configs, launcher
+from . import launcher
 
 flags.DEFINE_enum('what', 'train_step', [*parts.PARTS, 'compiled'], 'What to measure.')
 flags.DEFINE_string('suite', 'atari100k', 'One of the suites in configs/.')
@@ -52,7 +51,10 @@ def main(words: list[str], texts: list[str]) -> int:
   options = flags.FLAGS
   launcher.no_words(words, '--what=…')
   before = _before(options.again, texts) if options.again else {}
-  config = make_config('cpu' if options.what in ('loop', 'precision') else 'paper', texts)
+  if options.output:
+    recording.writable_file(options.output)
+  preset = options.preset or ('cpu' if options.what in ('loop', 'precision') else 'paper')
+  config = launcher.configuration(options.suite, options.task, options.method, preset, texts)
   if options.what == 'compiled':
     asked = config, options.target, options.devices, options.programs
     record = {'changes': texts} | compiled.measure(*asked) | {'suite': options.suite}
@@ -100,22 +102,6 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[float]]], path: str) -> None
       axis.plot(values, color=color, label=precision, linewidth=1)
   figure.axes[0].legend()
   figure.savefig(path, dpi=100)
-
-
-def make_config(preset: str, texts: list[str]) -> Config:
-  """Return what the flags ask for, by default with this preset.
-
-  Raises:
-    UserError: an unknown suite, task, method, preset or setting, or no place for the output.
-  """
-  options, suite = flags.FLAGS, configs().suite(flags.FLAGS.suite)
-  if options.output:
-    recording.writable_file(options.output)
-  task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
-  method = options.method or configs().default_method(suite)
-  config = configs().make(suite, method, options.preset or preset, task).override(texts)
-  configs().check(config)
-  return config
 
 
 if __name__ == '__main__':

@@ -205,6 +205,22 @@ def canonical(suite: ModuleType, task: str) -> str:
     raise UserError(str(error)) from None
 
 
+def configuration(
+  name: str, task: str | None, by: str | None, preset: str, texts: Sequence[str]
+) -> Config:
+  """Return the configuration of a suite, its own task and method where none is given.
+
+  Raises:
+    UserError: an unknown suite, task, method, preset or setting.
+  """
+  suite = configs().suite(name)
+  task = canonical(suite, task or suite.DEFAULT_TASK)
+  config = configs().make(suite, by or configs().default_method(suite), preset, task)
+  config = config.override(texts)
+  configs().check(config)
+  return config
+
+
 def make_config(
   suite: ModuleType, options: flags.FlagValues, texts: Sequence[str], accelerator: bool
 ) -> tuple[Config, str]:

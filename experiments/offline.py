@@ -188,10 +188,8 @@ def _played(options, texts):
   else:
     if not options.suite:
       raise UserError(f'--policy={",".join(options.policy)} needs --suite: where it acts')
-    suite = configs().suite(options.suite)
-    task = launcher.canonical(suite, options.task or suite.DEFAULT_TASK)
-    config = configs().make(suite, configs().default_method(suite), options.preset, task)
-    config = config.override(texts).replace({'env_processes': False})
+    config = launcher.configuration(options.suite, options.task, None, options.preset, texts)
+    config = config.replace({'env_processes': False})
     env = setup.make_env(config, 1)
   made = [policies[each](env) for each in options.policy]
   return env, (played.mixed(made), told), config

@@ -104,10 +104,7 @@ def _run(options, texts, interruption):
 def _configs(options, texts) -> tuple[Config, dict[str, Config]]:
   """(What all variants have in common, the configuration of each label)."""
   name, given = ('jax_envs', options.env) if ':' in options.env else (options.env, options.task)
-  suite = configs().suite(name)
-  task = launcher.canonical(suite, given or suite.DEFAULT_TASK)
-  name = options.method or configs().default_method(suite)
-  common = configs().make(suite, name, options.preset, task).override(texts)
+  common = launcher.configuration(name, given, options.method, options.preset, texts)
   weighs = 'weighting.rule' in common.flat()
   chosen = options.rules or ([] if options.variant or not weighs else ['none', 'harmony'])
   pairs = [_rule(text, common) for text in chosen]

@@ -79,6 +79,7 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
     ('w50', 'weighting.rule=fixed', 'weighting.w_r=50'),
     ('w10', 'weighting.rule=fixed', 'weighting.w_r=10'),
     ('half', 'weighting.rule=harmony', 'weighting.rate=0.5', 'weighting.w_r=7'),  # w_r is idle
+    ('w_d1', 'weighting.rule=harmony', 'weighting.tasks=observation,reward'),
   ):
     reports.write_run(tmp_path / name, 0, suite='metaworld', task='hammer', method='dreamerv2')
     reports.change(tmp_path / name, weighting=made.override(changes).to_json()['weighting'])
@@ -90,6 +91,11 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
     assert {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_18.csv')} == labels
     told = 'half is left out, a run with weighting.rate 0.5 for 1.0\n'
     assert (told in done.stderr) == (not words), done.stderr
+  where = where[:-1] + (f'--results={tmp_path}/w_d1',)
+  done = commands.run('analysis', '--figure=17', *where)
+  assert done.returncode == 0 and not done.stderr, done.stderr
+  labels = {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_17.csv')}
+  assert labels == {'harmony_w_d1'}
 
 
 def test_a_variant_without_changes_is_no_run_with_another_s(tmp_path):
