@@ -4,7 +4,7 @@ A kernel is a scheduled instruction that does something; it runs as often as the
 round. What it reads and writes is counted as if nothing stayed in a cache: of a stack that is
 sliced, gathered from or written into, the rows alone; what a TPU keeps in its fast memory, S(1),
 is free. Its copies to and from there are no kernels: it computes in front of them. Kernels of our
-own say themselves what they read, write and multiply (fused.py).
+own say themselves what they read, write and multiply (fused.py, resident.py).
 """
 
 import functools
@@ -24,7 +24,7 @@ _IDLE = {
 }
 _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
 _BYTES |= {'s64': 8, 'u64': 8, 'f64': 8, 'token': 0}
-_WINDOWS = ('dynamic-slice', 'gather')  # read as much as they give
+_WINDOWS = ('dynamic-slice', 'gather', 'slice')  # read as much as they give
 _INSERTS = {'dynamic-update-slice': 1, 'scatter': 2}  # write as much as this operand holds
 _WINDOW = {'stride': 1, 'pad': 0, 'lhs_dilate': 1, 'rhs_dilate': 1}  # where nothing is said
 _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
@@ -56,6 +56,7 @@ class Kernel(NamedTuple):
 
   flops: {'f32' | 'bf16' | …: FLOP of products by what they multiply, 'highest' at that precision}.
   part: the loop that it is in. prefetch: a copy to or from fast memory, beside the kernels.
+  spent: FLOP that the device could do meanwhile, where they are more; of our own kernels only.
   """
 
   it: Instruction
@@ -64,6 +65,7 @@ class Kernel(NamedTuple):
   bytes: int
   part: str
   prefetch: bool = False
+  spent: dict[str, float] | None = None
 
 
 class Program:
@@ -102,8 +104,11 @@ class Program:
       elif _prefetches(it):
         yield Kernel(it, runs, {}, nbytes(it.shape, near=True), part, True)
       elif work := _told(it):
-        flops = {work['kind']: float(work['flops'])}
-        yield Kernel(it, runs, flops, int(work['bytes']), part)
+        size = int(work['bytes']) if 'bytes' in work else self._bytes(it, body)
+        flops, spent = (
+          {work['kind']: float(work[x])} if x in work else None for x in ('flops', 'spent')
+        )
+        yield Kernel(it, runs, flops, size, part, spent=spent)
       elif it.opcode not in _IDLE and not it.opcode.endswith(('-done', '-update')):
         yield Kernel(it, runs, self._flops(it, body), self._bytes(it, body), part)
 
