@@ -74,7 +74,7 @@ class Program:
   def __init__(self, text: str):
     self._bodies: dict[str, Body] = {}
     self._entry, body = '', {}
-    for line in text.splitlines():
+    for line in re.sub(r'kernel_metadata=\{[^}]*\}', _in_one_line, text).splitlines():
       if head := _HEAD.match(line):
         body = self._bodies.setdefault(head.group(2), {})
         self._entry = head.group(2) if head.group(1) else self._entry
@@ -164,9 +164,15 @@ def _instruction(root, name, shape, opcode, text):
 
 
 def _told(it):
-  """What one of our own kernels (fused.py) says of itself: it is given whole stacks."""
-  told = it.attribute(r'serialized_metadata = "([^"]*)"')  # its own quotes are \\22
-  return json.loads(told.replace(r'\22', '"')) if told else {}
+  """What one of our own kernels says of itself: a GPU's is given whole stacks."""
+  of_gpu = it.attribute(r'serialized_metadata = "([^"]*)"').replace(r'\22', '"')
+  # A TPU's compiler copies it to what it puts around them.
+  of_tpu = it.attribute(r'"tpu_custom_call".*kernel_metadata=(\{[^}]*\})')
+  return json.loads(of_gpu or of_tpu or '{}')
+
+
+def _in_one_line(found):
+  return found.group().replace('\n', '')
 
 
 def _prefetches(it):
