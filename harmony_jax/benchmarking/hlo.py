@@ -22,6 +22,8 @@ _IDLE = {
   *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'bitcast-convert', 'iota'),
   *('after-all', 'partition-id', 'replica-id', 'opt-barrier'),
 }
+_VIEW = '"ConcatBitcast"'  # of what a TPU has fetched in parts
+_ENDS = ('-done', '-update')
 _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
 _BYTES |= {'s64': 8, 'u64': 8, 'f64': 8, 'token': 0}
 _WINDOWS = ('dynamic-slice', 'gather', 'slice')  # read as much as they give
@@ -109,7 +111,7 @@ class Program:
           {work['kind']: float(work[x])} if x in work else None for x in ('flops', 'spent')
         )
         yield Kernel(it, runs, flops, size, part, spent=spent)
-      elif it.opcode not in _IDLE and not it.opcode.endswith(('-done', '-update')):
+      elif it.opcode not in _IDLE and not it.opcode.endswith(_ENDS) and _VIEW not in it.rest:
         yield Kernel(it, runs, self._flops(it, body), self._bytes(it, body), part)
 
   def _trips(self, loop):
