@@ -196,7 +196,7 @@ def _flipped(kernel):
   return jax.lax.optimization_barrier(kernel[::-1, ::-1])
 
 
-_taken_by = contextvars.ContextVar('product', default=None)
+_taken_by: contextvars.ContextVar[Callable | None] = contextvars.ContextVar('product', default=None)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ The steps are a kernel's grid: what one needs is fetched while the one before is
 parameters and the state stay in the fast memory. A step is the function that the other forms take,
 traced into the kernel. On the way back it is found again from the carry before it, to pull the
 gradient of the state through; recurrence.py takes those of parameters and inputs, of all steps at
-once.
+once. An imagination that has no gradient is one kernel.
 
 On a CPU kernels are interpreted, which is for tests.
 
@@ -76,6 +76,11 @@ def rollout(
 
   It has no gradient. Many rows are done some at a time, one sequence of steps after the other.
   """
+  batch = len(jax.tree.leaves(carry)[0])
+  more = -batch % _AT_ONCE if batch > _AT_ONCE else 0  # rows of zeros
+  fill = lambda tree, axis: jax.tree.map(
+    lambda x: jnp.pad(x, [(0, more if at == axis else 0) for at in range(x.ndim)]), tree
+  )
 
   def body(params, carry, inputs):
     with convolution.products_by(product):
@@ -86,7 +91,10 @@ def rollout(
     with convolution.products_by(product):
       return step(params, carry, inputs)
 
-  return _scan(body, params, carry, inputs, _products(counted, params, carry, inputs), _AT_ONCE)
+  carry, inputs = fill(carry, 0), fill(inputs, 1)
+  flops = _products(counted, params, carry, inputs)
+  found = _scan(body, params, carry, inputs, flops, rows=min(batch, _AT_ONCE))
+  return jax.tree.map(lambda x: x[:, :batch], found)
 
 
 def matrices(params: Any, dtype: DTypeLike) -> Any:
@@ -96,16 +104,16 @@ def matrices(params: Any, dtype: DTypeLike) -> Any:
   return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def _scan(body, params, carry, inputs, flops, most=0, reverse=False):
+def _scan(body, params, carry, inputs, flops, rows=0, reverse=False):
   """The outputs of a `lax.scan` of `body(params, carry, inputs)`, whose leaves are [B, ...].
 
   A kernel sees two axes of them: more would be padded in the large memory.
 
   Args:
-    flops: of a step's products. most: rows done at once, where so many divide B; 0: all.
+    flops: of a step's products. rows: so many are done at once, a divisor of B; 0: all.
   """
   length, batch = jax.tree.leaves(inputs)[0].shape[:2]
-  rows = most if most and batch % most == 0 else batch
+  rows = rows or batch
   few = lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
   now, first = jax.tree.map(few, _first(inputs)), jax.tree.map(few, carry)
   made = jax.eval_shape(lambda *x: body(*x)[1], params, first, now)
@@ -189,7 +197,8 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def _product(x, matrix, axis):
-  wanted = jax.config.jax_default_matmul_precision if x.dtype == jnp.float32 else 'default'
+  config: Any = jax.config
+  wanted = config.jax_default_matmul_precision if x.dtype == jnp.float32 else 'default'
   sums = jax.lax.dot_general(
     x,
     matrix,

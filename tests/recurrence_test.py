@@ -95,8 +95,9 @@ def test_a_filter_of_observations(latent, learned):
   """Both kinds of states, an initial one that is learned, episodes that begin inside."""
   sizes: dict[str, Any] = dict(deter=12, units=10, stoch=4, classes=5, latent=latent)
   sizes['learned_initial'] = learned
-  found = filtered(recurrence.FORMS, **sizes)
+  found = filtered([*recurrence.FORMS, 'resident'], **sizes)
   small.close(found[1], found[0], 2e-5)
+  small.close(found[2], found[0], 2e-5)
   assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(found[0][1][0]))
 
 
@@ -110,9 +111,10 @@ def test_a_filter_of_observations(latent, learned):
   ],
 )
 def test_a_step_in_kernels(how):
-  """Interpreted on a CPU; no GPU has run them."""
-  batched, kernels = filtered(['batched', 'fused'], **how)
-  small.close(kernels, batched, 2e-5)
+  """For a GPU, and all steps in one for a TPU: interpreted on a CPU, neither has run them."""
+  batched, *kernels = filtered(['batched', 'fused', 'resident'], **how)
+  for found in kernels:
+    small.close(found, batched, 2e-5)
 
 
 def test_a_step_in_kernels_that_multiply_bfloat16():
@@ -120,22 +122,12 @@ def test_a_step_in_kernels_that_multiply_bfloat16():
   how: dict[str, Any] = dict(
     rows=16, steps=1, deter=32, units=32, stoch=2, classes=16, dtype=jnp.bfloat16
   )
-  (value, _), (gradient, *_) = filtered(['fused'], **how)[0]
-  (same, _), (wanted, *_) = filtered(['batched'], **how)[0]
-  small.close((value, gradient), (same, wanted), 0.03)
-
-
-@pytest.mark.parametrize(
-  'how',
-  [
-    dict(rows=3, steps=7, deter=12, units=10, stoch=3, classes=5),
-    dict(rows=2, steps=7, deter=8, units=6, stoch=2, classes=3, drawn=False, **V2),
-  ],
-)
-def test_all_steps_in_one_kernel(how):
-  """Likewise for a TPU, with gaussian states as with categorical ones."""
-  batched, kernels = filtered(['batched', 'resident'], **how)
-  small.close(kernels, batched, 2e-5)
+  wanted, *found = (
+    (value, gradient)
+    for (value, _), (gradient, *_) in filtered(['batched', 'fused', 'resident'], **how)
+  )
+  for each in found:
+    small.close(each, wanted, 0.03)
 
 
 def test_a_step_in_kernels_of_several_seeds():
@@ -155,8 +147,8 @@ def test_a_step_in_kernels_of_several_seeds():
 
 
 def test_an_imagination_in_one_kernel(monkeypatch):
-  """Of rows in two blocks."""
-  monkeypatch.setattr(resident, '_AT_ONCE', 3)
+  """Of rows in two blocks, the second not full."""
+  monkeypatch.setattr(resident, '_AT_ONCE', 4)
 
   def imagined(form):
     agent: Any = small.agent(rssm__recurrence=form)

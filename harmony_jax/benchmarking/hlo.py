@@ -107,9 +107,8 @@ class Program:
         yield Kernel(it, runs, {}, nbytes(it.shape, near=True), part, True)
       elif work := _told(it):
         size = int(work['bytes']) if 'bytes' in work else self._bytes(it, body)
-        flops, spent = (
-          {work['kind']: float(work[x])} if x in work else None for x in ('flops', 'spent')
-        )
+        flops = {work['kind']: float(work['flops'])}
+        spent = {work['kind']: float(work['spent'])} if 'spent' in work else None
         yield Kernel(it, runs, flops, size, part, spent=spent)
       elif it.opcode not in _IDLE and not it.opcode.endswith(_ENDS) and _VIEW not in it.rest:
         yield Kernel(it, runs, self._flops(it, body), self._bytes(it, body), part)

@@ -173,8 +173,8 @@ class Dreamer(DreamerParts):
     if form == 'resident' and no_gradient and latent is not None and action is not None:
       later = self.rssm.in_kernel(step, known, (start, first), noise)
     else:
-      step, unroll = functools.partial(step, known), steps_at_once(horizon, form)
-      _, later = jax.lax.scan(step, (start, first), noise, length=horizon, unroll=unroll)
+      one, unroll = functools.partial(step, known), steps_at_once(horizon, form)
+      _, later = jax.lax.scan(one, (start, first), noise, length=horizon, unroll=unroll)
     whole = lambda a, b: jnp.concatenate([a[None], b], 0)
     states, actions = jax.tree.map(whole, (start, first), later)  # [H+1, N, ...]
     feature = states.feature()  # [H+1, N, F]
