@@ -196,26 +196,8 @@ def _flipped(kernel):
   return jax.lax.optimization_barrier(kernel[::-1, ::-1])
 
 
-_taken_by: contextvars.ContextVar[Callable | None] = contextvars.ContextVar('product', default=None)
-
-
-@contextlib.contextmanager
-def products_by(function: Callable) -> Iterator[None]:
-  """Have products of what is traced here be taken by `function(x, matrix)`."""
-  token = _taken_by.set(function)
-  try:
-    yield
-  finally:
-    _taken_by.reset(token)
-
-
-def product(x: Float[Array, '*batch C'], matrix: Float[Array, 'C D']) -> Float[Array, '*batch D']:
-  """x @ matrix, however products are taken here."""
-  return (_taken_by.get() or _product)(x, matrix)
-
-
 @jax.custom_vjp
-def _product(x, matrix):
+def product(x: Float[Array, '*batch C'], matrix: Float[Array, 'C D']) -> Float[Array, '*batch D']:
   """x @ matrix with the leading axes of x flattened.
 
   The same sums, but the gradient of `matrix` is then one plain matrix product; over several leading
@@ -239,7 +221,7 @@ def _product_backward(saved, gradient):
   return (of_rows @ matrix.T).reshape(x.shape), of_matrix
 
 
-_product.defvjp(lambda x, matrix: (_product(x, matrix), (x, matrix)), _product_backward)
+product.defvjp(lambda x, matrix: (product(x, matrix), (x, matrix)), _product_backward)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ The steps are a kernel's grid: what one needs is fetched while the one before is
 parameters and the state stay in the fast memory. A step is the function that the other forms take,
 traced into the kernel. On the way back it is found again from the carry before it, to pull the
 gradient of the state through; recurrence.py takes those of parameters and inputs, of all steps at
-once. An imagination that has no gradient is one kernel.
+once.
 
 On a CPU kernels are interpreted, which is for tests.
 
@@ -21,13 +21,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
-from harmony_jax import convolution
 from harmony_jax.errors import UserError
 from harmony_jax.recurrence import Loops
 
 _FAST = 100 * 2**20  # bytes that a kernel may have of a TPU's fast memory; a v5e has 128 MiB
 _LEAST = 128  # rows that a TPU multiplies by a matrix in the time of one
-_AT_ONCE = 128  # rows of a rollout
 
 
 def check() -> None:
@@ -69,34 +67,6 @@ def loops(step: Callable, ready: Callable = lambda params: params) -> Loops:
   return Loops(forward, backward)
 
 
-def rollout(
-  step: Callable, params: Any, carry: Any, inputs: Any, dtype: DTypeLike = jnp.float32
-) -> Any:
-  """Return the outputs of a `lax.scan` of `step(params, carry, inputs)`, in `dtype`, as a kernel.
-
-  It has no gradient. Many rows are done some at a time, one sequence of steps after the other.
-  """
-  batch = len(jax.tree.leaves(carry)[0])
-  more = -batch % _AT_ONCE if batch > _AT_ONCE else 0  # rows of zeros
-  fill = lambda tree, axis: jax.tree.map(
-    lambda x: jnp.pad(x, [(0, more if at == axis else 0) for at in range(x.ndim)]), tree
-  )
-
-  def body(params, carry, inputs):
-    with convolution.products_by(product):
-      carry, outputs = step(params, carry, inputs)
-    return carry, jax.tree.map(lambda x: x.astype(dtype), outputs)
-
-  def counted(params, carry, inputs, product):
-    with convolution.products_by(product):
-      return step(params, carry, inputs)
-
-  carry, inputs = fill(carry, 0), fill(inputs, 1)
-  flops = _products(counted, params, carry, inputs)
-  found = _scan(body, params, carry, inputs, flops, rows=min(batch, _AT_ONCE))
-  return jax.tree.map(lambda x: x[:, :batch], found)
-
-
 def matrices(params: Any, dtype: DTypeLike) -> Any:
   """Return layers' parameters with their matrices in the type that is multiplied in."""
   is_one = lambda path: getattr(path[-1], 'key', '') == 'kernel'
@@ -104,65 +74,52 @@ def matrices(params: Any, dtype: DTypeLike) -> Any:
   return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def _scan(body, params, carry, inputs, flops, rows=0, reverse=False):
+def _scan(body, params, carry, inputs, flops, reverse=False):
   """The outputs of a `lax.scan` of `body(params, carry, inputs)`, whose leaves are [B, ...].
 
-  A kernel sees two axes of them: more would be padded in the large memory.
-
-  Args:
-    flops: of a step's products. rows: so many are done at once, a divisor of B; 0: all.
+  A kernel sees two axes of them: more would be padded in the large memory. flops: of a step.
   """
-  length, batch = jax.tree.leaves(inputs)[0].shape[:2]
-  rows = rows or batch
-  few = lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
-  now, first = jax.tree.map(few, _first(inputs)), jax.tree.map(few, carry)
-  made = jax.eval_shape(lambda *x: body(*x)[1], params, first, now)
-  at = lambda i, t: (length - 1 - t if reverse else t, i, 0)
-  stack = lambda x: pl.BlockSpec((None, *_flat(x)), at)
-  start = lambda x: pl.BlockSpec(_flat(x), lambda i, t: (i, 0))
-  whole = lambda x: pl.BlockSpec(x.shape, lambda i, t: (0,) * x.ndim)
+  length, now = jax.tree.leaves(inputs)[0].shape[0], _first(inputs)
+  made = jax.eval_shape(lambda *x: body(*x)[1], params, carry, now)
+  at = lambda t: (length - 1 - t if reverse else t, 0, 0)
+  row = lambda x: pl.BlockSpec((None, *_flat(x)), at)
+  whole = lambda x: pl.BlockSpec(x.shape, lambda t: (0,) * x.ndim)
   known = [x.reshape(1, -1) if x.ndim < 2 else x for x in jax.tree.leaves(params)]
   starts = [x.reshape(_flat(x)) for x in jax.tree.leaves(carry)]
   stacks = [x.reshape(length, *_flat(x[0])) for x in jax.tree.leaves(inputs)]
-  state = [pltpu.VMEM(_flat(x), x.dtype) for x in jax.tree.leaves(first)]
+  state = [pltpu.VMEM(x.shape, x.dtype) for x in starts]
   counts = [len(x) for x in (known, starts, stacks, jax.tree.leaves(made), state)]
 
   def kernel(*refs):
     refs = iter(refs)
     of_params, of_first, seen, results, carried = ([next(refs) for _ in range(n)] for n in counts)
 
-    @pl.when(pl.program_id(1) == 0)
+    @pl.when(pl.program_id(0) == 0)
     def _():
       for ref, x in zip(carried, of_first, strict=True):
         ref[...] = x[...]
 
-    found = body(*map(_read, (params, first, now), (of_params, carried, seen)))
+    found = body(*map(_read, (params, carry, now), (of_params, carried, seen)))
     for ref, x in zip((*carried, *results), jax.tree.leaves(found), strict=True):
       ref[...] = x.reshape(ref.shape)
 
   work = {'kind': 'f32', 'flops': length * flops}
-  work['spent'] = work['flops'] * max(1, _LEAST // rows)  # for benchmarking/hlo.py
-  stacked = lambda x: jax.ShapeDtypeStruct((length, batch, _flat(x)[1]), x.dtype)
+  work['spent'] = work['flops'] * max(1, _LEAST // len(starts[0]))  # for benchmarking/hlo.py
   leaves, tree = jax.tree.flatten(made)
   results = pl.pallas_call(
     kernel,
-    out_shape=[*map(stacked, leaves)],
-    grid=(batch // rows, length),
-    in_specs=[
-      *map(whole, known),
-      *map(start, jax.tree.leaves(first)),
-      *map(stack, jax.tree.leaves(now)),
-    ],
-    out_specs=[*map(stack, leaves)],
+    out_shape=[jax.ShapeDtypeStruct((length, *_flat(x)), x.dtype) for x in leaves],
+    grid=(length,),
+    in_specs=[*map(whole, (*known, *starts)), *map(row, jax.tree.leaves(now))],
+    out_specs=[*map(row, leaves)],
     scratch_shapes=state,
     interpret=jax.default_backend() != 'tpu',
     compiler_params=pltpu.CompilerParams(
-      dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=_FAST
+      dimension_semantics=('arbitrary',), vmem_limit_bytes=_FAST
     ),
     metadata={name: str(value) for name, value in work.items()},
   )(*known, *starts, *stacks)
-  whole_rows = lambda x, y: y.reshape(length, batch, *x.shape[1:])
-  return tree.unflatten(map(whole_rows, leaves, results))
+  return tree.unflatten(y.reshape(length, *x.shape) for x, y in zip(leaves, results, strict=True))
 
 
 def _products(step, params, carry, inputs):

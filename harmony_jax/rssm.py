@@ -409,29 +409,10 @@ class RSSM:
   ) -> State:
     """Do one step without an observation; leaves [B, ...]."""
     action_part = self._action_part(params, action)
-    of_stoch = params['img_in']['kernel'][: self._flat]
+    of_stoch, _ = self._rows(params)
     deter = self._transition(params, state.deter, state.stoch, action_part, of_stoch)
     stats = self.prior(params, deter)
     return State(deter, self.latents.sample(stats, noise), stats)
-
-  def in_kernel(
-    self, step: Callable, known: tuple[Params, Params], carry: Any, noise: Any
-  ) -> tuple[State, jax.Array]:
-    """Return the (states, actions) of a scan of `step(known, carry, noise)` as one TPU kernel.
-
-    They have no gradient, and are rounded to what products take. known: parameters, first this
-    model's.
-    """
-    params, policy = known
-    layers = {name: params[name] for name in ('img_in', 'gru', 'img_out', 'img_stats')}
-
-    def body(known, carry, noise):
-      carry, (state, action) = step(known, carry, noise)
-      return carry, (state.deter, state.stoch, action)
-
-    ready = resident.matrices((layers, policy), self.dtype)
-    deter, stoch, action = resident.rollout(body, ready, carry, noise, self.dtype)
-    return State(deter, stoch, self.prior(params, deter)), action
 
   def rollout(
     self,

@@ -146,27 +146,6 @@ def test_a_step_in_kernels_of_several_seeds():
   small.close(gradients('resident'), wanted, 2e-5)
 
 
-def test_an_imagination_in_one_kernel(monkeypatch):
-  """Of rows in two blocks, the second not full."""
-  monkeypatch.setattr(resident, '_AT_ONCE', 4)
-
-  def imagined(form):
-    agent: Any = small.agent(rssm__recurrence=form)
-    params = agent.init(jax.random.key(0)).params
-    start = agent.rssm.initial(params['world_model']['rssm'], 6)
-    noise = agent.rssm.latents.noise(jax.random.key(1), (4, 6))
-    action = agent.actor.noise(jax.random.key(2), (5, 6))
-    model, alive = params['world_model'], jnp.ones(6)
-
-    def loss(actor):  # there is one, and it does not come by this way
-      actor = jax.lax.stop_gradient(actor)
-      return 0.0, agent.imagine(model, actor, start, alive, noise, action, 4)
-
-    return small.jit(jax.value_and_grad(loss, has_aux=True))(params['actor'])[0][1]
-
-  small.close(imagined('resident'), imagined('stepwise'), 2e-5)
-
-
 def lowered_gradient(form, platform):
   """Of a filter of 16 sequences of 7 steps."""
   sizes: dict[str, Any] = dict(deter=32, units=64, stoch=2, classes=32)

@@ -157,24 +157,17 @@ class Dreamer(DreamerParts):
       latent, action: random numbers as in `Draws`.
     """
     start = jax.tree.map(sg, start)
-    act = lambda actor, state, noise: self.actor.policy(actor, sg(state.feature())).sample(
-      noise
-    )  # [N, A]
-    first = act(actor, start, None if action is None else action[0])
+    act = lambda state, noise: self.actor.policy(actor, sg(state.feature())).sample(noise)
+    first = act(start, None if action is None else action[0])  # [N, A]
 
-    def step(known, carry, noise):
-      state = self.rssm.imagine(known[0], carry[0], carry[1], noise[0])
-      chosen = act(known[1], state, noise[1])
+    def step(carry, noise):
+      state = self.rssm.imagine(params['rssm'], carry[0], carry[1], noise[0])
+      chosen = act(state, noise[1])
       return (state, chosen), (state, chosen)
 
     noise = (latent, None if action is None else action[1:])
-    known, form = (params['rssm'], actor), self.settings.rssm.recurrence
-    no_gradient = not self.actor_objective().through_dynamics
-    if form == 'resident' and no_gradient and latent is not None and action is not None:
-      later = self.rssm.in_kernel(step, known, (start, first), noise)
-    else:
-      one, unroll = functools.partial(step, known), steps_at_once(horizon, form)
-      _, later = jax.lax.scan(one, (start, first), noise, length=horizon, unroll=unroll)
+    unroll = steps_at_once(horizon, self.settings.rssm.recurrence)
+    _, later = jax.lax.scan(step, (start, first), noise, length=horizon, unroll=unroll)
     whole = lambda a, b: jnp.concatenate([a[None], b], 0)
     states, actions = jax.tree.map(whole, (start, first), later)  # [H+1, N, ...]
     feature = states.feature()  # [H+1, N, F]
