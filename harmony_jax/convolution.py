@@ -1,12 +1,13 @@
 """Convolutions with stride 2, down (kernel 4) and transposed up, each in equal forms.
 
-`conv` is what the TPU compiler likes, and cuDNN on the way down. `gradient` writes what goes up as
-the gradient of what goes down, which cuDNN has: it would fill pictures with zeros and convolve
-those, with four times the work. Under `vmap` over kernels (several seeds in one program) both are
-done for one kernel after the other, as grouped convolutions are slow and work more. `matmul` writes
-the same sums as one matrix product over gathered patches: XLA's CPU backend runs its convolutions
-(and, worse, their gradients) far below the matrix-product rate, and loses its fast convolution
-altogether inside loops. The form is chosen by the platform and never changes the parameters.
+`conv` is as it is written. `gradient` writes what goes up as the gradient of what goes down, which
+cuDNN has: it would fill pictures with zeros and convolve those, with four times the work; a TPU's
+compiler would turn them around for the gradient of a kernel. Under `vmap` over kernels (several
+seeds in one program) both are done for one kernel after the other, as grouped convolutions are slow
+and work more. `matmul` writes the same sums as one matrix product over gathered patches: XLA's CPU
+backend runs its convolutions (and, worse, their gradients) far below the matrix-product rate, and
+loses its fast convolution altogether inside loops. The form is chosen by the platform and never
+changes the parameters.
 """
 
 import contextlib
@@ -41,8 +42,8 @@ def in_form(form: str) -> Iterator[None]:
 
 
 def default_form() -> str:
-  """'matmul' on a CPU, 'gradient' on a GPU, 'conv' elsewhere; or that of `in_form`."""
-  return _chosen.get() or {'cpu': 'matmul', 'gpu': 'gradient'}.get(jax.default_backend(), 'conv')
+  """'matmul' on a CPU, 'gradient' elsewhere; or that of `in_form`."""
+  return _chosen.get() or ('matmul' if jax.default_backend() == 'cpu' else 'gradient')
 
 
 def downsample(

@@ -130,8 +130,10 @@ def draw_one_hot(
     index = jnp.argmax(logits, -1)
   else:
     # A triangular matrix product: a cumulative sum that every backend runs fast. With rounded
-    # factors, as accelerators have them by default, other classes would be drawn.
-    triangle = np.triu(np.ones((classes, classes), np.float32))
+    # factors, as accelerators have them by default, other classes would be drawn. It is made of
+    # operations, as a kernel (resident.py) can hold no constant.
+    place = lambda axis: jax.lax.broadcasted_iota(jnp.int32, (classes, classes), axis)
+    triangle = (place(0) <= place(1)).astype(jnp.float32)
     cumulative = jnp.matmul(probs, triangle, precision='highest')
     index = (cumulative <= uniform[..., None] * cumulative[..., -1:]).sum(-1)
     index = jnp.minimum(index, classes - 1)

@@ -168,7 +168,7 @@ def check(stoch: int, **sizes: int) -> None:
   if platform == 'cpu':  # interpreted
     return
   if platform != 'gpu':
-    raise UserError(f'rssm.recurrence=fused is for GPUs, not for a {platform}: take batched')
+    raise UserError(f'rssm.recurrence=fused is for GPUs, not for a {platform}: take resident')
   odd = [f'{name} is {n}' for name, n in sizes.items() if n & (n - 1) or n < _COLUMNS]
   odd += [f'stoch is {stoch}'] if stoch & (stoch - 1) else []
   if odd:

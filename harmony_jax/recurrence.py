@@ -65,8 +65,8 @@ def scan(
       results must depend on that row alone; nothing that has a gradient may come in but by
       arguments; `product(x, matrix)` is x @ matrix, for all products of what depends on the carry.
     params: a tree. carry: before the first step, leaves [B, ...]. inputs: leaves [T, B, ...].
-    form: 'stepwise', 'batched', or 'auto' for the platform's.
-    loops: of the batched form, in place of those that are made of `step`; see fused.py.
+    form: 'stepwise', 'batched' (or any other), or 'auto' for the platform's.
+    loops: of the batched form, in place of those that are made here; see fused.py, resident.py.
   """
   if _chosen(form) == 'stepwise':
     return _stepwise(step, params, carry, inputs)

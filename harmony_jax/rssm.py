@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from harmony_jax import distributions as dists
-from harmony_jax import fused, recurrence
+from harmony_jax import fused, recurrence, resident
 from harmony_jax.convolution import product
 from harmony_jax.errors import UserError
 from harmony_jax.networks import LINEAR, Dense, Style, gru
@@ -60,8 +60,9 @@ class RSSMSettings:
   recurrence: str = setting(
     'auto',
     'how scans over time are compiled: stepwise; batched, for accelerators; auto: by platform; '
-    'fused: batched, a step of 16, 32 … sequences in four kernels on a GPU, which none has run',
-    choices=('auto', *recurrence.FORMS, 'fused'),
+    'fused: batched, a step of 16, 32 … sequences in four kernels on a GPU; resident: batched, all '
+    'steps in one kernel on a TPU; no GPU or TPU has run either',
+    choices=('auto', *recurrence.FORMS, 'fused', 'resident'),
   )
 
 
@@ -234,8 +235,7 @@ class RSSM:
 
   def init(self, key: jax.Array) -> Params:
     """Return parameters by layer, and `initial` [D]: the first deter before its tanh."""
-    if self.config.recurrence == 'fused':
-      self.kernels()  # now, not at the first update
+    self._check_kernels()  # now, not at the first update
     c, params = self.config, {}
     inputs = {'img_in': self._flat + self.actions, 'gru': c.deter + c.units, 'img_out': c.deter}
     inputs |= {'img_stats': c.units, 'obs_out': c.deter + self.embed, 'obs_stats': c.units}
@@ -291,9 +291,18 @@ class RSSM:
     return self._share(self._action(action), params['img_in']['kernel'][self._flat :])
 
   def _rows(self, params):
-    """Of the matrices what meets stoch in the input layer, and deter in that of observations."""
+    """Of the matrices what meets stoch in the input layer, and deter in that of observations.
+
+    Taken in every step they would have gradients of whole matrices there.
+    """
     first = {'img_in': self._flat, 'obs_out': self.config.deter}
     return [params[name]['kernel'][:size] for name, size in first.items()]
+
+  def _known(self, params):
+    """Of the layers what a step of `observe` needs beside those rows."""
+    rest = lambda layer: {name: x for name, x in layer.items() if name != 'kernel'}
+    whole, parts = ('gru', 'obs_stats'), ('img_in', 'obs_out')
+    return {name: params[name] for name in whole} | {name: rest(params[name]) for name in parts}
 
   def observe(
     self,
@@ -332,30 +341,40 @@ class RSSM:
       stoch = self.latents.sample(stats, draw[0] if draw else None)
       return (deter, stoch), stats
 
-    # Taken in every step they would have gradients of whole matrices there.
-    known = params, *self._rows(params), initial.deter, initial.stoch
+    known = self._known(params), *self._rows(params), initial.deter, initial.stoch
     carry = state.deter, state.stoch
-    form, loops = self.config.recurrence, None
-    if form == 'fused':
-      form, loops = 'batched', self.kernels() if fused.fits(len(embed)) else None
-    carries, stats = recurrence.scan(step, known, carry, inputs, form, loops)
+    loops = self._kernels(step, len(embed))
+    carries, stats = recurrence.scan(step, known, carry, inputs, self.config.recurrence, loops)
     posterior = State(*jax.tree.map(lambda x: x.swapaxes(0, 1), (*carries, stats)))  # [B, T, ...]
     return posterior, self.prior(params, posterior.deter)
 
-  def kernels(self) -> recurrence.Loops:
-    """Return the loops of `observe` in kernels.
-
-    Raises:
-      UserError: there are none for these settings, or for this platform.
-    """
+  def _kernels(self, step, batch):
+    """The loops of `observe` in kernels, where they are asked for, and take such a batch."""
     c = self.config
-    if c.latent != 'categorical':
+    if c.recurrence == 'resident':
+      return resident.loops(step, self._ready)
+    if c.recurrence == 'fused' and fused.fits(batch):
+      loops = fused.Filter(c.classes, c.unimix, self.style.activation, self.dtype)
+      return recurrence.Loops(loops.forward, loops.backward)
+    return None
+
+  def _ready(self, known):
+    """What a step knows, with its matrices in the type that is multiplied in."""
+    layers, of_stoch, of_deter, *initial = known
+    rows = [x.astype(self.dtype) for x in (of_stoch, of_deter)]
+    return resident.matrices(layers, self.dtype), *rows, *initial
+
+  def _check_kernels(self):
+    """Raise UserError where there are none for these settings, or for this platform."""
+    c = self.config
+    if c.recurrence == 'resident':
+      resident.check()
+    if c.recurrence == 'fused' and c.latent != 'categorical':
       raise UserError(
         f'rssm.recurrence=fused is for categorical states, not rssm.latent={c.latent}: take batched'
       )
-    fused.check(c.stoch, deter=c.deter, units=c.units, classes=c.classes)
-    loops = fused.Filter(c.classes, c.unimix, self.style.activation, self.dtype)
-    return recurrence.Loops(loops.forward, loops.backward)
+    if c.recurrence == 'fused':
+      fused.check(c.stoch, deter=c.deter, units=c.units, classes=c.classes)
 
   def filter(
     self,

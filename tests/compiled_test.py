@@ -110,6 +110,11 @@ def test_a_kernel_of_ours_says_what_it_does():
   parameter = '  %p = f32[64,8]{1,0} parameter(0)'
   [kernel] = hlo.Program(f'ENTRY %main (p: f32[8]) -> f32[8] {{\n{parameter}\n{line}\n}}').kernels()
   assert kernel.bytes == 96 and kernel.flops == {'bf16': 512.0}
+  told = '{\n"flops":"512",\n"kind":"f32",\n"spent":"4096"\n}'
+  line = line.split('"ours"')[0] + f'"tpu_custom_call", frontend={{kernel_metadata={told}}}'
+  [kernel] = hlo.Program(f'ENTRY %main (p: f32[8]) -> f32[8] {{\n{parameter}\n{line}\n}}').kernels()
+  assert kernel.bytes == 4 * 2 * 64 * 8 and kernel.flops == {'f32': 512.0}
+  assert kernel.spent == {'f32': 4096.0}
 
 
 PIECE = """

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmony_jax import fused, recurrence
+from harmony_jax import fused, recurrence, resident
 from harmony_jax.benchmarking import stablehlo
 from harmony_jax.errors import UserError
 from harmony_jax.networks import Style
@@ -25,7 +25,7 @@ def step(params, carry, x, product):
 
 
 def compared(rows, steps, units, seed):
-  """Values and gradients of both forms."""
+  """Values and gradients of both forms, and of the second as kernels for a TPU."""
   rng = np.random.default_rng(seed)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / 2, jnp.float32)
   params = {'in': draw(2 * units, units), 'slow': draw(units, units), 'scale': draw(units)}
@@ -34,21 +34,23 @@ def compared(rows, steps, units, seed):
   weights = draw(steps, rows, units), draw(steps, rows, units), draw(steps, rows)
 
   def value(form, *arguments):
-    (slow, fast), out = recurrence.scan(step, *arguments, form)
+    loops = resident.loops(step) if form == 'resident' else None
+    (slow, fast), out = recurrence.scan(step, *arguments, form, loops)
     found = jax.tree.map(lambda w, y: (w * y).sum(), weights, (slow, fast, out))
     return sum(found), (slow, fast, out)
 
   both = lambda *arguments: [
     jax.value_and_grad(lambda *x, form=form: value(form, *x), (0, 1, 2), has_aux=True)(*arguments)
-    for form in recurrence.FORMS
+    for form in (*recurrence.FORMS, 'resident')
   ]
   return small.jit(both)(params, carry, x)
 
 
 @pytest.mark.parametrize('rows, steps, units', [(1, 1, 1), (3, 3, 2), (2, 8, 4), (4, 7, 3)])
-def test_both_forms_are_one(rows, steps, units):
-  stepwise, batched = compared(rows, steps, units, seed=steps)
+def test_all_forms_are_one(rows, steps, units):
+  stepwise, batched, resident = compared(rows, steps, units, seed=steps)
   small.close(batched, stepwise, 2e-5)
+  small.close(resident, batched, 2e-5)
 
 
 def test_steps_that_are_compiled_as_one(monkeypatch):
@@ -93,8 +95,9 @@ def test_a_filter_of_observations(latent, learned):
   """Both kinds of states, an initial one that is learned, episodes that begin inside."""
   sizes: dict[str, Any] = dict(deter=12, units=10, stoch=4, classes=5, latent=latent)
   sizes['learned_initial'] = learned
-  found = filtered(recurrence.FORMS, **sizes)
+  found = filtered([*recurrence.FORMS, 'resident'], **sizes)
   small.close(found[1], found[0], 2e-5)
+  small.close(found[2], found[0], 2e-5)
   assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(found[0][1][0]))
 
 
@@ -108,9 +111,10 @@ def test_a_filter_of_observations(latent, learned):
   ],
 )
 def test_a_step_in_kernels(how):
-  """Interpreted on a CPU; no GPU has run them."""
-  batched, kernels = filtered(['batched', 'fused'], **how)
-  small.close(kernels, batched, 2e-5)
+  """For a GPU, and all steps in one for a TPU: interpreted on a CPU, neither has run them."""
+  batched, *kernels = filtered(['batched', 'fused', 'resident'], **how)
+  for found in kernels:
+    small.close(found, batched, 2e-5)
 
 
 def test_a_step_in_kernels_that_multiply_bfloat16():
@@ -118,9 +122,12 @@ def test_a_step_in_kernels_that_multiply_bfloat16():
   how: dict[str, Any] = dict(
     rows=16, steps=1, deter=32, units=32, stoch=2, classes=16, dtype=jnp.bfloat16
   )
-  (value, _), (gradient, *_) = filtered(['fused'], **how)[0]
-  (same, _), (wanted, *_) = filtered(['batched'], **how)[0]
-  small.close((value, gradient), (same, wanted), 0.03)
+  wanted, *found = (
+    (value, gradient)
+    for (value, _), (gradient, *_) in filtered(['batched', 'fused', 'resident'], **how)
+  )
+  for each in found:
+    small.close(each, wanted, 0.03)
 
 
 def test_a_step_in_kernels_of_several_seeds():
@@ -134,7 +141,25 @@ def test_a_step_in_kernels_of_several_seeds():
     params = jax.vmap(rssm.init)(jax.random.split(jax.random.key(0), 3))
     return small.jit(jax.vmap(jax.grad(loss)))(params)
 
-  small.close(gradients('fused'), gradients('batched'), 2e-5)
+  wanted = gradients('batched')
+  small.close(gradients('fused'), wanted, 2e-5)
+  small.close(gradients('resident'), wanted, 2e-5)
+
+
+def lowered_gradient(form, platform):
+  """Of a filter of 16 sequences of 7 steps."""
+  sizes: dict[str, Any] = dict(deter=32, units=64, stoch=2, classes=32)
+  rssm = RSSM(config=RSSMSettings(**sizes, recurrence=form), actions=3, embed=7)
+  params = jax.eval_shape(rssm.init, jax.random.key(0))
+  of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((16, 7, *shape), dtype)
+
+  def loss(params, embed, action, is_first, noise):
+    state = rssm.initial(params, 16)
+    return rssm.observe(params, state, embed, action, is_first, noise)[0].feature().sum()
+
+  traced = jax.jit(jax.grad(loss)).trace(params, of(7), of(3), of(dtype=bool), of(2))
+  lowered = traced.lower(lowering_platforms=(platform,))
+  return lowered.as_text(), stablehlo.summary(lowered.compiler_ir('stablehlo'))
 
 
 @pytest.mark.skipif(
@@ -144,37 +169,34 @@ def test_a_step_in_kernels_of_several_seeds():
 def test_kernels_of_a_gradient_for_a_gpu(monkeypatch):
   """Four a step, there and back, and nothing else that has to be launched between them."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  sizes: dict[str, Any] = dict(deter=32, units=64, stoch=2, classes=32)
-  rssm = RSSM(config=RSSMSettings(**sizes, recurrence='fused'), actions=3, embed=7)
-  params = jax.eval_shape(rssm.init, jax.random.key(0))
-  of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((16, 7, *shape), dtype)
-
-  def loss(params, embed, action, is_first, noise):
-    state = rssm.initial(params, 16)
-    return rssm.observe(params, state, embed, action, is_first, noise)[0].feature().sum()
-
-  traced = jax.jit(jax.grad(loss)).trace(params, of(7), of(3), of(dtype=bool), of(2))
-  found = stablehlo.summary(traced.lower(lowering_platforms=('cuda',)).compiler_ir('stablehlo'))
+  text, found = lowered_gradient('fused', 'cuda')
   assert found['calls'] == ['__gpu$xla.gpu.triton'] and len(found['loops']) == 2
-  text = traced.lower(lowering_platforms=('cuda',)).as_text()
   assert text.count('@__gpu$xla.gpu.triton') == 2 * 4 * recurrence.steps_at_once(7, 'batched')
 
 
+def test_kernels_of_a_gradient_for_a_tpu(monkeypatch):
+  """One there and one back, and no loop."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  text, found = lowered_gradient('resident', 'tpu')
+  assert found['calls'] == ['tpu_custom_call'] and not found['loops']
+  assert text.count('@tpu_custom_call') == 2
+
+
 @pytest.mark.parametrize(
-  'backend, sizes, told',
+  'backend, form, sizes, told',
   [
-    ('gpu', dict(latent='gaussian'), 'rssm.latent=gaussian'),
-    ('gpu', dict(deter=600), 'deter is 600'),
-    ('gpu', dict(units=16, stoch=3), 'units is 16, stoch is 3'),
-    ('tpu', dict(), 'not for a tpu'),
+    ('gpu', 'fused', dict(latent='gaussian'), 'rssm.latent=gaussian: take batched'),
+    ('gpu', 'fused', dict(deter=600), 'deter is 600; take batched'),
+    ('gpu', 'fused', dict(units=16, stoch=3), 'units is 16, stoch is 3; take batched'),
+    ('tpu', 'fused', dict(), 'not for a tpu: take resident'),
+    ('gpu', 'resident', dict(), 'not for a gpu: take batched'),
   ],
 )
-def test_kernels_that_are_not_there(monkeypatch, backend, sizes, told):
+def test_kernels_that_are_not_there(monkeypatch, backend, form, sizes, told):
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-  with pytest.raises(UserError, match=f'rssm.recurrence=fused .*{told}.* take batched'):
-    RSSM(config=RSSMSettings(**sizes, recurrence='fused'), actions=3, embed=7).init(
-      jax.random.key(0)
-    )
+  rssm = RSSM(config=RSSMSettings(**sizes, recurrence=form), actions=3, embed=7)
+  with pytest.raises(UserError, match=f'rssm.recurrence={form} .*{told}'):
+    rssm.init(jax.random.key(0))
 
 
 def test_batches_that_kernels_take(monkeypatch):

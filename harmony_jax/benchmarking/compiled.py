@@ -140,7 +140,7 @@ def figures(text: str, chip: Chip) -> dict[str, Any]:
       continue
     part['kernels'] += kernel.runs
     part['flops'] += kernel.runs * sum(kernel.flops.values())
-    part['floor_ms'] += 1e3 * kernel.runs * chip.seconds(kernel.flops, kernel.bytes)
+    part['floor_ms'] += 1e3 * kernel.runs * chip.seconds(kernel.spent or kernel.flops, kernel.bytes)
     kind = kernel.it.opcode.removesuffix('-start')
     if kind in hlo.COLLECTIVES:
       collectives[kind] = collectives.get(kind, 0) + kernel.runs

@@ -4,7 +4,7 @@ A kernel is a scheduled instruction that does something; it runs as often as the
 round. What it reads and writes is counted as if nothing stayed in a cache: of a stack that is
 sliced, gathered from or written into, the rows alone; what a TPU keeps in its fast memory, S(1),
 is free. Its copies to and from there are no kernels: it computes in front of them. Kernels of our
-own say themselves what they read, write and multiply (fused.py).
+own say themselves what they read, write and multiply (fused.py, resident.py).
 """
 
 import functools
@@ -22,19 +22,14 @@ _IDLE = {
   *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'bitcast-convert', 'iota'),
   *('after-all', 'partition-id', 'replica-id', 'opt-barrier'),
 }
+_VIEW = '"ConcatBitcast"'  # of what a TPU has fetched in parts
+_ENDS = ('-done', '-update')
 _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
 _BYTES |= {'s64': 8, 'u64': 8, 'f64': 8, 'token': 0}
 _WINDOWS = ('slice', 'dynamic-slice', 'gather')  # read as much as they give
-_WHOLE = (
-  'reduce',
-  'reduce-window',
-  'dot',
-  'convolution',
-  'sort',
-  'scatter',
-  'custom-call',
-  'fusion',
-)
+_WHOLE = {  # need all of their operands, however little of them is needed
+  *('reduce', 'reduce-window', 'dot', 'convolution', 'sort', 'scatter', 'custom-call', 'fusion')
+}
 _INSERTS = {'dynamic-update-slice': 1, 'scatter': 2}  # write as much as this operand holds
 _WINDOW = {'stride': 1, 'pad': 0, 'lhs_dilate': 1, 'rhs_dilate': 1}  # where nothing is said
 _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
@@ -66,6 +61,7 @@ class Kernel(NamedTuple):
 
   flops: {'f32' | 'bf16' | …: FLOP of products by what they multiply, 'highest' at that precision}.
   part: the loop that it is in. prefetch: a copy to or from fast memory, beside the kernels.
+  spent: FLOP that the device could do meanwhile, where they are more; of our own kernels only.
   """
 
   it: Instruction
@@ -74,6 +70,7 @@ class Kernel(NamedTuple):
   bytes: int
   part: str
   prefetch: bool = False
+  spent: dict[str, float] | None = None
 
 
 class Program:
@@ -82,7 +79,7 @@ class Program:
   def __init__(self, text: str):
     self._bodies: dict[str, Body] = {}
     self._entry, body = '', {}
-    for line in text.splitlines():
+    for line in re.sub(r'kernel_metadata=\{[^}]*\}', _in_one_line, text).splitlines():
       if head := _HEAD.match(line):
         body = self._bodies.setdefault(head.group(2), {})
         self._entry = head.group(2) if head.group(1) else self._entry
@@ -112,9 +109,11 @@ class Program:
       elif _prefetches(it):
         yield Kernel(it, runs, {}, nbytes(it.shape, near=True), part, True)
       elif work := _told(it):
+        size = int(work['bytes']) if 'bytes' in work else self._bytes(it, body)
         flops = {work['kind']: float(work['flops'])}
-        yield Kernel(it, runs, flops, int(work['bytes']), part)
-      elif it.opcode not in _IDLE and not it.opcode.endswith(('-done', '-update')):
+        spent = {work['kind']: float(work['spent'])} if 'spent' in work else None
+        yield Kernel(it, runs, flops, size, part, spent=spent)
+      elif it.opcode not in _IDLE and not it.opcode.endswith(_ENDS) and _VIEW not in it.rest:
         yield Kernel(it, runs, self._flops(it, body), self._bytes(it, body), part)
 
   def _trips(self, loop):
@@ -168,9 +167,15 @@ def _instruction(root, name, shape, opcode, text):
 
 
 def _told(it):
-  """What one of our own kernels (fused.py) says of itself: it is given whole stacks."""
-  told = it.attribute(r'serialized_metadata = "([^"]*)"')  # its own quotes are \\22
-  return json.loads(told.replace(r'\22', '"')) if told else {}
+  """What one of our own kernels says of itself: a GPU's is given whole stacks."""
+  of_gpu = it.attribute(r'serialized_metadata = "([^"]*)"').replace(r'\22', '"')
+  # A TPU's compiler copies it to what it puts around them.
+  of_tpu = it.attribute(r'"tpu_custom_call".*kernel_metadata=(\{[^}]*\})')
+  return json.loads(of_gpu or of_tpu or '{}')
+
+
+def _in_one_line(found):
+  return found.group().replace('\n', '')
 
 
 def _prefetches(it):
@@ -236,7 +241,7 @@ def _asked(it, size, needed):
   if it.opcode == 'concatenate':
     return size * needed / max(_count(it), 1)
   inside = 'output_to_operand_aliasing' in it.rest  # a TPU's fusion in a fusion, in place
-  return size if it.opcode in ('tuple', *_WHOLE) and not inside else min(size, needed)
+  return size if it.opcode in {'tuple', *_WHOLE} and not inside else min(size, needed)
 
 
 def _written(it, body):

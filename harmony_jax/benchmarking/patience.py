@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 PATIENCE = 300.0  # seconds
+_TOTAL = re.compile(r'^Total bytes: (\d+)', re.MULTILINE)  # at the end of a report
 
 
 def outcome(compile: Callable, *arguments: Any, seconds: float = PATIENCE) -> Any:
@@ -53,7 +54,7 @@ class Plan:
     # Those of other memories than the large one have a colour.
     sizes = re.findall(r'^allocation \d+: size (\d+), preallocated-temp', buffers, re.MULTILINE)
     self.temp_bytes = sum(map(int, sizes))
-    self.peak_bytes = int(re.findall(r'^Total bytes: (\d+)', report, re.MULTILINE)[0])
+    self.peak_bytes = int(_TOTAL.findall(report)[0])
 
   @classmethod
   def read(cls, folder: str) -> 'Plan | None':
@@ -68,4 +69,5 @@ class Plan:
     ]
     if not all(path.exists() for path in parts):
       return None
-    return cls(*(path.read_text(encoding='utf-8') for path in parts))
+    text, buffers, report = (path.read_text(encoding='utf-8') for path in parts)
+    return cls(text, buffers, report) if _TOTAL.search(report) else None  # else it is being written

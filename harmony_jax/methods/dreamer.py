@@ -241,7 +241,8 @@ class Dreamer(DreamerParts):
   ) -> tuple[jax.Array, method.Metrics]:
     """-log p(return), and of the slow critic's mean (DreamerV3), weighed as the actor's loss."""
     feature = trajectory.feature[:-1]
-    out = self.critic(critic, feature)  # [H, N, bins]
+    # Of all states, as the returns have them, so that the compiler does it once.
+    out = self.critic(critic, trajectory.feature)[:-1]  # [H, N, bins]
     loss = self.critic.scalar.loss(out, returns)  # [H, N]
     weight = self.settings.critic.slow_regularizer
     if weight:
