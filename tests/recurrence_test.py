@@ -35,7 +35,7 @@ def compared(rows, steps, units, seed):
 
   def value(form, *arguments):
     loops = resident.loops(step) if form == 'resident' else None
-    (slow, fast), out = recurrence.scan(step, *arguments, form, loops)
+    (slow, fast), out = recurrence.scan(step, *arguments, form=form, loops=loops)
     found = jax.tree.map(lambda w, y: (w * y).sum(), weights, (slow, fast, out))
     return sum(found), (slow, fast, out)
 
