@@ -261,15 +261,20 @@ def of_runs(options: argparse.Namespace) -> int:
   return 0
 
 
-def main() -> int:
-  """Print the report; return the exit code."""
-  streams.settle()
+def parse(words: list[str]) -> argparse.Namespace:
+  """Read the command's words."""
   parser = argparse.ArgumentParser(prog='python -m experiments.doctor', allow_abbrev=False)
   parser.add_argument('--run', metavar='FOLDER', help='Say whether this run looks right.')
   parser.add_argument(
     '--measure', metavar='RUNS', nargs='+', help='Write the expected ranges anew, from these.'
   )
-  options = parser.parse_args()
+  return parser.parse_args(words)
+
+
+def main() -> int:
+  """Print the report; return the exit code."""
+  streams.settle()
+  options = parse(sys.argv[1:])
   if options.run is not None or options.measure:
     return of_runs(options)
   sections = examine()

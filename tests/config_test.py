@@ -21,9 +21,9 @@ def make(suite='catch', name='dreamerv3', preset='tiny', task=None):
 
 
 def digest(suite, name, preset):
-  """Return a hash of all settings but the names of the run."""
+  """Return a hash of all settings but the names of the run, and one that changes no number."""
   tree = make(suite, name, preset).to_json()
-  for each in ('suite', 'task', 'method', 'preset', 'label'):
+  for each in ('suite', 'task', 'method', 'preset', 'label', 'eval_in_background'):
     del tree[each]
   return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -21,7 +21,7 @@ from tests import small
 from tests.commands import run
 from tests.runs import From, ask, compile_once, dreamer_of, lines, train
 
-SHORT = {'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_length': 8}
+SHORT = {'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_size': 2, 'batch_length': 4}
 LEARNED = ('params', 'opt_state', 'targets', 'statistics', 'weighting', 'normalizer')
 
 

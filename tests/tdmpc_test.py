@@ -150,7 +150,7 @@ def test_an_update_with_harmony():
 def test_there_is_no_value_after_an_end():
   agent = make()
   state, data = fresh(agent), batch_of(agent, VECTOR)
-  data['is_terminal'] = data['is_terminal'].at[1, 2].set(True)
+  data['is_terminal'] = jnp.asarray(data['is_terminal']).at[1, 2].set(True)
   draws, model = agent.draws(state, data), state.params['world_model']
   wanted = small.jit(lambda *x: agent.losses(*x)[1]['wanted'])(model, state, data, draws)  # [H, B]
   np.testing.assert_allclose(wanted[1, 1], data['reward'][1, 2])
@@ -483,7 +483,7 @@ def test_what_it_knows_of_a_buffer():
   agent = make(PICTURE)
   state = fresh(agent)
   data, variables = batch_of(agent, PICTURE), agent.variables(state)
-  data['is_first'] = data['is_first'].at[:, 0].set(True)
+  data['is_first'] = jnp.asarray(data['is_first']).at[:, 0].set(True)
   found = jax.jit(agent.features, static_argnums=2)(variables, data, 3, state.rng)
   model, carry = variables['world_model'], agent.initial_carry(variables, 3)
   act = jax.jit(agent.act)
