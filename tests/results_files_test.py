@@ -73,6 +73,11 @@ def some_records(draw):
   return [draw(one_record(*each)) for each in sorted(draw(st.sets(place, min_size=1)))]
 
 
+def test_a_name_with_a_dot_is_no_section():
+  tree = {'env': {'b.c': 1, '': {}, 'd': {'e': [2]}}, 'x.y': 3}
+  assert results_files._nested(results_files._flat(tree)) == tree
+
+
 @cases(50)
 @given(given=some_records())
 def test_what_is_written_is_read_again(given):

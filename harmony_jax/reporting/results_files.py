@@ -12,11 +12,10 @@ so that 26 games can come one by one.
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas
 
-from harmony_jax.config import nested_flat
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol
@@ -26,7 +25,7 @@ from harmony_jax.training.run_folder import atomic_write
 FORMAT = 'harmony-jax results, version 1'
 HEADER = ['method', 'task', 'seed', 'step', 'return']
 _FIELDS = 'complete hours steps_per_second frames_per_step evaluations final_scores metrics'.split()
-_OWN = {'task', 'seed'}  # of a configuration, which no two runs share
+_OWN = {('task',), ('seed',)}  # keys of a configuration that no two runs share
 _GUARDED = tuple("=+-@\t\r'")
 
 
@@ -150,7 +149,7 @@ def to_csv(rows: Iterable[Sequence]) -> str:
 
 def to_text(records: Sequence[Record]) -> str:
   """Return the JSON text of the records of one suite and method."""
-  first, configs = records[0], [nested_flat(record.config) for record in records]
+  first, configs = records[0], [_flat(record.config) for record in records]
   # 1, 1.0 and true are different
   pairs = [{(key, json.dumps(entry)) for key, entry in config.items()} for config in configs]
   shared = {key for key, _ in set.intersection(*pairs)} - _OWN
@@ -174,11 +173,19 @@ def to_text(records: Sequence[Record]) -> str:
   return _dumps(content) + '\n'
 
 
+def _flat(config: Mapping, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+  """Return {('env', 'sticky'): 0.0} of nested dicts; an empty one is a leaf."""
+  found = {}
+  for key, entry in config.items():
+    nested = isinstance(entry, dict) and entry
+    found |= _flat(entry, (*at, key)) if nested else {(*at, key): entry}
+  return found
+
+
 def _nested(flat):
-  """What `nested_flat` was of, keys by name, so that the same records give the same text."""
+  """The way back, keys by name, so that the same records give the same text."""
   nested = {}
-  for name, entry in sorted(flat.items()):
-    *sections, last = name.split('.')
+  for (*sections, last), entry in sorted(flat.items(), key=lambda pair: pair[0]):
     inner = nested
     for section in sections:
       inner = inner.setdefault(section, {})
@@ -188,7 +195,7 @@ def _nested(flat):
 
 def _record(content, run, source):
   """The record of a run's part of a file."""
-  config = _nested(nested_flat(content['config']) | nested_flat(run.get('config', {})))
+  config = _nested(_flat(content['config']) | _flat(run.get('config', {})))
   record = Record(
     config=config | {'task': run['task'], 'seed': run['seed']},
     source=source,
