@@ -174,7 +174,10 @@ def to_text(records: Sequence[Record]) -> str:
 
 
 def _flat(config: Mapping, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-  """Return {('env', 'sticky'): 0.0} of nested dicts; an empty one is a leaf."""
+  """Return {('env', 'sticky'): 0.0} of nested dicts; an empty one is a leaf.
+
+  By paths, where `config.nested_flat` joins names by dots: a name may hold one.
+  """
   found = {}
   for key, entry in config.items():
     nested = isinstance(entry, dict) and entry
