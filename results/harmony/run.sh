@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|tie|scales|walker|video|lever
+# The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|tie|second|scales|walker|video|lever
 #   [more flags of `experiments.offline train`, such as --seeds=3]
-# The same command goes on where it was stopped; several at once share the runs. RULES=first or RULES=others does a half of a part.
+# The same command goes on where it was stopped; several at once share the runs. RULES=five, first or others does a part of the rules.
 set -euo pipefail
-part=${1:?one of cartpole, rates, tie, scales, walker, video, lever}
+part=${1:?one of cartpole, rates, tie, second, scales, walker, video, lever}
 shift
 here=${STUDY:-runs/harmony}
 python=${PYTHON:-python}
@@ -28,10 +28,12 @@ fixed() { echo "--variant=$1: weighting.rule=fixed weighting.w_o=$2 weighting.w_
 first=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)" "$(fixed reward_only 0 100)"
   "$(fixed w10 1 10)" "$(fixed w1000 1 1000)" "--variant=harmony_x10: weighting.rule=harmony weighting.rate=10")
 others=(--weighting=harmony_unrectified,reciprocal,running,running_elbo,uncertainty,dwa,nash_mtl,gradnorm)
+five=(--weighting=none,harmony,running_tied "$(fixed w100 1 100)"
+  "--variant=harmony_early: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8")
 scaled=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)")
 
 case $part in
-  cartpole | rates | tie | scales)
+  cartpole | rates | tie | second | scales)
     for seed in 0 1; do
       record "cartpole$seed" --suite=dmc --task=cartpole_swingup --config.env.render=fast --seed=$seed
     done
@@ -48,7 +50,7 @@ case $part in
     done
     ;;
   lever)
-    for seed in 0 1; do record "lever$seed" --suite=metaworld --task=lever_pull --episodes=300 --seed=$seed; done
+    for seed in 0 1; do record "lever$seed" --suite=metaworld --task=lever_pull --seed=$seed; done
     ;;
 esac
 
@@ -65,6 +67,11 @@ case $part in
     train rates --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony_tied,running,running_tied \
       "--variant=harmony_tied_x10: weighting.rule=harmony_tied weighting.rate=10" "$@"
     ;;
+  second) # the five rules on both of cartpole's buffers, by the names that they have among the rates
+    train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --weighting=none,running_tied "$(fixed w100 1 100)" \
+      "--variant=rate1: weighting.rule=harmony weighting.rate=1" \
+      "--variant=rate10_closed: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8" "$@"
+    ;;
   scales)
     for scale in 0.1 10; do
       train "cartpole_x$scale" --buffer="$here/cartpole0.npz" --seeds=5 --reward_scale=$scale "${scaled[@]}" "$@"
@@ -72,6 +79,10 @@ case $part in
     ;;
   *)
     buffers="$here/${part}0.npz,$here/${part}1.npz"
+    if [ "${RULES:-}" = five ]; then
+      train "$part" --buffer="$buffers" --seeds=3 "${five[@]}" "$@"
+      exit
+    fi
     [ "${RULES:-first}" = others ] || train "$part" --buffer="$buffers" --seeds=5 "${first[@]}" "$@"
     [ "${RULES:-others}" = first ] || train "$part" --buffer="$buffers" --seeds=5 "${others[@]}" "$@"
     ;;
