@@ -336,6 +336,10 @@ def test_a_study(tmp_path):
   plan = json.loads((tmp_path / 'cut' / 'plan.json').read_text())
   assert plan['seeds'] == [0, 1] and plan['together'] == 1
   study.Study(tmp_path / 'cut', plan)
+  older = json.loads(json.dumps(plan))
+  del older['config']['eval_in_background']  # before there was such a setting, which is off
+  (tmp_path / 'cut' / 'plan.json').write_text(json.dumps(older))
+  study.Study(tmp_path / 'cut', plan)
   plan['config']['steps'] = 480
   with pytest.raises(UserError, match='a study with another config.steps: 160 there, 480 here'):
     study.Study(tmp_path / 'cut', plan)

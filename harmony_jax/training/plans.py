@@ -1,7 +1,8 @@
 """The plan of a study: everything that its runs are a function of, kept as JSON in its folder.
 
-A later call may add variants of the settings and seeds; the rest of the plan it must have, too. By
-which code, machine and command runs were made is told by `about`, of the last call, and `earlier`.
+A later call may add variants of the settings and seeds; the rest of the plan it must have, too,
+but for settings that came later and say what was done before them. By which code, machine and
+command runs were made is told by `about`, of the last call, and `earlier`.
 """
 
 import pathlib
@@ -33,7 +34,12 @@ def grown(
   new = settings.plain(new)
   growing = ('variants', 'seeds', 'about', 'earlier')
   same = lambda plan: {k: v for k, v in plan.items() if k not in (*growing, *free)}
-  differing = config.difference(same(old), same(new))
+  added = lambda name, old, new: old is None and config.as_before(name, new)
+  differing = {
+    name: pair
+    for name, pair in config.difference(same(old), same(new)).items()
+    if not added(name.removeprefix('settings.'), *pair)
+  }
   for label, changes in new['variants'].items():
     if label in old['variants'] and old['variants'][label] != changes:
       differing[f'variant {label}'] = old['variants'][label], changes
