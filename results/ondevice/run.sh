@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The study of README.md: results/ondevice/run.sh cpu|quick|gpu   [more flags of `experiments.study`, such as --estimate]
-# The same command goes on where it was stopped. RULES=running_tied runs another rule with the same seeds.
+# The same command goes on where it was stopped. RULES=running_tied runs another rule with the same seeds, RULES= those of --variant alone.
 set -euo pipefail
 part=${1:?cpu, quick or gpu}
 shift
@@ -22,4 +22,4 @@ case $part in
     exit 2
     ;;
 esac
-"$python" -m experiments.study --env=catch --rules="${RULES:-none,fixed:100,harmony}" "${sizes[@]}" --output="$here/$part" "$@"
+"$python" -m experiments.study --env=catch --rules="${RULES-none,fixed:100,harmony}" "${sizes[@]}" --output="$here/$part" "$@"
