@@ -53,7 +53,8 @@ def dump(
   """Write down an update that went wrong, so that `reproduce` can repeat it.
 
   Args:
-    state: before the update. batch: [B, T, ...]. folder, step: of the run. update: its number there.
+    state: before the update. batch: [B, T, ...].
+    folder, step: of the run. update: its number there.
 
   Returns: `first_not_finite`, and the folder that was written.
   """

@@ -4,9 +4,9 @@
     line = origin.begin(trainer)                             # before its own first checkpoint
 
 It takes parameters, optimisers, slow copies, running statistics and the count of updates, by which
-slow copies and prototypes know that they are no beginners. Of its own are what belongs to the course
-of a run: key, other counts, carries, replay. Nothing that the source names is imported: its method
-is that of the command.
+slow copies and prototypes know that they are no beginners. Of its own are what belongs to the
+course of a run: key, other counts, carries, replay. Nothing that the source names is imported: its
+method is that of the command.
 """
 
 import dataclasses
