@@ -316,8 +316,8 @@ def _kinds(spec):
   return {
     'pictures': 3 in ranks,
     'vectors': min(ranks) < 3,
-    'choices': bool(spec.factors),
-    'numbers': spec.num_actions > sum(spec.factors),
+    'discrete_actions': bool(spec.factors),
+    'continuous_actions': spec.num_actions > sum(spec.factors),
   }
 
 
