@@ -72,7 +72,7 @@ class WeightingSettings(RuleSettings):
     'code',
     'code: 5/6 log(1+σ_d), as the authors ran it; paper: log(1+σ_d) (eq. 5)',
     choices=('code', 'paper'),
-    only='.tasks=dynamics',
+    only='.tasks=dynamics .rule!=harmony_tied',  # which has no σ of it
   )
   harmonize_vector: bool = setting(
     False,

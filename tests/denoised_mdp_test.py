@@ -199,8 +199,10 @@ def test_a_target_as_the_paper_has_it():
   agent = make(behavior__learner='sac', behavior__discount=0.8, sac__target='paper')
   rng, state = np.random.default_rng(0), fresh(agent)
   draw = lambda *size: jnp.float32(rng.normal(size=size))
-  step = Transitions(*(draw(9, size) for size in (10, 2)), draw(9), draw(9, 10), *draw(2, 9, 2))
-  params, slow = state.params, state.targets['critic']
+  step = Transitions(
+    *(draw(9, size) for size in (10, 2)), draw(9), draw(9, 10), *0.2 * draw(2, 9, 2)
+  )
+  params, slow = jax.tree.map(jnp.asarray, (state.params, state.targets['critic']))
   mean, std = map(np.asarray, agent.actor.policy(params['actor'], step.after))
   raw = mean + std * step.noise_after
   density = -0.5 * np.square(step.noise_after) - np.log(std * np.sqrt(2 * np.pi))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import launcher
-from harmony_jax import method, settings
+from harmony_jax import envs, method, settings
 from harmony_jax.envs import catch
 from tests import small
 from tests.tdmpc_test import SMALLER
@@ -52,6 +52,12 @@ def test_plans_are_not_longer_than_sequences():
   told = f'{config.agent.batch_length - 1} steps'
   assert launcher.idle(config, ['planning.horizon.end=9'])[0].endswith(told)
   assert not launcher.idle(config, ['planning.samples=64'])
+
+
+def test_an_episode_of_the_suite_is_not_made_longer():
+  for suite in ('dmc', 'dmcr'):
+    with pytest.raises(ValueError, match='env.time_limit is 1001: it must be at most 1000'):
+      envs.options(suite).of({'time_limit': 1001})
 
 
 # --------------------------------------------------------------------------------------------------
