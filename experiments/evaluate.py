@@ -2,8 +2,9 @@
 
 Prints the result and writes it, with every episode's score, to evaluation/ in the run folder.
 Episodes and actions are those of the run's own evaluation at that step: the same code on the same
-kind of device, with as many episodes and environments, comes to the same scores. --seed plays
-others. Options of the environment can be changed: --config.env.camera=side.
+kind of device, with as many episodes and environments, comes to the same scores (of a run of
+several processes, whose draws are by process, to others). --seed plays others. Options of the
+environment can be changed: --config.env.camera=side.
 """
 
 if not __package__:

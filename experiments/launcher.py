@@ -13,15 +13,16 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 
 from absl import app, flags, logging
 
 from harmony_jax import config as config_
-from harmony_jax import envs, errors, harmony, method, surroundings
+from harmony_jax import envs, errors, harmony, method, settings, surroundings
 from harmony_jax.config import Config
 from harmony_jax.config_file import FromFile
+from harmony_jax.envs.base import Spec
 from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.paths import joined, local_path
 from harmony_jax.training import trackers
@@ -273,9 +274,10 @@ def deviations(suite: ModuleType, config: Config) -> str:
   return told + (f'\nnote: {note}' if note else '')
 
 
-def idle(config: Config, texts: Sequence[str]) -> list[str]:
-  """Return a line for each setting among `texts` that changes nothing under the run's rule; and one
-  where `fixed` gives the dynamics another weight than `none`, and `texts` do not say so."""
+def idle(config: Config, texts: Sequence[str], spec: Spec | None = None) -> list[str]:
+  """Return a line for each setting among `texts` that changes nothing, by the run's rule or other
+  settings, or by its environment where `spec` is known; and one where `fixed` gives the dynamics
+  another weight than `none`, and `texts` do not say so."""
   from harmony_jax import weighting
 
   flat: dict = {'weighting.tasks': ('dynamics',), **config.flat()}
@@ -285,11 +287,38 @@ def idle(config: Config, texts: Sequence[str]) -> list[str]:
   told = f'changes nothing with --weighting={rule}'
   named = list(dict.fromkeys(names))
   found = [f'config.{name} {told}' for name in named if name in of_rule]
+  options = envs.options(config.run.suite)()
+  parts = (config.run, ''), (config.agent, ''), (options, 'env.')
+  known = {each.name: each for part in parts for each in settings.describe(*part)}
+  values = {**flat, **(_kinds(spec) if spec else {})}
+  for name in [name for name in named if name in known and name not in of_rule]:
+    if lacks := settings.lacking(known[name], values):
+      found.append(f'config.{name} changes nothing here: it is for {lacks} alone')
+  plans, steps = 'planning.horizon.end', config.agent.batch_length - 1
+  if {plans, 'batch_length'} & {*named} and flat.get(plans, 0) > steps:
+    found.append(f'config.{plans} is {flat[plans]:g}: plans end at batch_length - 1, {steps} steps')
   own, weight = getattr(getattr(config.agent, 'losses', None), 'scale', None), 'weighting.w_d'
   if rule == 'fixed' and own is not None and weight in flat and weight not in named:
     if 'dynamics' in flat['weighting.tasks'] and flat[weight] != own:
       found.append(f'config.{weight} is {flat[weight]:g}, where --weighting=none has {own:g}')
   return found
+
+
+def note(lines: Iterable[str]) -> None:
+  """Tell something that a user may not have meant."""
+  for line in lines:
+    print(f'note: {line}', file=sys.stderr)
+
+
+def _kinds(spec):
+  """What there is to see and to do, as `settings.setting` asks for it."""
+  ranks = [len(each.shape) for each in spec.observation.values()]
+  return {
+    'pictures': 3 in ranks,
+    'vectors': min(ranks) < 3,
+    'discrete_actions': bool(spec.factors),
+    'continuous_actions': spec.num_actions > sum(spec.factors),
+  }
 
 
 def _main(suite, words, texts):
@@ -330,13 +359,15 @@ def _run(suite, options, texts, group, interruption):
       expected = _expected(suite, config, texts)
       print(f"preset '{config.run.preset}'{reason}; expected duration{of}: {expected}")
       print(deviations(suite, config))
-      for line in idle(config, texts):
-        print(f'note: {line}', file=sys.stderr)
       print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
     if options.num_seeds > 1:
+      note(idle(config, texts))
       seeds.train(runs, interruption, trackers=shown)
     else:
-      Trainer(*runs[0], shown, interruption).run()
+      trainer = Trainer(*runs[0], shown, interruption)
+      if group.leads:
+        note(idle(config, texts, trainer.env.spec))
+      trainer.run()
   return 0
 
 

@@ -55,6 +55,12 @@ USED = {  # the flags of each part
   'import': ('minari', 'output'),
   'export': ('minari', 'buffer'),
 }
+# Settings of a method that its model alone, with windows of a buffer, does not look at.
+_OF_A_COURSE = {
+  *('train_ratio', 'update_at', 'pretrain', 'prefill', 'eval_policy', 'eval_at_start', 'eval_as'),
+  *('importance', *(f'replay.{k}' for k in ('prioritize_ends', 'ends', 'priority', 'correction'))),
+}
+_OF_A_POLICY = 'actor actor_opt critic critic_opt behavior sac planning probe_opt'.split()
 NEEDED = {
   'record': ('output',),
   'train': ('output', 'buffer'),
@@ -210,7 +216,7 @@ def train(texts: list[str]) -> int:
   # what cannot be is told before any variant
   if not programs(common.agent, buffers[0].spec)[0].predict and options.show:
     raise UserError(f'--show: {options.method} has no `report`, which would predict something')
-  made = _variants(common)
+  made = _variants(common, texts, buffers[0].spec)
   parallel.use_compilation_cache()
   parallel.keep_freed_memory()
   sizes = options.updates, options.measure_every, options.context, options.horizon
@@ -261,6 +267,15 @@ def _buffers(paths):
     print(f'buffer {path}: {each.describe()}')
     if kind(each) != kind(found[0]):
       raise UserError(f'the buffers differ: {paths[0]} has {kind(found[0])}, {path} {kind(each)}')
+    options = [x.header.get('env', {}) for x in (found[0], each)]
+    for option, (one, other) in config_.difference(*options).items():
+      name = f'env.{option}'
+      known = [x for x in (one, other) if x is not None]
+      if len(known) > 1 or not config_.as_before(name, known[0]):  # as recordings of before it
+        raise UserError(
+          f'the buffers differ: {name} is {one} in {paths[0]}, {other} in {path}: their runs would '
+          'be counted as pairs of one setting; give each a study (--output) of its own'
+        )
   for (path, each), (other, one) in itertools.combinations(zip(paths, found), 2):
     if buffer.same_recording(each, one):
       raise UserError(
@@ -283,13 +298,13 @@ def _common(header, texts) -> Config:
   return _changed(common, texts)
 
 
-def _variants(common: Config) -> dict[str, Config]:
+def _variants(common: Config, texts: list[str], spec: Any) -> dict[str, Config]:
   """The configuration of each label."""
   options = flags.FLAGS
   chosen = options.weighting or ([] if options.variant else ['none', 'harmony'])
   pairs = [(rule, [f'weighting.rule={rule}']) for rule in chosen]
   pairs += [launcher.parse_variant(text) for text in options.variant]
-  return variants.make(common, pairs, _changed)
+  return variants.make(common, pairs, _changed, texts, spec)
 
 
 def _changed(config, words):
@@ -297,9 +312,16 @@ def _changed(config, words):
   known = settings.flatten(config.agent)
   for word in words:
     name = word.partition('=')[0].removeprefix('config.')
-    if name in config.flat() and name not in known:
+    if name in config.flat() and (name not in known or _is_idle(name, known)):
       raise UserError(f'config.{name}: no setting of a world model that learns from a buffer')
   return config.override(words)
+
+
+def _is_idle(name, known):
+  """Whether a setting is of the policy, of its experience, or of what only looks at a model."""
+  first = name.partition('.')[0]
+  probe = first == 'decoder' and 'decoder.probe' in known
+  return name in _OF_A_COURSE or probe or (first in _OF_A_POLICY and name != 'behavior.discount')
 
 
 def _plan(plan, common, made, buffers) -> dict[str, Any]:

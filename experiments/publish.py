@@ -63,6 +63,7 @@ def main(words: list[str]) -> int:
     'title': agent.title,
     'licence': LICENCE,
     'step': agent.step,
+    'ended': agent.ended,
     'run': {'format': config_.FORMAT, 'config': settings.plain(agent.config.to_json())},
     'spec': agent.spec.to_json(),
     'trained': _trained(source),

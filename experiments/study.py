@@ -111,7 +111,7 @@ def _configs(options, texts) -> tuple[Config, dict[str, Config]]:
   pairs += [launcher.parse_variant(text) for text in options.variant]
   if 'results' in dict(pairs):
     raise UserError("a variant cannot be called 'results', where the results go")
-  return common, variants.make(common, pairs or [('plain', [])], _changed)
+  return common, variants.make(common, pairs or [('plain', [])], _changed, texts)
 
 
 def _changed(config, words):

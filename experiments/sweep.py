@@ -115,6 +115,9 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
       place = place_of(point)
       if found.setdefault(place, point) != point:
         raise UserError(f'{place} would be the folder of two different runs: sweep them apart')
+  kinds = {(each.run.method, each.agent): each for each in found.values()}.values()
+  given = [*overrides, *axes]
+  launcher.note(dict.fromkeys(line for each in kinds for line in launcher.idle(each, given)))
   return list(found.values())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from harmony_jax import config as config_
 from harmony_jax.config import Config
+from harmony_jax.envs.base import Spec
 from harmony_jax.errors import UserError
 from harmony_jax.training.progress import format_seconds
 
@@ -18,11 +19,14 @@ def make(
   common: Config,
   variants: Iterable[tuple[str, list[str]]],
   change: Callable[[Config, list[str]], Config],
+  texts: Sequence[str] = (),
+  spec: Spec | None = None,
 ) -> dict[str, Config]:
   """Return the configuration of each label, and say which of its settings change nothing.
 
   Args:
     variants: (label, settings) of each. change: applies settings.
+    texts: the settings that `common` was given. spec: of the environment.
 
   Raises:
     UserError: two of one label, or settings that cannot be.
@@ -35,8 +39,8 @@ def make(
       found[label] = change(common, words)
     except UserError as error:
       raise UserError(f'variant {label!r}: {error}') from None
-    for line in launcher.idle(found[label], words):
-      print(f'note: variant {label!r}: {line}', file=sys.stderr)
+    lines = launcher.idle(found[label], [*texts, *words], spec)
+    launcher.note(f'variant {label!r}: {line}' for line in lines)
   return found
 
 

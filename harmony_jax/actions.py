@@ -35,11 +35,23 @@ class ActorSettings(HeadSettings):
     'normal',
     'of continuous actions: normal; trunc_normal as DreamerV2, tanh_normal as DreamerPro',
     choices=('normal', 'trunc_normal', 'tanh_normal'),
+    only='continuous_actions',
   )
-  samples: int = setting(100, 'from which entropy and mode of a tanh_normal are estimated', least=1)
-  unimix: float = setting(0.01, 'share of a uniform distribution, for discrete actions', most=1)
-  min_std: float = setting(0.1, 'smallest standard deviation, for continuous ones')
-  max_std: float = setting(1.0, 'largest one, of normal')
+  samples: int = setting(
+    100,
+    'from which entropy and mode of a tanh_normal are estimated',
+    least=1,
+    only='continuous_actions .distribution=tanh_normal',
+  )
+  unimix: float = setting(
+    0.01, 'share of a uniform distribution, for discrete actions', most=1, only='discrete_actions'
+  )
+  min_std: float = setting(
+    0.1, 'smallest standard deviation, for continuous ones', only='continuous_actions'
+  )
+  max_std: float = setting(
+    1.0, 'largest one, of normal', only='continuous_actions .distribution=normal'
+  )
 
 
 class OneHot(NamedTuple):

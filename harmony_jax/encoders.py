@@ -47,20 +47,34 @@ class ImageSettings:
   """A network of images and vectors: the encoder, and the decoder that mirrors it."""
 
   kind: str = setting(
-    'plain', 'plain: strided convolutions; residual: residual.py, with batch norms', choices=KINDS
+    'plain',
+    'plain: strided convolutions; residual: residual.py, with batch norms',
+    choices=KINDS,
+    only='pictures',
   )
   depth: int = setting(
-    32, 'channels of the first convolution; doubled by every further one', least=1
+    32, 'channels of the first convolution; doubled by every further one', least=1, only='pictures'
   )
-  minres: int = setting(4, 'side of the last feature map, with padding same', least=1)
+  minres: int = setting(
+    4,
+    'side of the last feature map, with padding same',
+    least=1,
+    only='pictures .kind=plain .padding=same',
+  )
   patch: int = setting(
-    1, 'side of the blocks that one product maps to `depth` channels; 1: none; for CPUs', least=1
+    1,
+    'side of the blocks that one product maps to `depth` channels; 1: none; for CPUs',
+    least=1,
+    only='pictures',
   )
   padding: str = setting(
-    'same', 'of the convolutions: same, or valid as DreamerV2', choices=('same', 'valid')
+    'same',
+    'of the convolutions: same, or valid as DreamerV2',
+    choices=('same', 'valid'),
+    only='pictures .kind=plain',
   )
-  mlp_layers: int = setting(2, 'hidden layers for vector observations')
-  mlp_units: int = setting(512, 'their width', least=1)
+  mlp_layers: int = setting(2, 'hidden layers for vector observations', only='vectors')
+  mlp_units: int = setting(512, 'their width', least=1, only='vectors .mlp_layers')
 
 
 class _VectorDown(nn.Module):

@@ -42,7 +42,9 @@ class ReplaySettings:
     'lie in one episode',
     choices=('windows', 'episodes', 'inside'),
   )
-  prioritize_ends: bool = setting(False, 'of episodes: their last windows are drawn more often')
+  prioritize_ends: bool = setting(
+    False, 'of episodes: their last windows are drawn more often', only='.sampling=episodes'
+  )
   first_action: bool = setting(
     False, 'of episodes: windows that begin inside one know the action before them (DreamerPro)'
   )

@@ -73,7 +73,7 @@ class ScalarSettings(HeadSettings):
     'two_hot: cross entropy over bins in symlog space; gaussian: half squared error',
     choices=('two_hot', 'gaussian'),
   )
-  bins: int = setting(255, 'bins of two_hot', least=1)
+  bins: int = setting(255, 'bins of two_hot', least=1, only='.distribution=two_hot')
 
 
 def initializer(kind: str, scale: float = 1.0) -> Callable:

@@ -44,11 +44,16 @@ class RSSMSettings:
     choices=('categorical', 'gaussian'),
   )
   stoch: int = setting(32, 'groups, or dimensions of a Gaussian, S', least=1)
-  classes: int = setting(32, 'classes of each group, K', least=1)
+  classes: int = setting(32, 'classes of each group, K', least=1, only='.latent=categorical')
   unimix: float = setting(
-    0.01, "share of a uniform distribution in a group's prior and posterior", most=1
+    0.01,
+    "share of a uniform distribution in a group's prior and posterior",
+    most=1,
+    only='.latent=categorical',
   )
-  min_std: float = setting(0.1, 'smallest standard deviation of a Gaussian')
+  min_std: float = setting(
+    0.1, 'smallest standard deviation of a Gaussian', only='.latent=gaussian'
+  )
   action_clip: float = setting(1.0, 'actions are scaled down to this; 0: taken as they are')
   learned_initial: bool = setting(True, 'the first deterministic state is learned, or zeros')
   gru_bias: bool = setting(False, "a bias before the GRU's norm")
@@ -56,6 +61,7 @@ class RSSMSettings:
     'fan_in',
     'initial weights of a GRU with that bias: fan_in as PyTorch, or style: as all layers',
     choices=('fan_in', 'style'),
+    only='.gru_bias',
   )
   recurrence: str = setting(
     'auto',

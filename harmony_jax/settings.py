@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -28,7 +29,8 @@ _LONGEST = 200  # characters of a name or a value that are shown
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One setting: its dotted name, type, default, meaning, and what it can be."""
+  """One setting: its dotted name, type, default, meaning, what it can be, and what must hold for it
+  to change anything (see `setting`)."""
 
   name: str
   type: Any
@@ -38,6 +40,7 @@ class Setting:
   most: float | None = None
   above: float | None = None
   choices: Collection = ()
+  only: tuple[str, ...] = ()
 
 
 def setting(
@@ -48,19 +51,23 @@ def setting(
   most: float | None = None,
   above: float | None = None,
   choices: Collection = (),
+  only: str = '',
 ) -> Any:
   """Return a dataclass field that is a setting.
 
   Numbers are `least` or more (0 where nothing is given), `most` or less, larger than `above`.
-  `choices` may be a registry that grows.
+  `choices` may be a registry that grows. `only` says without which other settings it changes
+  nothing: 'rssm.latent=gaussian', 'losses.free_x' (not 0, False or empty), 'env.observe!=state';
+  '.latent=a|b' is of the same group, a space means and, ' or ' between two means or.
   """
-  limits = {'least': least, 'most': most, 'above': above, 'choices': choices}
+  limits = {'least': least, 'most': most, 'above': above, 'choices': choices, 'only': only}
   return dataclasses.field(default=default, metadata={'meaning': meaning, **limits})
 
 
-def group(cls: type[T], meaning: str, **changes: Any) -> T:
+def group(cls: type[T], meaning: str, only: str = '', **changes: Any) -> T:
   """Return a dataclass field that is a group of settings, with other defaults where given."""
-  return dataclasses.field(default_factory=lambda: cls(**changes), metadata={'meaning': meaning})
+  about = {'meaning': meaning, 'only': only}
+  return dataclasses.field(default_factory=lambda: cls(**changes), metadata=about)
 
 
 @functools.cache  # a sweep asks for them by the hundred thousand
@@ -70,14 +77,41 @@ def _fields(cls: type) -> dict[str, tuple[Any, Mapping[str, Any]]]:
   return {field.name: (types[field.name], field.metadata) for field in dataclasses.fields(cls)}
 
 
-def describe(settings: Any, prefix: str = '') -> Iterator[Setting]:
-  """Yield every setting of an instance; its values are the defaults."""
+def describe(settings: Any, prefix: str = '', only: tuple[str, ...] = ()) -> Iterator[Setting]:
+  """Yield every setting of an instance; its values are the defaults. `only`: of all of them."""
   for field, (kind, about) in _fields(type(settings)).items():
     value, name = getattr(settings, field), prefix + field
+    own = re.sub(r'(?<!\S)\.', prefix, about.get('only', ''))
+    both = (*only, own) if own else only
     if dataclasses.is_dataclass(value):
-      yield from describe(value, f'{name}.')
+      yield from describe(value, f'{name}.', both)
     elif about:
-      yield Setting(name, kind, value, **about)
+      yield Setting(name, kind, value, **{**about, 'only': both})
+
+
+def lacking(known: Setting, values: Mapping[str, Any]) -> str:
+  """Return without what, as of `setting`, one changes nothing; '' where it changes something.
+
+  Args:
+    values: of all settings by name; what is said of others is taken to hold.
+  """
+  holds = functools.partial(_holds, values, known.name)
+  for text in known.only:
+    if not any(all(map(holds, each.split())) for each in text.split(' or ')):
+      return text
+  return ''
+
+
+def _holds(values, own, condition):
+  name, equals, wanted = condition.partition('=')
+  name, differs = name.removesuffix('!'), name.endswith('!')
+  if name not in values or name == own:
+    return True
+  value = values[name]
+  if not equals:
+    return bool(value)
+  found = {str(each) for each in (value if isinstance(value, (tuple, list)) else (value,))}
+  return differs != bool(found & {*wanted.split('|')})
 
 
 def flatten(settings: Any, prefix: str = '') -> dict[str, Any]:

@@ -54,6 +54,7 @@ class TrainedAgent:
       with.
     source: the folder that it was loaded from. allow_import: whether that may name modules.
     saved: what was read there, {field of its state: tree}.
+    ended: episodes of training that had ended by then; None where it is not known.
   """
 
   def __init__(
@@ -65,6 +66,7 @@ class TrainedAgent:
     self._key = jax.random.key(seed)
     self.allow_import, self.source = True, ''  # what the caller made
     self.saved: Any = None
+    self.ended: int | None = None
 
   @property
   def title(self) -> str:
@@ -100,10 +102,12 @@ class TrainedAgent:
       raise UserError(f'{path} holds no checkpoint yet: the run has not come that far')
     with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
       method, saved, found = _restore(checkpoints, config, path, step, allow_import)
+      running = checkpoints.meta(found).get('episodes')
     agent = cls(
       config, method, _variables(method, saved), found, config.run.seed if seed is None else seed
     )
     agent.allow_import, agent.source, agent.saved = allow_import, str(path), saved
+    agent.ended = running and envs.count_ended(running)
     return agent
 
   @classmethod
@@ -126,6 +130,7 @@ class TrainedAgent:
       config.run.seed if seed is None else seed,
     )
     agent.allow_import, agent.source, agent.saved = allow_import, str(folder), saved
+    agent.ended = about.get('ended')  # older ones do not say
     return agent
 
   def policy(
@@ -236,7 +241,10 @@ class TrainedAgent:
   def _limit(self, env):
     """The steps after which an episode is cut: as in training, where nobody knows that it ends."""
     run = self.config.run
-    return 10 * run.eval_every if run.eval_share and not env.spec.episode_limit else 0
+    if not run.eval_share or env.spec.episode_limit:
+      return 0
+    ended = self.ended
+    return 10 * run.eval_every if ended is None else evaluation.longest(run, self.step, ended)
 
   def can(self, name: str) -> bool:
     """Return whether the method has a capability, such as 'dream'; see harmony_jax/viewing.py."""

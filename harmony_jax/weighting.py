@@ -19,9 +19,12 @@ class LossSettings:
     'symlog',
     'symlog: squared errors, of vectors in symlog space; gaussian: unit variance',
     choices=('symlog', 'gaussian'),
+    only='decoder.probe or vectors',  # of DreamerPro
   )
   free_nats: float = setting(1.0, 'KL below this is not reduced')
-  free_average: bool = setting(False, "they count for the batch's mean KL, not for every step's")
+  free_average: bool = setting(
+    False, "they count for the batch's mean KL, not for every step's", only='.free_nats'
+  )
   dyn: float = setting(
     0.5, 'weight of the KL that trains the prior; over dyn + rep it is the balance (eq. 15)'
   )
@@ -69,15 +72,22 @@ class WeightingSettings(RuleSettings):
     'code',
     'code: 5/6 log(1+σ_d), as the authors ran it; paper: log(1+σ_d) (eq. 5)',
     choices=('code', 'paper'),
+    only='.tasks=dynamics .rule!=harmony_tied',  # which has no σ of it
   )
   harmonize_vector: bool = setting(
-    False, 'vector observations: weight 1 as the authors ran it, or part of `observation`'
+    False,
+    'vector observations: weight 1 as the authors ran it, or part of `observation`',
+    only='vectors method!=dreamerpro .rule!=none .tasks=observation',
   )
-  w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
-  w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
-  w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed')
+  w_o: float = setting(
+    1.0, 'weight of the observation loss, for rule fixed (eq. 3)', only='.tasks=observation'
+  )
+  w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed', only='.tasks=reward')
+  w_d: float = setting(1.0, 'weight of the dynamics loss, for rule fixed', only='.tasks=dynamics')
   calibrate: int = setting(0, 'batches from whose losses σ starts (eq. 12); 0: σ starts at `start`')
-  start: float = setting(1.0, 'σ that harmonizers start from; 1 in the paper', above=0)
+  start: float = setting(
+    1.0, 'σ that harmonizers start from; 1 in the paper', above=0, only='.calibrate=0'
+  )
 
 
 # The hyper-parameter of rules that a setting becomes; '' is of all that have harmonizers, 'tasks'

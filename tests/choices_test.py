@@ -162,7 +162,7 @@ def blocks_of(vectors):
 def test_an_update_that_went_wrong_is_repeated_with_its_choices(whole, monkeypatch):
   folder, trainer = whole
   monkeypatch.setattr(faults, 'first_not_finite', lambda of, *_: [str(of.spec.choices)])
-  faults.dump(trainer.method, trainer.updates.state, trainer.replay.sample(0), folder, 160)
+  faults.dump(trainer.method, trainer.updates.state, trainer.replay.sample(0), folder, 160, 1)
   found = faults.reproduce(folder)
   assert found['found'] == found['recorded'] == ['(2, 3)']
 

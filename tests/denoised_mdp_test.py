@@ -151,6 +151,8 @@ def test_weighed_kls():
   agent = make(losses__free_x=3.0, losses__beta_x=2.0, losses__beta_y=0.25)
   np.testing.assert_allclose(agent.weighed_kl('x', kl), [6, 10])
   np.testing.assert_allclose(agent.weighed_kl('y', kl), [0.25, 1.25])
+  agent = make(losses__free_y=2.0, losses__beta_free_x=0.5)  # a share of x's alone
+  np.testing.assert_allclose(agent.weighed_kl('y', kl), [0.5, 1.25])
   agent = make(losses__free_x=3.0, losses__beta_x=2.0, losses__beta_free_x=0.5)
   np.testing.assert_allclose(agent.weighed_kl('x', kl), [0.5 * 3 + 1.5 * 1, 10])
   slope = jax.grad(lambda kl: agent.weighed_kl('x', kl).sum())(kl)
@@ -190,6 +192,26 @@ def test_a_soft_actor_critic():
   # An entropy above -A lets the temperature fall.
   falls = after.params['temperature']['log'] < state.params['temperature']['log']
   assert falls == (metrics['actor/entropy'] > -2)
+
+
+def test_a_target_as_the_paper_has_it():
+  """The entropy is that of the action whose value is asked for; by hand."""
+  agent = make(behavior__learner='sac', behavior__discount=0.8, sac__target='paper')
+  rng, state = np.random.default_rng(0), fresh(agent)
+  draw = lambda *size: jnp.float32(rng.normal(size=size))
+  step = Transitions(
+    *(draw(9, size) for size in (10, 2)), draw(9), draw(9, 10), *0.2 * draw(2, 9, 2)
+  )
+  params, slow = jax.tree.map(jnp.asarray, (state.params, state.targets['critic']))
+  mean, std = map(np.asarray, agent.actor.policy(params['actor'], step.after))
+  raw = mean + std * step.noise_after
+  density = -0.5 * np.square(step.noise_after) - np.log(std * np.sqrt(2 * np.pi))
+  likely = (density - np.log1p(-np.square(np.tanh(raw)) + 1e-12)).sum(-1)
+  value = np.min(agent.values(slow, step.after, jnp.tanh(raw)), 0)
+  wanted = step.reward + 0.8 * (value - np.exp(params['temperature']['log']) * likely)
+  found, near = agent.critic_target(params, slow, step), np.abs(raw).max(-1) < 3  # of ±1
+  assert near.sum() > 2
+  np.testing.assert_allclose(found[near], np.asarray(wanted)[near], rtol=1e-3)
 
 
 # Parts

@@ -6,6 +6,7 @@ import shutil
 
 import chex
 import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import folders, launcher
@@ -22,7 +23,7 @@ from tests.commands import run
 from tests.runs import From, ask, compile_once, dreamer_of, lines, train
 
 SHORT = {'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_size': 2, 'batch_length': 4}
-LEARNED = ('params', 'opt_state', 'targets', 'statistics', 'weighting', 'normalizer')
+LEARNED = ('params', 'opt_state', 'targets', 'statistics', 'weighting', 'normalizer', 'step')
 
 
 def short(**changes):
@@ -67,13 +68,21 @@ def test_it_begins_with_what_was_learned_and_a_course_of_its_own(source, tmp_pat
     fresh = new.updates.compiled.init(key)
     for name in LEARNED:
       chex.assert_trees_all_equal(getattr(learned, name), getattr(old.updates.state, name))
-    for name in ('rng', 'step', 'nonfinite', 'carry'):
+    for name in ('rng', 'nonfinite', 'carry'):
       key = lambda x: jax.random.key_data(x) if name == 'rng' else x
       chex.assert_trees_all_equal(key(getattr(learned, name)), key(getattr(fresh, name)))
     assert (new.replay.steps, new.state.step, new.state.update) == (0, 0, 0)
+    # its first update goes on with the slow critic, and does not copy the critic
+    compiled, fraction = new.updates.compiled, new.config.agent.critic.slow_fraction
+    copy, batch = jax.tree.map(jnp.copy, learned), compiled.put(old.replay.sample(0))
+    after, _ = compiled.train_step(copy, batch)
+    fast, slow = after.params['critic'], learned.targets['critic']
+    slow = jax.tree.map(lambda a, b: (1 - fraction) * a + fraction * b, slow, fast)
+    chex.assert_trees_all_close(after.targets['critic'], slow, rtol=1e-6, atol=1e-8)
 
   new = start(tmp_path / 'new', short(seed=5, env__distractors=2), folder, look=look)
-  assert new.state.step == 96 and int(new.updates.state.step) == new.state.update > 0
+  done = int(new.updates.state.step) - int(old.updates.state.step)
+  assert new.state.step == 96 and done == new.state.update > 0
   score = lines(folder, 'scores.jsonl')[-1]['eval_mean']
   assert f'starts from {folder} (catch, step 96, score {score:.2f})' in capsys.readouterr().out
   assert tree(folder) == before
@@ -89,7 +98,7 @@ def test_a_planner_begins_its_schedules_anew():
   spec = small.spec({'state': (3,)}, 2, False)
   entry = method.entry('tdmpc')
   learned = origin._learned(entry.make(entry.settings, spec))
-  assert sorted(learned) == ['opt_state', 'params', 'targets']
+  assert sorted(learned) == ['opt_state', 'params', 'step', 'targets']
 
 
 def test_once_it_has_a_checkpoint_it_goes_on_without_the_source(source, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """World models on a recorded buffer: windows, what is measured, the command as users type it."""
 
 import csv
+import dataclasses
 import json
 import types
 
@@ -488,7 +489,9 @@ def test_from_a_game_to_a_table(tmp_path):
 
 def test_bad_input_is_one_line(tmp_path):
   file, other = tmp_path / 'x.npz', tmp_path / 'other'
-  made([9] * 10, side=64).save(file)
+  buffer, far = made([9] * 10, side=64), tmp_path / 'far.npz'
+  buffer.save(file)
+  dataclasses.replace(buffer, header={**buffer.header, 'env': {'camera': 1}}).save(far)
   before, new = file.read_bytes(), f'--output={tmp_path}/new.npz'
   good = ('train', f'--buffer={file}', f'--output={other}')
   for words, told in (
@@ -507,12 +510,14 @@ def test_bad_input_is_one_line(tmp_path):
     (('train', f'--output={other}'), 'needs --buffer'),
     (('train', f'--buffer={other}', f'--output={other}'), 'cannot be read'),
     (('train', f'--buffer={file},{file}', f'--output={other}'), 'are one recording'),
+    (('train', f'--buffer={file},{far}', f'--output={other}'), 'env.camera is None in'),
     ((*good, '--variant=a b: rate=1'), 'label of letters'),
     ((*good, '--variant=none: weighting.rule=fixed'), 'none is the name of a rule'),
     ((*good, '--variant=a: weighting.w_x=1'), "variant 'a': unknown key config.weighting.w_x"),
     ((*good, '--weighting=harmoni'), "variant 'harmoni': config.weighting.rule is 'harmoni'"),
     ((*good, '--weighting=none,none'), "two variants 'none'"),
     ((*good, '--config.steps=9'), 'no setting of a world model'),
+    ((*good, '--config.actor_opt.lr=1e-3'), 'config.actor_opt.lr: no setting of a world model'),
     ((*good, '--method=tests.shooting:METHOD'), 'cannot train its model alone'),
     ((*good, '--config.batch_length=12'), 'no training episode of 12 steps'),
     ((*good, '--config.batch_length=8'), 'no held-out episode of 30 steps'),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +172,10 @@ def test_batches_are_those_of_the_hosts_replay(first_action):
 def test_agents_at_once_are_those_of_one_at_a_time(walking):
   """Of different seeds and learning rates: mapped, within rounding."""
   numbers = [{'lr': 1e-3}, {'lr': 1e-2}]
+  began = time.monotonic()
   both = run(config_of(), 0, 1, width=2, numbers=numbers)
+  hours = [each.scores[-1]['time/hours'] for each in both]
+  assert 0 < 3600 * sum(hours) < time.monotonic() - began  # shares of the wave's
   for seed, each in enumerate(both):
     (alone,) = run(config_of(lr=numbers[seed]['lr']), seed)
     assert_close(each.metrics, alone.metrics, 1e-4)

@@ -16,6 +16,16 @@ actor.distribution, samples         distributions_test
 reciprocal's epsilon                harmony_test
 slow_every, slow_fraction, freeze   below
 eval_policy mode, replay.*          tests of the loop and the replay
+
+of TD-MPC, and of Denoised MDP
+td_target model, discount, noise    tdmpc_test: the target by hand
+importance batch                    parity_tdmpc: the losses of the authors' older code
+planning.action mean, horizon, last tdmpc_test: a model that pays for one action
+slow_every, replay.ends, .frames    tdmpc_test: an update, windows, stacks in order
+sac.target paper, sac.tau           denoised_mdp_test: target and slow values by hand
+losses.free_y, beta_x, weighting.*  denoised_mdp_test: KLs and totals by hand
+rssm.z_sees_y, no y, no z, .tries   denoised_mdp_test: who knows of whom, counts, the likeliest
+replay.ends, eval_as                denoised_mdp_test: windows, a run's seeds and scores
 """
 
 import jax

@@ -57,7 +57,7 @@ def test_a_random_player_s_episodes_are_cut_as_the_agent_s_are(made):
   """Where nobody knows that episodes end, both stop; a game takes 15 steps, the limit is 10."""
   agent = trained.Agent.load(made[0])
   changes = {'eval_share': 0.1, 'eval_every': 1, 'env.size': 16}
-  agent.config = agent.config.replace(changes)
+  agent.config, agent.ended = agent.config.replace(changes), agent.step
   for played in (agent.evaluate(4), agent.evaluate_random(4)):
     assert {(each.cut, each.length) for each in played} == {(True, 10)}
 

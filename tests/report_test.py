@@ -139,6 +139,14 @@ def test_numbers_and_lines_that_would_flatten_a_curve():
   assert tables.within_5_percent({'a': -20.0, 'b': -20.9, 'c': -21.1}) == {'a', 'b'}
 
 
+def test_a_probability_of_improvement_says_over_which_tasks():
+  games = {f'game {index}': [1.0] for index in range(4)}
+  found = {'x': {'A': [1.0], 'B': [2.0], **games}, 'y': {'A': [0.0], 'C': [3.0]}, 'z': games}
+  table = tables.improvement(tables.improvements(found), found)
+  rows = zip(table['First'], table['Second'], table['Tasks'])
+  assert [*rows] == [('x', 'y', 'A'), ('x', 'z', '4')]
+
+
 # --------------------------------------------------------------------------------------------------
 # the folder
 

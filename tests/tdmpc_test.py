@@ -157,6 +157,19 @@ def test_there_is_no_value_after_an_end():
   assert (np.abs(wanted - data['reward'][:, 1:].T) > 1e-4).sum() == wanted.size - 1
 
 
+def test_values_can_be_learned_from_states_that_the_model_makes_up():
+  """The paper's target, by hand: r + γ min Q'(z, π(z)) at the next latent state of the model."""
+  agent = make(td_target='model', discount=0.8, policy_std=0.25)
+  state, data = fresh(agent), batch_of(agent, VECTOR)
+  draws, model = agent.draws(state, data), state.params['world_model']
+  found = small.jit(lambda *x: agent.losses(*x)[1])(model, state, data, draws)
+  latent = found['latent'][1:]  # [H, B, Z]
+  mean = np.tanh(agent.apply({'policy': state.params['policy']}, 'policy', latent))
+  action = np.clip(mean + np.clip(0.25 * draws.td, -0.3, 0.3), -1 + 1e-6, 1 - 1e-6)
+  future = np.min(agent.values(state.targets['world_model'], latent, jnp.asarray(action)), 0)
+  np.testing.assert_allclose(found['wanted'], data['reward'][:, 1:].T + 0.8 * future, rtol=1e-4)
+
+
 def test_rows_draw_by_their_place_in_the_batch():
   """So that several devices draw what one would."""
   agent = make(PICTURE)

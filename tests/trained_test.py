@@ -9,16 +9,17 @@ import pathlib
 import shutil
 import sys
 import tarfile
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from harmony_jax import config as configuration
-from harmony_jax import envs, method, trained
+from harmony_jax import envs, method, processes, trained
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import records
-from harmony_jax.training import faults, panels, recording, run_folder
+from harmony_jax.training import evaluation, faults, panels, recording, run_folder
 from harmony_jax.training.checkpoint import Checkpoints
 from tests import commands, runs, small
 
@@ -48,7 +49,8 @@ def save(folder, config):
   with Checkpoints(folder / 'checkpoints') as checkpoints:
     for step, state in states.items():
       player = one.initial_carry(one.variables(state), 4)
-      checkpoints.save(step, {'train': state, 'player': player}, {'spec': spec.to_json()})
+      meta = {'spec': spec.to_json(), 'episodes': {'episode': [2, 3], 'restart': [True, False]}}
+      checkpoints.save(step, {'train': state, 'player': player}, meta)
   return states
 
 
@@ -219,6 +221,24 @@ def test_evaluating_again_gives_the_runs_own_scores(whole):
     assert found[name] == last[f'eval_{name}']
   assert found['step'] == 160 and found['policy'] == 'sample' and found['machine']['commit']
   assert path.with_suffix('.mp4').exists() and f'{found["mean"]:,.2f} ±' in done.stdout
+
+
+@pytest.mark.parametrize('ended, longest', [(6, 266), (160, 80), (None, 800)])
+def test_an_episode_is_cut_where_the_runs_own_evaluation_cuts_it(agent, ended, longest):
+  """After ten times what training's have taken, at least `eval_every`; of older checkpoints 800."""
+  assert agent.ended == 6
+  one = copy.copy(agent)
+  one.config, one.ended = agent.config.replace({'eval_share': 0.1}), ended
+  endless = types.SimpleNamespace(spec=dataclasses.replace(agent.spec, episode_limit=0))
+  assert one._limit(endless) == longest and agent._limit(endless) == 0
+  if ended:
+    trainer = types.SimpleNamespace(
+      config=one.config,
+      state=types.SimpleNamespace(step=agent.step),
+      group=processes.ALONE,
+      episodes=types.SimpleNamespace(ended=ended),
+    )
+    assert evaluation.Evaluation(one.config)._extent(trainer)[1] == longest
 
 
 def test_a_run_of_version_0_1(tmp_path):

@@ -112,8 +112,8 @@ class Options(base.Options):
   distractors: int = setting(4, 'drifting blobs in the background; 0: a black one')
   ball: int = setting(0, "the ball's side in pixels; 0: all of its cell")
   paddle: int = setting(0, "the paddle's side in pixels; 0: all of its cell")
-  drift: float = setting(1.0, "the blobs' speed; 1 is up to 4 pixels a step")
-  contrast: float = setting(1.0, "the blobs' brightness", most=1)
+  drift: float = setting(1.0, "the blobs' speed; 1 is up to 4 pixels a step", only='.distractors')
+  contrast: float = setting(1.0, "the blobs' brightness", most=1, only='.distractors')
   rewarded: str = setting(
     'end',
     'end: ±1 at the end; steps: at every step by how near the paddle is to the column of the ball, '

@@ -34,16 +34,24 @@ class Options(base.Options):
     'stock',
     'stock for published numbers; fast: no shadows, no multisampling',
     choices=rendering.QUALITIES,
+    only='.observe!=state',
   )
   observe: str = setting(
     'image', 'pictures, the vectors of dm_control, or both; state needs no OpenGL', choices=OBSERVE
   )
-  camera: str = setting('', "number or name of a camera; '': 2 for the quadruped, else 0")
+  camera: str = setting(
+    '', "number or name of a camera; '': 2 for the quadruped, else 0", only='.observe!=state'
+  )
   background: str = setting(
-    'none', 'none, or video: moving pictures in place of the sky', choices=BACKGROUNDS
+    'none',
+    'none, or video: moving pictures in place of the sky',
+    choices=BACKGROUNDS,
+    only='.observe!=state',
   )
   background_files: str = setting('', "folder of videos or pictures for it; '': generated ones")
-  time_limit: int = setting(0, "simulator steps that end an episode; 0: the suite's 1,000")
+  time_limit: int = setting(
+    0, "simulator steps that end an episode; 0: the suite's 1,000", most=FRAMES
+  )
 
 
 class DMC:
@@ -72,7 +80,7 @@ class DMC:
     self._domain, self._name = _tasks()[self.task]
     self._size = size
     self._see, self._feel = chosen.observe != 'state', chosen.observe != 'image'
-    self._time_limit = min(chosen.time_limit or FRAMES, FRAMES)
+    self._time_limit = chosen.time_limit or FRAMES
     self._slots = [self._load() for _ in range(num_envs)]
     self._video = backgrounds.Backgrounds(chosen.background_files, size) if video else None
     for slot in self._slots:  # before the cameras, which make the OpenGL contexts

@@ -51,7 +51,9 @@ class Options(base.Options):
   assets: str = setting(
     '', "folder with the original photographs; '': floors and skies are painted"
   )
-  time_limit: int = setting(0, "simulator steps that end an episode; 0: the suite's 1,000")
+  time_limit: int = setting(
+    0, "simulator steps that end an episode; 0: the suite's 1,000", most=dmc.FRAMES
+  )
 
 
 class DMCR(dmc.DMC):

@@ -85,7 +85,7 @@ class Episodes:
   @property
   def ended(self) -> int:
     """Return how many have ended so far."""
-    return int((self._episode + self._restart).sum())
+    return count_ended(self.state())
 
   @property
   def failed(self) -> np.ndarray:
@@ -165,6 +165,11 @@ class Episodes:
         for index, episode in enumerate(self._episode, self.first)
       ]
     )
+
+
+def count_ended(state: Mapping[str, list]) -> int:
+  """Return how many episodes had ended by a `state` of `Episodes`, of any environments."""
+  return sum(state['episode']) + sum(state['restart'])
 
 
 def _failed(env: base.Environment) -> np.ndarray:

@@ -93,11 +93,14 @@ class Options(base.Options):
   action_repeat: int = setting(
     1, 'simulator steps (12.5 ms) per agent step; rewards are summed', least=1
   )
-  camera: str = setting('corner', 'where the picture is taken from', choices=CAMERAS)
+  camera: str = setting(
+    'corner', 'where the picture is taken from', choices=CAMERAS, only='.observe!=state'
+  )
   render: str = setting(
     'stock',
     'stock for published numbers; fast: no shadows, no multisampling',
     choices=rendering.QUALITIES,
+    only='.observe!=state',
   )
   time_limit: int = setting(500, 'agent steps of an episode', least=1)
   observe: str = setting(

@@ -41,8 +41,8 @@ class Options(base.Options):
   target: float = setting(4.0, "the target's radius in pixels", above=0)
   arm: float = setting(2.0, "the arm's width in pixels", above=0)
   distractors: int = setting(4, 'drifting blobs in the background; 0: a black one')
-  drift: float = setting(1.0, 'their speed; 1 is up to 4 pixels a step')
-  contrast: float = setting(1.0, 'their brightness', most=1)
+  drift: float = setting(1.0, 'their speed; 1 is up to 4 pixels a step', only='.distractors')
+  contrast: float = setting(1.0, 'their brightness', most=1, only='.distractors')
 
 
 def joints(angle: jax.Array) -> jax.Array:

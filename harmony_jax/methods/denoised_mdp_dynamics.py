@@ -45,7 +45,9 @@ class DynamicsSettings:
   x: PartSettings = group(PartSettings, 'Controllable, rewarded.')
   y: PartSettings = group(PartSettings, 'Not controllable, rewarded.')
   z: PartSettings = group(PartSettings, 'Not rewarded.', deter=0, stoch=0)
-  z_sees_y: bool = setting(True, "y is an input of z's GRU; off in the paper's ablation")
+  z_sees_y: bool = setting(
+    True, "y is an input of z's GRU; off in the paper's ablation", only='.y.deter .z.deter'
+  )
   min_std: float = setting(0.1, 'smallest standard deviation of a Gaussian')
   recurrence: str = setting(
     'auto',

@@ -16,20 +16,28 @@ from harmony_jax.optimizers import OptimizerSettings
 from harmony_jax.settings import group, setting
 from harmony_jax.weighting import RuleSettings
 
+_IMAGINING = 'behavior.learner=imagination'
+
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
   """The KL of each part: its weight, and what of it is free."""
 
-  alpha: float = setting(1.0, 'weight of all KLs together, for the rule none')
+  alpha: float = setting(
+    1.0, 'weight of all KLs together, for the rule none', only='weighting.rule=none'
+  )
   beta_x: float = setting(1.0, 'weight of the KL of x')
-  beta_y: float = setting(0.25, 'weight of the KL of y: below 1, so that noise is cheaper there')
-  beta_z: float = setting(0.25, 'weight of the KL of z')
+  beta_y: float = setting(
+    0.25, 'weight of the KL of y: below 1, so that noise is cheaper there', only='rssm.y.deter'
+  )
+  beta_z: float = setting(0.25, 'weight of the KL of z', only='rssm.z.deter')
   free_x: float = setting(3.0, "a step's KL of x below this is not reduced")
-  free_y: float = setting(0.0, "a step's KL of y below this is not reduced")
-  free_z: float = setting(0.0, "a step's KL of z below this is not reduced")
+  free_y: float = setting(0.0, "a step's KL of y below this is not reduced", only='rssm.y.deter')
+  free_z: float = setting(0.0, "a step's KL of z below this is not reduced", only='rssm.z.deter')
   beta_free_x: float = setting(
-    0.0, 'of beta_x, the part that leaves free_x free; the rest counts in full; 0: all of it'
+    0.0,
+    'of beta_x, the part that leaves free_x free; the rest counts in full; 0: all of it',
+    only='.free_x',
   )
 
   @property
@@ -47,6 +55,7 @@ class TaskSettings(RuleSettings):
     'together',
     'the KLs of all parts are one task, dynamics, or (apart) one each: dynamics_x, dynamics_y, …',
     choices=('together', 'apart'),
+    only='.rule!=none|fixed',
   )
   w_o: float = setting(1.0, 'weight of the observation loss, for rule fixed (eq. 3)')
   w_r: float = setting(1.0, 'weight of the reward loss, for rule fixed')
@@ -62,11 +71,13 @@ class BehaviorSettings:
     'imagination: from returns imagined with x, as Dreamer; sac: soft actor critic on the batch',
     choices=('imagination', 'sac'),
   )
-  horizon: int = setting(15, 'imagined steps, H', least=2)
+  horizon: int = setting(15, 'imagined steps, H', least=2, only='.learner=imagination')
   discount: float = setting(0.99, 'γ; 1 - 1/333 is a horizon of 333 steps', most=1)
-  lam: float = setting(0.95, 'λ of the λ-returns', most=1)
+  lam: float = setting(0.95, 'λ of the λ-returns', most=1, only='.learner=imagination')
   exploration: float = setting(0.3, 'deviation of the noise on actions of training')
-  tries: int = setting(100, 'draws of which evaluation takes the likeliest', least=1)
+  tries: int = setting(
+    100, 'draws of which evaluation takes the likeliest', least=1, only='eval_policy=mode'
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +112,15 @@ class DenoisedMDPSettings(method.MethodSettings):
   losses: LossSettings = group(LossSettings, 'The KLs, before they are weighed as tasks.')
   weighting: TaskSettings = group(TaskSettings, 'How the tasks are weighed: harmony.py.')
   behavior: BehaviorSettings = group(BehaviorSettings, 'How the policy learns on x, and acts.')
-  sac: SACSettings = group(SACSettings, 'With behavior.learner=sac.')
+  sac: SACSettings = group(SACSettings, 'With behavior.learner=sac.', only='behavior.learner=sac')
   model_opt: OptimizerSettings = group(
     OptimizerSettings, "The world model's.", lr=6e-4, eps=1e-7, clip=100.0
   )
   actor_opt: OptimizerSettings = group(
-    OptimizerSettings, "The policy's.", lr=8e-5, eps=1e-7, clip=100.0
+    OptimizerSettings, "The policy's.", _IMAGINING, lr=8e-5, eps=1e-7, clip=100.0
   )
   critic_opt: OptimizerSettings = group(
-    OptimizerSettings, "The value's.", lr=8e-5, eps=1e-7, clip=100.0
+    OptimizerSettings, "The value's.", _IMAGINING, lr=8e-5, eps=1e-7, clip=100.0
   )
   replay: EpisodeSettings = group(
     EpisodeSettings, 'Windows of complete episodes.', sampling='episodes', first_action=True

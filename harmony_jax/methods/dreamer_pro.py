@@ -45,11 +45,15 @@ class ProbeSettings(ImageSettings):
 class DreamerProSettings(DreamerSettings):
   """Harmony DreamerPro: 2,925,681 parameters of the world model, 4 harmonizers, with 6 actions."""
 
-  decoder: ProbeSettings = group(ProbeSettings, 'Latent state -> observations, of the probe.')
+  decoder: ProbeSettings = group(
+    ProbeSettings, 'Latent state -> observations, of the probe.', 'decoder.probe'
+  )
   prototypes: PrototypeSettings = group(
     PrototypeSettings, 'Assignments to prototypes in place of reconstruction: prototypes.py.'
   )
-  probe_opt: OptimizerSettings = group(OptimizerSettings, "The probing decoder's.", lr=3e-4)
+  probe_opt: OptimizerSettings = group(
+    OptimizerSettings, "The probing decoder's.", 'decoder.probe', lr=3e-4
+  )
 
 
 _OPT = {'kind': 'tensorflow', 'eps': 1e-5, 'clip': 100.0, 'weight_decay': 1e-6}

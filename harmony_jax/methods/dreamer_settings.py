@@ -11,6 +11,9 @@ from harmony_jax.rssm import RSSMSettings
 from harmony_jax.settings import group, setting
 from harmony_jax.weighting import LossSettings, WeightingSettings
 
+_RANGE = 'method!=dreamerv2|dreamerpro'  # which do not normalise returns
+_SLOW = 'method!=dreamerv3 or .slow_regularizer'  # others bootstrap from the slow critic
+
 
 @dataclasses.dataclass(frozen=True)
 class ContinueSettings(HeadSettings):
@@ -34,9 +37,12 @@ class CriticSettings(ScalarSettings):
     1.0, 'weight of the loss that holds the critic near the slow one'
   )
   slow_fraction: float = setting(
-    0.02, 'how far the slow critic goes towards the critic in one of its updates', most=1
+    0.02,
+    'how far the slow critic goes towards the critic in one of its updates',
+    most=1,
+    only=_SLOW,
   )
-  slow_every: int = setting(1, 'updates between two of them', least=1)
+  slow_every: int = setting(1, 'updates between two of them', least=1, only=_SLOW)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +53,11 @@ class BehaviorSettings:
   discount: float = setting(1 - 1 / 333, 'γ; 1 - 1/333 is a horizon of 333 steps', most=1)
   lam: float = setting(0.95, 'λ of the λ-returns', most=1)
   entropy: float = setting(3e-4, "weight of the policy's entropy")
-  return_decay: float = setting(0.99, 'memory of the range of returns (DreamerV3)', most=1)
-  return_low: float = setting(5.0, 'percentile where the range begins')
-  return_high: float = setting(95.0, 'percentile where it ends')
+  return_decay: float = setting(
+    0.99, 'memory of the range of returns (DreamerV3)', most=1, only=_RANGE
+  )
+  return_low: float = setting(5.0, 'percentile where the range begins', only=_RANGE)
+  return_high: float = setting(95.0, 'percentile where it ends', only=_RANGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +70,7 @@ class DreamerSettings(MethodSettings):
   rssm: RSSMSettings = group(RSSMSettings, 'The recurrent state-space model: the dynamics.')
   reward_head: ScalarSettings = group(ScalarSettings, 'Latent state -> reward.')
   continue_head: ContinueSettings = group(
-    ContinueSettings, 'Latent state -> whether the episode goes on.'
+    ContinueSettings, 'Latent state -> whether the episode goes on.', 'continue_head.enabled'
   )
   actor: ActorSettings = group(ActorSettings, 'The policy.')
   critic: CriticSettings = group(CriticSettings, 'The value of a latent state.')

@@ -26,8 +26,12 @@ class PrioritySettings(ReplaySettings):
   """How sequences are drawn by priority."""
 
   priority: float = setting(0.6, 'probabilities are priorities to this power, α')
-  correction: float = setting(0.4, 'weights are 1 / probabilities to this power, β')
-  frames: int = setting(3, 'pictures that are seen together, the newest last, F', least=1)
+  correction: float = setting(
+    0.4, 'weights are 1 / probabilities to this power, β', only='.priority'
+  )
+  frames: int = setting(
+    3, 'pictures that are seen together, the newest last, F', least=1, only='pictures'
+  )
   ends: bool = setting(
     False, "sequences may reach an episode's last step; the authors never learn its reward"
   )

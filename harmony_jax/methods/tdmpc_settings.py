@@ -34,8 +34,10 @@ class TDMPCSettings(method.MethodSettings):
 
   latent: int = setting(50, 'numbers of a latent state, Z', least=1)
   units: int = setting(512, 'width of the hidden layers', least=1)
-  channels: int = setting(32, 'of each convolution of pictures', least=1)
-  vector_units: int = setting(256, "width of the encoder's hidden layer, for vectors", least=1)
+  channels: int = setting(32, 'of each convolution of pictures', least=1, only='pictures')
+  vector_units: int = setting(
+    256, "width of the encoder's hidden layer, for vectors", least=1, only='vectors'
+  )
   discount: float = setting(0.99, 'γ', most=1)
   rho: float = setting(0.5, 'step t of a sequence counts ρᵗ', most=1)
   policy_std: float = setting(0.05, "of the policy's noise, wherever it acts")

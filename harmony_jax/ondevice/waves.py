@@ -90,6 +90,8 @@ class Wave:
   ) -> list[Recorded]:
     """Train the agents of a wave to the end; return what each records.
 
+    Times are an agent's share of the wave's, so that those of all add up.
+
     Args:
       tables: of `self.tables`. check: called at every stop; what it raises ends the wave.
     """
@@ -104,14 +106,14 @@ class Wave:
         for recorder, values in zip(recorders, self._rows(ended)):
           recorder.ended(values[: stop.end - done])
         done = stop.end
-      hours = (time.monotonic() - begun) / 3600
+      hours = (time.monotonic() - begun) / 3600 / len(lots)
       metrics, nonfinite = self._rows((agents.metrics, agents.learned.nonfinite), apart=True)
       for recorder, values, left_out in zip(recorders, metrics, nonfinite):
         recorder.log(stop, values, int(left_out), hours)
       if stop.episodes:
         started = time.monotonic()
         played, seeds = self._evaluate(agents.learned, lots, tables, stop)
-        taken = time.monotonic() - started
+        taken = (time.monotonic() - started) / len(lots)
         for recorder, *results in zip(recorders, seeds, *map(self._rows, played)):
           recorder.evaluated(stop, *results, hours, taken)
     return [recorder.found() for recorder in recorders]

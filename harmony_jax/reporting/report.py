@@ -244,7 +244,7 @@ def _parts(suite, records, references, metrics):
     table = tables.aggregates(scaled, 'Return / 1000 over tasks', ('mean', 'iqm'))
     yield Part('dmc', 'Aggregates', table=table)
   if pairs := tables.improvements(found):
-    drawn, table = comparisons.improvement(suite, pairs, colors), tables.improvement(pairs)
+    drawn, table = comparisons.improvement(suite, pairs, colors), tables.improvement(pairs, found)
     yield Part('improvement', 'Probability of improvement', [drawn], table)
   drawn = [curves.metric(records, prefix) for prefix in metrics]
   yield Part('metrics', 'Metrics of training', drawn)

@@ -154,10 +154,15 @@ def improvements(found: Mapping[str, Scores]) -> dict[tuple[str, str], Interval]
   return {pair: each for pair, each in known.items() if each.point is not None}
 
 
-def improvement(pairs: Mapping[tuple[str, str], Interval]) -> pandas.DataFrame:
-  """Return the table of `improvements`."""
-  title = 'P(first > second)'
-  rows = [{'First': x, 'Second': y, title: interval(each)} for (x, y), each in pairs.items()]
+def improvement(
+  pairs: Mapping[tuple[str, str], Interval], found: Mapping[str, Scores]
+) -> pandas.DataFrame:
+  """Return the table of `improvements`, each with the tasks that both have."""
+  title, rows = 'P(first > second)', []
+  for (x, y), each in pairs.items():
+    tasks = sorted(task for task in found[x] if found[x][task] and found[y].get(task))
+    over = {'Tasks': ', '.join(tasks) if len(tasks) < 4 else f'{len(tasks)}'}
+    rows.append({'First': x, 'Second': y, title: interval(each), **over})
   return _table('Probability of improvement', rows)
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from harmony_jax import envs
-from harmony_jax.config import Config, nearest
+from harmony_jax.config import Config, RunSettings, nearest
 from harmony_jax.envs import Environment, EpisodeResult, TimeStep, episode_seed, play
 from harmony_jax.envs.base import Spec, random_vectors, to_environment
 from harmony_jax.errors import UserError
@@ -98,6 +98,15 @@ def at_a_time(config: Config) -> int:
   steps = -(-run.eval_every // run.num_envs) * run.num_envs  # before the second evaluation at most
   early = run.eval_episodes if steps < run.steps or config.agent.eval_at_start else 0
   return min(run.eval_envs, early or run.final_eval_episodes)
+
+
+def longest(run: RunSettings, step: int, ended: int) -> int:
+  """Return after how many steps an evaluation cuts an episode, where nobody knows that it ends.
+
+  Args:
+    step: of the run. ended: episodes of training that had ended by then.
+  """
+  return int(max(run.eval_every, 10 * max(1, step) / max(1, ended)))
 
 
 def evaluate(
@@ -311,8 +320,8 @@ class Evaluation:
   def _extent(self, trainer):
     """Episodes to play, and after how many steps one is cut.
 
-    Within `eval_share` of the steps of training, by how long its episodes have been; only where
-    nobody knows that they end, they are cut.
+    Within `eval_share` of the steps of training, by how long its episodes have been; `_play` cuts
+    only where nobody knows that they end.
     """
     run, step = trainer.config.run, trainer.state.step
     last = step >= run.steps
@@ -322,8 +331,7 @@ class Evaluation:
     ended = sum(trainer.group.exchange(trainer.episodes.ended))
     typical = max(1, step) / max(1, ended)
     budget = run.eval_share * (run.steps if last else run.eval_every)
-    limit = 0 if trainer.env.spec.episode_limit else int(max(run.eval_every, 10 * typical))
-    return min(wanted, max(1, round(budget / typical))), limit
+    return min(wanted, max(1, round(budget / typical))), longest(run, step, ended)
 
   def _play(self, trainer, variables, step, episodes, limit):
     """(The results of this process, the seconds that they took)."""
@@ -333,6 +341,7 @@ class Evaluation:
       for size in group_sizes(max(1, at_a_time(config) // trainer.group.count)):
         self._envs.append(setup.make_env(config, size, **config.eval_env))
       require_score(config, self._envs[0])
+    limit = 0 if self._envs[0].spec.episode_limit else limit
 
     def act(*args, **kwargs):
       nonlocal calls, told

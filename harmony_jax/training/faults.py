@@ -48,11 +48,13 @@ def dump(
   batch: method.Batch,
   folder: str | pathlib.Path,
   step: int,
+  update: int,
 ) -> tuple[list[str], pathlib.Path]:
   """Write down an update that went wrong, so that `reproduce` can repeat it.
 
   Args:
-    state: before the update. batch: [B, T, ...]. folder: of the run. step: of the run.
+    state: before the update. batch: [B, T, ...].
+    folder, step: of the run. update: its number there.
 
   Returns: `first_not_finite`, and the folder that was written.
   """
@@ -61,7 +63,7 @@ def dump(
   except jax.errors.JaxRuntimeError:
     names = []  # no room on one device for what several shared: `reproduce` can look elsewhere
   batch = jax.tree.map(jnp.asarray, dict(batch))
-  path, update = pathlib.Path(folder) / FOLDER, int(state.step)
+  path = pathlib.Path(folder) / FOLDER
   arrays = {name: [list(array.shape), array.dtype.name] for name, array in batch.items()}
   actions = {'discrete': of.spec.discrete, 'choices': of.spec.choices}
   meta = {'step': step, 'first': names, **actions, 'batch': arrays}

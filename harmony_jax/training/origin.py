@@ -3,8 +3,9 @@
     facts = origin.find('runs/catch/…/seed0', 'dreamerv3')   # for the identity in config.json
     line = origin.begin(trainer)                             # before its own first checkpoint
 
-It takes parameters, optimisers, slow copies and running statistics. Of its own are what belongs to
-the course of a run: key, counts, carries, replay. Nothing that the source names is imported: its
+It takes parameters, optimisers, slow copies, running statistics and the count of updates, by which
+slow copies and prototypes know that they are no beginners. Of its own are what belongs to the
+course of a run: key, other counts, carries, replay. Nothing that the source names is imported: its
 method is that of the command.
 """
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
   from harmony_jax.training.loop import Trainer
 
 # Fields of a `TrainState` that a run begins with; `run_step`: of TD-MPC, by which it plans.
-OWN = ('rng', 'step', 'run_step', 'nonfinite', 'carry')
+OWN = ('rng', 'run_step', 'nonfinite', 'carry')
 _log = logging.getLogger(__name__)
 
 
@@ -95,8 +96,9 @@ def begin(trainer: 'Trainer') -> str:
     restored, _ = checkpoints.restore({'train': like}, step, part=True)
   trainer.updates.start_from(restored['train'])
   score = meta.get('last_score')
+  kept = '; its σ are kept, and not calibrated' if trainer.method.calibration else ''
   told = 'no score' if score is None else f'score {score:.2f}'
-  return f'starts from {path} ({said["task"]}, step {step:,}, {told})'
+  return f'starts from {path} ({said["task"]}, step {step:,}, {told}{kept})'
 
 
 def _learned(of: method.Method) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Updates:
     self.method, self.compiled, self.replay, self._group = method, compiled, replay, group
     self.prefetcher = Prefetcher(replay, compiled.put)
     self.state: TrainState = compiled.init(jax.random.fold_in(jax.random.key(seed), 0))
+    self._earlier = 0  # updates in the state's count that are of the run that this one began from
     self.metrics: Mapping[str, Any] = {}
     # draws of updates not yet settled, their feedback, and how many were left out by then
     self._begun: list[tuple[Draw, Any, Any]] = []
@@ -52,9 +53,16 @@ class Updates:
     """What acting and looking take."""
     return self.compiled.variables(self.state)
 
-  def take_up(self, state: TrainState, draws: list[Draw], metrics: Mapping[str, float]) -> None:
-    """Go on from a state on one device, with the batches that were chosen and the last metrics."""
+  def take_up(
+    self, state: TrainState, draws: list[Draw], metrics: Mapping[str, float], update: int
+  ) -> None:
+    """Go on from a state on one device, with the batches that were chosen and the last metrics.
+
+    Args:
+      update: how many this run had done.
+    """
     self.state, self.left_out = self.compiled.spread(state), int(state.nonfinite)
+    self._earlier = int(state.step) - update
     self.metrics, self._left_out = metrics, self.left_out
     for draw in draws:
       self.prefetcher.take_up(draw)
@@ -62,6 +70,7 @@ class Updates:
   def start_from(self, learned: Mapping[str, Any]) -> None:
     """Take fields of the state, on one device, that another run has learned."""
     self.state = self.compiled.spread(self.compiled.gather(self.state).replace(**learned))
+    self._earlier = int(learned['step'])
 
   def launch(self, due: int) -> None:
     """Begin the first of `due` updates, where its batch waits, before the present step is stored.
@@ -80,7 +89,7 @@ class Updates:
     Args:
       ahead: whether the batch of the update after the last may be chosen, too.
     """
-    if number == 0 and count and self.method.calibration:
+    if number == 0 and count and self.method.calibration and not self._earlier:
       self._calibrate()
     for update in range(number, number + count):
       if not self._launched and not len(self.prefetcher):
@@ -147,7 +156,7 @@ class Updates:
     """The state has stayed as it was before the update that went wrong, whose draw is among those
     begun.
     """
-    update = int(self.state.step)
+    update = int(self.state.step) - self._earlier
     draw = next(draw for draw, *_ in self._begun if draw.update == update)
     batch = {**self.replay.gather(draw), **draw.more}
     batch = self._group.concatenate(tiles.apart(jax.device_get(batch)))
@@ -155,7 +164,7 @@ class Updates:
     if not self._group.leads:
       self._group.exchange()  # the end of one is the end of all: not before process 0 is done
       raise UserError(f'update {update:,} is not finite: process 0 says more')
-    names, path = faults.dump(self.method, state, batch, folder, step)
+    names, path = faults.dump(self.method, state, batch, folder, step, update)
     checkpoints.wait()
     self._group.exchange()
     last = checkpoints.latest()
