@@ -65,8 +65,8 @@ class WeightingSettings(RuleSettings):
 
   tasks: tuple[str, ...] = setting(
     ('observation', 'reward', 'dynamics'),
-    'those that the rule weighs',
-    choices=('observation', 'reward', 'dynamics'),
+    'those that the rule weighs; the authors leave out `continue`, which then has weight 1',
+    choices=('observation', 'reward', 'dynamics', 'continue'),
   )
   dynamics_regularizer: str = setting(
     'code',
@@ -114,7 +114,7 @@ def idle(rule: str) -> set[str]:
 
 
 def make_weighting(
-  config: WeightingSettings, losses: LossSettings, objective: Objective
+  config: WeightingSettings, losses: LossSettings, objective: Objective, continues: bool = False
 ) -> tuple[harmony.Weighting, tuple[str, ...]]:
   """Return the rule and its tasks.
 
@@ -123,19 +123,22 @@ def make_weighting(
 
   Args:
     objective: what the task `observation` is; DreamerPro's are `swav` and `temporal` (eq. 17).
+    continues: whether there is a continue head, whose loss can be a task.
 
   Raises:
-    ValueError: the settings weigh an observation, and there is none to weigh.
+    ValueError: the settings weigh an observation or a continuation, and there is none to weigh.
   """
   observing = objective.tasks
   _check(config, observing)
+  if 'continue' in config.tasks and not continues:
+    raise ValueError('continue is among weighting.tasks, and continue_head.enabled is False')
   plain = {'dynamics': losses.scale}
   tasks = tuple(
     k for task in config.tasks for k in (observing if task == 'observation' else (task,))
   )
   weights = {**dict.fromkeys(observing, config.w_o), 'reward': config.w_r, 'dynamics': config.w_d}
   if config.rule in ('none', 'fixed') or not tasks:
-    chosen = {task: weights[task] for task in tasks if config.rule == 'fixed'}
+    chosen = {task: weights.get(task, 1.0) for task in tasks if config.rule == 'fixed'}
     return harmony.make('fixed', weights=plain | chosen), ()
   rule = harmony.make(
     config.rule,

@@ -285,6 +285,11 @@ WEIGHTINGS = {
     {'reward': 100, 'dynamics': 0.6},
     0.0,
   ),
+  'continue_too': (
+    dict(weighting__tasks=('observation', 'reward', 'dynamics', 'continue')),
+    {},
+    4 * LOG2 - LOG2 / 6,
+  ),
   'no_dynamics': (dict(weighting__tasks=('observation', 'reward')), {'dynamics': 0.6}, 2 * LOG2),
   'dynamics_only': (dict(weighting__tasks=('dynamics',)), {}, 5 / 6 * LOG2),
   'nothing': (dict(weighting__tasks=()), {'dynamics': 0.6}, 0.0),
@@ -324,7 +329,7 @@ WEIGHTINGS = {
 @pytest.mark.parametrize('name', WEIGHTINGS)
 def test_weighting_rules_of_the_settings(name):
   """The total that each makes of the same losses, at σ = 1; the continue and norm losses have
-  weight 1 in all.
+  weight 1 then, and where they are no tasks.
   """
   changes, weights, constant = WEIGHTINGS[name]
   agent = small.agent(**changes)
@@ -351,6 +356,8 @@ def test_no_rule_under_another_one_s_name():
     small.agent(**vectors, **changes, weighting__harmonize_vector=True)
     with pytest.raises(ValueError, match='harmonize_vector=True'):
       small.agent(**vectors, **changes)
+  with pytest.raises(ValueError, match='continue is among weighting.tasks, and continue_head'):
+    small.agent(weighting__tasks=('continue',), continue_head__enabled=False)
   with pytest.raises(ValueError, match='both must be weighting.tasks'):
     small.agent(weighting__rule='running_tied', weighting__tasks=('reward', 'dynamics'))
 

@@ -76,7 +76,7 @@ class Dreamer(DreamerParts):
         observation   -log p(oₜ | zₜ)   squared error of images, summed over pixels
         reward        -log p(rₜ | zₜ)   cross entropy over two-hot symlog bins, or ½ squared error
         dynamics      α max(1, KL[sg(q) ‖ p]) + (1-α) max(1, KL[q ‖ sg(p)])          (eq. 14, 15)
-        continue      -log p(not terminalₜ | zₜ), weight 1, never harmonized, as the authors
+        continue      -log p(not terminalₜ | zₜ), weight 1, not harmonized, as the authors
 
     Args:
       params: the world model's. carry: before the batch, a constant.
