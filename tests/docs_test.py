@@ -215,6 +215,7 @@ def test_quick_start(tmp_path, monkeypatch):
   page = PAGES['docs/quick_start.md']
   # One evaluation, by as many environments at a time as in training: one program less to compile.
   fewer = ('--config.eval_every=480', '--config.eval_envs=16', '--config.video_every=0')
+  fewer += ('--config.train_ratio=4', '--config.final_eval_episodes=16')
   first = python('-m', 'experiments.catch', '--preset=tiny', *fewer, folder=tmp_path)
   assert 'complete: ' in first
   made = set()
