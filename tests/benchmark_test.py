@@ -108,7 +108,7 @@ def test_noise_is_a_batch(name):
   batch, state = subject.batch(), jax.eval_shape(subject.method.init, jax.random.key(0))
   after, _ = jax.eval_shape(subject.method.train_step, state, batch)
   assert jax.tree.structure(after) == jax.tree.structure(state)
-  found = parts.replay(subject, 3)
+  found = parts.replay(subject, 3, stored=800)
   assert found['host']['repeats'] == 3 and found['device']['gbytes_per_second'] > 0
 
 

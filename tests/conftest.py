@@ -47,6 +47,11 @@ if version('jaxlib').startswith('0.10.'):  # later ones have no such flag, and e
 _quick = [flag for flag in _quick if flag.split('=')[0] not in _given]
 os.environ['XLA_FLAGS'] = ' '.join([_given, *_quick]).strip()  # subprocesses inherit it
 
+# Programs are small, and workers as many as cores: threads of XLA's would wait for one another.
+os.environ.setdefault('PJRT_NPROC', '1')  # subprocesses inherit it
+
+os.fsync = lambda file: None  # milliseconds, hundreds of times: no test cuts the power
+
 gc.set_threshold(100_000)  # tracing makes objects by the million, of which few are garbage
 
 # A shell's background jobs ignore the one, those of nohup the other.

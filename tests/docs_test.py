@@ -76,19 +76,21 @@ def test_commands_are_found():
   assert len(COMMANDS) > 70
 
 
-# Parses each command as the program itself would, and goes as far as it can in no time.
+# Parses each command as the program itself would, and goes as far as it can in no time. Of suites,
+# whose flags are no global ones, all in one process.
 PARSE = """
 import importlib, json, sys, types
 from absl import flags
 from importlib.util import find_spec
-import gymnasium
 from experiments import configs, launcher
 from harmony_jax.config import split_flags
 sys.modules['my_package'] = types.ModuleType('my_package')
-gymnasium.register('Reach-v0', 'gymnasium.envs.classic_control:CartPoleEnv')
-name, suites = sys.argv[1], configs().suites()
-module = None if name in suites else importlib.import_module(f'experiments.{name}')
-for words in json.loads(sys.argv[2]):
+suites, lines = configs().suites(), json.loads(sys.argv[1])
+if any(name in [*suites, 'sweep'] for name, _ in lines):
+  import gymnasium
+  gymnasium.register('Reach-v0', 'gymnasium.envs.classic_control:CartPoleEnv')
+for name, words in lines:
+  module = None if name in suites else importlib.import_module(f'experiments.{name}')
   values = flags.FLAGS
   if not module:
     values = flags.FlagValues()
@@ -106,21 +108,22 @@ for words in json.loads(sys.argv[2]):
       values.dry_run = True
       assert module.main(rest, texts) == 0
   except Exception as error:
-    sys.exit(f'{words}: {type(error).__name__}: {error}')
+    sys.exit(f'{name} {words}: {type(error).__name__}: {error}')
 """
 
 
 def check(lines, folder):
   """Take commands as far as they go; AssertionError for a wrong one, or one of no known kind."""
-  found = {}
+  found, suites = {}, common.suites()
   for command in lines:
     words = documents.words_of(command)
     if command.startswith(tuple(NOT_RUN)):
       continue
+    if words[:2] == ['python', '-m'] and words[2].startswith('experiments.'):
+      words = [*EXPERIMENTS, words[2].partition('.')[2], *words[3:]]
     if words[:3] == [*EXPERIMENTS]:
-      found.setdefault(words[3], []).append(words[4:])
-    elif words[:2] == ['python', '-m'] and words[2].startswith('experiments.'):
-      found.setdefault(words[2].partition('.')[2], []).append(words[3:])
+      name = words[3]
+      found.setdefault('suites' if name in suites else name, []).append([name, words[4:]])
     elif words[0] == 'make':
       makefile = (ROOT / 'Makefile').read_text()
       for target in (word for word in words[1:] if '=' not in word):
@@ -132,11 +135,11 @@ def check(lines, folder):
       assert all((ROOT / word).exists() for word in words[3:] if not word.startswith('-')), words
   for name, lines in found.items():
     if name == 'doctor':
-      for words in lines:
+      for _, words in lines:
         doctor.parse(words)
     else:  # a value that is left open stands for any
-      lines = [[word.replace('…', '1') for word in words] for words in lines]
-      python('-c', PARSE, name, json.dumps(lines), folder=folder)
+      lines = [(of, [word.replace('…', '1') for word in words]) for of, words in lines]
+      python('-c', PARSE, json.dumps(lines), folder=folder)
 
 
 def check_install(words):
@@ -212,6 +215,7 @@ def test_quick_start(tmp_path, monkeypatch):
   page = PAGES['docs/quick_start.md']
   # One evaluation, by as many environments at a time as in training: one program less to compile.
   fewer = ('--config.eval_every=480', '--config.eval_envs=16', '--config.video_every=0')
+  fewer += ('--config.train_ratio=4', '--config.final_eval_episodes=16')
   first = python('-m', 'experiments.catch', '--preset=tiny', *fewer, folder=tmp_path)
   assert 'complete: ' in first
   made = set()

@@ -20,14 +20,9 @@ from harmony_jax.training.checkpoint import Checkpoints
 from harmony_jax.training.interruption import Interrupted
 from tests import small
 from tests.commands import run
-from tests.runs import From, ask, compile_once, dreamer_of, lines, train
+from tests.runs import TINY, From, ask, compile_once, config_of, dreamer_of, lines, train
 
-SHORT = {'steps': 96, 'eval_every': 48, 'checkpoint_every': 48, 'batch_size': 2, 'batch_length': 4}
 LEARNED = ('params', 'opt_state', 'targets', 'statistics', 'weighting', 'normalizer', 'step')
-
-
-def short(**changes):
-  return dreamer_of(**{**SHORT, **changes})
 
 
 def opened(stack, folder, config, source):
@@ -55,7 +50,7 @@ def tree(folder):
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
   folder = tmp_path_factory.mktemp('source')
-  trainer = train(folder, short())
+  trainer = train(folder, dreamer_of())
   return folder, trainer
 
 
@@ -80,17 +75,17 @@ def test_it_begins_with_what_was_learned_and_a_course_of_its_own(source, tmp_pat
     slow = jax.tree.map(lambda a, b: (1 - fraction) * a + fraction * b, slow, fast)
     chex.assert_trees_all_close(after.targets['critic'], slow, rtol=1e-6, atol=1e-8)
 
-  new = start(tmp_path / 'new', short(seed=5, env__distractors=2), folder, look=look)
+  new = start(tmp_path / 'new', dreamer_of(seed=5, env__distractors=2), folder, look=look)
   done = int(new.updates.state.step) - int(old.updates.state.step)
-  assert new.state.step == 96 and done == new.state.update > 0
+  assert new.state.step == 160 and done == new.state.update > 0
   score = lines(folder, 'scores.jsonl')[-1]['eval_mean']
-  assert f'starts from {folder} (catch, step 96, score {score:.2f})' in capsys.readouterr().out
+  assert f'starts from {folder} (catch, step 160, score {score:.2f})' in capsys.readouterr().out
   assert tree(folder) == before
   said = config_.saved(tmp_path / 'new')['identity']['from']
   with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
-    checksum = checkpoints.checksum(96)
+    checksum = checkpoints.checksum(160)
   run = {'run': str(folder), 'task': 'catch', 'method': 'dreamerv3'}
-  assert said == run | {'step': 96, 'checksum': checksum}
+  assert said == run | {'step': 160, 'checksum': checksum}
 
 
 def test_a_planner_begins_its_schedules_anew():
@@ -104,10 +99,10 @@ def test_a_planner_begins_its_schedules_anew():
 def test_once_it_has_a_checkpoint_it_goes_on_without_the_source(source, tmp_path, capsys):
   """Bit for bit, and no other source is taken; before that it begins from the source again."""
   shutil.copytree(source[0], tmp_path / 'source')
-  config = short(seed=5)
+  config = dreamer_of(seed=5)
   whole = start(tmp_path / 'whole', config, tmp_path / 'source')
   with pytest.raises(Interrupted):
-    start(tmp_path / 'cut', config, tmp_path / 'source', From(60, ask))
+    start(tmp_path / 'cut', config, tmp_path / 'source', From(120, ask))
   shutil.rmtree(tmp_path / 'source')
   capsys.readouterr()
   again = start(tmp_path / 'cut', config, tmp_path / 'source')
@@ -134,12 +129,12 @@ MISFITS = {
 def test_what_does_not_fit_is_one_line(case, source, tmp_path):
   changes, told = MISFITS[case]
   with pytest.raises(UserError, match=f'does not fit this run: {told}'):
-    start(tmp_path / 'new', short(**changes), source[0])
+    start(tmp_path / 'new', dreamer_of(**changes), source[0])
   assert not (tmp_path / 'new').exists()
 
 
 def test_rules_with_the_same_harmonizers_fit(source, tmp_path):
-  config = short(weighting__rule='harmony_unrectified')
+  config = dreamer_of(weighting__rule='harmony_unrectified')
   with contextlib.ExitStack() as stack:
     there = opened(stack, tmp_path / 'new', config, source[0])
     trainer = loop.Trainer(config, there, compiler=compile_once)
@@ -175,17 +170,17 @@ def test_what_is_no_source(source, tmp_path):
 
 def test_a_damaged_checkpoint_of_the_source_is_passed_over(source, tmp_path, caplog):
   shutil.copytree(source[0], tmp_path / 'source')
-  largest = max((tmp_path / 'source/checkpoints/96').rglob('*'), key=lambda p: p.stat().st_size)
+  largest = max((tmp_path / 'source/checkpoints/160').rglob('*'), key=lambda p: p.stat().st_size)
   data = bytearray(largest.read_bytes())
   data[len(data) // 2] ^= 255
   largest.write_bytes(data)
-  assert origin.find(str(tmp_path / 'source'), 'dreamerv3')['step'] == 48
-  assert 'checkpoint 96' in caplog.text
+  assert origin.find(str(tmp_path / 'source'), 'dreamerv3')['step'] == 80
+  assert 'checkpoint 160' in caplog.text
 
 
 def test_its_folder_and_its_name_in_reports_say_it(source, tmp_path):
   """It is a method of its own there, also in results files."""
-  config = short(seed=5)
+  config = dreamer_of(seed=5)
   assert launcher.default_logdir(config, 'ALE/Pong-v5') == (
     'runs/catch/catch/dreamerv3-harmony-tiny-from-ale-pong-v5/seed5'
   )
@@ -199,12 +194,11 @@ def test_its_folder_and_its_name_in_reports_say_it(source, tmp_path):
   assert {each.method for each in again} == names and not problems
 
 
-def test_seeds_start_from_one_source(source, tmp_path):
-  names = {**SHORT, 'eval_episodes': 4, 'final_eval_episodes': 4, 'eval_envs': 4, 'video_every': 0}
-  words = [f'--config.{name}={value}' for name, value in names.items()]
-  words += ['--preset=tiny', f'--from={source[0]}', f'--logdir={tmp_path}', '--num_seeds=2']
-  words += ['--config.weighting.beta2=0.999']  # the source's: the tiny preset has another
-  done = run('catch', *words, '--config.num_envs=4')
+def test_seeds_start_from_one_source(tmp_path):
+  train(tmp_path / 'source', config_of())
+  words = [f'--config.{name}={value}' for name, value in TINY.items()]
+  words += ['--preset=tiny', '--method=tests.linear:METHOD', '--num_seeds=2']
+  done = run('catch', *words, f'--from={tmp_path}/source', f'--logdir={tmp_path}/new')
   assert done.returncode == 0, done.stderr
   for seed in (0, 1):
-    assert f'seed {seed}: starts from {source[0]} (catch, step 96' in done.stdout
+    assert f'seed {seed}: starts from {tmp_path}/source (catch, step 160' in done.stdout

@@ -1,5 +1,6 @@
 """A run that was killed, any number of times, ends with the numbers of one that was not."""
 
+import functools
 import signal
 import time
 
@@ -43,6 +44,19 @@ DMC = (
 )
 
 
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+  """Return the folder of the undisturbed run of a method, made once."""
+
+  @functools.cache
+  def of(method):
+    run = kills.Run(tmp_path_factory.mktemp('undisturbed') / 'run', *CATCH, f'--method={method}')
+    assert run.start().end() == 0, run.text
+    return run.folder
+
+  return of
+
+
 @pytest.mark.parametrize(
   'method, more',
   [
@@ -52,20 +66,17 @@ DMC = (
   ],
   ids=['linear', 'in_background', 'dreamerv3'],
 )
-def test_killed_while_saving_and_asked_to_end(method, more, tmp_path):
+def test_killed_while_saving_and_asked_to_end(method, more, undisturbed, tmp_path):
   """SIGKILL in the middle of saving, then SIGTERM, which saves and says how to go on; then to the
   end. The other run evaluates in the foreground.
   """
-  command = (*CATCH, f'--method={method}')
-  undisturbed = kills.Run(tmp_path / 'undisturbed', *command)
-  run = kills.Run(tmp_path / 'killed', *command, *more)
-  assert undisturbed.start().end() == 0, undisturbed.text
+  run = kills.Run(tmp_path / 'killed', *CATCH, f'--method={method}', *more)
   assert run.start().kill('saving', 0.0) == -signal.SIGKILL, run.text
   assert run.start().kill('now', 0.5, signal.SIGTERM) == 75, run.text
   assert 'saved at step' in run.text and 'continue with: python -m experiments.catch' in run.text
   assert run.start().end() == 0, run.text
   assert 'continues from step' in run.text
-  assert kills.differences(undisturbed.folder, run.folder) == []
+  assert kills.differences(undisturbed(method), run.folder) == []
 
 
 @pytest.mark.slow

@@ -88,11 +88,14 @@ def test_missing_rom_is_one_line(tmp_path):
   assert 'ROM' in result.stderr and 'Traceback' not in result.stderr
 
 
+PONG = 'atari100k', '--game=pong', '--preset=tiny', '--config.train_ratio=4'
+
+
 @pytest.fixture(scope='module')
 def atari_run(tmp_path_factory):
-  """A finished tiny run of Pong."""
+  """A finished tiny run of Pong, of 7 updates."""
   folder = tmp_path_factory.mktemp('run') / 'pong'
-  result = run('atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  result = run(*PONG, f'--logdir={folder}')
   assert result.returncode == 0, result.stderr
   return folder, result.stdout
 
@@ -122,21 +125,21 @@ def test_run_folder_is_complete(atari_run):
 def test_second_time_it_says_complete(atari_run):
   folder, _ = atari_run
   before = (folder / 'scores.jsonl').read_bytes()
-  result = run('atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  result = run(*PONG, f'--logdir={folder}')
   assert result.returncode == 0 and 'complete' in result.stdout
   assert (folder / 'scores.jsonl').read_bytes() == before
 
 
 def test_another_configuration_is_refused(atari_run):
   folder, _ = atari_run
-  result = run('atari100k', '--game=pong', '--preset=tiny', '--seed=1', f'--logdir={folder}')
+  result = run(*PONG, '--seed=1', f'--logdir={folder}')
   assert result.returncode == 2 and 'seed' in result.stderr and 'Traceback' not in result.stderr
   assert json.loads((folder / 'config.json').read_text())['config']['seed'] == 0
 
 
 def test_a_suite_by_its_name(atari_run, tmp_path):
   folder, _ = atari_run
-  again = run('train', 'atari100k', '--game=pong', '--preset=tiny', f'--logdir={folder}')
+  again = run('train', *PONG, f'--logdir={folder}')
   assert again.returncode == 0 and 'complete' in again.stdout
   for words in (('train', 'atari100'), ('__main__', 'atari100')):
     result = run(*words)

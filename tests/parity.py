@@ -13,6 +13,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from harmony_jax import method
 from harmony_jax.methods.dreamer_parts import Carry
@@ -75,14 +76,20 @@ class Fixture:
     return self.authors.batch_of(self.group('batch'))
 
   @functools.cached_property
-  def _fresh(self):
-    """What our own initialisation makes, but for parameters: what is not used is not drawn."""
-    fresh = lambda key: self.agent.init(key).replace(params={}, targets={})
-    return small.jit(fresh)(jax.random.key(0))
+  def _init(self):
+    """Our own initialisation, traced once, and the shapes of what it makes."""
+    return jax.make_jaxpr(self.agent.init, return_shape=True)(jax.random.key(0))
 
   @functools.cached_property
-  def _shapes(self):
-    return jax.eval_shape(self.agent.init, jax.random.key(0))
+  def _fresh(self):
+    """What our own initialisation makes, but for parameters: what is not used is not drawn."""
+    traced, shapes = self._init
+
+    def fresh(key):
+      made = jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(traced)(key))
+      return made.replace(params={}, targets={})
+
+    return small.jit(fresh)(jax.random.key(0))
 
   @functools.cached_property
   def _carry(self):
@@ -97,7 +104,7 @@ class Fixture:
     harmonizers = {} if self.meta.get('harmony') else {'harmony': {}}
     tree['world_model'] = {**tree['world_model'], **harmonizers}
     # Same leaves and shapes as our own initialisation: nothing is missing, nothing is left over.
-    expected = jax.tree.map(jnp.shape, self._shapes.params)
+    expected = jax.tree.map(jnp.shape, self._init[1].params)
     assert jax.tree.map(jnp.shape, tree) == expected, (jax.tree.map(jnp.shape, tree), expected)
     more = {'world_model': targets} if targets else {}
     return self._fresh.replace(params=tree, targets={'critic': slow, **more}, carry=self._carry)

@@ -22,9 +22,15 @@ TINY = {
 }
 
 
+# Of a Dreamer's run the updates take longest: one in two steps of the loop. Tests share these
+# settings, and so the programs of `compile_once`.
+DREAMER = {'train_ratio': 4.0}
+
+
 def dreamer_of(name='dreamerv3', **changes):
   """Return the configuration of a run of 160 steps, with changes as `rssm__deter=8`."""
-  return small.run_config(name, **{**TINY, **changes})
+  few = DREAMER if name.startswith('dreamer') else {}
+  return small.run_config(name, **{**TINY, **few, **changes})
 
 
 def config_of(**changes):

@@ -31,7 +31,7 @@ SECONDS = 20  # after which something hangs
 
 
 def tiny(seed, **changes):
-  """A run of about 20 updates with one evaluation on the way, and the final one."""
+  """A run of 12 updates with one evaluation on the way, and the final one."""
   return dreamer_of(
     **{
       'seed': seed,
@@ -106,12 +106,12 @@ def one_by_one(programs, tmp_path_factory):
 # --------------------------------------------------------------------------------------------------
 
 
-def compare(init, alone, together, batch_of):
-  """20 updates of 3 seeds, each with its own parameters, draws, batches and harmonizers."""
+def compare(init, alone, together, batch_of, updates):
+  """Updates of 3 seeds, each with its own parameters, draws, batches and harmonizers."""
   single = [shaken(init(jax.random.key(seed)), seed) for seed in range(3)]
   joint = tuple(shaken(init(jax.random.key(seed)), seed) for seed in range(3))
   assert 'harmony' in single[0].params['world_model']
-  for update in range(20):
+  for update in range(updates):
     batches = [batch_of(10 * update + seed) for seed in range(3)]
     single, expected = zip(*(alone(state, batch) for state, batch in zip(single, batches)))
     joint, metrics = together(joint, tuple(batches))
@@ -119,7 +119,9 @@ def compare(init, alone, together, batch_of):
   for ours, theirs in zip(metrics, expected, strict=True):
     losses = [name for name in theirs if name.startswith('loss/')]
     close({name: ours[name] for name in losses}, {name: theirs[name] for name in losses}, 1e-4)
-  assert joint[0].step == 20 and metrics[0]['loss/world_model'] != metrics[1]['loss/world_model']
+  assert (
+    joint[0].step == updates and metrics[0]['loss/world_model'] != metrics[1]['loss/world_model']
+  )
 
 
 def test_seeds_are_updated_together_as_alone(one_by_one, programs):
@@ -128,6 +130,7 @@ def test_seeds_are_updated_together_as_alone(one_by_one, programs):
     programs.compiled.train_step,
     programs.joint,
     lambda seed: small.batch({'image': (64, 64, 3)}, size=2, length=8, seed=seed),
+    updates=6,
   )
   # these batches are as those of the runs: nothing was compiled for the test
   assert len(programs.traced) == 1
@@ -141,6 +144,7 @@ def test_seeds_with_continuous_actions_are_updated_together_as_alone():
     jax.jit(agent.train_step),
     TRAIN_TOGETHER(agent),
     lambda seed: small.batch(small.VECTOR, 2, discrete=False, seed=seed),
+    updates=20,
   )
 
 

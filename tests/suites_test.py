@@ -68,7 +68,10 @@ def test_rlbench_without_the_simulator(tmp_path):
 
 
 RUNS = {
-  'dmc_linear': ('dmc', '--task=cartpole_balance', '--method=tests.linear:METHOD'),
+  'dmc_linear': (
+    *('dmc', '--task=cartpole_balance', '--method=tests.linear:METHOD', '--config.steps=160'),
+    *('--config.eval_every=80', '--config.checkpoint_every=80', '--config.eval_envs=1'),
+  ),
   'dmc': ('dmc', '--task=cartpole_balance'),
   'dmc_video': ('dmc', '--task=walker_run', '--background=video', '--method=dreamerv3'),
   'dmcr': ('dmcr', '--task=cheetah_run', '--visual_seeds=test'),

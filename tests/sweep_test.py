@@ -21,6 +21,7 @@ from harmony_jax import config as config_
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import results_files, schema
 from harmony_jax.sweeping import devices, executors, grid, job
+from harmony_jax.sweeping import sweep as sweeps_of
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.sweep import Sweep
 from harmony_jax.training import measured
@@ -30,6 +31,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
 START = [sys.executable, '-m', 'experiments.sweep']
 PIPES = dict(cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(autouse=True)
+def looks(monkeypatch):
+  """Look at jobs more often than at those that last for hours."""
+  monkeypatch.setattr(sweeps_of, 'PAUSE', 0.05)
+  monkeypatch.setattr(job, 'LOOK', 0.05)
+  monkeypatch.setattr(job, 'AGAIN', 0.1)
 
 
 def command(*words, **environment):

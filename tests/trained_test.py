@@ -24,18 +24,7 @@ from harmony_jax.training.checkpoint import Checkpoints
 from tests import commands, runs, small
 
 STEPS = (80, 160)
-SHORT = {
-  'steps': 160,
-  'num_envs': 4,
-  'eval_envs': 4,
-  'eval_every': 80,
-  'checkpoint_every': 80,
-  'video_every': 0,
-  'eval_episodes': 4,
-  'final_eval_episodes': 4,
-  'log_every': 16,
-  'batch_length': 8,
-}
+SHORT = {**runs.TINY, **runs.DREAMER}
 
 
 def save(folder, config):

@@ -179,12 +179,12 @@ def evaluate(subject: Subject, repeats: int) -> dict[str, Any]:
   return {**found, 'ratio': found['many']['steps_per_second'] / found['one']['steps_per_second']}
 
 
-def replay(subject: Subject, repeats: int) -> dict[str, Any]:
+def replay(subject: Subject, repeats: int, stored: int = 10_000) -> dict[str, Any]:
   """Measure one batch, drawn and gathered: on the host, copied from there, kept on the device.
 
-  10,000 steps are stored, and one of all environments is appended before each batch.
+  So many steps are stored, and one of all environments is appended before each batch.
   """
-  host, steps = subject.replay(10_000), subject.steps(subject.config.run.num_envs)
+  host, steps = subject.replay(stored), subject.steps(subject.config.run.num_envs)
   append = lambda: repeat(functools.partial(host.append, row(*next(steps))), 1, warm_up=0)
   appended = sum((append() for _ in range(host.kept)), [])
   device, size = DeviceReplay(host), sum(array.nbytes for array in host.sample(0).values())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SAVED = 75  # exit code of a command that saved and ended because it was told to
 PATIENCE = 120.0  # seconds to wait for a folder in use, such as by a child that still saves
 WARNING = 120  # seconds that Slurm gives a job to save
+LOOK, AGAIN = 0.2, 5.0  # seconds between two looks at a command; between two tries of such a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Attempt:
     os.sched_setaffinity(0, self.place.cores or os.sched_getaffinity(0))
     end = time.monotonic() + PATIENCE
     while (code := self._run()) == InUse.exit_code and time.monotonic() < end and not self.stopping:
-      time.sleep(5.0)
+      time.sleep(AGAIN)
     if code == SAVED and not self.stopping:
       time.sleep(WARNING)  # Slurm tells all processes to end: this one is next
     return code
@@ -122,7 +123,7 @@ class Attempt:
     if self.stopping:  # before there was a process
       self.process.terminate()
     while (code := self.process.poll()) is None:  # a signal's handler may wait for it, too
-      time.sleep(0.2)
+      time.sleep(LOOK)
     return code
 
 
