@@ -67,28 +67,18 @@ def _watch(words, references, authors):
   from harmony_jax.reporting.schema import TRAINING
   from harmony_jax.training.run_folder import git_commit
 
-  options, read, commit = flags.FLAGS, {}, git_commit()
+  options, commit = flags.FLAGS, git_commit()
   if options['output'].present:
     raise UserError('--watch writes nothing: leave out --output, or --watch')
-  metrics = [*options.metrics, TRAINING]
 
-  def stamp():
-    return records.stamps(words, media.FOLDERS)
-
-  def reader(folder):
-    """A run whose files have not changed is not read again."""
-    now = records.stamps([folder]).get(folder)
-    if folder not in read or read[folder][0] != now:
-      read[folder] = now, records.read(folder, metrics)
-    return read[folder][1]
-
-  def make(state, before):
-    own, problems = records.collect(words, metrics, reader=reader)
+  def make(state):
+    own, problems = records.collect(words, [*options.metrics, TRAINING])
     if not own + authors:
       raise UserError('; '.join([_NOTHING, *problems[:1]]))
-    made = report.make(own + authors, problems, references, options.title, options.metrics, before)
+    made = report.make(own + authors, problems, references, options.title, options.metrics)
     return made, report.render(made, *_origin(commit), live=state)
 
+  stamp = lambda: records.stamps(words, media.FOLDERS)
   with live.Server(live.Live(make, stamp), options.port) as server:
     print(f'{server.address} follows these runs until Ctrl-C', flush=True)
     server.serve()
