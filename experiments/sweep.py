@@ -15,7 +15,6 @@ if not __package__:
   import as_file  # noqa: F401
 
 import contextlib
-import functools
 import itertools
 import json
 import re
@@ -175,9 +174,12 @@ def _job(module, runs, overrides, backend):
   command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
   name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
-  hours = finished_hours(places[0], config) or measured_hours(config, backend)
+  here = measured.load(config, backend)  # of training alone
+  hours = finished_hours(places[0], config)
+  hours = hours or (here and config.run.steps / here['steps_per_second'] / 3600)
   hours = hours or (None if overrides or axes else module.HOURS[config.run.preset])
-  return Job(name, tuple(command), places, config.run.steps * number, hours and hours * number)
+  hours, memory = (each and each * number for each in (hours, here and here['memory']))
+  return Job(name, tuple(command), places, config.run.steps * number, hours, memory)
 
 
 def label(config: Config) -> str:
@@ -197,50 +199,25 @@ def finished_hours(folder: Path, config: Config) -> float | None:
   return statistics.median(rates) * config.run.steps if rates else None
 
 
-def measured_hours(config: Config, backend: str) -> float | None:
-  """Return the hours of a run without evaluations, as one of its kind was measured here."""
-  found = measured.load(config, backend)
-  return config.run.steps / found['steps_per_second'] / 3600 if found else None
-
-
-def describe_need(sweep: Sweep, runs: list[Config], workers: int, backend: str) -> str:
-  """Return what is left of a sweep in hours and memory, measured on this machine; '' where a kind
-  of run has not been measured."""
-  found = {place_of(config): measured.load(config, backend) for config in runs}
-  hours, memory, cores = [], [], set()
-  for row in sweep.unfinished():
-    each = [one for folder in row.job.folders if (one := found[folder])]
-    if len(each) < len(row.job.folders):
-      return ''
-    left = row.job.steps - row.step
-    hours.append(left / each[0]['steps_per_second'] / 3600)
-    memory.append(sum(one['memory'] for one in each))
-    cores.add(each[0]['cores'])
-  if not hours:
-    return ''
-  clock = max(*hours, sum(hours) / workers) if len(hours) > 1 else hours[0]
-  together = sum(sorted(memory)[-workers:])
-  with_cores = ' or '.join(map(str, sorted(cores)))
-  return (
-    f'measured here ({with_cores} cores a run): {sum(hours):.2f} h of training are left, '
-    f'{clock:.2f} h with {workers} at a time, evaluations not counted; up to '
-    f'{disk.text(max(memory))} of memory each, {disk.text(together)} together'
-  )
-
-
-def show_plan(sweep: Sweep, workers: int):
-  """Print what is to be run, and how long that will take."""
-  left = []
-  for row in sweep.rows:
-    hours = row.job.hours
-    left.append(0 if row.state == FINISHED else hours and hours * (1 - row.step / row.job.steps))
-    print(f'{row}, {"hours not measured" if left[-1] is None else f"{left[-1]:.2f} h"}')
-    print(f'  {shlex.join(row.job.command)}')
+def describe_need(sweep: Sweep, workers: int) -> str:
+  """Return how many jobs there are, and what is left of them in hours and memory, if it is known."""
+  told, rows = sweep.counts(), sweep.unfinished()
+  left = [row.job.hours and row.job.hours * (1 - row.step / row.job.steps) for row in rows]
   if None in left:
-    print(f'{sweep.counts()}, hours not measured of {left.count(None)}')
-  else:
+    told += f', hours not measured of {left.count(None)}'
+  elif left:
     clock = max(*left, sum(left) / workers)
-    print(f'{sweep.counts()}, {sum(left):.2f} h, {clock:.2f} h with {workers} at a time')
+    told += f', {sum(left):.2f} h, {clock:.2f} h with {workers} at a time'
+  if memory := is_measured(sweep):
+    together = disk.text(sum(memory[-workers:]))
+    told += f'; up to {disk.text(memory[-1])} of memory each, {together} together'
+  return told
+
+
+def is_measured(sweep: Sweep) -> list[float]:
+  """Return the memory of each unfinished job, rising; [] unless all kinds were measured here."""
+  found = [row.job.memory for row in sweep.unfinished()]
+  return sorted(each for each in found if each) if all(found) else []
 
 
 def describe_disk(runs: list[Config], jobs: list[Job], workers: int) -> str:
@@ -316,17 +293,21 @@ def main(words: list[str], overrides: list[str]) -> int:
   runs = plan(module, overrides)
   sweep = Sweep(make_jobs(module, runs, overrides, backend))
   workers = len(places) or FLAGS.workers or len(sweep.rows)
-  need = functools.partial(describe_need, sweep, runs, workers, backend)
-  if FLAGS.dry_run:
-    show_plan(sweep, workers)
-  for line in filter(None, [need(), describe_disk(runs, [row.job for row in sweep.rows], workers)]):
-    print(line, flush=True)
+  for row in sweep.rows if FLAGS.dry_run else ():
+    print(f'{row}\n  {shlex.join(row.job.command)}')
+  on_disk = describe_disk(runs, [row.job for row in sweep.rows], workers)
+  print('\n'.join(filter(None, [describe_need(sweep, workers), on_disk])), flush=True)
   if FLAGS.dry_run:
     return 0
   start = f'from-{task}' if (task := start_task()) else None
   name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset, start)
   name = joined(name, *grid.parse(FLAGS.grid))
   output = Path(FLAGS.root, 'sweeps', name).absolute()
+
+  def need():
+    again = Sweep(make_jobs(module, runs, overrides, backend))
+    return describe_need(again, workers) if is_measured(again) else ''
+
   return run(sweep, runs, places, output, need)
 
 

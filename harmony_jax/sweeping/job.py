@@ -27,7 +27,8 @@ WARNING = 120  # seconds that Slurm gives a job to save
 class Job:
   """A command that can be stopped and started again, and the folders of the runs that it trains.
 
-  `steps` are those of all its runs together, `hours` the expected time, None where unknown.
+  `steps` are those of all its runs together, as are `hours`, the expected time, and `memory`, in
+  bytes, None where they are unknown.
   """
 
   name: str
@@ -35,6 +36,7 @@ class Job:
   folders: tuple[Path, ...]
   steps: int
   hours: float | None = None
+  memory: float | None = None
 
   @property
   def output(self) -> Path:
