@@ -36,7 +36,7 @@ from harmony_jax.reporting import schema
 from harmony_jax.sweeping import devices, executors, grid
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.job import SAVED, Job
-from harmony_jax.sweeping.sweep import FINISHED, Sweep
+from harmony_jax.sweeping.sweep import Sweep
 from harmony_jax.training import measured, recording, run_folder, trackers
 
 from . import configs, launcher
@@ -200,7 +200,7 @@ def finished_hours(folder: Path, config: Config) -> float | None:
 
 
 def describe_need(sweep: Sweep, workers: int) -> str:
-  """Return how many jobs there are, and what is left of them in hours and memory, if it is known."""
+  """Return how many jobs there are, and the hours and memory of those left, where known."""
   told, rows = sweep.counts(), sweep.unfinished()
   left = [row.job.hours and row.job.hours * (1 - row.step / row.job.steps) for row in rows]
   if None in left:
