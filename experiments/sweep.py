@@ -32,7 +32,6 @@ from harmony_jax import disk, envs
 from harmony_jax.config import IDENTITY, Config
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
-from harmony_jax.reporting import schema
 from harmony_jax.sweeping import devices, executors, grid
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.job import SAVED, Job
@@ -146,7 +145,7 @@ def make_jobs(
   """Return a job per run; with --seeds_together one per task, method and weighting."""
   groups: dict[tuple, list[Config]] = {}
   for config in runs:
-    key = (config.run.task, label(config), FLAGS.seeds_together or config.run.seed)
+    key = (place_of(config).parent, FLAGS.seeds_together or config.run.seed)
     groups.setdefault(key, []).append(config)
   return [_job(module, group, overrides, backend) for group in groups.values()]
 
@@ -173,19 +172,13 @@ def _job(module, runs, overrides, backend):
     words['config.label'] = config.run.label
   command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
-  name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
+  name = f'{config.run.task} {places[0].parent.name} seed {", ".join(map(str, seeds))}'
   here = measured.load(config, backend)  # of training alone
   hours = finished_hours(places[0], config)
   hours = hours or (here and config.run.steps / here['steps_per_second'] / 3600)
   hours = hours or (None if overrides or axes else module.HOURS[config.run.preset])
   hours, memory = (each and each * number for each in (hours, here and here['memory']))
   return Job(name, tuple(command), places, config.run.steps * number, hours, memory)
-
-
-def label(config: Config) -> str:
-  """Return what reports call a run's method."""
-  start = start_task()
-  return schema.label(config.to_json() | ({'from': start} if start else {}))
 
 
 def finished_hours(folder: Path, config: Config) -> float | None:
@@ -218,26 +211,6 @@ def is_measured(sweep: Sweep) -> list[float]:
   """Return the memory of each unfinished job, rising; [] unless all kinds were measured here."""
   found = [row.job.memory for row in sweep.unfinished()]
   return sorted(each for each in found if each) if all(found) else []
-
-
-def describe_disk(runs: list[Config], jobs: list[Job], workers: int) -> str:
-  """Return what the replays of runs that are not finished take on disk, and what is free there.
-
-  By the configuration alone: no environment is made. Checkpoints depend on that. '' where there
-  is nothing to tell.
-  """
-  left = [config for config in runs if not run_folder.is_complete(place_of(config))]
-  left = [config for config in left if config.env.get('observe') != 'state']
-  if not left:
-    return ''
-  kept = left[0].run.keep_replay
-  count = len(left) if kept else min(len(left), workers * max(len(job.folders) for job in jobs))
-  each = sorted((disk.replay(config.run, disk.PICTURE) for config in left), reverse=True)
-  needed = sum(each[:count])
-  pictures = ' if it shows pictures of 64 × 64' if left[0].env.get('observe') == 'auto' else ''
-  until = '' if kept else ' until its end'
-  told = f"disk: a run's replay takes up to {disk.text(each[0])}{until}{pictures}; {count} of them"
-  return f'{told} {disk.text(needed)}, without checkpoints{disk.room(needed, FLAGS.root)}'
 
 
 def slurm_options(texts: list[str]) -> dict[str, str | bool]:
@@ -295,8 +268,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   workers = len(places) or FLAGS.workers or len(sweep.rows)
   for row in sweep.rows if FLAGS.dry_run else ():
     print(f'{row}\n  {shlex.join(row.job.command)}')
-  on_disk = describe_disk(runs, [row.job for row in sweep.rows], workers)
-  print('\n'.join(filter(None, [describe_need(sweep, workers), on_disk])), flush=True)
+  print(describe_need(sweep, workers), flush=True)
   if FLAGS.dry_run:
     return 0
   start = f'from-{task}' if (task := start_task()) else None

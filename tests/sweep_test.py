@@ -270,7 +270,6 @@ def test_dry_run_starts_nothing(tmp_path, capsys, monkeypatch):
     assert sweep.main([], []) == 0
   printed = capsys.readouterr().out
   assert '260 waiting of 260, hours not measured of 260' in printed
-  assert "disk: a run's replay takes up to 1.2 GB until its end; 1 of them 1.2 GB" in printed
   assert '--game=UpNDown --seed=4' in printed and not list(tmp_path.iterdir())
 
 
@@ -520,7 +519,7 @@ def test_what_slurm_is_given(tmp_path):
     assert f'#SBATCH --{line}\n' in given, given
   assert ' --cpus-per-task=6 ' in given.splitlines()[-1]  # of srun
   process = subprocess.Popen([*START, *words], env=ENVIRONMENT | environment, **PIPES)
-  assert process.stdout.readline().startswith('disk: ')
+  assert process.stdout.readline().startswith('4 waiting of 4, ')
   assert '4 waiting of 4' in process.stdout.readline()
   process.terminate()
   process.communicate(timeout=60)
