@@ -37,7 +37,6 @@ flags.DEFINE_integer('port', 8600, 'Of this machine, for --watch.', 1, 65535)
 def main(words: list[str]) -> int:
   """Read runs, write the report, print its tables; or serve it."""
   from harmony_jax.reporting import published, records, report, results_files
-  from harmony_jax.reporting.schema import TRAINING
   from harmony_jax.training.run_folder import git_commit
 
   options = flags.FLAGS
@@ -48,7 +47,7 @@ def main(words: list[str]) -> int:
   if options.watch:
     return _watch(words, references, authors)
   output = report.check(options.output)
-  own, problems = records.collect(words, [*options.metrics, TRAINING], skip=[output])
+  own, problems = records.collect(words, options.metrics, skip=[output])
   for problem in problems:
     print(f'problem: {problem}', file=sys.stderr)
   if not own + authors:
@@ -64,7 +63,6 @@ def main(words: list[str]) -> int:
 def _watch(words, references, authors):
   """Serve the report of what there is at each time, until Ctrl-C."""
   from harmony_jax.reporting import live, media, records, report
-  from harmony_jax.reporting.schema import TRAINING
   from harmony_jax.training.run_folder import git_commit
 
   options, commit = flags.FLAGS, git_commit()
@@ -72,7 +70,7 @@ def _watch(words, references, authors):
     raise UserError('--watch writes nothing: leave out --output, or --watch')
 
   def make(state):
-    own, problems = records.collect(words, [*options.metrics, TRAINING])
+    own, problems = records.collect(words, options.metrics)
     if not own + authors:
       raise UserError('; '.join([_NOTHING, *problems[:1]]))
     made = report.make(own + authors, problems, references, options.title, options.metrics)

@@ -222,7 +222,6 @@ def _parts(suite, records, references, metrics):
   returns = tables.finals([record for record in records if record.judged_by == 'return'])
   learning = [curves.learning(records, colors, references, x) for x in ('frame', 'hours')]
   yield Part('curves', 'Learning curves', learning)
-  yield Part('under-way', 'Under way', [curves.under_way(records, colors)])
   yield Part('scores', 'Scores', table=tables.scores(records, references))
   if suite == 'atari':
     yield from _atari(
