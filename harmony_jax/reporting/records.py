@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from harmony_jax import weighting
-from harmony_jax.config import RunSettings, as_before, nested_flat
+from harmony_jax.config import RunSettings, as_before, difference
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
@@ -288,14 +288,15 @@ def _unlike(found):
     elsewhere = other is record  # where tasks have other steps, evaluations and environments
     if elsewhere:
       other, kind = of_method, 'the same method on another task'
-    old, new = (nested_flat(each.config) for each in (other, record))
     idle = _FREE | {f'weighting.{name}' for name in weighting.idle(record.weighting)}
-    differing = [
-      f'{key} ({new.get(key, "nothing")} for {old.get(key, "nothing")})'
-      for key in sorted(old.keys() & new.keys() | _options(old, new))
-      if old.get(key) != new.get(key) and key not in idle
-      if not (elsewhere and key.partition('.')[0] in _OF_A_RUN)
-    ]
+    differing = []
+    for key, (old, new) in difference(other.config, record.config).items():
+      alone = old is None or new is None  # an option of the simulator's own counts all the same
+      options = key.startswith(('env.', 'eval_env.'))
+      known = alone and (not options or as_before(key, new if old is None else old))
+      if not (known or key in idle or (elsewhere and key.partition('.')[0] in _OF_A_RUN)):
+        told = ['nothing' if each is None else each for each in (new, old)]
+        differing.append('{} ({} for {})'.format(key, *told))
     if differing:
       unlike = f'its settings are not those of {other.source}, {kind}'
       problems.append(f'{record.source}: {unlike}: {protocol.some(differing, 3)}')
@@ -311,10 +312,3 @@ def _cut(found):
       told = f'{count} of {of} episodes of its last evaluation did not end and were cut'
       problems.append(f'{record.source}: {told}: its score is of what was played of them')
   return problems
-
-
-def _options(old, new):
-  """Options of the simulator's own that only one of two configurations names."""
-  both, alone = old | new, old.keys() ^ new.keys()
-  options = {key for key in alone if key.startswith(('env.', 'eval_env.'))}
-  return {key for key in options if not as_before(key, both[key])}
