@@ -16,10 +16,8 @@ if not __package__:
 
 import contextlib
 import itertools
-import json
 import re
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -174,22 +172,10 @@ def _job(module, runs, overrides, backend):
   command += [f'--{name}={value}' for name, value in words.items()]
   name = f'{config.run.task} {places[0].parent.name} seed {", ".join(map(str, seeds))}'
   here = measured.load(config, backend)  # of training alone
-  hours = finished_hours(places[0], config)
-  hours = hours or (here and config.run.steps / here['steps_per_second'] / 3600)
+  hours = here and config.run.steps / here['steps_per_second'] / 3600
   hours = hours or (None if overrides or axes else module.HOURS[config.run.preset])
   hours, memory = (each and each * number for each in (hours, here and here['memory']))
   return Job(name, tuple(command), places, config.run.steps * number, hours, memory)
-
-
-def finished_hours(folder: Path, config: Config) -> float | None:
-  """Return the hours of a run by those of its kind that are finished; None where there is none."""
-  rates, method, rule = [], config.run.method, config.flat().get('weighting.rule')
-  kind = folder.parent.name.removeprefix(joined(method, rule))
-  for marker in folder.parents[2].glob(f'*/{joined(method, rule and "*")}{kind}/seed*/.complete'):
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # of an older version
-      end = json.loads(marker.read_text(encoding='utf-8'))
-      rates.append(end['hours'] / end['step'])
-  return statistics.median(rates) * config.run.steps if rates else None
 
 
 def describe_need(sweep: Sweep, workers: int) -> str:
