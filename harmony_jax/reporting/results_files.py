@@ -178,7 +178,7 @@ def to_text(records: Sequence[Record]) -> str:
 
 def _flat(config):
   """{('env', 'sticky'): 0.0} of nested dicts: by paths, as a name may hold a dot."""
-  return traverse_util.flatten_dict(config, keep_empty_nodes=True)
+  return traverse_util.flatten_dict(dict(config), keep_empty_nodes=True)
 
 
 def _nested(flat):
