@@ -171,19 +171,20 @@ def _job(module, runs, overrides, backend):
   command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
   name = f'{config.run.task} {places[0].parent.name} seed {", ".join(map(str, seeds))}'
-  here = measured.load(config, backend)  # of training alone
-  hours = here and config.run.steps / here['steps_per_second'] / 3600
-  hours = hours or (None if overrides or axes else module.HOURS[config.run.preset])
-  hours, memory = (each and each * number for each in (hours, here and here['memory']))
+  hours, memory = None if overrides or axes else module.HOURS[config.run.preset], None
+  if here := measured.load(config, backend):  # of training alone
+    hours, memory = config.run.steps / here['steps_per_second'] / 3600, here['memory'] * number
+  hours = hours and hours * number
   return Job(name, tuple(command), places, config.run.steps * number, hours, memory)
 
 
 def describe_need(sweep: Sweep, workers: int) -> str:
   """Return how many jobs there are, and the hours and memory of those left, where known."""
   told, rows = sweep.counts(), sweep.unfinished()
-  left = [row.job.hours and row.job.hours * (1 - row.step / row.job.steps) for row in rows]
-  if None in left:
-    told += f', hours not measured of {left.count(None)}'
+  known = [row for row in rows if row.job.hours is not None]
+  left = [(row.job.hours or 0) * (1 - row.step / row.job.steps) for row in known]
+  if len(left) < len(rows):
+    told += f', hours not measured of {len(rows) - len(left)}'
   elif left:
     clock = max(*left, sum(left) / workers)
     told += f', {sum(left):.2f} h, {clock:.2f} h with {workers} at a time'
