@@ -108,6 +108,7 @@ setup(
       'py.typed',
       'reporting/templates/*',
       'reporting/*.json',
+      'reporting/*.csv',
       'benchmarking/chips/*.txtpb',
       'published/*/*',
     ]

@@ -94,8 +94,7 @@ def main(words: list[str], texts: list[str]) -> int:
   options = flags.FLAGS
   gc.set_threshold(100_000)
   parallel.use_compilation_cache()
-  if not parallel.has_accelerator():
-    parallel.keep_freed_memory()
+  parallel.keep_freed_memory()
   config = make_config(options.seed, texts)
   if options.picture:
     recording.writable(pathlib.Path(options.picture).parent)

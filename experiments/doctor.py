@@ -38,26 +38,6 @@ print(json.dumps({
     'devices': [f'{d.platform}:{d.id} ({d.device_kind})' for d in jax.devices()]}))
 """
 
-# From the same start, the paddle driven up and driven down must end in different places: before
-# ale-py 0.10.2 it could ignore its actions, without an error.
-ATARI_PROBE = """
-import json, ale_py
-from ale_py import roms
-from harmony_jax.envs import atari
-ale = ale_py.ALEInterface()
-ale.setInt('random_seed', 0)
-ale.setFloat('repeat_action_probability', 0.0)
-ale.loadROM(roms.get_rom_path('pong'))
-def play(action):
-    ale.reset_game()
-    for _ in range(60):
-        ale.act(action)
-    return ale.getScreenRGB()
-moved = (play(ale_py.Action.RIGHT) != play(ale_py.Action.LEFT)).any()
-missing = [game for game in atari.ATARI_100K if not roms.get_rom_path(atari.game_name(game)[1])]
-print(json.dumps({'missing': missing, 'moved': bool(moved)}))
-"""
-
 SUITES_PROBE = """
 import importlib, json, sys
 suites = importlib.import_module(sys.argv[1]).configs().suites()
@@ -161,19 +141,6 @@ def check_devices(
   return [*findings, Finding('warn', text, remedy)]
 
 
-def check_atari(probe: Probe) -> list[Finding]:
-  """Judge what ATARI_PROBE found."""
-  if probe.answer is None:
-    return [Finding('fail', f'Atari does not step: {probe.error}', RESTORE)]
-  findings = []
-  if missing := probe.answer['missing']:
-    findings.append(Finding('fail', f'ROMs missing: {", ".join(missing)}', RESTORE))
-  if not probe.answer['moved']:
-    text = 'The paddle of Pong ignores its actions'
-    findings.append(Finding('fail', text, "pip install 'ale-py>=0.12'"))
-  return findings or [Finding('ok', 'ROMs of all Atari 100K games; the paddle of Pong moves')]
-
-
 def check_suites() -> list[Finding]:
   """Try an environment of each suite; one that fails says by itself what it lacks."""
   suites = ask(SUITES_PROBE, __package__ or '')
@@ -182,9 +149,9 @@ def check_suites() -> list[Finding]:
   findings = []
   for command, place in suites.answer.items():
     error = ask(SUITE_PROBE, *place).error
-    level = 'fail' if place[0] == 'atari' else 'note'
-    told = Finding(level, f'{command} does not: {error}') if error else Finding('ok', command)
-    findings.append(told)
+    bad = ('fail', RESTORE) if place[0] == 'atari' else ('note', '')
+    told = Finding(bad[0], f'{command} does not: {error}', bad[1])
+    findings.append(told if error else Finding('ok', command))
   return findings
 
 
@@ -210,7 +177,6 @@ def examine() -> dict[str, list[Finding]]:
     ],
     'Packages': check_packages({name: versions[name] for name in SHOWN if name in versions}),
     'JAX': devices,
-    'Atari': check_atari(ask(ATARI_PROBE)),
     'Suites': check_suites(),
     'Folder': [check_folder(pathlib.Path.cwd())],
   }

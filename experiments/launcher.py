@@ -25,6 +25,7 @@ from harmony_jax.config_file import FromFile
 from harmony_jax.envs.base import Spec
 from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.paths import joined, local_path
+from harmony_jax.reporting import schema
 from harmony_jax.training import trackers
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.progress import format_seconds
@@ -255,10 +256,9 @@ def default_logdir(config: Config, origin: str | None = None) -> str:
 
   Of a run that starts from another one, `origin` is the task of that. A label comes last.
   """
-  run, rule = config.run, config.flat().get('weighting.rule')
-  start = f'from-{origin.lower()}' if origin else None
-  name = joined(run.method, rule, run.preset, start, run.label)
-  return os.path.join('runs', run.suite, joined(run.task.lower()), name, f'seed{run.seed}')
+  run = config.run
+  name = schema.label(config.to_json() | ({'from': origin} if origin else {}))
+  return os.path.join('runs', run.suite, joined(run.task.lower()), joined(name), f'seed{run.seed}')
 
 
 def deviations(suite: ModuleType, config: Config) -> str:
@@ -342,8 +342,7 @@ def _run(suite, options, texts, group, interruption):
 
   gc.set_threshold(100_000)  # tracing makes objects by the million: a tenth of a start's time
   parallel.use_compilation_cache()
-  if not parallel.has_accelerator():
-    parallel.keep_freed_memory()
+  parallel.keep_freed_memory()
   config, reason = make_config(suite, options, texts, parallel.has_accelerator())
   shown = trackers.choose([*options.tracker, *(['wandb'] if options.wandb else [])])
   if options.num_seeds > 1 and (group.count > 1 or config.run.devices > 1):

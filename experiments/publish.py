@@ -4,8 +4,7 @@ python -m experiments.publish --logdir=runs/demo/seed0 --output=published/catch-
 
 The agent plays --episodes complete episodes, all of whose scores go along; so does a player that
 chooses at random. What the folder holds: harmony_jax/publishing.py. `experiments.verify` plays it
-again. --upload=REPO sends the folder to the Hugging Face Hub (`pip install huggingface_hub`, and
-its own login); that has not been tried online.
+again.
 """
 
 if not __package__:
@@ -32,7 +31,6 @@ launcher.path('logdir', None, 'The run folder.', required=True)
 launcher.path('output', None, 'The folder to make; the agent has its name.', required=True)
 flags.DEFINE_integer('episodes', 1000, 'How many complete episodes the score is of.', lower_bound=3)
 flags.DEFINE_integer('checkpoint', None, 'Of which step; by default the newest one.', lower_bound=0)
-flags.DEFINE_string('upload', '', 'Repository OWNER/NAME on the Hugging Face Hub, made if need be.')
 flags.DEFINE_bool('allow_import', False, launcher.ALLOW_IMPORT)
 
 LICENCE = 'Apache-2.0'
@@ -44,7 +42,7 @@ def main(words: list[str]) -> int:
 
   options = flags.FLAGS
   launcher.no_words(words, '--logdir=…')
-  output, hub = local_path(options.output), _hub() if options.upload else None
+  output = local_path(options.output)
   if output.exists():
     raise UserError(f'{output} exists: choose another --output, nothing was overwritten')
   parallel.use_compilation_cache()
@@ -91,8 +89,6 @@ def main(words: list[str]) -> int:
     f'{output}: {agent.title}, step {agent.step:,}, {np.mean(scores):,.3f} over '
     f'{options.episodes:,} episodes; {size / 1e6:.1f} MB'
   )
-  if hub:
-    _upload(hub, output, options.upload)
   return 0
 
 
@@ -129,23 +125,6 @@ def _trained(source: pathlib.Path) -> dict[str, Any]:
 
 def _text(tree):
   return json.dumps(tree, indent=1, allow_nan=False, ensure_ascii=False) + '\n'
-
-
-def _hub() -> Any:
-  try:
-    import huggingface_hub  # pyright: ignore[reportMissingImports]
-  except ImportError:
-    raise UserError('--upload needs the hub: pip install huggingface_hub') from None
-  return huggingface_hub.HfApi()
-
-
-def _upload(hub, output, name):
-  try:
-    hub.create_repo(name, exist_ok=True)
-    hub.upload_folder(repo_id=name, folder_path=str(output), commit_message=f'Add {output.name}')
-  except (OSError, ValueError) as error:  # the hub's own errors are among them
-    raise UserError(f'--upload={name}: {error}; the folder is in {output}') from None
-  print(f'uploaded to {name}')
 
 
 if __name__ == '__main__':

@@ -37,7 +37,6 @@ flags.DEFINE_integer('port', 8600, 'Of this machine, for --watch.', 1, 65535)
 def main(words: list[str]) -> int:
   """Read runs, write the report, print its tables; or serve it."""
   from harmony_jax.reporting import published, records, report, results_files
-  from harmony_jax.reporting.schema import TRAINING
   from harmony_jax.training.run_folder import git_commit
 
   options = flags.FLAGS
@@ -48,7 +47,7 @@ def main(words: list[str]) -> int:
   if options.watch:
     return _watch(words, references, authors)
   output = report.check(options.output)
-  own, problems = records.collect(words, [*options.metrics, TRAINING], skip=[output])
+  own, problems = records.collect(words, options.metrics, skip=[output])
   for problem in problems:
     print(f'problem: {problem}', file=sys.stderr)
   if not own + authors:
@@ -64,31 +63,20 @@ def main(words: list[str]) -> int:
 def _watch(words, references, authors):
   """Serve the report of what there is at each time, until Ctrl-C."""
   from harmony_jax.reporting import live, media, records, report
-  from harmony_jax.reporting.schema import TRAINING
   from harmony_jax.training.run_folder import git_commit
 
-  options, read, commit = flags.FLAGS, {}, git_commit()
+  options, commit = flags.FLAGS, git_commit()
   if options['output'].present:
     raise UserError('--watch writes nothing: leave out --output, or --watch')
-  metrics = [*options.metrics, TRAINING]
 
-  def stamp():
-    return records.stamps(words, media.FOLDERS)
-
-  def reader(folder):
-    """A run whose files have not changed is not read again."""
-    now = records.stamps([folder]).get(folder)
-    if folder not in read or read[folder][0] != now:
-      read[folder] = now, records.read(folder, metrics)
-    return read[folder][1]
-
-  def make(state, before):
-    own, problems = records.collect(words, metrics, reader=reader)
+  def make(state):
+    own, problems = records.collect(words, options.metrics)
     if not own + authors:
       raise UserError('; '.join([_NOTHING, *problems[:1]]))
-    made = report.make(own + authors, problems, references, options.title, options.metrics, before)
+    made = report.make(own + authors, problems, references, options.title, options.metrics)
     return made, report.render(made, *_origin(commit), live=state)
 
+  stamp = lambda: records.stamps(words, media.FOLDERS)
   with live.Server(live.Live(make, stamp), options.port) as server:
     print(f'{server.address} follows these runs until Ctrl-C', flush=True)
     server.serve()

@@ -45,12 +45,7 @@ def main(words: list[str]) -> int:
       figure = report.combined(group, report.references_of(group, references), options.title)
       figure.name = f'curves-{figure.name}' if len(tasks) > 1 else 'curves'
       written += figures.save(figure, folder)
-  for record in sorted(found, key=lambda each: each.place):
-    score = 'no score yet' if record.final is None else f'{record.final:,.3f}'
-    state = '' if record.complete else f' (not complete: {record.steps:,} steps)'
-    last = max([0, *record.evaluations['step']])
-    run = f'{record.suite} {record.task} {record.method} seed {record.seed}'
-    print(f'{run}: {score} at step {last:,}{state}')
+  print('\n'.join(report.text(report.make(found, references=references))))
   print('written: ' + ', '.join(map(str, written)))
   return 0
 

@@ -53,8 +53,7 @@ def main(words: list[str], texts: list[str]) -> int:
     if not options[name].value:
       raise UserError(f'a study needs --{name}')
   parallel.use_compilation_cache()
-  if not parallel.has_accelerator():
-    parallel.keep_freed_memory()
+  parallel.keep_freed_memory()
   with Interruption() as interruption:
     return _run(options, texts, interruption)
 

@@ -15,12 +15,9 @@ if not __package__:
   import as_file  # noqa: F401
 
 import contextlib
-import functools
 import itertools
-import json
 import re
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,11 +30,10 @@ from harmony_jax import disk, envs
 from harmony_jax.config import IDENTITY, Config
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
-from harmony_jax.reporting import schema
 from harmony_jax.sweeping import devices, executors, grid
 from harmony_jax.sweeping.display import Display
 from harmony_jax.sweeping.job import SAVED, Job
-from harmony_jax.sweeping.sweep import FINISHED, Sweep
+from harmony_jax.sweeping.sweep import Sweep
 from harmony_jax.training import measured, recording, run_folder, trackers
 
 from . import configs, launcher
@@ -150,7 +146,7 @@ def make_jobs(
   """Return a job per run; with --seeds_together one per task, method and weighting."""
   groups: dict[tuple, list[Config]] = {}
   for config in runs:
-    key = (config.run.task, label(config), FLAGS.seeds_together or config.run.seed)
+    key = (place_of(config).parent, FLAGS.seeds_together or config.run.seed)
     groups.setdefault(key, []).append(config)
   return [_job(module, group, overrides, backend) for group in groups.values()]
 
@@ -177,93 +173,34 @@ def _job(module, runs, overrides, backend):
     words['config.label'] = config.run.label
   command = [sys.executable, '-m', __package__, FLAGS.suite]
   command += [f'--{name}={value}' for name, value in words.items()]
-  name = f'{config.run.task} {label(config)} seed {", ".join(map(str, seeds))}'
-  hours = finished_hours(places[0], config) or measured_hours(config, backend)
-  hours = hours or (None if overrides or axes else module.HOURS[config.run.preset])
-  return Job(name, tuple(command), places, config.run.steps * number, hours and hours * number)
+  name = f'{config.run.task} {places[0].parent.name} seed {", ".join(map(str, seeds))}'
+  hours, memory = None if overrides or axes else module.HOURS[config.run.preset], None
+  if here := measured.load(config, backend):  # of training alone
+    hours, memory = config.run.steps / here['steps_per_second'] / 3600, here['memory'] * number
+  hours = hours and hours * number
+  return Job(name, tuple(command), places, config.run.steps * number, hours, memory)
 
 
-def label(config: Config) -> str:
-  """Return what reports call a run's method."""
-  start = start_task()
-  return schema.label(config.to_json() | ({'from': start} if start else {}))
-
-
-def finished_hours(folder: Path, config: Config) -> float | None:
-  """Return the hours of a run by those of its kind that are finished; None where there is none."""
-  rates, method, rule = [], config.run.method, config.flat().get('weighting.rule')
-  kind = folder.parent.name.removeprefix(joined(method, rule))
-  for marker in folder.parents[2].glob(f'*/{joined(method, rule and "*")}{kind}/seed*/.complete'):
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # of an older version
-      end = json.loads(marker.read_text(encoding='utf-8'))
-      rates.append(end['hours'] / end['step'])
-  return statistics.median(rates) * config.run.steps if rates else None
-
-
-def measured_hours(config: Config, backend: str) -> float | None:
-  """Return the hours of a run without evaluations, as one of its kind was measured here."""
-  found = measured.load(config, backend)
-  return config.run.steps / found['steps_per_second'] / 3600 if found else None
-
-
-def describe_need(sweep: Sweep, runs: list[Config], workers: int, backend: str) -> str:
-  """Return what is left of a sweep in hours and memory, measured on this machine; '' where a kind
-  of run has not been measured."""
-  found = {place_of(config): measured.load(config, backend) for config in runs}
-  hours, memory, cores = [], [], set()
-  for row in sweep.unfinished():
-    each = [one for folder in row.job.folders if (one := found[folder])]
-    if len(each) < len(row.job.folders):
-      return ''
-    left = row.job.steps - row.step
-    hours.append(left / each[0]['steps_per_second'] / 3600)
-    memory.append(sum(one['memory'] for one in each))
-    cores.add(each[0]['cores'])
-  if not hours:
-    return ''
-  clock = max(*hours, sum(hours) / workers) if len(hours) > 1 else hours[0]
-  together = sum(sorted(memory)[-workers:])
-  with_cores = ' or '.join(map(str, sorted(cores)))
-  return (
-    f'measured here ({with_cores} cores a run): {sum(hours):.2f} h of training are left, '
-    f'{clock:.2f} h with {workers} at a time, evaluations not counted; up to '
-    f'{disk.text(max(memory))} of memory each, {disk.text(together)} together'
-  )
-
-
-def show_plan(sweep: Sweep, workers: int):
-  """Print what is to be run, and how long that will take."""
-  left = []
-  for row in sweep.rows:
-    hours = row.job.hours
-    left.append(0 if row.state == FINISHED else hours and hours * (1 - row.step / row.job.steps))
-    print(f'{row}, {"hours not measured" if left[-1] is None else f"{left[-1]:.2f} h"}')
-    print(f'  {shlex.join(row.job.command)}')
-  if None in left:
-    print(f'{sweep.counts()}, hours not measured of {left.count(None)}')
-  else:
+def describe_need(sweep: Sweep, workers: int) -> str:
+  """Return how many jobs there are, and the hours and memory of those left, where known."""
+  told, rows = sweep.counts(), sweep.unfinished()
+  known = [row for row in rows if row.job.hours is not None]
+  left = [(row.job.hours or 0) * (1 - row.step / row.job.steps) for row in known]
+  if len(left) < len(rows):
+    told += f', hours not measured of {len(rows) - len(left)}'
+  elif left:
     clock = max(*left, sum(left) / workers)
-    print(f'{sweep.counts()}, {sum(left):.2f} h, {clock:.2f} h with {workers} at a time')
+    told += f', {sum(left):.2f} h, {clock:.2f} h with {workers} at a time'
+  if memory := is_measured(sweep):
+    together = disk.text(sum(memory[-workers:]))
+    told += f'; up to {disk.text(memory[-1])} of memory each, {together} together'
+  return told
 
 
-def describe_disk(runs: list[Config], jobs: list[Job], workers: int) -> str:
-  """Return what the replays of runs that are not finished take on disk, and what is free there.
-
-  By the configuration alone: no environment is made. Checkpoints depend on that. '' where there
-  is nothing to tell.
-  """
-  left = [config for config in runs if not run_folder.is_complete(place_of(config))]
-  left = [config for config in left if config.env.get('observe') != 'state']
-  if not left:
-    return ''
-  kept = left[0].run.keep_replay
-  count = len(left) if kept else min(len(left), workers * max(len(job.folders) for job in jobs))
-  each = sorted((disk.replay(config.run, disk.PICTURE) for config in left), reverse=True)
-  needed = sum(each[:count])
-  pictures = ' if it shows pictures of 64 × 64' if left[0].env.get('observe') == 'auto' else ''
-  until = '' if kept else ' until its end'
-  told = f"disk: a run's replay takes up to {disk.text(each[0])}{until}{pictures}; {count} of them"
-  return f'{told} {disk.text(needed)}, without checkpoints{disk.room(needed, FLAGS.root)}'
+def is_measured(sweep: Sweep) -> list[float]:
+  """Return the memory of each unfinished job, rising; [] unless all kinds were measured here."""
+  found = [row.job.memory for row in sweep.unfinished()]
+  return sorted(each for each in found if each) if all(found) else []
 
 
 def slurm_options(texts: list[str]) -> dict[str, str | bool]:
@@ -319,17 +256,20 @@ def main(words: list[str], overrides: list[str]) -> int:
   runs = plan(module, overrides)
   sweep = Sweep(make_jobs(module, runs, overrides, backend))
   workers = len(places) or FLAGS.workers or len(sweep.rows)
-  need = functools.partial(describe_need, sweep, runs, workers, backend)
-  if FLAGS.dry_run:
-    show_plan(sweep, workers)
-  for line in filter(None, [need(), describe_disk(runs, [row.job for row in sweep.rows], workers)]):
-    print(line, flush=True)
+  for row in sweep.rows if FLAGS.dry_run else ():
+    print(f'{row}\n  {shlex.join(row.job.command)}')
+  print(describe_need(sweep, workers), flush=True)
   if FLAGS.dry_run:
     return 0
   start = f'from-{task}' if (task := start_task()) else None
   name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset, start)
   name = joined(name, *grid.parse(FLAGS.grid))
   output = Path(FLAGS.root, 'sweeps', name).absolute()
+
+  def need():
+    again = Sweep(make_jobs(module, runs, overrides, backend))
+    return describe_need(again, workers) if is_measured(again) else ''
+
   return run(sweep, runs, places, output, need)
 
 

@@ -372,6 +372,8 @@ def keep_freed_memory() -> None:
   page: 16,000 page faults and a fifth of the CPU time in an update of the small model
   (benchmarks/NOTES.md). Does nothing elsewhere.
   """
+  if has_accelerator():
+    return
   try:
     mallopt = ctypes.CDLL(None).mallopt
   except (OSError, AttributeError, TypeError):  # not glibc

@@ -442,7 +442,7 @@ def test_a_contact_sheet(tmp_path):
       'experiments.contact_sheet',
       f'--output={path}',
       '--seeds=3',
-      '--render=fast',
+      '--config.env.render=fast',
       '--tasks=cheetah_run,fish_swim',
     ],
     check=True,

@@ -76,7 +76,7 @@ PLACES = {
   'sweep': ['root'],
   'benchmark': ['output', 'again'],
   'docs': ['output'],
-  'contact_sheet': ['output', 'assets'],
+  'contact_sheet': ['output'],
 }
 
 

@@ -246,8 +246,8 @@ def test_the_command(tmp_path):
   options = ['--references={"Pong": {"random": -20.7}}', '--title=x', '--output=~/mine']
   result = run('results', tmp_path / 'runs', *options, HOME=str(tmp_path))
   assert result.returncode == 0, result.stderr
-  assert 'atari Pong dreamerv3-harmony-cpu seed 0: 2.000 at step 100\n' in result.stdout
-  assert 'seed 1: 1.000 at step 50 (not complete: 100 steps)' in result.stdout
+  assert '1 of 2 runs are complete' in result.stdout and ' 2.00 ' in result.stdout
+  assert 'seed 1 not complete: step 50 of 100 (50 %)' in result.stdout
   assert len(result.stderr.splitlines()) == 1 and 'seed2 is damaged' in result.stderr
   names = {'dreamerv3-harmony-cpu.json', 'scores.csv', 'curves.png', 'curves.svg'}
   assert {path.name for path in (tmp_path / 'mine').iterdir()} == names

@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import jax
+import pandas
 
 from harmony_jax.benchmarking import hlo, patience, stablehlo
 from harmony_jax.benchmarking.chips import CHIPS, Chip, devices, missing
@@ -27,6 +28,8 @@ GROWTH, SMALL = 1.05, 2**16  # by more than that; temporaries below so many byte
 # Without a GPU nothing is tuned, and Triton's first choice of tiles does not fit all products, such
 # as those of DreamerPro's 71,400 imagined states: then they are cuBLAS's.
 UNTUNED = {'xla_gpu_enable_triton_gemm': False}
+SHOWN = 'compiles kernels flops bytes floor_ms temp_bytes peak_bytes seconds options collectives'
+SHOWN = [*SHOWN.split(), 'operations', 'loops', 'calls', 'error']  # of a program, where it has them
 _COMPILERS = ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin', 'jax-cuda12-plugin')
 _QUICK = ('act_', 'replay_')  # programs that are waited for to the end
 _PLATFORMS = ('cuda', 'tpu', 'rocm')
@@ -56,7 +59,7 @@ def measure(
         found[name] = _patiently(config, target, count, name)
       else:
         found[name] = compiled(there[name](), chip)
-      print(f'{name}: {told(found[name], chip)}', file=sys.stderr, flush=True)
+      print(f'{name}: {found[name].get("error", "done")}', file=sys.stderr, flush=True)
   run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}
   record = {'target': target, 'devices': count, **run, 'versions': versions()}
   how = {'not_compiled': lacks} if lacks else {'assumptions': chip.assumptions()}
@@ -173,45 +176,21 @@ def lowered(program: Program) -> dict[str, Any]:
 # Telling
 
 
-def told(found: dict[str, Any], chip: Chip) -> str:
-  """Return one line about a program."""
-  if 'platforms' in found:
-    loops = lambda each: f', loops of {", ".join(map(str, each["loops"]))}' if each['loops'] else ''
-    asked = lambda each: each.get('error') or f'{each["operations"]:,} operations{loops(each)}'
-    return ', '.join(f'{name}: {asked(each)}' for name, each in found['platforms'].items())
-  if 'error' in found:
-    return f'DOES NOT COMPILE: {found["error"]}'
-  sizes = {name: found.get(f'{name}_bytes') for name in ('arguments', 'temp', 'peak')}
-  memory = ', '.join(
-    f'{name} {size / 1e6:,.1f}' for name, size in sizes.items() if size is not None
-  )
-  exchanged = ''.join(f', {count} × {name}' for name, count in found['collectives'].items())
-  how = ''.join(f' with {name}={value}' for name, value in found['options'].items())
-  ended = f'compiled in {found["seconds"]:.0f} s{how}'
-  if not found['compiles']:
-    ended = f'optimised; machine code not waited for longer than {found["seconds"]:.0f} s'
-  return f'{_amounts(found)}{exchanged}; {memory} of {chip.memory / 1e6:,.0f} MB; {ended}'
-
-
-def _amounts(part):
-  work = f'{part["flops"] / 1e9:,.1f} GFLOP, {part["bytes"] / 1e9:,.2f} GB'
-  return f'{part["kernels"]:,} kernels, {work}, floor {part["floor_ms"]:,.2f} ms'
-
-
 def lines(record: dict[str, Any]) -> Iterator[str]:
-  """Yield what there is to say about a record."""
-  chip = CHIPS[record['target']]
+  """Yield what there is to say about a record: a table of its programs and of their parts."""
+  rows = []
   for name, found in record['programs'].items():
-    yield f'{name}: {told(found, chip)}'
-    for part, each in found.get('parts', {}).items():
-      yield f'  {part}: {_amounts(each)}'
-  if 'not_compiled' in record:
-    yield (
-      f'not compiled for {record["target"]}, only lowered as JAX hands it to a compiler: '
-      f'{record["not_compiled"]}'
-    )
-  else:
-    yield f'floor: {record["assumptions"]}'
+    parts = {**found.get('parts', {}), **found.get('platforms', {})}
+    rows += [{'program': name, **found}]
+    rows += [{'program': f'  {part}', **each} for part, each in parts.items()]
+  table = pandas.DataFrame(rows).set_index('program').reindex(columns=SHOWN)
+  large = table.filter(regex='flops|bytes')
+  table[large.columns] = large / 1e9
+  table = table.dropna(axis=1, how='all')
+  yield table.to_string(na_rep='', float_format='{:,.4g}'.format, max_colwidth=60)
+  yield 'flops and bytes in 10⁹; "compiles" is empty where the compiler was not waited for or asked'
+  how = {'not_compiled': 'only lowered, as JAX hands it to a compiler', 'assumptions': 'floor'}
+  yield from (f'{told}: {record[key]}' for key, told in how.items() if key in record)
 
 
 def worse(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

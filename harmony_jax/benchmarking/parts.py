@@ -55,8 +55,7 @@ def _record(part, config, repeats):
     found = compilation(config)
   else:
     parallel.use_compilation_cache()
-    if not parallel.has_accelerator():
-      parallel.keep_freed_memory()
+    parallel.keep_freed_memory()
     measure: Callable[..., dict] = PARTS[part]
     found = measure(config if part in ('env', 'precision') else Subject(config), repeats)
   run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}

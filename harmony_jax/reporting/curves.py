@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from harmony_jax.reporting import figures, protocol, statistics
 from harmony_jax.reporting.figures import INK, PALETTE, STYLES, Figure, Panel, percent, tick
-from harmony_jax.reporting.schema import TRAINING, Record
+from harmony_jax.reporting.schema import Record
 
 # The same everywhere; losses have colours that mean no method in the same report (harmony and none
 # take the first two).
@@ -23,7 +23,6 @@ METRICS = {  # by prefix, on logarithmic axes: (name of the file, title)
   'harmony/': ('weights', 'Harmonizer weights 1/σ, learned'),
   'loss/': ('losses', 'Losses before they are weighted'),
 }
-MOST_SINGLE = 24  # panels of `under_way`
 AXES = {'frame': 'environment frames', 'hours': 'hours'}
 References = Mapping[str, Mapping[str, float]]  # {task: {name: score}}, dashed lines
 DASHED = {'color': INK, 'linestyle': (0, (4, 3)), 'linewidth': 0.8}
@@ -93,41 +92,6 @@ def seeds_of(by_task: Sequence[Collection[int]]) -> str:
   if counts == [len(every)]:
     return f'{counts[0]} seeds: {figures.ranges(every)}'
   return f'{" or ".join(map(str, counts))} of the seeds {figures.ranges(every)}'
-
-
-def under_way(records: Sequence[Record], colors: Mapping[str, str]) -> Figure | None:
-  """Return the curve of each run that is not complete, a panel per run; None without any.
-
-  Training returns are drawn where they were read as a metric, and where scores are returns.
-  """
-  panels, drawn, trained = [], {}, False
-  for record in sorted(records, key=lambda record: (record.task, record.method, record.seed)):
-    scores = pandas.Series(record.scores, record.evaluations['frame'], dtype=float).dropna()
-    training = pandas.Series(dtype=float)
-    if record.judged_by == 'return' and TRAINING in record.metrics:
-      frames = [step * record.frames_per_step for step in record.metrics['step']]
-      training = pandas.Series(record.metrics[TRAINING], frames, dtype=float).dropna()
-    if not record.complete and len(scores) + len(training):
-      color = drawn.setdefault(record.method, colors[record.method])
-      trained |= len(training) > 0
-      success = record.judged_by == 'success'
-      draw = _single_panel(scores, training, color, success)
-      panels.append(Panel(f'{record.task}, seed {record.seed}', AXES['frame'], draw))
-  legend = [(method, color, 'solid') for method, color in drawn.items()]
-  legend += [('evaluation', INK, 'solid')]
-  legend += [('training episodes', INK, 'dotted')] if trained else []
-  more = f'{len(panels) - MOST_SINGLE} more are not drawn.' if len(panels) > MOST_SINGLE else ''
-  if not panels:
-    return None
-  return Figure(
-    f'{records[0].suite}-under-way',
-    'Runs that are not complete, each by itself',
-    'Evaluations so far, a dot each, and the mean return of the training episodes before each of '
-    'at most 200 lines of metrics.',
-    panels[:MOST_SINGLE],
-    legend,
-    more,
-  )
 
 
 def title_of_scores(records: Sequence[Record]) -> str:
@@ -216,17 +180,6 @@ def _curves_panel(points, curves, colors, lines, success):
     _format(axis, percent if success else tick)
     axis.set_xlim(left=min(0, axis.get_xlim()[0]))
     reference_lines(axis, lines)
-
-  return draw
-
-
-def _single_panel(scores, training, color, success):
-  def draw(axis):
-    dotted = {'linewidth': 1, 'linestyle': STYLES['dotted'], 'marker': 'o', 'markersize': 1.2}
-    axis.plot(training.index, training, color=color, **dotted)
-    axis.plot(scores.index, scores, color=color, linewidth=1.8, marker='o', markersize=3.5)
-    _format(axis, percent if success else tick)
-    axis.set_xlim(left=0)
 
   return draw
 

@@ -1,15 +1,17 @@
-"""A report as a page that follows its runs: served to this machine alone, made again as runs write.
+"""A report as a page that follows its runs, served to this machine alone.
 
     with Server(Live(make, stamp), port=8600) as server:
-      server.serve_forever()
+      server.serve()
 
-Nothing is written to disk, and nothing is made while nobody looks. Making the page takes at most a
-fifth of one core's time.
+The page is made where a browser asks for it and a run has written since: nothing is written to
+disk, and nothing is made while nobody looks. That takes at most a fifth of one core's time.
 """
 
 import contextlib
 import html
 import http.server
+import itertools
+import mimetypes
 import pathlib
 import re
 import socket
@@ -20,171 +22,113 @@ import traceback
 import urllib.parse
 from collections.abc import Callable
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.reporting import figures
 from harmony_jax.reporting.report import Report
 
 HOST, LOOKS, SHARE = '127.0.0.1', 2.0, 5.0  # seconds between two looks; seconds between, per second
-_PATIENCE = 30.0  # seconds after which nobody looks any more
-_KINDS = {  # other files are pictures
-  '': 'text/plain; charset=utf-8',
-  '.html': 'text/html; charset=utf-8',
-  '.js': 'text/javascript; charset=utf-8',
-  '.svg': 'image/svg+xml',
-  '.mp4': 'video/mp4',
-  '.webm': 'video/webm',
-}
 _POLICY = (
   "default-src 'none'; script-src 'self'; connect-src 'self'; media-src 'self'; "
   "img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
-
-
-class Page(NamedTuple):
-  """One state of the page: its name, its HTML, what it was made of, what went wrong since."""
-
-  state: str = ''
-  html: str = ''
-  report: Report | None = None
-  made: str = ''
-  error: str = ''
-
-  def note(self) -> str:
-    """Return what a browser asks for at every look: state, time and error, a line each."""
-    return '\n'.join([self.state, self.made, self.error])
+_NOTHING = (  # before there is a report, into which it turns
+  '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Nothing to show yet</title>'
+  '<meta name="viewport" content="width=device-width, initial-scale=1">'
+  '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"></head>'
+  '<body><p id="live" role="status">{}</p><script src="live.js"></script></body></html>'
+)
 
 
 class Live:
   """Keeps the newest page.
 
   Args:
-    make: called with the name of a state and the report before it; returns (report, HTML).
+    make: called with the name of a state of the page; returns (report, HTML).
     stamp: returns something that differs after every change of a run.
   """
 
-  def __init__(self, make: Callable[[str, Report | None], tuple[Report, str]], stamp: Callable):
-    self._make, self._stamp, self._last = make, stamp, None
-    self._looked, self._begun = time.monotonic(), f'{time.time_ns():x}'
-    self._number, self._awake, self._closed = 0, threading.Event(), False
-    self.drawing = threading.Lock()  # Matplotlib's settings are the process's
-    self.page = Page()
+  def __init__(self, make: Callable[[str], tuple[Report, str]], stamp: Callable[[], Any]):
+    self._make, self._stamp, self._last, self._due = make, stamp, None, 0.0
+    self._states = (f'{time.time_ns():x}-{number}' for number in itertools.count())
+    self._report: Report | None = None
+    self._html, self._state, self._made, self._error = '', '', '', ''
+    self._lock = threading.Lock()  # Matplotlib's settings are the process's
 
-  def look(self) -> Page:
-    """Return the page as it is; it is made again from now on for a while."""
-    self._looked = time.monotonic()
-    self._awake.set()
-    return self.page
+  def get(self, name: str) -> tuple[bytes, str] | None:
+    """Return (content, its type) of the page or a file beside it; None where there is none.
 
-  def refresh(self) -> None:
+    'state' is what a browser asks for at every look: the page's state, the time that it is of, and
+    what went wrong since, a line each. A figure is drawn when it is asked for.
+    """
+    if name in ('', 'index.html', 'state'):
+      with self._lock:
+        self._refresh()
+        page = self._html or _NOTHING.format(html.escape(self._error))
+        state = '\n'.join([self._state, self._made, self._error])
+        text, kind = (state, 'plain') if name == 'state' else (page, 'html')
+      return text.encode(errors='backslashreplace'), f'text/{kind}; charset=utf-8'
+    kind = mimetypes.guess_type(name)[0] or ''
+    with self._lock, contextlib.suppress(OSError):
+      if name == 'live.js':
+        return resources.files(__package__).joinpath('templates', name).read_bytes(), kind
+      for each in self._report.media() if self._report else ():
+        if each.name == name:
+          return each.path.read_bytes(), kind
+      for each in self._report.figures() if self._report else ():
+        if name in (f'figures/{each.name}.png', f'figures/{each.name}.svg'):
+          with tempfile.TemporaryDirectory() as place:
+            figures.save(each, pathlib.Path(place))
+            return pathlib.Path(place, pathlib.PurePosixPath(name).name).read_bytes(), kind
+    return None
+
+  def _refresh(self):
     """Make the page again if a run has changed; what fails is told on the page that there was."""
+    begun = time.monotonic()
+    if begun < self._due:
+      return
     try:
       stamp = self._stamp()
-      if stamp == self._last:
-        return
-      self._number += 1
-      state = f'{self._begun}-{self._number}'
-      with self.drawing:
-        report, text = self._make(state, self.page.report)
-      self.page, self._last = Page(state, text, report, time.strftime('%X')), stamp
+      if stamp != self._last:
+        state = next(self._states)
+        self._report, self._html = self._make(state)
+        self._last, self._state, self._made, self._error = stamp, state, time.strftime('%X'), ''
     except Exception as error:  # tried again at the next look
       known = isinstance(error, UserError)
       told = one_line(str(error) if known else f'{type(error).__name__}: {error}')
-      if told != self.page.error and not known:
+      if told != self._error and not known:
         traceback.print_exc()
-      self.page = self.page._replace(error=told)
-
-  def follow(self) -> None:
-    """Refresh the page again and again, while somebody looks at it, until `close`."""
-    while not self._closed:
-      if time.monotonic() - self._looked > _PATIENCE:
-        self._awake.clear()
-        self._awake.wait()
-      begun = time.monotonic()
-      self.refresh()
-      time.sleep(max(LOOKS, SHARE * (time.monotonic() - begun)))
-
-  def close(self) -> None:
-    """End `follow` at its next turn."""
-    self._closed = True
-    self._awake.set()
-
-  def file(self, name: str) -> bytes | None:
-    """Return a file beside the page: a figure, drawn when it is asked for, or one of a run."""
-    report = self.page.report
-    if name == 'live.js':
-      return resources.files('harmony_jax.reporting').joinpath('templates', name).read_bytes()
-    if not report:
-      return None
-    folder, _, rest = name.partition('/')
-    stem, _, kind = rest.rpartition('.')
-    if folder == 'media':
-      for each in report.media():
-        if each.name == name:
-          with contextlib.suppress(OSError):
-            return each.path.read_bytes()
-    for figure in report.figures() if folder == 'figures' and kind in ('png', 'svg') else ():
-      if figure.name == stem:
-        with self.drawing, tempfile.TemporaryDirectory() as place:
-          figures.save(figure, pathlib.Path(place))
-          return pathlib.Path(place, rest).read_bytes()
-    return None
+      self._error = told
+    self._due = time.monotonic() + max(LOOKS / 2, SHARE * (time.monotonic() - begun))
 
 
 class Server(http.server.ThreadingHTTPServer):
   """Serves a `Live` page at http://127.0.0.1:PORT/.
 
   Raises:
-    UserError: the port is taken; names the next free one.
+    UserError: the port is taken; names a free one.
   """
 
   daemon_threads = True
 
   def __init__(self, live: Live, port: int):
-    self.live = live
+    self.live, self.address = live, f'http://{HOST}:{port}/'
     try:
       super().__init__((HOST, port), _Handler)
     except OSError as error:
-      free = next(filter(_is_free, range(port + 1, min(port + 100, 2**16))), None)
-      instead = f': take --port={free}' if free else ''
-      told = f'port {port} cannot be used ({error.strerror}){instead}'
+      with socket.create_server((HOST, 0)) as free:
+        instead = free.getsockname()[1]
+      told = f'port {port} cannot be used ({error.strerror}): take --port={instead}'
       raise UserError(told) from None
-
-  @property
-  def address(self) -> str:
-    """Where the page is."""
-    return f'http://{HOST}:{self.server_address[1]}/'
 
   def serve(self) -> None:
     """Serve until KeyboardInterrupt, which is no error."""
-    threading.Thread(target=self.live.follow, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
       self.serve_forever(poll_interval=0.2)
-    self.live.close()
 
   def handle_error(self, request: Any, client_address: Any) -> None:
     """Say nothing: a browser that goes away is no error."""
-
-
-def _nothing(page):
-  """The page before there is a report, which turns into it."""
-  said = html.escape(page.error or 'reads the runs …')
-  return (
-    '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Nothing to show yet</title>'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"></head>'
-    f'<body><p id="live" role="status">{said}</p><script src="live.js"></script></body></html>'
-  )
-
-
-def _is_free(port):
-  with contextlib.closing(socket.socket()) as tried:
-    try:
-      tried.bind((HOST, port))
-    except OSError:
-      return False
-  return True
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -196,18 +140,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     host = urllib.parse.urlsplit(f'//{self.headers.get("Host", "")}').hostname
     name = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).lstrip('/')
     if host not in (HOST, 'localhost'):
-      self._answer(403, b'only this machine may look')
-    elif name in ('', 'index.html'):
-      page = self.server.live.look()
-      self._answer(200, (page.html or _nothing(page)).encode(errors='backslashreplace'), '.html')
-    elif name == 'state':
-      self._answer(200, self.server.live.look().note().encode(errors='backslashreplace'))
-    elif (content := self.server.live.file(name)) is not None:
-      self._answer(200, content, pathlib.PurePosixPath(name).suffix)
+      self._answer(403, b'only this machine may look', 'text/plain')
+    elif found := self.server.live.get(name):
+      self._answer(200, *found)
     else:
-      self._answer(404, b'not here')
+      self._answer(404, b'not here', 'text/plain')
 
-  def _answer(self, code, content, kind=''):
+  def _answer(self, code, content, kind):
     sizes = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range', ''))
     size = len(content)
     if code == 200 and sizes and int(sizes[1]) < size:  # Safari shows no video without parts
@@ -216,7 +155,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.send_response(code)
     if code == 206:
       self.send_header('Content-Range', f'bytes {first}-{last}/{size}')
-    self.send_header('Content-Type', _KINDS.get(kind) or f'image/{kind[1:]}')
+    self.send_header('Content-Type', kind)
     self.send_header('Content-Length', str(len(content)))
     self.send_header('Content-Security-Policy', _POLICY)
     self.send_header('X-Content-Type-Options', 'nosniff')

@@ -6,18 +6,19 @@ on, results files.
       print(record.task, record.seed, record.final)
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from harmony_jax import weighting
-from harmony_jax.config import RunSettings, as_before, nested_flat
+from harmony_jax.config import RunSettings, as_before, difference
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
@@ -59,13 +60,12 @@ def collect(
   paths: str | os.PathLike | Iterable[str | os.PathLike],
   metrics: Sequence[str] = (),
   skip: Sequence[str | os.PathLike] = (),
-  reader: Callable[[pathlib.Path], Record] | None = None,
 ) -> tuple[list[Record], list[str]]:
   """Return the records of all runs below some paths, each run once, and lines of what is wrong.
 
   Args:
     paths: run folders, results files, folders that hold such at any depth; or one of them.
-    metrics: as for `read`. skip: folders that are not looked into. reader: in place of `read`.
+    metrics: as for `read`. skip: folders that are not looked into.
 
   Returns:
     ([record], [problem]): what was left out and why (no such path, a run that is damaged, a second,
@@ -77,9 +77,7 @@ def collect(
     given = local_path(given)
     for path in _find(given, seen, problems):
       try:
-        own = results_files.read if not path.is_dir() else reader or (lambda at: read(at, metrics))
-        made = own(path)
-        found += [made] if isinstance(made, Record) else made
+        found += [read(path, metrics)] if path.is_dir() else results_files.read(path)
       except results_files.NoResults as error:
         problems += [str(error)] if path == given else []  # other JSON files may lie in folders
       except UserError as error:
@@ -92,8 +90,8 @@ def collect(
 def stamps(
   paths: Iterable[str | os.PathLike], more: Sequence[str] = ()
 ) -> dict[pathlib.Path, tuple]:
-  """Return {run folder or JSON file: (name, size, time) of what is read of it}; a change in any
-  file below some paths is a change in here.
+  """Return {file: (size, time)} of all that is read below some paths; a change in any of them is a
+  change in here.
 
   Args:
     more: folders of a run whose files count, too.
@@ -101,17 +99,11 @@ def stamps(
   found, seen = {}, set()
   for given in map(local_path, paths):
     for path in _find(given, seen, []):
-      places = [path, *(path / name for name in (*_FILES, 'environment.txt', *more))]
-      found[path] = tuple(_stamp(place) for place in places)
+      for place in (path, *(path / name for name in (*_FILES, 'environment.txt', *more))):
+        with contextlib.suppress(OSError):
+          status = place.stat()
+          found[place] = status.st_size, status.st_mtime_ns
   return found
-
-
-def _stamp(path):
-  try:
-    status = path.stat()
-  except OSError:
-    return None
-  return status.st_size, status.st_mtime_ns
 
 
 def without_paths(entry: object) -> object:
@@ -296,14 +288,15 @@ def _unlike(found):
     elsewhere = other is record  # where tasks have other steps, evaluations and environments
     if elsewhere:
       other, kind = of_method, 'the same method on another task'
-    old, new = (nested_flat(each.config) for each in (other, record))
     idle = _FREE | {f'weighting.{name}' for name in weighting.idle(record.weighting)}
-    differing = [
-      f'{key} ({new.get(key, "nothing")} for {old.get(key, "nothing")})'
-      for key in sorted(old.keys() & new.keys() | _options(old, new))
-      if old.get(key) != new.get(key) and key not in idle
-      if not (elsewhere and key.partition('.')[0] in _OF_A_RUN)
-    ]
+    differing = []
+    for key, (old, new) in difference(other.config, record.config).items():
+      alone = old is None or new is None  # an option of the simulator's own counts all the same
+      options = key.startswith(('env.', 'eval_env.'))
+      known = alone and (not options or as_before(key, new if old is None else old))
+      if not (known or key in idle or (elsewhere and key.partition('.')[0] in _OF_A_RUN)):
+        told = ['nothing' if each is None else each for each in (new, old)]
+        differing.append('{} ({} for {})'.format(key, *told))
     if differing:
       unlike = f'its settings are not those of {other.source}, {kind}'
       problems.append(f'{record.source}: {unlike}: {protocol.some(differing, 3)}')
@@ -319,10 +312,3 @@ def _cut(found):
       told = f'{count} of {of} episodes of its last evaluation did not end and were cut'
       problems.append(f'{record.source}: {told}: its score is of what was played of them')
   return problems
-
-
-def _options(old, new):
-  """Options of the simulator's own that only one of two configurations names."""
-  both, alone = old | new, old.keys() ^ new.keys()
-  options = {key for key in alone if key.startswith(('env.', 'eval_env.'))}
-  return {key for key in options if not as_before(key, both[key])}

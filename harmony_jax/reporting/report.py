@@ -61,7 +61,6 @@ class Report:
   records: list[Record]
   problems: Sequence[str]
   suites: dict[str, tuple[list[tuple[str, str]], list[Part]]]  # (`protocol.lines`, parts) of each
-  made_of: dict[str, tuple[list[Record], list[Media]]] = dataclasses.field(default_factory=dict)
 
   def figures(self) -> list[Figure]:
     """Return the figures of all parts."""
@@ -78,31 +77,24 @@ def make(
   references: References | None = None,
   title: str = '',
   metrics: Sequence[str] = tuple(curves.METRICS),
-  before: Report | None = None,
 ) -> Report:
   """Put a report together.
 
   Args:
     records, problems: of `records.collect` and `published.read_scores`.
     references: of `parse_references`. metrics: names or prefixes of those to draw.
-    before: a report with the same references and metrics: what it says of a suite stays where
-      nothing of that has changed.
   """
-  records, suites, made_of = sorted(told_apart(records), key=_order), {}, {}
+  records, suites = sorted(told_apart(records), key=_order), {}
   for suite in dict.fromkeys(record.suite for record in records):
     own = [record for record in records if record.suite == suite]
-    made_of[suite] = own, media.newest(own)
-    if before and before.made_of.get(suite) == made_of[suite]:
-      suites[suite] = before.suites[suite]
-      continue
     parts = [
       *_parts(suite, own, references_of(own, references or {}), metrics),
-      Part('pictures', 'What the agents see and expect', media=made_of[suite][1]),
+      Part('pictures', 'What the agents see and expect', media=media.newest(own)),
     ]
     parts = [part for part in parts if part.figures or part.table is not None or part.media]
     suites[suite] = protocol.lines(own), parts
   title = title or ', '.join(map(protocol.title, suites))
-  return Report(title, records, problems, suites, made_of)
+  return Report(title, records, problems, suites)
 
 
 def render(report: Report, lead: str, command: str, live: str = '') -> str:
@@ -230,7 +222,6 @@ def _parts(suite, records, references, metrics):
   returns = tables.finals([record for record in records if record.judged_by == 'return'])
   learning = [curves.learning(records, colors, references, x) for x in ('frame', 'hours')]
   yield Part('curves', 'Learning curves', learning)
-  yield Part('under-way', 'Under way', [curves.under_way(records, colors)])
   yield Part('scores', 'Scores', table=tables.scores(records, references))
   if suite == 'atari':
     yield from _atari(

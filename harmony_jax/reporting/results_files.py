@@ -12,9 +12,10 @@ so that 26 games can come one by one.
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas
+from flax import traverse_util
 
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
@@ -151,7 +152,9 @@ def to_text(records: Sequence[Record]) -> str:
   """Return the JSON text of the records of one suite and method."""
   first, configs = records[0], [_flat(record.config) for record in records]
   # 1, 1.0 and true are different
-  pairs = [{(key, json.dumps(entry)) for key, entry in config.items()} for config in configs]
+  pairs = [
+    {(key, json.dumps(entry, default=str)) for key, entry in config.items()} for config in configs
+  ]
   shared = {key for key, _ in set.intersection(*pairs)} - _OWN
   text, runs = protocol.describe(first.config), []
   for record, config in zip(records, configs):
@@ -173,27 +176,14 @@ def to_text(records: Sequence[Record]) -> str:
   return _dumps(content) + '\n'
 
 
-def _flat(config: Mapping, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-  """Return {('env', 'sticky'): 0.0} of nested dicts; an empty one is a leaf.
-
-  By paths, where `config.nested_flat` joins names by dots: a name may hold one.
-  """
-  found = {}
-  for key, entry in config.items():
-    nested = isinstance(entry, dict) and entry
-    found |= _flat(entry, (*at, key)) if nested else {(*at, key): entry}
-  return found
+def _flat(config):
+  """{('env', 'sticky'): 0.0} of nested dicts: by paths, as a name may hold a dot."""
+  return traverse_util.flatten_dict(dict(config), keep_empty_nodes=True)
 
 
 def _nested(flat):
   """The way back, keys by name, so that the same records give the same text."""
-  nested = {}
-  for (*sections, last), entry in sorted(flat.items(), key=lambda pair: pair[0]):
-    inner = nested
-    for section in sections:
-      inner = inner.setdefault(section, {})
-    inner[last] = dict(entry) if isinstance(entry, dict) else entry
-  return nested
+  return traverse_util.unflatten_dict(dict(sorted(flat.items())))
 
 
 def _record(content, run, source):

@@ -13,7 +13,6 @@ from harmony_jax.training.run_folder import FREE
 FACTS = ('command', 'commit', 'python', 'devices', 'date', 'versions')
 COUNTS = ('step', 'frame', 'update', 'eval_episodes', 'train_episodes')
 NUMBERS = ('hours', 'eval_mean', 'eval_std', 'train_mean')
-TRAINING = 'return/train'  # metric: mean return of the training episodes before it
 # What wrong contents raise while a record is made of them.
 DAMAGES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 

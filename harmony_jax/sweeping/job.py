@@ -28,7 +28,8 @@ LOOK, AGAIN = 0.2, 5.0  # seconds between two looks at a command; between two tr
 class Job:
   """A command that can be stopped and started again, and the folders of the runs that it trains.
 
-  `steps` are those of all its runs together, `hours` the expected time, None where unknown.
+  `steps` are those of all its runs together, as are `hours`, the expected time, and `memory`, in
+  bytes, None where they are unknown.
   """
 
   name: str
@@ -36,6 +37,7 @@ class Job:
   folders: tuple[Path, ...]
   steps: int
   hours: float | None = None
+  memory: float | None = None
 
   @property
   def output(self) -> Path:
