@@ -235,6 +235,9 @@ def test_the_page_follows_a_run(started, port, tmp_path):
     assert '2.00' in shows(browser, 'seed 0', 'main')
     kept = 'const at = document.querySelector("video"); return [at.mark, at.paused, at.readyState]'
     mark, paused, ready = browser.execute_script(kept)
+    while ready < 2 and time.monotonic() < end:  # it is still being loaded
+      time.sleep(0.1)
+      mark, paused, ready = browser.execute_script(kept)
     assert mark == 1 and not paused and ready > 1
     assert browser.execute_script('return document.querySelector("details").open')
     assert [each for each in browser.get_log('browser') if each['level'] == 'SEVERE'] == []
