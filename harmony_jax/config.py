@@ -227,8 +227,12 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[An
 
 
 def as_before(key: str, value: Any) -> bool:
-  """Return whether a setting 'config.…' that an older run lacks says what it did."""
-  name = key.removeprefix('config.')
+  """Return whether a setting that an older run or study lacks says what it did.
+
+  Args:
+    key: its name, alone or after 'config.' or, as in plans of offline studies, 'settings.'.
+  """
+  name = key.removeprefix('config.').removeprefix('settings.')
   return name in LATER and LATER[name] == value
 
 

@@ -23,8 +23,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 INK = '#010101'
 # Okabe and Ito's colours, told apart by colour-blind readers too.
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#7F7F7F', '#8C6D31')
-PALETTE += ('#882255', '#332288', '#999933', '#1B1B1B')
+PALETTE = (
+  *('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#7F7F7F', '#8C6D31'),
+  *('#882255', '#332288', '#999933', '#1B1B1B'),
+)
 STYLES = {'solid': '-', 'dotted': ':', 'dashed': '--', 'dashdot': '-.', 'sparse': (0, (1, 4))}
 RC = {
   **dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'grid.color'), INK),

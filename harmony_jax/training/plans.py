@@ -34,11 +34,10 @@ def grown(
   new = settings.plain(new)
   growing = ('variants', 'seeds', 'about', 'earlier')
   same = lambda plan: {k: v for k, v in plan.items() if k not in (*growing, *free)}
-  added = lambda name, old, new: old is None and config.as_before(name, new)
   differing = {
-    name: pair
-    for name, pair in config.difference(same(old), same(new)).items()
-    if not added(name.removeprefix('settings.'), *pair)
+    name: (there, here)
+    for name, (there, here) in config.difference(same(old), same(new)).items()
+    if not (there is None and config.as_before(name, here))
   }
   for label, changes in new['variants'].items():
     if label in old['variants'] and old['variants'][label] != changes:
