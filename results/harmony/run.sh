@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|tie|second|scales|walker|video|lever
 #   [more flags of `experiments.offline train`, such as --seeds=3]
-# The same command goes on where it was stopped; several at once share the runs. RULES=five, first or others does a part of the rules.
+# The same command goes on where it was stopped; several at once share the runs. RULES=five, first or others does a part of the rules
+# (of `second`: others, or the five without it).
 set -euo pipefail
 part=${1:?one of cartpole, rates, tie, second, scales, walker, video, lever}
 shift
@@ -67,7 +68,11 @@ case $part in
     train rates --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony_tied,running,running_tied \
       "--variant=harmony_tied_x10: weighting.rule=harmony_tied weighting.rate=10" "$@"
     ;;
-  second) # the five rules on both of cartpole's buffers, by the names that they have among the rates
+  second) # the five rules on both of cartpole's buffers, by the names that they have among the rates; or the other eight
+    if [ "${RULES:-}" = others ]; then
+      train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${others[@]}" "$@"
+      exit
+    fi
     train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --weighting=none,running_tied "$(fixed w100 1 100)" \
       "--variant=rate1: weighting.rule=harmony weighting.rate=1" \
       "--variant=rate10_closed: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8" "$@"
