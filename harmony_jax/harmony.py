@@ -106,7 +106,7 @@ def rectified_tied(
   """The rectified loss of two tasks, what is seen and what is rewarded: the dynamics has no σ, but
   the weight 1/σ of the last observation task, whose representation its KL regularises.
 
-  Not in the paper; the learned counterpart of `running` with `tied`. Where not both are tasks it is
+  Not in the paper; the learned counterpart of `equilibrium`. Where not both are tasks it is
   `rectified`.
   """
   rule, source = rectified(regularizer), observing[-1] if observing else ''
@@ -168,8 +168,7 @@ def running(
 
   Args:
     decay: β of the means mₜ = β mₜ₋₁ + (1-β) Lₜ, which are divided by 1 - βᵗ.
-    sources: the tasks whose summed means a task is weighed by, where that is not its own alone. See
-      `tied` and `elbo`.
+    sources: the tasks whose summed means a task is weighed by, where that is not its own alone.
   """
   sources = {task: tuple(names) for task, names in (sources or {}).items() if names}
   optimum = optimal_sigma if rectified else optimal_sigma_unrectified
@@ -194,16 +193,24 @@ def running(
   return Weighting(init, weigh)
 
 
-def tied(observing: Sequence[str] = ('observation',)) -> dict[str, Sequence[str]]:
-  """Return `sources` that give the dynamics the weight of the last observation task: two tasks,
-  what is seen (with the KL that regularises it) and what is rewarded."""
-  return {'dynamics': observing[-1:]}
+def equilibrium(
+  decay: float = 0.99, rectified: bool = True, observing: Sequence[str] = ('observation',)
+) -> Weighting:
+  """Harmony at its equilibrium, with two tasks: what is seen and what is rewarded. A weight is 1/σ*
+  (eq. 13) of its loss's running mean, where harmonizers are after a long run or at a high learning
+  rate; the dynamics, whose KL regularises the representation, has the last observation task's.
+
+  Not in the paper; compared with its rules in results/harmony. Nothing is learned or tuned.
+  """
+  return running(decay, rectified, {'dynamics': observing[-1:]})
 
 
-def elbo(observing: Sequence[str] = ('observation',)) -> dict[str, Sequence[str]]:
-  """Return `sources` that give observation and dynamics one weight, that of their sum."""
+def elbo(
+  decay: float = 0.99, rectified: bool = True, observing: Sequence[str] = ('observation',)
+) -> Weighting:
+  """As `equilibrium`, but observation and dynamics have one weight, that of their sum."""
   both = (*observing, 'dynamics')
-  return dict.fromkeys(both, both)
+  return running(decay, rectified, dict.fromkeys(both, both))
 
 
 def uncertainty(elements: Mapping[str, float] | None = None) -> Weighting:
@@ -335,13 +342,6 @@ def gradnorm(alpha: float = 1.5, rate: float = 0.025, adam: bool = True) -> Weig
   return Weighting(init, weigh, balance=balance)
 
 
-def _running(sources, **fixed):
-  """The running rule of tasks whose names are not known yet."""
-  return lambda decay=0.99, observing=('observation',): running(
-    decay, sources=sources(observing), **fixed
-  )
-
-
 # By the names that commands know them by. A rule is a function that returns a `Weighting`.
 RULES: dict[str, Callable[..., Weighting]] = {
   'harmony': rectified,
@@ -352,10 +352,12 @@ RULES: dict[str, Callable[..., Weighting]] = {
   'reciprocal': reciprocal,
   'running': running,
   'running_unrectified': functools.partial(running, rectified=False),
-  'running_tied': _running(tied),
-  'running_tied_unrectified': _running(tied, rectified=False),
-  'running_elbo': _running(elbo),
-  'running_elbo_unrectified': _running(elbo, rectified=False),
+  'equilibrium': equilibrium,
+  'equilibrium_unrectified': functools.partial(equilibrium, rectified=False),
+  'running_tied': equilibrium,  # its first name, in saved runs and studies
+  'running_tied_unrectified': functools.partial(equilibrium, rectified=False),
+  'running_elbo': elbo,
+  'running_elbo_unrectified': functools.partial(elbo, rectified=False),
   'uncertainty': uncertainty,
   'uncertainty_library': uncertainty_library,
   'dwa': dwa,

@@ -48,7 +48,9 @@ class RuleSettings:
   """A rule and what it is a function of, whatever the tasks."""
 
   rule: str = setting('harmony', 'the rule: chosen by --weighting', choices=harmony.RULES)
-  decay: float = setting(0.99, 'memory of the mean losses, for the rules running…', most=0.9999)
+  decay: float = setting(
+    0.99, 'memory of the mean losses, for the rules equilibrium… and running…', most=0.9999
+  )
   window: int = setting(25, 'updates that a mean loss is of, for the rules dwa…', least=1)
   alpha: float = setting(1.5, 'how much more a task gets that learns slowly, for rule gradnorm')
   rate: float = setting(

@@ -159,7 +159,7 @@ def test_weighed_kls():
   np.testing.assert_allclose(slope, [1.5, 2])
 
 
-@pytest.mark.parametrize('rule', ['none', 'fixed', 'harmony', 'running_tied', 'nash_mtl'])
+@pytest.mark.parametrize('rule', ['none', 'fixed', 'harmony', 'equilibrium', 'nash_mtl'])
 def test_tasks_of_a_rule(rule):
   """The weights of the sum: α for the KLs under none, those chosen under fixed, then the rule's."""
   agent = make(weighting__rule=rule, losses__alpha=2.0, weighting__w_r=7.0)

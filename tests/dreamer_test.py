@@ -299,8 +299,8 @@ WEIGHTINGS = {
     {'reward': 100.0, 'swav': 0.0, 'temporal': 0.0, 'dynamics': 3.0},
     0.0,
   ),
-  'running_tied': (
-    dict(weighting__rule='running_tied'),
+  'equilibrium': (
+    dict(weighting__rule='equilibrium'),
     {'observation': W(50), 'reward': W(2), 'dynamics': W(50)},
     0.0,
   ),
@@ -313,7 +313,7 @@ WEIGHTINGS = {
   'dwa': (dict(weighting__rule='dwa'), {}, 0.0),
   'no_tasks': (dict(weighting__rule='nash_mtl', weighting__tasks=()), {'dynamics': 0.6}, 0.0),
   'pro_tied': (
-    {**small.PRO, 'weighting__rule': 'running_tied'},
+    {**small.PRO, 'weighting__rule': 'equilibrium'},
     {'swav': W(40), 'temporal': W(10), 'reward': W(2), 'dynamics': W(10)},
     0.0,
   ),
@@ -359,7 +359,7 @@ def test_no_rule_under_another_one_s_name():
   with pytest.raises(ValueError, match='continue is among weighting.tasks, and continue_head'):
     small.agent(weighting__tasks=('continue',), continue_head__enabled=False)
   with pytest.raises(ValueError, match='both must be weighting.tasks'):
-    small.agent(weighting__rule='running_tied', weighting__tasks=('reward', 'dynamics'))
+    small.agent(weighting__rule='equilibrium', weighting__tasks=('reward', 'dynamics'))
 
 
 def test_settings_reach_their_rules():

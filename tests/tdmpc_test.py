@@ -116,7 +116,7 @@ def test_what_it_cannot_see_or_do_is_refused(shapes, discrete, text):
     make(replay__sampling='windows')
   with pytest.raises(ValueError, match='planning.elites is 30'):
     make(planning__elites=30)
-  for rule in ('harmony_tied', 'running_tied'):
+  for rule in ('harmony_tied', 'equilibrium'):
     with pytest.raises(ValueError, match=f"'{rule}': tdmpc predicts no observation"):
       make(weighting__rule=rule)
 

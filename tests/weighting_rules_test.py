@@ -290,7 +290,7 @@ def test_running_rules_by_name():
   """A constant loss, weighed as a harmonizer would; the dynamics with the last observation task."""
   losses = {'a': 3.0, 'b': 5.0, 'reward': 0.1, 'dynamics': 2.0}
   seen = {'a': 3.0, 'b': 5.0, 'dynamics': 5.0}, dict.fromkeys(('a', 'b', 'dynamics'), 10.0)
-  for name, changed in zip(('running', 'running_tied', 'running_elbo'), ({}, *seen)):
+  for name, changed in zip(('running', 'equilibrium', 'running_elbo'), ({}, *seen)):
     for end, form in (('', harmony.optimal_weight), ('_unrectified', lambda x: 1 / x)):
       rule = harmony.make(name + end, decay=0.5, observing=('a', 'b'), weights={})
       found = rule.weigh(losses, *rule.init(list(losses)))[2]
@@ -300,8 +300,8 @@ def test_running_rules_by_name():
 
 def test_rules_that_weigh_the_dynamics_by_the_observation():
   found = [name for name in harmony.RULES if harmony.observes(name)]
-  running = [f'running_{kind}{end}' for kind in ('tied', 'elbo') for end in ('', '_unrectified')]
-  assert found == ['harmony_tied', *running]
+  kinds = ('equilibrium', 'running_tied', 'running_elbo')
+  assert found == ['harmony_tied', *(kind + end for kind in kinds for end in ('', '_unrectified'))]
 
 
 def test_harmony_of_two_tasks():
