@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|tie|second|scales|walker|video|lever
+# The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|tie|second|sizes|scales|walker|video|lever
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=five, first or others does a part of the rules
 # (of `second`: others, or the five without it).
 set -euo pipefail
-part=${1:?one of cartpole, rates, tie, second, scales, walker, video, lever}
+part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever}
 shift
 here=${STUDY:-runs/harmony}
 python=${PYTHON:-python}
@@ -34,7 +34,7 @@ five=(--weighting=none,harmony,running_tied "$(fixed w100 1 100)"
 scaled=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)")
 
 case $part in
-  cartpole | rates | tie | second | scales)
+  cartpole | rates | tie | second | sizes | scales)
     for seed in 0 1; do
       record "cartpole$seed" --suite=dmc --task=cartpole_swingup --config.env.render=fast --seed=$seed
     done
@@ -76,6 +76,14 @@ case $part in
     train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --weighting=none,running_tied "$(fixed w100 1 100)" \
       "--variant=rate1: weighting.rule=harmony weighting.rate=1" \
       "--variant=rate10_closed: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8" "$@"
+    ;;
+  sizes) # a half and twice the width of everything; later flags count
+    for width in half double; do
+      sizes=(8 64 48) && [ $width = half ] || sizes=(32 256 192)
+      train "cartpole_$width" --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony,running_tied "$(fixed w100 1 100)" \
+        --config.encoder.depth=${sizes[0]} --config.decoder.depth=${sizes[0]} --config.rssm.deter=${sizes[1]} \
+        --config.rssm.units=${sizes[2]} "$@"
+    done
     ;;
   scales)
     for scale in 0.1 10; do
