@@ -88,7 +88,12 @@ flags.DEFINE_integer('horizon', 15, 'train: steps of it that are then predicted.
 flags.DEFINE_float('reward_scale', 1.0, 'train: what all rewards are multiplied by.')
 flags.DEFINE_bool('mlp', False, 'train: regress the state by an MLP of 4 × 400, too, at the end.')
 flags.DEFINE_integer('show', 0, 'train: held-out windows whose predictions are kept.', 0)
-flags.DEFINE_list('measures', None, 'table: beginnings of names, with commas; by default all.')
+flags.DEFINE_list(
+  'measures',
+  None,
+  "table: beginnings of names, with commas; by default all. Of 'NAME=WORDS', here and in "
+  '--variants, the figure shows the words.',
+)
 launcher.path('logdir', None, 'replay: the run folder.')
 flags.DEFINE_string('minari', None, 'import, export: the name of a local dataset, group/name-v0.')
 flags.DEFINE_string('reference', '', 'table: the variant to compare with; by default the first.')

@@ -131,7 +131,8 @@ def write(
 
   Args:
     measures: as for `curves`. reference: the variant that others are compared with; the first one.
-    variants: those that are shown, in this order; all by default. output: the other folder.
+    variants: those that are shown, in this order; all by default. output: the other folder. Of a
+      measure or variant 'NAME=WORDS' the figure shows the words.
 
   Returns: (the tables as Markdown, the paths).
 
@@ -140,6 +141,10 @@ def write(
   """
   study = Study(folder)
   output = recording.writable(output) if output else study.path
+  words = {name: text for name, _, text in (each.partition('=') for each in (*measures, *variants))}
+  measures, variants = (
+    [each.partition('=')[0] for each in names] for names in (measures, variants)
+  )
   for flag, labels in (('variants', variants), ('reference', [reference] if reference else [])):
     for label in labels:
       if label not in study.labels:
@@ -157,7 +162,7 @@ def write(
     for path, content in zip(paths, (f'{text}\n', _csv(found, reference))):
       with atomic_write(path) as file:
         file.write(content)
-    paths += figures.save(_figure(study, found), output)
+    paths += figures.save(_figure(study, found, words), output)
   except OSError as error:
     raise UserError(f'cannot write to {output} ({error.strerror})') from None
   return text, paths
@@ -230,7 +235,7 @@ def _csv(found, reference):
   return file.getvalue()
 
 
-def _figure(study, found):
+def _figure(study, found, words):
   """A panel per measure: means over runs by update, each run thin behind them."""
   count = len(figures.PALETTE)  # variants beyond it are dashed
   looks = {
@@ -239,12 +244,14 @@ def _figure(study, found):
     for label, color in figures.colors_of(labels, METHODS).items()
   }
 
+  called = lambda name: words.get(name) or name
+
   def panel(name):
     low = -0.5 if name.startswith(('reward/', 'state')) else None  # R² may be anything below
     logarithmic = name.endswith('/weight') or name.startswith('optimum/')
-    return analysis.over_updates(name, found[name], looks, logarithmic, low)
+    return analysis.over_updates(called(name), found[name], looks, logarithmic, low)
 
   panels = [panel(name) for name in found]
-  legend = [(label, *look) for label, look in looks.items()]
+  legend = [(called(label), *look) for label, look in looks.items()]
   task = f'{study.plan["suite"]} {study.plan["task"]}'
   return figures.Figure('curves', f'{task}, {study.plan["method"]}', '', panels, legend)
