@@ -61,7 +61,7 @@ test-all: setup
 	$(PYTEST) -m '' $(ARGS)
 
 test-quick: setup
-	$(PYTEST) tests/parity_test.py tests/dreamer_test.py tests/loop_test.py tests/checkpoint_test.py -k 'not conv' $(ARGS)
+	$(PYTEST) tests/parity_test.py tests/dreamer_test.py tests/loop_test.py tests/checkpoint_test.py $(ARGS)
 
 # The compilers for GPUs and TPUs stay apart from the tests, which are for what this machine has.
 AOT := .venv-aot

@@ -6,7 +6,8 @@ per tensor as ‖Δ - Δ*‖ / ‖Δ*‖ with Δ = after - before, since compari
 any update at all.
 
 Both forms of the strided convolutions are held to all of it (`conv` is the authors' arithmetic,
-`matmul` what runs on a CPU), with one difference: Adam's first steps turn every gradient into a
+`matmul` what runs on a CPU; by default `conv` with the first recording of each method alone, with
+`-m ''` with all), with one difference: Adam's first steps turn every gradient into a
 full step of its sign, rounding noise included. `matmul` rounds in another order, so its updates
 leave out elements whose recorded gradient is below 1e-6 of their tensor's largest but not zero
 (float32 resolves 1e-7); at most one element in a thousand may be left out.
@@ -68,6 +69,24 @@ def form(request):
   monkeypatch.undo()
 
 
+FIRST = {path.stem.split('_')[0]: path for path in reversed(PATHS)}.values()
+in_both_forms = pytest.mark.parametrize(
+  ('fixture', 'form'),
+  [
+    pytest.param(
+      path,
+      form,
+      id=f'{path.stem}-{form}',
+      marks=pytest.mark.slow if form == 'conv' and path not in FIRST else (),
+    )
+    for path in PATHS
+    for form in FORMS
+  ],
+  indirect=True,
+  scope='module',
+)
+
+
 @functools.lru_cache(maxsize=1)
 def _load(path):
   return parity.Fixture(path)
@@ -91,12 +110,14 @@ def report(group, errors, limit):
   assert not bad, bad
 
 
+@in_both_forms
 def test_forward(fixture, form):
   ours, recorded = _first(fixture, form).forward, fixture.authors.compared(fixture.group('forward'))
   assert set(ours) == set(recorded), set(ours) ^ set(recorded)
   report('forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
 
 
+@in_both_forms
 def test_gradients(fixture, form):
   ours, theirs = _named(_first(fixture, form).whole), _named(fixture.tree('grad')['world_model'])
   assert set(ours) == set(theirs), set(ours) ^ set(theirs)
@@ -195,6 +216,7 @@ def update_errors(fixture, params, after, masked):
   return errors
 
 
+@in_both_forms
 def test_updates(fixture, form):
   history = _train(fixture, form)
   for after in fixture.steps:
@@ -206,6 +228,7 @@ def test_updates(fixture, form):
     report(f'updates after {after}', errors, 5e-3)
 
 
+@in_both_forms
 def test_metrics_and_normaliser(fixture, form):
   errors = {}
   for number, update in enumerate(_train(fixture, form), 1):
@@ -231,6 +254,7 @@ def test_no_update_fails(fixture):
   assert min(errors.values()) > 0.5
 
 
+@in_both_forms
 def test_half_an_update_fails(fixture, form):
   """Nor do updates with half the learning rate."""
   state = fixture.state()
