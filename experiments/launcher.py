@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import ModuleType
 
 from absl import app, flags, logging
@@ -274,10 +274,15 @@ def deviations(suite: ModuleType, config: Config) -> str:
   return told + (f'\nnote: {note}' if note else '')
 
 
-def idle(config: Config, texts: Sequence[str], spec: Spec | None = None) -> list[str]:
+def idle(
+  config: Config,
+  texts: Sequence[str],
+  spec: Spec | None = None,
+  capabilities: Collection[str] | None = None,
+) -> list[str]:
   """Return a line for each setting among `texts` that changes nothing, by the run's rule or other
-  settings, or by its environment where `spec` is known; and one where `fixed` gives the dynamics
-  another weight than `none`, and `texts` do not say so."""
+  settings, or by its environment and the method's capabilities where they are known; and one where
+  `fixed` gives the dynamics another weight than `none`, and `texts` do not say so."""
   from harmony_jax import weighting
 
   flat: dict = {'weighting.tasks': ('dynamics',), **config.flat()}
@@ -291,6 +296,7 @@ def idle(config: Config, texts: Sequence[str], spec: Spec | None = None) -> list
   parts = (config.run, ''), (config.agent, ''), (options, 'env.')
   known = {each.name: each for part in parts for each in settings.describe(*part)}
   values = {**flat, **(_kinds(spec) if spec else {})}
+  values |= {} if capabilities is None else {'report': 'report' in capabilities}
   for name in [name for name in named if name in known and name not in of_rule]:
     if lacks := settings.lacking(known[name], values):
       found.append(f'config.{name} changes nothing here: it is for {lacks} alone')
@@ -365,7 +371,7 @@ def _run(suite, options, texts, group, interruption):
     else:
       trainer = Trainer(*runs[0], shown, interruption)
       if group.leads:
-        note(idle(config, texts, trainer.env.spec))
+        note(idle(config, texts, trainer.env.spec, trainer.method.capabilities))
       trainer.run()
   return 0
 

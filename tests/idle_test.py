@@ -11,6 +11,7 @@ from experiments import launcher
 from harmony_jax import envs, method, settings
 from harmony_jax.envs import catch
 from tests import small
+from tests.runs import dreamer_of
 from tests.tdmpc_test import SMALLER
 
 TOLD = {  # (method, other settings, setting, why it is idle; '' where it is not)
@@ -32,6 +33,7 @@ TOLD = {  # (method, other settings, setting, why it is idle; '' where it is not
     'weighting.w_r=100',
     'weighting.tasks=reward',
   ),
+  'videos': ('dreamerv3', {}, 'video_every=100', 'pictures report method!=tdmpc'),
   'environment': ('dreamerv3', {'env.distractors': 0}, 'env.drift=2', 'env.distractors'),
 }
 
@@ -45,6 +47,13 @@ def test_a_setting_that_others_make_idle_is_told(case):
   told = [line for line in launcher.idle(config, [text], spec) if text.partition('=')[0] in line]
   assert len(told) == bool(why)
   assert not why or f'changes nothing here: it is for {why}' in told[0]
+
+
+def test_a_method_that_shows_nothing_makes_no_videos():
+  config, texts = dreamer_of('tests.linear:METHOD'), ['video_every=100']
+  assert not launcher.idle(config, texts, small.spec(), {'report': None})
+  assert 'it is for pictures report' in launcher.idle(config, texts, small.spec(), {})[0]
+  assert 'it is for pictures report' in launcher.idle(small.run_config('tdmpc'), texts)[0]
 
 
 def test_plans_are_not_longer_than_sequences():
