@@ -234,11 +234,8 @@ def make_config(
       preset, reason = 'cpu', ' (auto: there is no accelerator)'
   task = canonical(suite, str(options[suite.TASK_FLAG].value))
   fields = {'seed': 'seed', 'replay': 'replay_on', 'devices': 'devices'}
-  given = {name: options[name] for name in fields if not options[name].using_default_value}
-  changes = {fields[name]: flag.value for name, flag in given.items()}
-  for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
-    if options[name].value is not None:
-      changes[field] = options[name].value
+  named = {name: options[name] for name in fields if not options[name].using_default_value}
+  changes = {fields[name]: flag.value for name, flag in named.items()} | given(suite, options)
   config = configs().make(suite, options.method, preset, task)
   config = config.override(text for text in texts if isinstance(text, FromFile))
   if options.weighting is not None:
@@ -249,6 +246,14 @@ def make_config(
   config = config.override(text for text in texts if not isinstance(text, FromFile))
   configs().check(config)
   return config, reason
+
+
+def given(suite: ModuleType, options: flags.FlagValues) -> dict[str, str]:
+  """Return {field: value} of the suite's own flags that were given."""
+  short = getattr(suite, 'ENV_FLAGS', {}).items()
+  return {
+    field: options[name].value for name, (field, _) in short if options[name].value is not None
+  }
 
 
 def default_logdir(config: Config, origin: str | None = None) -> str:
@@ -292,6 +297,10 @@ def idle(
   told = f'changes nothing with --weighting={rule}'
   named = list(dict.fromkeys(names))
   found = [f'config.{name} {told}' for name in named if name in of_rule]
+  if not flat['weighting.tasks'] and rule not in ('', 'none'):
+    found.append(
+      f'config.weighting.tasks is empty: --weighting={rule} weighs nothing, as none does'
+    )
   options = envs.options(config.run.suite)()
   parts = (config.run, ''), (config.agent, ''), (options, 'env.')
   known = {each.name: each for part in parts for each in settings.describe(*part)}
@@ -365,13 +374,14 @@ def _run(suite, options, texts, group, interruption):
       print(f"preset '{config.run.preset}'{reason}; expected duration{of}: {expected}")
       print(deviations(suite, config))
       print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
+    named = [*texts, *given(suite, options)]
     if options.num_seeds > 1:
-      note(idle(config, texts))
+      note(idle(config, named))
       seeds.train(runs, interruption, trackers=shown)
     else:
       trainer = Trainer(*runs[0], shown, interruption)
       if group.leads:
-        note(idle(config, texts, trainer.env.spec, trainer.method.capabilities))
+        note(idle(config, named, trainer.env.spec, trainer.method.capabilities))
       trainer.run()
   return 0
 

@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from absl import flags
 
+from configs import dmc
 from experiments import launcher
 from harmony_jax import envs, method, settings
 from harmony_jax.envs import catch
@@ -54,6 +56,16 @@ def test_a_method_that_shows_nothing_makes_no_videos():
   assert not launcher.idle(config, texts, small.spec(), {'report': None})
   assert 'it is for pictures report' in launcher.idle(config, texts, small.spec(), {})[0]
   assert 'it is for pictures report' in launcher.idle(small.run_config('tdmpc'), texts)[0]
+
+
+def test_flags_of_a_suite_are_settings_like_others():
+  """Without pictures there is nothing to render, whoever says it."""
+  options = flags.FlagValues()
+  launcher.define_flags(dmc, options)
+  options(['dmc', '--render=fast'])
+  config, _ = launcher.make_config(dmc, options, ['env.observe=state'], False)
+  (told,) = launcher.idle(config, [*launcher.given(dmc, options)])
+  assert told.startswith('config.env.render changes nothing here')
 
 
 def test_plans_are_not_longer_than_sequences():
