@@ -243,7 +243,12 @@ def make_config(
       raise UserError(f'--weighting={options.weighting}: {options.method} weighs no tasks')
     changes['weighting.rule'] = options.weighting
   config = config.replace(changes)
+  flagged = config.flat()
   config = config.override(text for text in texts if not isinstance(text, FromFile))
+  flat = config.flat()
+  if twice := [name for name in changes if flat[name] != flagged[name]]:
+    told = f'{flagged[twice[0]]!r} by a flag of its own and {flat[twice[0]]!r} by --config'
+    raise UserError(f'config.{twice[0]} is {told}: say it once')
   configs().check(config)
   return config, reason
 

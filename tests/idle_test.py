@@ -12,6 +12,7 @@ from configs import dmc
 from experiments import launcher
 from harmony_jax import envs, method, settings
 from harmony_jax.envs import catch
+from harmony_jax.errors import UserError
 from tests import small
 from tests.runs import dreamer_of
 from tests.tdmpc_test import SMALLER
@@ -66,6 +67,11 @@ def test_flags_of_a_suite_are_settings_like_others():
   config, _ = launcher.make_config(dmc, options, ['env.observe=state'], False)
   (told,) = launcher.idle(config, [*launcher.given(dmc, options)])
   assert told.startswith('config.env.render changes nothing here')
+  launcher.make_config(dmc, options, ['env.render=fast'], False)
+  with pytest.raises(
+    UserError, match="config.env.render is 'fast' by a flag of its own and 'stock'"
+  ):
+    launcher.make_config(dmc, options, ['env.render=stock'], False)
 
 
 def test_plans_are_not_longer_than_sequences():
