@@ -45,7 +45,7 @@ order; what comes later counts:
 2. the suite: its settings, what the method adapts to such tasks, and what the authors changed;
 3. the preset: the method's own smaller sizes, then what the suite changes for its runs;
 4. the files of `--config_file`, in their order;
-5. the flags of the command, and `--config.…` flags last.
+5. the flags of the command and `--config.…` flags, which may not contradict each other.
 
 The presets: `paper` is what the authors ran; `cpu` is a smaller model and run for 2 CPU cores;
 `debug` and `tiny` show whether everything works, in minutes and in half a minute. `auto` takes

@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import ModuleType
 
 from absl import app, flags, logging
@@ -234,11 +234,8 @@ def make_config(
       preset, reason = 'cpu', ' (auto: there is no accelerator)'
   task = canonical(suite, str(options[suite.TASK_FLAG].value))
   fields = {'seed': 'seed', 'replay': 'replay_on', 'devices': 'devices'}
-  given = {name: options[name] for name in fields if not options[name].using_default_value}
-  changes = {fields[name]: flag.value for name, flag in given.items()}
-  for name, (field, _) in getattr(suite, 'ENV_FLAGS', {}).items():
-    if options[name].value is not None:
-      changes[field] = options[name].value
+  named = {name: options[name] for name in fields if not options[name].using_default_value}
+  changes = {fields[name]: flag.value for name, flag in named.items()} | given(suite, options)
   config = configs().make(suite, options.method, preset, task)
   config = config.override(text for text in texts if isinstance(text, FromFile))
   if options.weighting is not None:
@@ -246,9 +243,22 @@ def make_config(
       raise UserError(f'--weighting={options.weighting}: {options.method} weighs no tasks')
     changes['weighting.rule'] = options.weighting
   config = config.replace(changes)
+  flagged = config.flat()
   config = config.override(text for text in texts if not isinstance(text, FromFile))
+  flat = config.flat()
+  if twice := [name for name in changes if flat[name] != flagged[name]]:
+    told = f'{flagged[twice[0]]!r} by a flag of its own and {flat[twice[0]]!r} by --config'
+    raise UserError(f'config.{twice[0]} is {told}: say it once')
   configs().check(config)
   return config, reason
+
+
+def given(suite: ModuleType, options: flags.FlagValues) -> dict[str, str]:
+  """Return {field: value} of the suite's own flags that were given."""
+  short = getattr(suite, 'ENV_FLAGS', {}).items()
+  return {
+    field: options[name].value for name, (field, _) in short if options[name].value is not None
+  }
 
 
 def default_logdir(config: Config, origin: str | None = None) -> str:
@@ -274,10 +284,15 @@ def deviations(suite: ModuleType, config: Config) -> str:
   return told + (f'\nnote: {note}' if note else '')
 
 
-def idle(config: Config, texts: Sequence[str], spec: Spec | None = None) -> list[str]:
+def idle(
+  config: Config,
+  texts: Sequence[str],
+  spec: Spec | None = None,
+  capabilities: Collection[str] | None = None,
+) -> list[str]:
   """Return a line for each setting among `texts` that changes nothing, by the run's rule or other
-  settings, or by its environment where `spec` is known; and one where `fixed` gives the dynamics
-  another weight than `none`, and `texts` do not say so."""
+  settings, or by its environment and the method's capabilities where they are known; and one where
+  `fixed` gives the dynamics another weight than `none`, and `texts` do not say so."""
   from harmony_jax import weighting
 
   flat: dict = {'weighting.tasks': ('dynamics',), **config.flat()}
@@ -287,10 +302,15 @@ def idle(config: Config, texts: Sequence[str], spec: Spec | None = None) -> list
   told = f'changes nothing with --weighting={rule}'
   named = list(dict.fromkeys(names))
   found = [f'config.{name} {told}' for name in named if name in of_rule]
+  if not flat['weighting.tasks'] and rule not in ('', 'none'):
+    found.append(
+      f'config.weighting.tasks is empty: --weighting={rule} weighs nothing, as none does'
+    )
   options = envs.options(config.run.suite)()
   parts = (config.run, ''), (config.agent, ''), (options, 'env.')
   known = {each.name: each for part in parts for each in settings.describe(*part)}
   values = {**flat, **(_kinds(spec) if spec else {})}
+  values |= {} if capabilities is None else {'report': 'report' in capabilities}
   for name in [name for name in named if name in known and name not in of_rule]:
     if lacks := settings.lacking(known[name], values):
       found.append(f'config.{name} changes nothing here: it is for {lacks} alone')
@@ -359,13 +379,14 @@ def _run(suite, options, texts, group, interruption):
       print(f"preset '{config.run.preset}'{reason}; expected duration{of}: {expected}")
       print(deviations(suite, config))
       print('\n'.join(f'run folder: {folder.path}' for _, folder in runs), flush=True)
+    named = [*texts, *given(suite, options)]
     if options.num_seeds > 1:
-      note(idle(config, texts))
+      note(idle(config, named))
       seeds.train(runs, interruption, trackers=shown)
     else:
       trainer = Trainer(*runs[0], shown, interruption)
       if group.leads:
-        note(idle(config, texts, trainer.env.spec))
+        note(idle(config, named, trainer.env.spec, trainer.method.capabilities))
       trainer.run()
   return 0
 

@@ -43,6 +43,9 @@ flags.DEFINE_bool('estimate', False, 'End when time and memory are told.')
 launcher.path('output', None, "The study's folder.")
 
 
+_OF_THE_LOOP = 'devices replay_on env_processes checkpoint_every video_every keep_replay'.split()
+
+
 def main(words: list[str], texts: list[str]) -> int:
   """Train what is not finished of a study."""
   from harmony_jax import parallel
@@ -110,6 +113,10 @@ def _configs(options, texts) -> tuple[Config, dict[str, Config]]:
   pairs += [launcher.parse_variant(text) for text in options.variant]
   if 'results' in dict(pairs):
     raise UserError("a variant cannot be called 'results', where the results go")
+  given = [*texts, *(word for _, words in pairs for word in words)]
+  named = {text.partition('=')[0].removeprefix('config.') for text in given}
+  told = 'changes nothing in a study, which is one program of the device'
+  launcher.note(f'config.{name} {told}' for name in _OF_THE_LOOP if name in named)
   return common, variants.make(common, pairs or [('plain', [])], _changed, texts)
 
 

@@ -75,7 +75,9 @@ class RunSettings:
   )
   log_every: int = setting(250, 'steps between two lines of metrics', least=1)
   checkpoint_every: int = setting(5_000, 'steps between two checkpoints', least=1)
-  video_every: int = setting(10_000, 'steps between two open-loop videos; 0: none')
+  video_every: int = setting(
+    10_000, 'steps between two open-loop videos; 0: none', only='pictures report method!=tdmpc'
+  )
   keep_replay: bool = setting(False, 'keep the replay on disk after the end, too')
 
 

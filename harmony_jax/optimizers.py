@@ -26,7 +26,7 @@ class OptimizerSettings:
   )
   lr: float = setting(1e-4, 'learning rate')
   eps: float = setting(1e-8, "Adam's epsilon")
-  clip: float = setting(1000.0, 'largest global norm of the gradient')
+  clip: float = setting(1000.0, 'largest global norm of the gradient', above=0)  # 0 learns nothing
   weight_decay: float = setting(0.0, 'share of the parameters: added to the gradient, or taken')
 
 

@@ -58,7 +58,9 @@ def setting(
   Numbers are `least` or more (0 where nothing is given), `most` or less, larger than `above`.
   `choices` may be a registry that grows. `only` says without which other settings it changes
   nothing: 'rssm.latent=gaussian', 'losses.free_x' (not 0, False or empty), 'env.observe!=state';
-  '.latent=a|b' is of the same group, a space means and, ' or ' between two means or.
+  '.latent=a|b' is of the same group, a space means and, ' or ' between two means or. Beside
+  settings there are 'pictures', 'vectors', 'discrete_actions', 'continuous_actions', of the
+  environment, and 'report', of what a method can show.
   """
   limits = {'least': least, 'most': most, 'above': above, 'choices': choices, 'only': only}
   return dataclasses.field(default=default, metadata={'meaning': meaning, **limits})

@@ -102,6 +102,7 @@ def test_overrides():
 def test_settings_that_do_not_fit_are_one_line():
   for text, told in (
     ('env_processes=maybe', "config.env_processes is 'maybe': it must be one of True, False, auto"),
+    ('model_opt.clip=0', 'config.model_opt.clip is 0.0: it must be above 0'),
     ('env.size=7', 'config.env.size is 7: it must be one of 2, 4'),
     ('replay_capacity=30', 'config.replay_capacity is 30: it must be at least'),
   ):

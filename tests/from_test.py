@@ -134,13 +134,14 @@ def test_what_does_not_fit_is_one_line(case, source, tmp_path):
 
 
 def test_rules_with_the_same_harmonizers_fit(source, tmp_path):
-  config = dreamer_of(weighting__rule='harmony_unrectified')
+  config = dreamer_of(weighting__rule='harmony_unrectified', weighting__start=4.0)
   with contextlib.ExitStack() as stack:
     there = opened(stack, tmp_path / 'new', config, source[0])
     trainer = loop.Trainer(config, there, compiler=compile_once)
     stack.callback(trainer._close)
     new, old = (each.updates.state.params for each in (trainer, source[1]))
     chex.assert_trees_all_equal(new, old)
+  assert 'its σ are kept: config.weighting.start=4 changes nothing' in trainer.starts
 
 
 def test_other_spaces_do_not_fit(source, tmp_path):

@@ -6,11 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from absl import flags
 
+from configs import dmc
 from experiments import launcher
 from harmony_jax import envs, method, settings
 from harmony_jax.envs import catch
+from harmony_jax.errors import UserError
 from tests import small
+from tests.runs import dreamer_of
 from tests.tdmpc_test import SMALLER
 
 TOLD = {  # (method, other settings, setting, why it is idle; '' where it is not)
@@ -32,6 +36,7 @@ TOLD = {  # (method, other settings, setting, why it is idle; '' where it is not
     'weighting.w_r=100',
     'weighting.tasks=reward',
   ),
+  'videos': ('dreamerv3', {}, 'video_every=100', 'pictures report method!=tdmpc'),
   'environment': ('dreamerv3', {'env.distractors': 0}, 'env.drift=2', 'env.distractors'),
 }
 
@@ -45,6 +50,28 @@ def test_a_setting_that_others_make_idle_is_told(case):
   told = [line for line in launcher.idle(config, [text], spec) if text.partition('=')[0] in line]
   assert len(told) == bool(why)
   assert not why or f'changes nothing here: it is for {why}' in told[0]
+
+
+def test_a_method_that_shows_nothing_makes_no_videos():
+  config, texts = dreamer_of('tests.linear:METHOD'), ['video_every=100']
+  assert not launcher.idle(config, texts, small.spec(), {'report': None})
+  assert 'it is for pictures report' in launcher.idle(config, texts, small.spec(), {})[0]
+  assert 'it is for pictures report' in launcher.idle(small.run_config('tdmpc'), texts)[0]
+
+
+def test_flags_of_a_suite_are_settings_like_others():
+  """Without pictures there is nothing to render, whoever says it."""
+  options = flags.FlagValues()
+  launcher.define_flags(dmc, options)
+  options(['dmc', '--render=fast'])
+  config, _ = launcher.make_config(dmc, options, ['env.observe=state'], False)
+  (told,) = launcher.idle(config, [*launcher.given(dmc, options)])
+  assert told.startswith('config.env.render changes nothing here')
+  launcher.make_config(dmc, options, ['env.render=fast'], False)
+  with pytest.raises(
+    UserError, match="config.env.render is 'fast' by a flag of its own and 'stock'"
+  ):
+    launcher.make_config(dmc, options, ['env.render=stock'], False)
 
 
 def test_plans_are_not_longer_than_sequences():

@@ -69,6 +69,8 @@ def test_tasks_and_tdmpc_s_coefficients_are_of_some_rules_alone():
   assert [each.split()[0] for each in told['none']] == ['config.weighting.tasks']
   assert [each.split()[0] for each in told['harmony']] == ['config.weighting.consistency']
   assert not any('nothing' in each for each in told['fixed'])
+  empty = small.run_config(weighting__tasks=())
+  assert 'weighs nothing, as none does' in launcher.idle(empty, ['weighting.tasks='])[0]
 
 
 def test_fixed_says_where_the_dynamics_has_another_weight_than_by_none():

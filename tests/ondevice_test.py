@@ -299,6 +299,7 @@ STUDY = (
   *('--variant=slow: lr=1e-4', '--variant=fast: lr=1e-2'),
   *('--config.steps=160', '--config.eval_every=80', '--config.batch_length=8'),
   *('--config.eval_episodes=4', '--config.final_eval_episodes=6', '--config.log_every=40'),
+  '--config.checkpoint_every=40',
 )
 
 
@@ -321,6 +322,7 @@ def test_a_study(tmp_path):
   assert whole.returncode == 0, whole.stderr
   assert '4 agents on 1 × cpu, 1 at once, by 1 program; memory: ' in whole.stdout
   assert 'expected: ' in whole.stdout
+  assert 'note: config.checkpoint_every changes nothing in a study' in whole.stderr
   cut = f'--output={tmp_path}/cut'
   first = commands.run('study', *STUDY[:3], '--seeds=1', *STUDY[4:], cut)
   assert first.returncode == 0 and len(records_of(tmp_path / 'cut')) == 2

@@ -21,6 +21,7 @@ from harmony_jax.envs import catch
 from harmony_jax.errors import UserError
 from harmony_jax.training import loop, run_folder, seeds
 from harmony_jax.training.interruption import Interrupted, Interruption
+from harmony_jax.training.run_state import RunState
 from tests import small
 from tests.runs import From, dreamer_of, lines
 from tests.small import close, shaken
@@ -96,7 +97,9 @@ def programs():
 def one_by_one(programs, tmp_path_factory):
   """The folder of seeds that were trained as on a CPU, and their scores; the threads compile."""
   folder = tmp_path_factory.mktemp('seeds')
+  began = time.monotonic()
   scores = train(folder)
+  programs.seconds = time.monotonic() - began
   # one program for all threads, and it is not the joint one
   assert len(programs.traced) == 1 and not programs.met
   return folder, scores
@@ -283,6 +286,16 @@ def test_seeds_write_what_their_single_runs_write(one_by_one, programs, tmp_path
     assert ours == theirs
     assert json.loads((folder / f'seed{seed}' / '.complete').read_text())['score'] == score
   assert lines(folder / 'seed3', 'metrics.jsonl') != lines(folder / 'seed4', 'metrics.jsonl')
+
+
+def test_the_hours_of_all_seeds_are_those_of_their_program(one_by_one, programs):
+  folder, _ = one_by_one
+  texts = [(folder / f'seed{seed}' / 'scores.jsonl').read_text() for seed in SEEDS]
+  last = [json.loads(text.splitlines()[-1]) for text in texts]
+  assert all(line['time/hours'] > 0 < line['time/eval_seconds'] for line in last)
+  assert sum(line['time/hours'] for line in last) <= programs.seconds / 3600
+  state = RunState(np.zeros(1), hours_before=1.0, sharing=4, began=time.monotonic() - 4 * 3600)
+  assert state.hours == pytest.approx(2.0, abs=1e-3)  # an hour of before, and a quarter of four
 
 
 def test_updates_together_end_as_alone(one_by_one, programs, tmp_path, monkeypatch):

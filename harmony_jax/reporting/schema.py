@@ -39,7 +39,8 @@ class Record:
     evaluations: {'step': [...], …} of `COUNTS` and `NUMBERS`, and 'measures': {name: [...]}.
     final_scores: of all episodes of the last evaluation.
     metrics: {'step': [...], 'loss/reward': [value or None, ...]}.
-    hours, steps_per_second: of the whole run so far, evaluations included.
+    hours, steps_per_second: of the whole run so far, evaluations included; of several runs in one
+      program by its share of the hours, so that those of all add up.
     method: see `label`. weighting: its rule, '–' without one.
     judged_by: what the suite's scores are, 'return' or a measure such as 'success'.
     scores: these at each evaluation; None where that was not measured. final: the last of them.

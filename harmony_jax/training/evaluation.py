@@ -216,7 +216,7 @@ def lines(
   Args:
     counts: step, frame and update. results, extra: of `summary` and `measures`.
     recent: scores of training episodes since the evaluation before.
-    hours: of the run. seconds: of the evaluation.
+    hours: of the run. seconds: of the evaluation. Of several runs in one program: its share.
   """
   score = {
     **counts,
@@ -378,7 +378,7 @@ class Evaluation:
     state = trainer.state
     results, extra = (each(played, trainer.config.run.suite) for each in (summary, measures))
     step, frame, mean, std = counts['step'], counts['frame'], results['mean'], results['std']
-    score, metrics = lines(counts, results, extra, recent, state.hours, seconds)
+    score, metrics = lines(counts, results, extra, recent, state.hours, seconds / state.sharing)
     train_mean = score['train_mean']
     trainer.writer.write_score(score)
     trainer.writer.write(*counts.values(), metrics)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from harmony_jax import config as config_
-from harmony_jax import method, settings
+from harmony_jax import method, settings, weighting
 from harmony_jax.config import Config
 from harmony_jax.envs.base import Spec
 from harmony_jax.errors import UserError
@@ -96,9 +96,20 @@ def begin(trainer: 'Trainer') -> str:
     restored, _ = checkpoints.restore({'train': like}, step, part=True)
   trainer.updates.start_from(restored['train'])
   score = meta.get('last_score')
-  kept = '; its σ are kept, and not calibrated' if trainer.method.calibration else ''
+  kept = _kept(trainer)
   told = 'no score' if score is None else f'score {score:.2f}'
   return f'starts from {path} ({said["task"]}, step {step:,}, {told}{kept})'
+
+
+def _kept(trainer: 'Trainer') -> str:
+  """What is said of settings by which σ would start."""
+  if trainer.method.calibration:
+    return '; its σ are kept, and not calibrated'
+  flat = trainer.config.flat()
+  start, rule = flat.get('weighting.start', 1.0), flat.get('weighting.rule', 'none')
+  if start == 1 or 'start' in weighting.idle(rule):
+    return ''
+  return f'; its σ are kept: config.weighting.start={start:g} changes nothing'
 
 
 def _learned(of: method.Method) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class RunState:
     last_score: of the last evaluation, which was at step `evaluated`.
     hours_before: of the starts before this one.
     saved: step of the last checkpoint.
+    sharing: runs of one program, itself among them.
   """
 
   returns: np.ndarray
@@ -34,12 +35,14 @@ class RunState:
   evaluated: int | None = None
   hours_before: float = 0.0
   saved: int | None = None
+  sharing: int = 1
   began: float = dataclasses.field(default_factory=time.monotonic)
 
   @property
   def hours(self) -> float:
-    """Hours of training, those of earlier starts included."""
-    return self.hours_before + (time.monotonic() - self.began) / 3600
+    """Hours of training, those of earlier starts included; of several runs in one program each has
+    its share, so that those of all add up."""
+    return self.hours_before + (time.monotonic() - self.began) / 3600 / self.sharing
 
   def to_json(self, group: ProcessGroup, episodes: dict, draws: list[Draw]) -> dict[str, Any]:
     """Return what a checkpoint says of all processes' environments; all of them call it together.
@@ -66,14 +69,14 @@ class RunState:
 
   @classmethod
   def from_json(
-    cls, meta: dict[str, Any], group: ProcessGroup, envs: slice
+    cls, meta: dict[str, Any], group: ProcessGroup, envs: slice, sharing: int = 1
   ) -> tuple['RunState', dict, list[Draw]]:
     """Return this process's part of what `to_json` gave: (state, running episodes, draws).
 
     Of another number of processes the batches that waited are lost: they are of other environments.
 
     Args:
-      envs: this process's among all.
+      envs: this process's among all. sharing: as the attribute.
     """
     # before processes were counted there was one
     recent = meta['recent'] if 'processes' in meta else [meta['recent']]
@@ -88,6 +91,7 @@ class RunState:
       recent=mine,
       hours_before=meta['hours'],
       saved=meta['step'],
+      sharing=sharing,
       **{name: meta[name] for name in _SHARED},
     )
     episodes = {name: values[envs] for name, values in meta['episodes'].items()}

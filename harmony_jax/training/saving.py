@@ -85,7 +85,9 @@ def resume(trainer: 'Trainer') -> None:
     trainer.writer.truncate_after(-1)
     return
   saved, meta = _restore(trainer)
-  trainer.state, episodes, draws = RunState.from_json(meta, trainer.group, trainer.envs)
+  trainer.state, episodes, draws = RunState.from_json(
+    meta, trainer.group, trainer.envs, trainer.state.sharing
+  )
   trainer.updates.take_up(saved['train'], draws, meta.get('metrics', {}), trainer.state.update)
   trainer.player.carry = jax.device_put(
     jax.tree.map(lambda leaf: leaf[trainer.envs], saved['player']), jax.local_devices()[0]
@@ -121,13 +123,13 @@ def _restore(trainer: 'Trainer') -> tuple[dict, dict[str, Any]]:
 def complete(trainer: 'Trainer') -> float | None:
   """Mark a run as complete and say so; return its last score."""
   state, score = trainer.state, trainer.state.last_score
-  dropped = ''
+  dropped, share = '', f' (of {state.sharing} runs, its share)' if state.sharing > 1 else ''
   if trainer.group.leads:
     done = {'step': state.step, 'update': state.update, 'hours': state.hours, 'score': score}
     trainer.folder.mark_complete(done)
     dropped = trainer.folder.drop_replay(trainer.config)
   trainer.progress.line(
-    f'complete: {state.step:,} steps, {state.update:,} updates, {state.hours:.2f} h, '
+    f'complete: {state.step:,} steps, {state.update:,} updates, {state.hours:.2f} h{share}, '
     f'final score {score:.2f}; results in {trainer.folder.path}{dropped}'
   )
   return score
