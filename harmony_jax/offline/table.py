@@ -208,7 +208,8 @@ def _text(found: Cell) -> str:
     return text
   signed = lambda x: _number(x, '+')
   text += f'; {signed(found.difference)}'
-  return text if found.low is None else f'{text} [{signed(found.low)}, {signed(found.high)}]'
+  text += '' if found.low is None else f' [{signed(found.low)}, {signed(found.high)}]'
+  return text if found.pairs == found.n else f'{text} of {found.pairs} of them'
 
 
 def _number(value, sign=''):
