@@ -99,6 +99,18 @@ def test_any_metric_can_be_asked_for(tmp_path):
   assert only(write_run(tmp_path / 'b'), metrics=['actor/']).metrics['actor/entropy'] == [1.0] * 10
 
 
+def test_a_metric_that_is_written_now_and_then_is_not_lost_among_others(tmp_path):
+  run = write_run(tmp_path / 'seed0', lines=1_000)
+  at = range(40, 1_001, 40)
+  for step in at:
+    append(run / 'metrics.jsonl', {'step': step, 'return/eval': float(step)})
+  metrics = only(run, metrics=['return/']).metrics
+  kept = {k: v for k, v in zip(metrics['step'], metrics['return/eval']) if v is not None}
+  assert kept == {step: step for step in at}
+  losses = [value for value in metrics['loss/reward'] if value is not None]
+  assert (len(losses), losses[0], losses[-1]) == (records.MOST, 1.0, 0.001)
+
+
 def test_runs_that_are_going_on(tmp_path):
   started = write_run(tmp_path / 'seed0', 0, steps=(), complete=False, lines=0)
   going = write_run(tmp_path / 'seed1', 1, steps=(50,), complete=False)
@@ -280,9 +292,13 @@ def test_seeds_with_other_settings_are_named_whatever_these_are_called(tmp_path)
     write_run(tmp_path / 'tdmpc' / str(seed), seed, method='tdmpc', **std)
     own = {'gravity': 5.0} if seed else {'keys': []}  # the latter is what older runs did
     write_run(tmp_path / 'gym' / str(seed), seed, suite='gym', task='Own-v0', env=own)
+    # of an older run it is known what it did without such settings; of others, that is not known
+    new = {'update_at': 'episodes', 'keep_replay': False, 'unheard': 7} if seed else {}
+    write_run(tmp_path / 'older' / str(seed), seed, task='Boxing', preset='tiny', **new)
   _, problems = records.collect(tmp_path)
   assert [text.rpartition(': ')[2] for text in sorted(problems)] == [
     'env.gravity (5.0 for nothing)',
+    'update_at (episodes for nothing)',
     'planning.std.start (2.0 for 0.5)',
   ]
 
