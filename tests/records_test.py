@@ -88,7 +88,8 @@ def test_a_method_that_weighs_nothing(tmp_path):
 
 def test_any_metric_can_be_asked_for(tmp_path):
   run = write_run(tmp_path / 'seed0', lines=1_000)
-  append(run / 'metrics.jsonl', {'step': 1_001, 'loss/reward': None, 'actor/entropy': 'high'})
+  last = {'step': 1_001, 'loss/reward': None, 'harmony/reward/sigma': 1.0}
+  append(run / 'metrics.jsonl', {**last, 'actor/entropy': 'high'})
   record = only(run)
   assert 'actor/entropy' not in record.metrics and record.metrics['loss/reward'][-1] is None
   steps = record.metrics['step']

@@ -29,7 +29,7 @@ MOST = 200  # points of each metric
 METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every record has
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
-_FREE = {'seed', *FREE}  # settings that may differ between seeds
+_FREE = {'seed', 'label', *FREE}  # settings that change nothing
 _OF_A_RUN = {*(field.name for field in dataclasses.fields(RunSettings)), 'env', 'eval_env', 'from'}
 
 
