@@ -22,8 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from harmony_jax import method
-from harmony_jax.config import nearest
+from harmony_jax import method, settings
+from harmony_jax.config import nearest, nested_flat
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
 from harmony_jax.training import recording, run_folder
@@ -269,7 +269,7 @@ def draw_online(
   """Draw a figure of runs with the settings `texts`; return the paths."""
   from harmony_jax.reporting import analysis, curves, figures
 
-  found = collected(figure, texts)
+  found, other = collected(figure, texts)
   colors = figures.colors_of(figure.variants, curves.METHODS)
   panels, legend = [], [(label, color, 'solid') for label, color in colors.items()]
   for suite in dict.fromkeys(record.suite for record in found):
@@ -287,17 +287,16 @@ def draw_online(
   names += ['harmony/'] if 'weights' in figure.panels else []
   columns = 'label', 'task', 'seed', 'measure', 'step', 'value'
   there = [((record.method, record.suite, record.task), record.complete) for record in found]
-  return _written(name, figure, output, panels, legend, columns, analysis.rows(found, names), there)
+  rows = analysis.rows(found, names)
+  return _written(name, figure, output, panels, legend, columns, rows, there, other)
 
 
-def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
-  """Return the records of a figure's runs, their method being the variant's label.
-
-  `texts` may name the runs, by `label`.
-  """
+def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str]]:
+  """Return (the records of a figure's runs, their method being the variant's label; in which of
+  their settings they are not as the preset). `texts` may name the runs, by `label`."""
   from harmony_jax.reporting import records
 
-  options, found, unlike = flags.FLAGS, [], {}
+  options, found, unlike, other = flags.FLAGS, [], {}, []
   seeds = launcher.parse_seeds(options.seeds)
   results = options.results or ()
   given = [each for path in results for each in _printed(*records.collect(path))]
@@ -306,8 +305,8 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
       rule = words[0].removeprefix('--weighting=')
       for task in tasks:
         config = configs().make(configs().suite(command), options.method, options.preset, task)
-        config = config.replace({'weighting.rule': rule}).override(texts)
-        there = given
+        plain = config.replace({'weighting.rule': rule})
+        config, there = plain.override(texts), given
         if not results:
           folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
           folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
@@ -316,13 +315,16 @@ def collected(figure: Online, texts: Sequence[str]) -> list[Any]:
         apart = [(each, _apart(each, config, changes)) for each in there]
         unlike |= {_place(each): told for each, told in apart if told}
         own = {each.seed: each for each, told in reversed(apart) if told == []}
-        found += [dataclasses.replace(own[seed], method=label) for seed in seeds if seed in own]
+        own = [own[seed] for seed in seeds if seed in own]
+        found += [dataclasses.replace(each, method=label) for each in own]
+        preset: Any = records.without_paths(plain.override(changes).to_json())
+        other += [text for each in own for text in records.apart(preset, each.config).values()]
   for place in sorted(unlike.keys() - set(map(_place, found))):  # else it is another variant's
     print(f'note: {place[0]} is left out, a run with {", ".join(unlike[place])}', file=sys.stderr)
   if not found:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
     raise UserError(f'no run of this figure is {where}')
-  return found
+  return found, other
 
 
 def _place(record):
@@ -337,39 +339,41 @@ def _printed(found, problems):
 
 
 def _apart(record, config, changes):
-  """['weighting.rate 0.5 for 1.0']: how a record weighs otherwise than a configuration to which a
+  """['weighting.rate (0.5 for 1.0)']: how a record weighs otherwise than a configuration to which a
   variant makes these changes; None for a run of another kind or variant.
 
   A rule's name does not say how it weighs, and no more does a run's label.
   """
-  from harmony_jax import weighting
-  from harmony_jax.reporting import schema
+  from harmony_jax.reporting import records, schema
 
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  tree, own = config.override(changes).to_json(), record.config.get('weighting') or {}
-  if kind(record.config) != kind(tree):
+  wanted, own = config.override(changes).to_json(), record.config
+  if kind(own) != kind(wanted):
     return None
-  named = {text.partition('=')[0].removeprefix('weighting.') for text in changes}
+  flat, own_flat = nested_flat(wanted), nested_flat(own)
   # an older run may lack a setting, but none of those by which variants differ
-  names = (own.keys() | named) & tree['weighting'].keys() - weighting.idle(record.weighting)
-  wanted = {name: tree['weighting'][name] for name in sorted(names)}
-  apart = {name: value for name, value in wanted.items() if own.get(name) != value}
-  if named & apart.keys():
+  if any(own_flat.get(name) != flat[name] for name in (text.partition('=')[0] for text in changes)):
     return None
-  return [f'weighting.{name} {own[name]} for {value}' for name, value in apart.items()]
+  apart = records.apart(wanted, own)
+  return [text for name, text in apart.items() if name.startswith('weighting.')]
 
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:
   """Draw a figure of models learned on buffers; return the paths."""
   from harmony_jax.offline import figures, study
+  from harmony_jax.reporting import records
 
-  studies = {}
+  options, studies, other = flags.FLAGS, {}, []
   for suite, tasks in chosen(figure).items():
     for task in tasks:
       opened = study.Study(places(suite, task, figure)[1])
       opened.labels = [label for label in opened.labels if label in figure.labels]
-      opened.seeds = launcher.parse_seeds(flags.FLAGS.seeds)
+      opened.seeds = launcher.parse_seeds(options.seeds)
       studies[task] = opened
+      preset = configs().make(configs().suite(suite), options.method, options.preset, task)
+      made = {'updates': SIZES[options.preset][0], **settings.to_json(preset.agent)}
+      own = {'updates': opened.updates, **opened.plan.get('settings', {})}
+      other += records.apart(made, own).values()
   there = [
     ((run.label, task), True)
     for task, opened in studies.items()
@@ -377,11 +381,12 @@ def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathl
     if opened.finished(run)
   ]
   if figure.draw == 'strips':
-    return [*figures.strips(studies, output, name), describe(name, figure, output, there)]
+    paths = figures.strips(studies, output, name)
+    return [*paths, describe(name, figure, output, there, other)]
   panels, colors, rows = getattr(figures, figure.draw)(studies)
   legend = [(label, color, 'solid') for label, color in colors.items()]
   columns = 'label', 'task', 'buffer', 'seed', 'measure', 'update', 'value'
-  return _written(name, figure, output, panels, legend, columns, rows, there)
+  return _written(name, figure, output, panels, legend, columns, rows, there, other)
 
 
 def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
@@ -392,7 +397,7 @@ def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
   return [output / f'{name}.png']
 
 
-def _written(name, figure, output, panels, legend, columns, rows, there):
+def _written(name, figure, output, panels, legend, columns, rows, there, other):
   """Write a figure, its data and what it shows; return the paths."""
   import pandas
 
@@ -406,16 +411,21 @@ def _written(name, figure, output, panels, legend, columns, rows, there):
     table.to_csv(file, index=False, lineterminator='\n')
   title = f'Figure {name.partition("_")[2]}: {figure.title.lower()}'
   paths = figures.save(figures.Figure(name, title, '', panels, legend), output)
-  return [*paths, data, describe(name, figure, output, there)]
+  return [*paths, data, describe(name, figure, output, there, other)]
 
 
 def describe(
-  name: str, figure: Online | Offline, output: pathlib.Path, there: Sequence[tuple[tuple, bool]]
+  name: str,
+  figure: Online | Offline,
+  output: pathlib.Path,
+  there: Sequence[tuple[tuple, bool]],
+  other: Sequence[str],
 ) -> pathlib.Path:
   """Write what a figure shows, of which runs, at which scale; return the path.
 
   Args:
     there: (what it is a seed of, whether it is complete) of each run that is drawn.
+    other: in which settings runs are not as the preset, such as 'steps (100 for 8000)'.
   """
   options, scale = flags.FLAGS, SCALE.get(flags.FLAGS.preset, TRIAL)
   tasks = '; '.join(f'{suite}: {", ".join(tasks)}' for suite, tasks in chosen(figure).items())
@@ -429,6 +439,8 @@ def describe(
     f'{tasks}; {options.method}, preset `{options.preset}`, {seeds} seed{"s" * (seeds > 1)}.',
     scale,
   ]
+  if other:
+    lines.append(f'Not all is as in the preset: {", ".join(sorted(set(other)))}.')
   if complete.total() < kinds * seeds:
     lines.append(
       f'Of the {kinds * seeds} runs {complete.total()} are complete; what is drawn is of '

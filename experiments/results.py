@@ -2,8 +2,8 @@
 
 Takes run folders, folders with run folders at any depth (also of runs that are still going on) and
 results files. Writes one JSON per method with everything that reports are made from, scores.csv
-(method,task,seed,step,return) and a figure per task. Runs that the files hold already stay there,
-so that 26 games can be added one by one.
+(method,task,seed,step,return; or what else the suite is judged by) and a figure per task. Runs that
+the files hold already stay there, so that 26 games can be added one by one.
 """
 
 if not __package__:

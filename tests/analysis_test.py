@@ -65,6 +65,7 @@ def test_a_figure_of_runs(tmp_path):
   text = (tmp_path / 'drawn' / 'figure_15.md').read_text()
   assert 'dmc: quadruped_run; dreamerv2, preset `cpu`, 2 seeds.' in text and '2 of the five' in text
   assert 'Of the 6 runs 4 are complete' in text
+  assert ', steps (100 for ' in text and 'weighting.rule' not in text
   where = f'--results={tmp_path}/runs', f'--output={tmp_path}/again'
   done = commands.run('analysis', '--figure=15', '--seeds=2', *where)
   assert done.returncode == 0, done.stderr
@@ -89,7 +90,7 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
     done = commands.run('analysis', '--figure=18', *where, *words)
     assert done.returncode == 0, done.stderr
     assert {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_18.csv')} == labels
-    told = 'half is left out, a run with weighting.rate 0.5 for 1.0\n'
+    told = 'half is left out, a run with weighting.rate (0.5 for 1.0)\n'
     assert (told in done.stderr) == (not words), done.stderr
   where = where[:-1] + (f'--results={tmp_path}/w_d1',)
   done = commands.run('analysis', '--figure=17', *where)
@@ -166,6 +167,19 @@ def test_a_mean_over_updates_is_of_all_runs():
   np.testing.assert_equal(mean, [2, np.nan])
 
 
+def test_a_run_that_has_just_begun_does_not_end_a_metric_s_mean():
+  axis = Figure().add_subplot()
+  begun = {'step': [100], 'loss/reward': [50.0]}
+  runs = [reports.record(seed=seed) for seed in (0, 1)]
+  runs.append(reports.record(seed=2, complete=False, metrics=begun))
+  colors = {run.method: 'red' for run in runs}
+  (panel,) = reporting.metric(runs, 'loss/reward', colors)
+  panel.draw(axis)
+  *seeds, mean = axis.lines
+  assert len(seeds) == 3
+  np.testing.assert_allclose(mean.get_xydata(), [[100, 0.1], [200, 0.05], [300, 0.1 / 3]])
+
+
 @pytest.mark.parametrize(
   'low, high, labels',
   [
@@ -198,6 +212,7 @@ def root(tmp_path_factory):
     folder.mkdir()
     labels = {'w_r1': {}, 'w_r10': {}, 'w_r100': {}, 'w_r100_w_o0': {}}
     plan = {'variants': labels, 'seeds': [0, 1], 'updates': 4, 'context': context}
+    plan['settings'] = {'batch_size': 99}
     plan['buffers'] = [{'path': str(file), 'sha256': buffers.checksum(file)}]
     (folder / 'plan.json').write_text(json.dumps(plan))
     for at, label in enumerate(labels):
@@ -233,7 +248,8 @@ def test_a_figure_of_models_on_a_buffer(root, tmp_path, figure, measures, count)
     '2c': {'w_r1', 'w_r10', 'w_r100'},
     'e10': {'w_r100', 'w_r100_w_o0'},
   }[figure]
-  assert 'nothing can be concluded' in (tmp_path / f'figure_{figure}.md').read_text()
+  text = (tmp_path / f'figure_{figure}.md').read_text()
+  assert 'nothing can be concluded' in text and 'in the preset: batch_size (99 for ' in text
 
 
 def test_a_figure_of_pictures(root, tmp_path):

@@ -328,8 +328,10 @@ def test_differences_are_of_pairs():
   found = table.cell(values, reference)
   assert found[:5] == (3, 4.0, 1.0, 8.0, 2)
   assert (found.difference, found.low, found.high) == (0.5, 0.5, 0.5)
+  assert table._text(found) == '4.00 (1.00 to 8.00, n 3); +0.50 [+0.50, +0.50] of 2 of them'
   alone = table.cell({(0, 0): 1.0}, {(0, 0): 4.0})
   assert (alone.difference, alone.low) == (-3.0, None)
+  assert table._text(alone) == '1.00 (n 1); -3.00'
 
 
 def test_a_curve_s_end_and_its_mean():

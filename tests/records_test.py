@@ -49,7 +49,7 @@ def test_a_run_folder_becomes_a_record(tmp_path):
   }
   assert record.environment == {
     'command': 'python -m experiments.dmcr --seed=3 --dmcr_assets=…/pictures',
-    'commit': 'abc (dirty)',
+    'commit': 'abc (dirty); def',  # of both starts
     'python': '3.11.7 on Linux',
     'devices': 'NVIDIA H100 (gpu)',
     'date': '2026-01-02T03:04:05+00:00',
@@ -88,7 +88,8 @@ def test_a_method_that_weighs_nothing(tmp_path):
 
 def test_any_metric_can_be_asked_for(tmp_path):
   run = write_run(tmp_path / 'seed0', lines=1_000)
-  append(run / 'metrics.jsonl', {'step': 1_001, 'loss/reward': None, 'actor/entropy': 'high'})
+  last = {'step': 1_001, 'loss/reward': None, 'harmony/reward/sigma': 1.0}
+  append(run / 'metrics.jsonl', {**last, 'actor/entropy': 'high'})
   record = only(run)
   assert 'actor/entropy' not in record.metrics and record.metrics['loss/reward'][-1] is None
   steps = record.metrics['step']
@@ -97,6 +98,18 @@ def test_any_metric_can_be_asked_for(tmp_path):
   (problem,) = records.collect(run, metrics=['actor/'])[1]
   assert "'high' is not a number as actor/entropy" in problem
   assert only(write_run(tmp_path / 'b'), metrics=['actor/']).metrics['actor/entropy'] == [1.0] * 10
+
+
+def test_a_metric_that_is_written_now_and_then_is_not_lost_among_others(tmp_path):
+  run = write_run(tmp_path / 'seed0', lines=1_000)
+  at = range(40, 1_001, 40)
+  for step in at:
+    append(run / 'metrics.jsonl', {'step': step, 'return/eval': float(step)})
+  metrics = only(run, metrics=['return/']).metrics
+  kept = {k: v for k, v in zip(metrics['step'], metrics['return/eval']) if v is not None}
+  assert kept == {step: step for step in at}
+  losses = [value for value in metrics['loss/reward'] if value is not None]
+  assert (len(losses), losses[0], losses[-1]) == (records.MOST, 1.0, 0.001)
 
 
 def test_runs_that_are_going_on(tmp_path):
@@ -280,9 +293,13 @@ def test_seeds_with_other_settings_are_named_whatever_these_are_called(tmp_path)
     write_run(tmp_path / 'tdmpc' / str(seed), seed, method='tdmpc', **std)
     own = {'gravity': 5.0} if seed else {'keys': []}  # the latter is what older runs did
     write_run(tmp_path / 'gym' / str(seed), seed, suite='gym', task='Own-v0', env=own)
+    # of an older run it is known what it did without such settings; of others, that is not known
+    new = {'update_at': 'episodes', 'keep_replay': False, 'unheard': 7} if seed else {}
+    write_run(tmp_path / 'older' / str(seed), seed, task='Boxing', preset='tiny', **new)
   _, problems = records.collect(tmp_path)
   assert [text.rpartition(': ')[2] for text in sorted(problems)] == [
     'env.gravity (5.0 for nothing)',
+    'update_at (episodes for nothing)',
     'planning.std.start (2.0 for 0.5)',
   ]
 

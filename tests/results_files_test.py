@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harmony_jax.errors import UserError
 from harmony_jax.reporting import records, results_files
 from harmony_jax.reporting.schema import COUNTS, NUMBERS, Record
+from tests import reports
 from tests.commands import ROOT, run
 from tests.damage import assert_one_line, cases
 from tests.reports import change, write_run
@@ -236,6 +237,17 @@ def test_the_committed_results_are_read_and_their_tables_agree():
       for each in found
       for step, score in zip(each.evaluations['step'], each.scores)
     }
+
+
+def test_a_table_of_scores_says_what_they_are(tmp_path):
+  """A success rate is no return; of both in one folder there is but 'score'."""
+  for at, (kinds, told) in enumerate((('success', 'success'), ('success return', 'score'))):
+    found = [
+      reports.record(suite='own', seed=i, score=kind) for i, kind in enumerate(kinds.split())
+    ]
+    (*_, path), _ = results_files.write(found, tmp_path / str(at))
+    assert path.read_text().startswith(f'method,task,seed,step,{told}\n')
+  assert not results_files.write(found, tmp_path / '0')[1]  # as it was, a table of scores
 
 
 def test_the_command(tmp_path):

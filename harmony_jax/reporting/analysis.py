@@ -14,7 +14,7 @@ Values = Mapping[str, Mapping[str, Sequence[float]]]  # {group: {label: [a value
 
 def metric(records: Sequence[Record], name: str, colors: Mapping[str, str]) -> list[Panel]:
   """Return a panel per task: a metric of training over agent steps; thin lines are the seeds, thick
-  ones their mean at the steps that all of them have."""
+  ones their mean at the steps that all of them have, over the complete runs where there are any."""
   panels = []
   for task in dict.fromkeys(record.task for record in records):
     if found := _series(records, task, name):
@@ -87,21 +87,23 @@ def over_updates(
 
 
 def _series(records, task, name):
-  """{method: [points by step of each seed]} of a task, where any has the metric."""
+  """{method: [(points by step, whether it is complete) of each seed]} of a task, where any has the
+  metric."""
   found = {}
   for record in records:
     if record.task == task and name in record.metrics:
       points = pandas.Series(record.metrics[name], record.metrics['step'], dtype=float).dropna()
-      found.setdefault(record.method, []).append(points)
+      found.setdefault(record.method, []).append((points, record.complete))
   return found
 
 
 def _metric_drawing(found, colors):
   def draw(axis):
     for method, runs in found.items():
-      for points in runs:
+      for points, _ in runs:
         axis.plot(points.index, points, color=colors[method], linewidth=0.6, alpha=0.4)
-      mean = pandas.concat(runs, axis=1).dropna().mean(axis=1)
+      averaged = [points for points, complete in runs if complete] or [points for points, _ in runs]
+      mean = pandas.concat(averaged, axis=1).dropna().mean(axis=1)
       axis.plot(mean.index, mean, color=colors[method], linewidth=1.8)
     if axis.dataLim.ymin > 0:
       log_scale(axis)

@@ -13,12 +13,12 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from harmony_jax import weighting
-from harmony_jax.config import RunSettings, as_before, difference
+from harmony_jax.config import LATER, RunSettings, as_before, difference
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol, results_files
@@ -29,7 +29,7 @@ MOST = 200  # points of each metric
 METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every record has
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
-_FREE = {'seed', *FREE}  # settings that may differ between seeds
+_FREE = {'seed', 'label', *FREE}  # settings that change nothing
 _OF_A_RUN = {*(field.name for field in dataclasses.fields(RunSettings)), 'env', 'eval_env', 'from'}
 
 
@@ -179,25 +179,31 @@ def _evaluations(lines):
 
 
 def _metrics(lines, asked):
-  """The metrics at `MOST` steps, evenly spaced, the first and last among them; 6 digits each, None
-  where a value was not finite."""
-  steps = {}
+  """Each metric at `MOST` of the steps that it was written at, evenly spaced, the first and last
+  among them; 6 digits each, None where a value was not finite, or at steps of other metrics."""
+  written = {}
   for line in lines:
-    names = [name for name in line if METRICS.fullmatch(name) or name.startswith(asked)]
-    if own := {name: line[name] for name in names if name != 'step'}:
-      steps.setdefault(line['step'], {}).update(own)
-  kept = sorted(steps)
-  if len(kept) > MOST:
-    kept = [kept[index] for index in np.linspace(0, len(kept) - 1, MOST).round().astype(int)]
+    for name in line:
+      if name != 'step' and (METRICS.fullmatch(name) or name.startswith(asked)):
+        written.setdefault(name, {})[line['step']] = line[name]
+  kept = {name: {step: each[step] for step in _spread(each)} for name, each in written.items()}
+  steps = sorted(set().union(*kept.values()))
   short = lambda value: float(f'{value:.6g}') if isinstance(value, float) else value
-  names = sorted({name for step in kept for name in steps[step]})
-  metrics = {name: [short(steps[step].get(name)) for step in kept] for name in names}
-  return {'step': kept} | {name: each for name, each in metrics.items() if set(each) != {None}}
+  metrics = {name: [short(kept[name].get(step)) for step in steps] for name in sorted(kept)}
+  return {'step': steps} | {name: each for name, each in metrics.items() if set(each) != {None}}
+
+
+def _spread(steps):
+  """At most `MOST` of some steps."""
+  steps = sorted(steps)
+  indices = np.linspace(0, len(steps) - 1, min(MOST, len(steps))).round().astype(int)
+  return [steps[index] for index in indices]
 
 
 def _environment(text):
-  """What a run's environment.txt says of its first start, as far as it belongs beside a score."""
-  first, versions = {}, {}
+  """What a run's environment.txt says of its first start, as far as it belongs beside a score; of
+  commits those of all starts."""
+  first, versions, commits = {}, {}, []
   for line in text.splitlines():
     key, colon, fact = line.partition(':')
     name, equals, version = line.partition('==')
@@ -205,8 +211,12 @@ def _environment(text):
       first.setdefault('date', line[2:].strip())
     elif equals and name in _VERSIONS:
       versions.setdefault(name, version.strip())
+    elif colon and key == 'commit':
+      commits.append(fact.strip())
     elif colon and key in FACTS:
       first.setdefault(key, fact.strip())
+  if commits:
+    first['commit'] = '; '.join(dict.fromkeys(commits))
   if 'command' in first:  # without the paths of its machine
     pairs = [word.split('=', 1) for word in first['command'].split()]
     words = ['='.join(map(without_paths, pair)) for pair in pairs]
@@ -288,19 +298,33 @@ def _unlike(found):
     elsewhere = other is record  # where tasks have other steps, evaluations and environments
     if elsewhere:
       other, kind = of_method, 'the same method on another task'
-    idle = _FREE | {f'weighting.{name}' for name in weighting.idle(record.weighting)}
-    differing = []
-    for key, (old, new) in difference(other.config, record.config).items():
-      alone = old is None or new is None  # an option of the simulator's own counts all the same
-      options = key.startswith(('env.', 'eval_env.'))
-      known = alone and (not options or as_before(key, new if old is None else old))
-      if not (known or key in idle or (elsewhere and key.partition('.')[0] in _OF_A_RUN)):
-        told = ['nothing' if each is None else each for each in (new, old)]
-        differing.append('{} ({} for {})'.format(key, *told))
+    differing = apart(other.config, record.config)
+    if elsewhere:
+      differing = {k: v for k, v in differing.items() if k.partition('.')[0] not in _OF_A_RUN}
     if differing:
       unlike = f'its settings are not those of {other.source}, {kind}'
-      problems.append(f'{record.source}: {unlike}: {protocol.some(differing, 3)}')
+      problems.append(f'{record.source}: {unlike}: {protocol.some([*differing.values()], 3)}')
   return problems
+
+
+def apart(a: Mapping, b: Mapping) -> dict[str, str]:
+  """Return {setting: 'setting (its value in b for that in a)'} of what makes two configurations of
+  runs others, whatever their seeds. What one of them lacks does only where it is known what was
+  done before, or is an option of the simulator."""
+  idle = _FREE | {f'weighting.{name}' for name in weighting.idle(_rule(b))}
+  found = {}
+  for key, (old, new) in difference(a, b).items():
+    alone = old is None or new is None
+    known = key in LATER or key.startswith(('env.', 'eval_env.'))
+    same = alone and (not known or as_before(key, new if old is None else old))
+    if not same and key not in idle:
+      told = ['nothing' if each is None else each for each in (new, old)]
+      found[key] = '{} ({} for {})'.format(key, *told)
+  return found
+
+
+def _rule(config):
+  return (config.get('weighting') or {}).get('rule', '–')
 
 
 def _cut(found):

@@ -24,7 +24,7 @@ from harmony_jax.reporting.schema import DAMAGES, FACTS, Record
 from harmony_jax.training.run_folder import atomic_write
 
 FORMAT = 'harmony-jax results, version 1'
-HEADER = ['method', 'task', 'seed', 'step', 'return']
+HEADER = ['method', 'task', 'seed', 'step']  # and the score: return, success, …
 _FIELDS = 'complete hours steps_per_second frames_per_step evaluations final_scores metrics'.split()
 _OWN = {('task',), ('seed',)}  # keys of a configuration that no two runs share
 _GUARDED = tuple("=+-@\t\r'")
@@ -127,7 +127,8 @@ def write(
       for record in everything
       for step, score in zip(record.evaluations['step'], record.scores)
     ]
-    texts[parent / 'scores.csv'] = to_csv(rows)
+    kinds = {record.judged_by for record in everything}
+    texts[parent / 'scores.csv'] = to_csv(rows, kinds.pop() if len(kinds) == 1 else 'score')
   try:
     for path, text in texts.items():
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,13 +139,14 @@ def write(
   return list(texts), problems
 
 
-def to_csv(rows: Iterable[Sequence]) -> str:
-  """Return the table of scores, rows as `HEADER` says.
+def to_csv(rows: Iterable[Sequence], score: str = 'return') -> str:
+  """Return the table of scores, rows as `HEADER` says and then the score, which is called `score`.
 
   A name that a spreadsheet would compute gets a ' in front, by which it is a text there.
   """
   guard = lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in _GUARDED else cell
-  table = pandas.DataFrame([[*map(guard, row)] for row in rows], columns=HEADER, dtype=object)
+  columns = [*HEADER, guard(score)]
+  table = pandas.DataFrame([[*map(guard, row)] for row in rows], columns=columns, dtype=object)
   return table.to_csv(index=False, lineterminator='\n')
 
 
@@ -215,7 +217,7 @@ def _there(folder, suite, paths):
   if other := {record.suite for record in found.values()} - {suite}:
     told = f'{folder} holds runs on suite {other.pop()}, not on {suite}'
     raise UserError(f'{told}: choose another --output')
-  if table.exists() and table.read_bytes().split(b'\n')[0] != ','.join(HEADER).encode():
+  if table.exists() and not table.read_bytes().startswith(f'{",".join(HEADER)},'.encode()):
     raise UserError(f'{table} is in the way, nothing was written: it is no table of scores')
   return found, unread
 
