@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -253,7 +254,7 @@ def make_config(
   return config, reason
 
 
-def given(suite: ModuleType, options: flags.FlagValues) -> dict[str, str]:
+def given(suite: ModuleType, options: flags.FlagValues) -> dict[str, Any]:
   """Return {field: value} of the suite's own flags that were given."""
   short = getattr(suite, 'ENV_FLAGS', {}).items()
   return {

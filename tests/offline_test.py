@@ -389,8 +389,8 @@ def test_a_mean_over_measurements_is_of_all_of_them(tmp_path):
   rows = [row.split(',')[:3] for row in paths[1].read_text().splitlines()[1:]]
   assert rows == [['a', 'x', '1'], ['a', 'x', '2'], ['b', 'x', '2']]
   text, paths = table.write(tmp_path, ['x=what is seen'], variants=['b=the rule', 'a'])
-  drawn = paths[-1].with_suffix('.svg').read_text()
-  assert '<!-- what is seen -->' in drawn and '<!-- the rule -->' in drawn and '| b |' in text
+  drawn = next(path for path in paths if path.suffix == '.svg').read_text()
+  assert '>what is seen<' in drawn and '>the rule<' in drawn and '| b |' in text
 
 
 def test_a_study_grows_and_keeps_its_plan(tmp_path):
