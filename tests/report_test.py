@@ -120,6 +120,10 @@ def test_which_metrics_are_drawn():
   parts = lambda each, prefix: [name for name, color, kind in curves.metric([each], prefix).legend]
   assert parts(weighed, 'loss/') == ['observation', 'reward', 'dynamics']
   assert parts(weighed, 'harmony/') == ['observation', 'dynamics']
+  three = [record('a-none-cpu'), free, record('c-none-cpu')]
+  looks = [curves.metric(three, prefix).legend for prefix in ('harmony/', 'loss/')]
+  kinds = [kind for each in looks for name, _, kind in each if name == 'c-none-cpu']
+  assert kinds == ['dashed', 'dashed']
   assert parts(free, 'loss/') == ['actor'] and curves.metric([free], 'harmony/') is None
   assert parts(free, 'value/') == ['value/mean'] and curves.metric([free], 'valves') is None
 

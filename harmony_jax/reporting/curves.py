@@ -135,7 +135,8 @@ def metric(records: Sequence[Record], prefix: str) -> Figure | None:
   if not lines:
     return None
   methods = list(dict.fromkeys(method for _, method, _ in lines))
-  styles = dict(zip(methods, itertools.cycle(STYLES)))
+  # Of all records, so that a method looks the same where others have no such metric.
+  styles = dict(zip(dict.fromkeys(each.method for each in records), itertools.cycle(STYLES)))
   parts = {part for part, _, _ in lines}
   colors = figures.colors_of(
     [*(p for p in LOSSES if p in parts), *sorted(parts - {*LOSSES})], LOSSES
