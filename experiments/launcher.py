@@ -253,7 +253,7 @@ def make_config(
   return config, reason
 
 
-def given(suite: ModuleType, options: flags.FlagValues) -> dict[str, str]:
+def given(suite: ModuleType, options: flags.FlagValues) -> dict[str, str | None]:
   """Return {field: value} of the suite's own flags that were given."""
   short = getattr(suite, 'ENV_FLAGS', {}).items()
   return {
