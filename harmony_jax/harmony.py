@@ -307,7 +307,8 @@ def nash_weights(gram: jax.Array, steps: int = 24) -> jax.Array:
 def gradnorm(alpha: float = 1.5, rate: float = 0.025, adam: bool = True) -> Weighting:
   """GradNorm (Chen et al. 2018): weights learn to make every ‖wᵢ gᵢ‖ the mean of all times rᵢ^α,
   where rᵢ is Lᵢ over the first Lᵢ above 0, by the mean of these ratios. They sum to the number of
-  tasks.
+  tasks. One without a gradient, as a KL below its free nats, keeps its weight and is not counted: in
+  the original it would take the weights of all others.
 
   Args:
     alpha: how much more a task gets that learns slowly. rate, adam: the weights' own optimiser;
@@ -324,14 +325,17 @@ def gradnorm(alpha: float = 1.5, rate: float = 0.025, adam: bool = True) -> Weig
     loss = _vector({task: losses[task] for task in state['next']})
     first = jnp.where(state['first'] > 0, state['first'], loss)  # a loss of 0 is no measure
     norm = jnp.linalg.norm(_vector({task: gradients[task] for task in state['next']}), axis=1)
+    learns = norm > 0
     ratio = jnp.where(first > 0, loss / jnp.where(first > 0, first, 1), 1)
-    target = (weights * norm).mean() * (ratio / jnp.maximum(ratio.mean(), 1e-8)) ** alpha
+    mean_of = lambda x: jnp.where(learns, x, 0).sum() / jnp.maximum(learns.sum(), 1)
+    target = mean_of(weights * norm) * (ratio / jnp.maximum(mean_of(ratio), 1e-8)) ** alpha
     slope = jnp.sign(weights * norm - target) * norm  # of Σ |‖wᵢ gᵢ‖ - target|
     mean, square = 0.9 * state['mean'] + 0.1 * slope, 0.999 * state['square'] + 0.001 * slope**2
     move = mean / (1 - 0.9**step) / (jnp.sqrt(square / (1 - 0.999**step)) + 1e-8)
     # Nothing in the rule itself keeps a weight above 0.
     moved = jnp.maximum(weights - rate * (move if adam else slope), 1e-4)
-    after = _by_task(state['next'], len(moved) * moved / moved.sum())
+    share = mean_of(weights) / jnp.maximum(mean_of(moved), 1e-8)  # the sum stays what it is
+    after = _by_task(state['next'], jnp.where(learns, share * moved, weights))
     moments = {'first': first, 'mean': mean, 'square': square, 'step': step}
     return {'weights': state['next'], 'next': after, **moments}
 

@@ -259,6 +259,22 @@ def test_gradnorm_measures_a_loss_by_its_first_value_above_0():
   assert state['next']['a'] > 1 > state['next']['b'] > 0.9  # b has come further
 
 
+def test_gradnorm_leaves_a_task_without_a_gradient_its_weight():
+  """It would take those of all others; once it has a gradient it is weighed like them."""
+  rule = harmony.gradnorm()
+  own = {task: jnp.float32([1.0, 0.5]) for task in 'abc'}
+  losses = dict.fromkeys('abc', jnp.float32(2))
+  _, state = rule.init([*'abc'])
+  step = jax.jit(rule.balance)
+  for _ in range(100):
+    state = step(losses, {**own, 'b': jnp.zeros(2)}, state)
+  assert state['next']['b'] == 1 and abs(sum(state['next'].values()) - 3) < 1e-5
+  np.testing.assert_allclose([state['next'][task] for task in 'ac'], 1, atol=0.1)
+  for _ in range(100):
+    state = step(losses, {**own, 'b': 4 * own['b']}, state)
+  assert state['next']['b'] < 0.6
+
+
 # --------------------------------------------------------------------------------------------------
 # Running means
 

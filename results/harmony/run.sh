@@ -70,7 +70,8 @@ case $part in
     ;;
   second) # the five rules on both of cartpole's buffers, by the names that they have among the rates; or the other eight
     if [ "${RULES:-}" = others ]; then
-      train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${others[@]}" "$@"
+      train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${others[@]}" \
+        "--variant=gradnorm_kept: weighting.rule=gradnorm" "$@"
       exit
     fi
     train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --weighting=none,running_tied "$(fixed w100 1 100)" \
