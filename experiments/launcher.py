@@ -278,7 +278,7 @@ def deviations(suite: ModuleType, config: Config) -> str:
   changed = [
     f'{name}={ours} ({published})'
     for name, (published, ours) in config_.difference(paper.to_json(), config.to_json()).items()
-    if name not in ('seed', 'label', 'preset', 'weighting.rule', 'devices', 'keep_replay')
+    if name not in ('seed', 'label', 'preset', 'devices', 'keep_replay')
   ]
   note = method.entry(config.run.method).note
   told = f'differs from the paper: {", ".join(changed) or "in nothing"}'

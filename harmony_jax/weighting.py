@@ -182,7 +182,8 @@ def _check(config, observing):
     if not (observing and {'observation', 'dynamics'} <= {*config.tasks}):
       raise ValueError(
         f'{told}, which weighs the dynamics by the observation: both must be weighting.tasks, and '
-        'vectors are part of the observation with weighting.harmonize_vector=True alone'
+        'vectors are part of the observation with weighting.harmonize_vector=True alone; the rule '
+        'harmony takes any tasks'
       )
   if observing or config.rule == 'none' or 'observation' not in config.tasks:
     return
