@@ -307,8 +307,8 @@ def nash_weights(gram: jax.Array, steps: int = 24) -> jax.Array:
 def gradnorm(alpha: float = 1.5, rate: float = 0.025, adam: bool = True) -> Weighting:
   """GradNorm (Chen et al. 2018): weights learn to make every ‖wᵢ gᵢ‖ the mean of all times rᵢ^α,
   where rᵢ is Lᵢ over the first Lᵢ above 0, by the mean of these ratios. They sum to the number of
-  tasks. One without a gradient, as a KL below its free nats, keeps its weight and is not counted: in
-  the original it would take the weights of all others.
+  tasks. One without a gradient, as a KL below its free nats, keeps its weight and is not counted:
+  in the original it takes the weights of all others.
 
   Args:
     alpha: how much more a task gets that learns slowly. rate, adam: the weights' own optimiser;
