@@ -2,7 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -113,6 +114,23 @@ def idle(rule: str) -> set[str]:
   taken |= {'tasks'} if rule != 'none' else set()
   taken |= {'coefficients'} if rule in ('none', 'fixed') else set()
   return {name for name, hyper in _BECOMES.items() if hyper not in taken}
+
+
+def rest(config: Mapping[str, Any]) -> Callable[[Any, str], Any]:
+  """Return (loss, task) -> log σ at which the harmonizer of a task comes to rest.
+
+  That of eq. 12; unrectified it is the loss. The dynamics' is of a larger loss where its
+  regulariser has a weight (`dynamics_regularizer`). Other rules are held against eq. 12, too.
+
+  Args:
+    config: settings by their names, such as 'weighting.rule'.
+  """
+  rule, share = config.get('weighting.rule'), 1.0
+  if config.get('weighting.dynamics_regularizer') == 'code':
+    share = LossSettings(dyn=config['losses.dyn'], rep=config['losses.rep']).balance
+  own = rule in ('harmony', 'harmony_unrectified')
+  regularizer = {'dynamics': share} if own else {}
+  return harmony.make(rule if own else 'harmony', regularizer=regularizer).start
 
 
 def make_weighting(

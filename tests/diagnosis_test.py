@@ -52,6 +52,15 @@ def test_a_run_as_it_should_be(tmp_path):
   assert odd(run(tmp_path / 'run')) == []
 
 
+def test_the_dynamics_has_the_optimum_of_its_own_regulariser(tmp_path):
+  """σ of 6/σ + c log(1 + σ) with c = 5/6; with c = 1 it would be 6.87."""
+  losses = {'free_nats': 1.0, 'dyn': 0.5, 'rep': 0.1}
+  weighting = {'rule': 'harmony', 'dynamics_regularizer': 'code'}
+  columns = {'loss/dynamics': lambda x: 6.0, 'harmony/dynamics/sigma': lambda x: 100.0}
+  (found,) = odd(run(tmp_path / 'run', columns, losses=losses, weighting=weighting))
+  assert 'σ of dynamics is 100.0, its optimum for this loss 8.09:' in found
+
+
 @pytest.mark.parametrize(
   'how, told',
   [

@@ -5,16 +5,15 @@ Runs of one buffer and seed are a pair: they saw the same batches from the same 
 Intervals are 95 % bootstrap intervals over pairs of the mean difference.
 """
 
-import csv
-import io
 import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas
 
-from harmony_jax import config, harmony
+from harmony_jax import config, weighting
 from harmony_jax.errors import UserError
 from harmony_jax.offline.study import Study
 from harmony_jax.reporting import analysis, figures, statistics
@@ -58,7 +57,7 @@ def cell(values: dict[Pair, float], reference: dict[Pair, float] | None = None) 
 def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   """Return what finished runs have measured, and `optimum/<task>`: the task's weight over the one
   that eq. 13 gives its loss on training windows, or that its harmonizer comes to rest at where that
-  is another (see `_rest`). Above 1 it has still to fall, below to rise.
+  is another (see `weighting.rest`). Above 1 it has still to fall, below to rise.
 
   Of an update where nothing was finite there is nothing.
 
@@ -72,7 +71,10 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   finished = [run for run in study.runs() if study.finished(run)]
   if not finished:
     raise UserError(f'{study.path} has no finished run yet, of {len(study.runs())}')
-  rests = {label: _rest(study.plan, label) for label in study.labels}
+  base = config.nested_flat(study.plan.get('settings', {}))
+  rests = {
+    label: weighting.rest({**base, **study.plan['variants'][label]}) for label in study.labels
+  }
   for run in finished:
     for line in study.lines(run):
       optima = _optima(line['measures'], rests[run.label])
@@ -90,21 +92,6 @@ def curves(study: Study, measures: Sequence[str] = ()) -> Curves:
   if not found:
     raise UserError(f'--measures={",".join(measures)}: nothing that is measured begins so')
   return found
-
-
-def _rest(plan, label):
-  """(loss, task) -> log σ at which a variant's harmonizer of the task comes to rest.
-
-  That of eq. 12; unrectified it is the loss. The dynamics' is of a larger loss where its
-  regulariser has a weight (`dynamics_regularizer`). Other rules are held against eq. 12, too.
-  """
-  known = {**config.nested_flat(plan.get('settings', {})), **plan['variants'][label]}
-  name, share = known.get('weighting.rule'), 1.0
-  if known.get('weighting.dynamics_regularizer') == 'code':
-    share = known['losses.dyn'] / (known['losses.dyn'] + known['losses.rep'])
-  own = name in ('harmony', 'harmony_unrectified')
-  regularizer = {'dynamics': share} if own else {}
-  return harmony.make(name if own else 'harmony', regularizer=regularizer).start
 
 
 def _optima(measures, rest):
@@ -219,16 +206,14 @@ def _number(value, sign=''):
 
 
 def _csv(found, reference):
-  file = io.StringIO()
-  writer = csv.writer(file, lineterminator='\n')
-  writer.writerow(COLUMNS)
+  rows = []
   for measure, by_label in found.items():
     for label, by_update in by_label.items():
       for update, values in by_update.items():
         others = by_label.get(reference, {}).get(update) if label != reference else None
-        if values:
-          writer.writerow([label, measure, update, *cell(values, others)])
-  return file.getvalue()
+        rows += [(label, measure, update, *cell(values, others))] if values else []
+  table = pandas.DataFrame(rows, columns=COLUMNS, dtype=object)
+  return table.to_csv(index=False, lineterminator='\n')
 
 
 def _figure(study, found):

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from harmony_jax import weighting
+from harmony_jax.config import nested_flat
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import published, ranges, records
 from harmony_jax.reporting.ranges import FACTOR, MODEL, Sign, text
@@ -158,15 +160,14 @@ def _model(record, series) -> Iterator[Sign]:
 
 
 def _weights(record, series) -> Iterator[Sign]:
-  """The optimum of L/σ + log(1 + σ) is σ* = (L + √(L² + 4 L)) / 2."""
   if record.weighting not in ('harmony', 'harmony_unrectified'):
     return
+  rest = weighting.rest(nested_flat(record.config))
   for task in MODEL:
     sigma, loss = series.get(f'harmony/{task}/sigma', []), series.get(f'loss/{task}', [])
     if len(sigma) < 4 or not loss or series['update'][-1] < EARLY:
       continue
-    level = max(_median(loss, 0.75), 1e-9)
-    best = level if record.weighting != 'harmony' else (level + math.sqrt(level**2 + 4 * level)) / 2
+    best = math.exp(rest(max(_median(loss, 0.75), 1e-9), task))
     if not 1 / FACTOR < sigma[-1] / best < FACTOR:
       away, rate = math.log(best / sigma[-1]), _slope(record, f'harmony/{task}/sigma')
       arrives = away / rate if rate and away / rate > 0 else math.inf
