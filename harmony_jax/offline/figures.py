@@ -46,9 +46,7 @@ def states(studies: Studies) -> Drawn:
     colors = figures.colors_of(study.labels, {})
     values = {
       name.removeprefix('state_mlp/'): {
-        label: [1 - value for value in by_update[study.updates].values()]
-        for label, by_update in by_label.items()
-        if by_update.get(study.updates)  # else none was finite
+        label: [1 - value for value in each] for label, each in _ends(study, by_label).items()
       }
       for name, by_label in measured.items()
     }
@@ -63,14 +61,16 @@ def reward_errors(studies: Studies) -> Drawn:
   for task, study in studies.items():
     measured = table.curves(study, ['reward/mse'])
     (by_label,) = measured.values()
-    values[task] = {
-      label: [*each[study.updates].values()]
-      for label, each in by_label.items()
-      if each.get(study.updates)
-    }
+    values[task] = _ends(study, by_label)
     found += _rows(task, measured)
   colors = figures.colors_of(study.labels, {})
   return [analysis.bars('squared error of predicted rewards', values, colors)], colors, found
+
+
+def _ends(study, by_label):
+  """{label: values after the last update} of those that have finite ones."""
+  found = {label: table.last(study.updates)(each) for label, each in by_label.items()}
+  return {label: [*each.values()] for label, each in found.items() if each}
 
 
 def _rows(task, measured):
