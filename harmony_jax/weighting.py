@@ -130,7 +130,8 @@ def rest(config: Mapping[str, Any]) -> Callable[[Any, str], Any]:
     share = LossSettings(dyn=config['losses.dyn'], rep=config['losses.rep']).balance
   own = rule in ('harmony', 'harmony_unrectified')
   regularizer = {'dynamics': share} if own else {}
-  return harmony.make(rule if own else 'harmony', regularizer=regularizer).start
+  made: Any = harmony.make(rule if own else 'harmony', regularizer=regularizer)
+  return made.start
 
 
 def make_weighting(

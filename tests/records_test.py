@@ -49,7 +49,7 @@ def test_a_run_folder_becomes_a_record(tmp_path):
   }
   assert record.environment == {
     'command': 'python -m experiments.dmcr --seed=3 --dmcr_assets=…/pictures',
-    'commit': 'abc (dirty)',
+    'commit': 'abc (dirty); def',  # of both starts
     'python': '3.11.7 on Linux',
     'devices': 'NVIDIA H100 (gpu)',
     'date': '2026-01-02T03:04:05+00:00',

@@ -24,8 +24,8 @@ from harmony_jax.training.run_folder import atomic_write
 Pair = tuple[int, int]  # buffer, seed
 Curve = dict[int, dict[Pair, float]]  # by update
 Curves = dict[str, dict[str, Curve]]  # by measure, label
-COLUMNS = ('label', 'measure', 'update', 'n', 'mean', 'lowest', 'highest')
-COLUMNS += ('pairs', 'difference', 'difference_low', 'difference_high')
+COLUMNS = ['label', 'measure', 'update', 'n', 'mean', 'lowest', 'highest']
+COLUMNS += ['pairs', 'difference', 'difference_low', 'difference_high']
 
 
 class Cell(NamedTuple):
@@ -212,7 +212,7 @@ def _csv(found, reference):
       for update, values in by_update.items():
         others = by_label.get(reference, {}).get(update) if label != reference else None
         rows += [(label, measure, update, *cell(values, others))] if values else []
-  table = pandas.DataFrame(rows, columns=COLUMNS, dtype=object)
+  table = pandas.DataFrame(rows, columns=pandas.Index(COLUMNS), dtype=object)
   return table.to_csv(index=False, lineterminator='\n')
 
 

@@ -201,8 +201,9 @@ def _spread(steps):
 
 
 def _environment(text):
-  """What a run's environment.txt says of its first start, as far as it belongs beside a score."""
-  first, versions = {}, {}
+  """What a run's environment.txt says of its first start, as far as it belongs beside a score; of
+  commits those of all starts."""
+  first, versions, commits = {}, {}, []
   for line in text.splitlines():
     key, colon, fact = line.partition(':')
     name, equals, version = line.partition('==')
@@ -210,8 +211,12 @@ def _environment(text):
       first.setdefault('date', line[2:].strip())
     elif equals and name in _VERSIONS:
       versions.setdefault(name, version.strip())
+    elif colon and key == 'commit':
+      commits.append(fact.strip())
     elif colon and key in FACTS:
       first.setdefault(key, fact.strip())
+  if commits:
+    first['commit'] = '; '.join(dict.fromkeys(commits))
   if 'command' in first:  # without the paths of its machine
     pairs = [word.split('=', 1) for word in first['command'].split()]
     words = ['='.join(map(without_paths, pair)) for pair in pairs]

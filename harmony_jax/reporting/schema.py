@@ -35,7 +35,7 @@ class Record:
 
   Attributes:
     config: of the run's config.json.
-    environment: `FACTS` of the run's first start, None where one is not known.
+    environment: `FACTS` of the run's first start, commits of all; None where one is not known.
     evaluations: {'step': [...], …} of `COUNTS` and `NUMBERS`, and 'measures': {name: [...]}.
     final_scores: of all episodes of the last evaluation.
     metrics: {'step': [...], 'loss/reward': [value or None, ...]}.
