@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 from harmony_jax import method, settings
-from harmony_jax.config import nearest
+from harmony_jax.config import nearest, nested_flat
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
 from harmony_jax.training import recording, run_folder
@@ -317,7 +317,7 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str
         own = {each.seed: each for each, told in reversed(apart) if told == []}
         own = [own[seed] for seed in seeds if seed in own]
         found += [dataclasses.replace(each, method=label) for each in own]
-        preset = records.without_paths(plain.override(changes).to_json())
+        preset: Any = records.without_paths(plain.override(changes).to_json())
         other += [text for each in own for text in records.apart(preset, each.config).values()]
   for place in sorted(unlike.keys() - set(map(_place, found))):  # else it is another variant's
     print(f'note: {place[0]} is left out, a run with {", ".join(unlike[place])}', file=sys.stderr)
@@ -339,26 +339,23 @@ def _printed(found, problems):
 
 
 def _apart(record, config, changes):
-  """['weighting.rate 0.5 for 1.0']: how a record weighs otherwise than a configuration to which a
+  """['weighting.rate (0.5 for 1.0)']: how a record weighs otherwise than a configuration to which a
   variant makes these changes; None for a run of another kind or variant.
 
   A rule's name does not say how it weighs, and no more does a run's label.
   """
-  from harmony_jax import weighting
-  from harmony_jax.reporting import schema
+  from harmony_jax.reporting import records, schema
 
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  tree, own = config.override(changes).to_json(), record.config.get('weighting') or {}
-  if kind(record.config) != kind(tree):
+  wanted, own = config.override(changes).to_json(), record.config
+  if kind(own) != kind(wanted):
     return None
-  named = {text.partition('=')[0].removeprefix('weighting.') for text in changes}
+  flat, own_flat = nested_flat(wanted), nested_flat(own)
   # an older run may lack a setting, but none of those by which variants differ
-  names = (own.keys() | named) & tree['weighting'].keys() - weighting.idle(record.weighting)
-  wanted = {name: tree['weighting'][name] for name in sorted(names)}
-  apart = {name: value for name, value in wanted.items() if own.get(name) != value}
-  if named & apart.keys():
+  if any(own_flat.get(name) != flat[name] for name in (text.partition('=')[0] for text in changes)):
     return None
-  return [f'weighting.{name} {own[name]} for {value}' for name, value in apart.items()]
+  apart = records.apart(wanted, own)
+  return [text for name, text in apart.items() if name.startswith('weighting.')]
 
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:

@@ -90,7 +90,7 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
     done = commands.run('analysis', '--figure=18', *where, *words)
     assert done.returncode == 0, done.stderr
     assert {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_18.csv')} == labels
-    told = 'half is left out, a run with weighting.rate 0.5 for 1.0\n'
+    told = 'half is left out, a run with weighting.rate (0.5 for 1.0)\n'
     assert (told in done.stderr) == (not words), done.stderr
   where = where[:-1] + (f'--results={tmp_path}/w_d1',)
   done = commands.run('analysis', '--figure=17', *where)
