@@ -96,7 +96,9 @@ def programs():
 def one_by_one(programs, tmp_path_factory):
   """The folder of seeds that were trained as on a CPU, and their scores; the threads compile."""
   folder = tmp_path_factory.mktemp('seeds')
+  begun = time.monotonic()
   scores = train(folder)
+  programs.hours = (time.monotonic() - begun) / 3600
   # one program for all threads, and it is not the joint one
   assert len(programs.traced) == 1 and not programs.met
   return folder, scores
@@ -283,6 +285,12 @@ def test_seeds_write_what_their_single_runs_write(one_by_one, programs, tmp_path
     assert ours == theirs
     assert json.loads((folder / f'seed{seed}' / '.complete').read_text())['score'] == score
   assert lines(folder / 'seed3', 'metrics.jsonl') != lines(folder / 'seed4', 'metrics.jsonl')
+
+
+def test_hours_of_seeds_add_up_to_those_of_their_process(one_by_one, programs):
+  done = [one_by_one[0] / f'seed{seed}' / '.complete' for seed in SEEDS]
+  hours = [json.loads(path.read_text())['hours'] for path in done]
+  assert 0.5 * programs.hours < sum(hours) <= programs.hours
 
 
 def test_updates_together_end_as_alone(one_by_one, programs, tmp_path, monkeypatch):

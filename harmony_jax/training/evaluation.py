@@ -378,7 +378,8 @@ class Evaluation:
     state = trainer.state
     results, extra = (each(played, trainer.config.run.suite) for each in (summary, measures))
     step, frame, mean, std = counts['step'], counts['frame'], results['mean'], results['std']
-    score, metrics = lines(counts, results, extra, recent, state.hours, seconds)
+    share = seconds / state.sharing
+    score, metrics = lines(counts, results, extra, recent, state.hours, share)
     train_mean = score['train_mean']
     trainer.writer.write_score(score)
     trainer.writer.write(*counts.values(), metrics)

@@ -66,11 +66,11 @@ class Trainer:
       interruption: by which the run can be asked to save and to end.
       compiler: `parallel.compile_method`, or what returns the same.
       name: stands before its lines; a run without one may show a panel.
-      sharing: how many runs put their replay on the device.
+      sharing: how many runs share the device and the process's time.
       more: hooks, after those that every run has.
       screen: makes what shows how far it is.
     """
-    self.screen = screen
+    self.screen, self.sharing = screen, sharing
     self.config, self.folder, self.name = config, folder, name
     self.interruption = interruption or Interruption()
     self.group, self.schedule = processes.here(), Schedule(config)
@@ -93,7 +93,7 @@ class Trainer:
     self.player = Player(self.method, compiled, self.updates.variables, num_envs, key)
     self.episodes = envs.Episodes(self.env, seed, 'train', self.envs.start)
     self.timestep: Any = None  # an `envs.TimeStep`, from `run` on
-    self.state = RunState(np.zeros(num_envs))
+    self.state = RunState(np.zeros(num_envs), sharing=sharing)
     self._warned = False  # of a reward that is too large
     self._open_files(trackers)
     self._make_hooks(more)

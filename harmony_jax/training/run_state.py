@@ -23,6 +23,7 @@ class RunState:
     last_score: of the last evaluation, which was at step `evaluated`.
     hours_before: of the starts before this one.
     saved: step of the last checkpoint.
+    sharing: how many runs this process trains side by side.
   """
 
   returns: np.ndarray
@@ -35,11 +36,12 @@ class RunState:
   hours_before: float = 0.0
   saved: int | None = None
   began: float = dataclasses.field(default_factory=time.monotonic)
+  sharing: int = 1
 
   @property
   def hours(self) -> float:
-    """Hours of training, those of earlier starts included."""
-    return self.hours_before + (time.monotonic() - self.began) / 3600
+    """Hours of training, those of earlier starts included: the run's share of its process's."""
+    return self.hours_before + (time.monotonic() - self.began) / 3600 / self.sharing
 
   def to_json(self, group: ProcessGroup, episodes: dict, draws: list[Draw]) -> dict[str, Any]:
     """Return what a checkpoint says of all processes' environments; all of them call it together.

@@ -86,6 +86,7 @@ def resume(trainer: 'Trainer') -> None:
     return
   saved, meta = _restore(trainer)
   trainer.state, episodes, draws = RunState.from_json(meta, trainer.group, trainer.envs)
+  trainer.state.sharing = trainer.sharing
   trainer.updates.take_up(saved['train'], draws, meta.get('metrics', {}), trainer.state.update)
   trainer.player.carry = jax.device_put(
     jax.tree.map(lambda leaf: leaf[trainer.envs], saved['player']), jax.local_devices()[0]
