@@ -103,6 +103,15 @@ def test_kernels_counted_by_hand():
   assert 'backward' in kernels[4].part and 'backward' not in kernels[1].part
 
 
+def test_of_branches_the_one_with_most_runs_counts():
+  """One loops over three kernels before another, the other one has five."""
+  loop = '  %w = (s32[], f32[10,4,16]{2,1,0}) while(%y), condition=%condition, body=%body\n'
+  five = ''.join(f'  %n{at} = f32[8]{{0}} negate(%x)\n' for at in range(5))
+  text = TEXT.replace('  ROOT %z', f'{loop}  ROOT %z').replace('  ROOT %x', f'{five}  ROOT %x')
+  runs = [kernel.runs for kernel in hlo.Program(text).kernels()]
+  assert runs[7:-3] == [7, 7, 7, 1], runs
+
+
 def test_a_kernel_of_ours_says_what_it_does():
   told = r'{\22bytes\22: \2296\22, \22flops\22: \22512\22, \22kind\22: \22bf16\22}'
   inner = f'backend_config={{name = "body", serialized_metadata = "{told}"}}'

@@ -103,7 +103,7 @@ class Program:
         names = re.findall(r'[\w.\-]+', it.attribute(r'branch_computations=\{([^}]*)\}'))
         names += re.findall(r'(?:true|false)_computation=%?([\w.\-]+)', it.rest)
         ways = [list(self._walk(each, runs, part, loops)) for each in names]
-        yield from max(ways, key=len)
+        yield from max(ways, key=lambda way: sum(kernel.runs for kernel in way))
       elif it.opcode == 'call':
         yield from self._walk(it.attribute(r'to_apply=%?([\w.\-]+)'), runs, part, loops)
       elif _prefetches(it):

@@ -184,10 +184,13 @@ def _title(study, reference):
   plan, runs = study.plan, study.runs()
   done = sum(map(study.finished, runs))
   scale = plan['reward_scale']
+  calls = [*plan.get('earlier', []), plan.get('about', {})]
+  commits = dict.fromkeys(each['commit'] for each in calls if 'commit' in each)
+  by = f', by commit {", ".join(commits)}' if commits else ''
   return (
     f'{plan["suite"]} {plan["task"]}, {plan["method"]} {plan["preset"]}, {study.updates:,} updates'
-    f'{"" if scale == 1 else f", rewards × {scale:g}"}: {done} of {len(runs)} runs are finished. '
-    'Mean (range, n runs); difference to '
+    f'{"" if scale == 1 else f", rewards × {scale:g}"}: {done} of {len(runs)} runs are finished'
+    f'{by}. Mean (range, n runs); difference to '
     f'{reference} in the same buffers and seeds [95 % bootstrap interval over pairs].'
   )
 

@@ -107,7 +107,7 @@ class Wave:
           recorder.ended(values[: stop.end - done])
         done = stop.end
       hours = (time.monotonic() - begun) / 3600 / len(lots)
-      metrics, nonfinite = self._rows((agents.metrics, agents.learned.nonfinite), apart=True)
+      metrics, nonfinite = map(self._rows, (agents.metrics, agents.learned.nonfinite))
       for recorder, values, left_out in zip(recorders, metrics, nonfinite):
         recorder.log(stop, values, int(left_out), hours)
       if stop.episodes:
@@ -173,10 +173,8 @@ class Wave:
       self._compiled[key] = made.lower(*args).compile()
     return self._compiled[key]
 
-  def _rows(self, tree, apart=False):
-    """A tree for each agent, on the host; of a tuple lists for each part, if wanted."""
-    if apart:
-      return [self._rows(part) for part in tree]
+  def _rows(self, tree):
+    """A tree for each agent, on the host."""
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree))
     return [jax.tree.map(lambda x, at=at: x[at], flat) for at in range(self.count)]
 

@@ -147,7 +147,7 @@ def metric(records: Sequence[Record], prefix: str) -> Figure | None:
   return Figure(
     f'{records[0].suite}-{file}',
     f'{title}, over agent steps',
-    'A line per seed: at most 200 of the logged values, evenly spaced, unsmoothed.',
+    'A line per seed: of many logged values about 200, evenly spaced, unsmoothed.',
     [Panel(task, 'agent steps', draw(task)) for task in drawn],
     legend,
   )

@@ -25,7 +25,7 @@ from harmony_jax.reporting import protocol, results_files
 from harmony_jax.reporting.schema import COUNTS, DAMAGES, FACTS, NUMBERS, Record
 from harmony_jax.training.run_folder import FREE
 
-MOST = 200  # points of each metric
+MOST = 200  # points of a metric, beside those of metrics that are written at other steps
 METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every record has
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
@@ -179,22 +179,21 @@ def _evaluations(lines):
 
 
 def _metrics(lines, asked):
-  """Each metric at `MOST` of the steps that it was written at, evenly spaced, the first and last
-  among them; 6 digits each, None where a value was not finite, or at steps of other metrics."""
+  """The metrics, 6 digits each, at the steps of `_spread` of each of them; None where a value was
+  not finite, or not written."""
   written = {}
   for line in lines:
     for name in line:
       if name != 'step' and (METRICS.fullmatch(name) or name.startswith(asked)):
         written.setdefault(name, {})[line['step']] = line[name]
-  kept = {name: {step: each[step] for step in _spread(each)} for name, each in written.items()}
-  steps = sorted(set().union(*kept.values()))
+  steps = sorted({step for each in written.values() for step in _spread(each)})
   short = lambda value: float(f'{value:.6g}') if isinstance(value, float) else value
-  metrics = {name: [short(kept[name].get(step)) for step in steps] for name in sorted(kept)}
+  metrics = {name: [short(written[name].get(step)) for step in steps] for name in sorted(written)}
   return {'step': steps} | {name: each for name, each in metrics.items() if set(each) != {None}}
 
 
 def _spread(steps):
-  """At most `MOST` of some steps."""
+  """At most `MOST` of some steps, evenly spaced, the first and last among them."""
   steps = sorted(steps)
   indices = np.linspace(0, len(steps) - 1, min(MOST, len(steps))).round().astype(int)
   return [steps[index] for index in indices]
