@@ -358,11 +358,6 @@ def test_no_rule_under_another_one_s_name():
       small.agent(**vectors, **changes)
   with pytest.raises(ValueError, match='continue is among weighting.tasks, and continue_head'):
     small.agent(weighting__tasks=('continue',), continue_head__enabled=False)
-  without: dict = {'weighting__tasks': ('reward', 'continue'), 'continue_head__gradient': False}
-  small.agent(**without)
-  for rule in ('gradnorm', 'nash_mtl'):
-    with pytest.raises(ValueError, match='continue has none with continue_head.gradient=False'):
-      small.agent(weighting__rule=rule, **without)
   with pytest.raises(ValueError, match='both must be weighting.tasks'):
     small.agent(weighting__rule='equilibrium', weighting__tasks=('reward', 'dynamics'))
 

@@ -104,12 +104,6 @@ class DreamerParts(method.Method):
     self.chooses = bool(spec.factors)  # whether there is a choice in an action
     continues = s.continue_head.enabled
     self.rule, self.tasks = make_weighting(s.weighting, s.losses, self.objective, continues)
-    if self.rule.balance and 'continue' in self.tasks and not s.continue_head.gradient:
-      # GradNorm would give it all the weight: a norm of 0 is below any mean.
-      raise ValueError(
-        f'weighting.rule is {s.weighting.rule!r}, which looks at gradients of the latent state: '
-        'continue has none with continue_head.gradient=False, leave it out of weighting.tasks'
-      )
     self.optimizers = self.make_optimizers()
     self.capabilities = viewing.of(self)
     if s.weighting.calibrate and self.rule.start:
