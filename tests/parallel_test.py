@@ -12,12 +12,12 @@ import time
 import numpy as np
 import pytest
 
-from experiments import launcher
 from harmony_jax import processes
 from harmony_jax.errors import UserError
 from harmony_jax.processes import ProcessGroup
 from harmony_jax.replay import Replay
 from harmony_jax.training.checkpoint import Checkpoints
+from harmony_jax.training.interruption import Interrupted
 from tests import commands, kills
 from tests.kills import lines
 
@@ -173,9 +173,8 @@ def test_a_pair_of_which_one_was_killed_goes_on(undisturbed, tmp_path):
 def test_a_pair_of_which_one_is_asked_to_end_saves_and_goes_on_as_one(tmp_path):
   """With another number of processes: other batches, but the same experience."""
   pair = Pair(tmp_path / 'run')
-  assert pair.start().signal(1, signal.SIGTERM, after=200).end() == [launcher.INTERRUPTED] * 2, (
-    pair.text()
-  )
+  codes = pair.start().signal(1, signal.SIGTERM, after=200).end()
+  assert codes == [Interrupted.exit_code] * 2, pair.text()
   left = int(re.search(r'SIGTERM: saved at step (\d+)', pair.logs[0].read_text())[1])
   alone = pair.alone()
   assert alone.returncode == 0 and f'continues from step {left}' in alone.stdout, (
