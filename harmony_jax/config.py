@@ -76,7 +76,7 @@ class RunSettings:
   log_every: int = setting(250, 'steps between two lines of metrics', least=1)
   checkpoint_every: int = setting(5_000, 'steps between two checkpoints', least=1)
   video_every: int = setting(
-    10_000, 'steps between two open-loop videos; 0: none', only='pictures report method!=tdmpc'
+    10_000, 'steps between two open-loop videos; 0: none', only='pictures report'
   )
   keep_replay: bool = setting(False, 'keep the replay on disk after the end, too')
 

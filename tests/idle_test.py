@@ -36,7 +36,7 @@ TOLD = {  # (method, other settings, setting, why it is idle; '' where it is not
     'weighting.w_r=100',
     'weighting.tasks=reward',
   ),
-  'videos': ('dreamerv3', {}, 'video_every=100', 'pictures report method!=tdmpc'),
+  'videos': ('dreamerv3', {}, 'video_every=100', 'pictures report'),
   'environment': ('dreamerv3', {'env.distractors': 0}, 'env.drift=2', 'env.distractors'),
 }
 
@@ -56,7 +56,6 @@ def test_a_method_that_shows_nothing_makes_no_videos():
   config, texts = dreamer_of('tests.linear:METHOD'), ['video_every=100']
   assert not launcher.idle(config, texts, small.spec(), {'report': None})
   assert 'it is for pictures report' in launcher.idle(config, texts, small.spec(), {})[0]
-  assert 'it is for pictures report' in launcher.idle(small.run_config('tdmpc'), texts)[0]
 
 
 def test_flags_of_a_suite_are_settings_like_others():
