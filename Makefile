@@ -5,7 +5,7 @@
 # make lint       ruff and pyright, as CI runs them
 # make test       the default tests; make test-all adds those marked slow;
 #                 WORKERS=1 runs it in one process in place of three, with less memory
-# make test-quick parity (in the form of CPUs), goldens, the loop and checkpoints
+# make test-quick parity, goldens, the loop and checkpoints
 # make aot        all programs compiled for an H100 and a v5e, in an environment of its own (5 GB);
 #                 fails where one needs more than benchmarks/compiled says
 # make soak       runs killed at random moments, again and again
