@@ -100,7 +100,7 @@ case $part in
     for rewarded in end steps; do
       "$python" -m experiments.offline train --output="$here/catch_$rewarded" --method=dreamerv3 --updates=1500 --measure_every=250 \
         --context=4 --horizon=3 --config.batch_length=8 --buffer="$here/catch_${rewarded}0.npz,$here/catch_${rewarded}1.npz" --seeds=3 \
-        --weighting=none,harmony,equilibrium "$(fixed w100 1 100)" "$@"
+        --weighting=none,harmony,equilibrium,nash_mtl "$(fixed w100 1 100)" "$@"
     done
     ;;
   scales)
