@@ -61,6 +61,27 @@ def test_the_dynamics_has_the_optimum_of_its_own_regulariser(tmp_path):
   assert 'σ of dynamics is 100.0, its optimum for this loss 8.09:' in found
 
 
+def test_a_harmonizer_is_held_against_the_loss_that_it_sees(tmp_path):
+  """TD-MPC logs a loss of 1; weighed by priorities it was 0.2, of which σ* is 0.558."""
+  columns = {'loss/reward': lambda x: 1.0, 'harmony/reward/scaled': lambda x: 0.2 / 20.0}
+  columns |= {'harmony/reward/sigma': lambda x: 20.0}
+  found = odd(run(tmp_path / 'run', columns))
+  assert any('σ of reward is 20.0, its optimum for this loss 0.558:' in text for text in found)
+
+
+@pytest.mark.parametrize(
+  'game, score, same',
+  [('Seaquest', 665.0, False), ('Seaquest', 70.0, True), ('Freeway', 0.0, True)],
+)
+def test_a_random_player_is_one_of_chance(game, score, same, tmp_path):
+  """The paper's own score of Seaquest is ten times that of chance, and 1.4 % of what people have."""
+  folder = run(tmp_path / 'run', suite='atari', task=game)
+  (folder / 'scores.jsonl').write_text('')
+  values = {'eval_mean': score, 'eval_scores': [score, score + 1]}
+  append(folder / 'scores.jsonl', *({'step': s, 'frame': s, **values} for s in (2000, 4000)))
+  assert any('is that of a random player' in text for text in odd(folder)) == same
+
+
 @pytest.mark.parametrize(
   'how, told',
   [
