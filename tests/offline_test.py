@@ -377,7 +377,8 @@ def test_a_mean_over_measurements_is_of_all_of_them(tmp_path):
   plan |= dict.fromkeys(('suite', 'task', 'method', 'preset'), 'x')
   plan['buffers'] = [{'sha256': 1, 'path': 'x'}]
   for commit in ('abc', 'def (dirty)'):  # of the second one are some of the runs, perhaps all
-    opened = study.open_study(tmp_path, {**plan, 'about': {'commit': commit}})
+    about = {'commit': commit, 'command': "python -m x --config.a=1 --seeds=2 --config.b '2 3'"}
+    opened = study.open_study(tmp_path, {**plan, 'about': about})
   for run, early in zip(opened.runs(), (1.0, float('nan'))):
     measures = {1: {'x': early, 'y': float('nan')}, 2: {'x': 3.0, 'y': float('nan')}}
     lines = [{'update': update, 'measures': each} for update, each in measures.items()]
@@ -388,6 +389,7 @@ def test_a_mean_over_measurements_is_of_all_of_them(tmp_path):
   assert table.whole(found['x']['a']) == {(0, 0): 2.0} and table.whole(found['x']['b']) == {}
   text, paths = table.write(tmp_path)
   assert '2 of 2 runs are finished, by commit abc, def (dirty). Mean' in text
+  assert text.startswith('x x, x x with a=1, b=2 3, 2 updates: ')  # the preset is not all
   assert text.splitlines()[-1] == '| x | 2.00 (n 1) |  |' and len(paths) == 4
   rows = [row.split(',')[:3] for row in paths[1].read_text().splitlines()[1:]]
   assert rows == [['a', 'x', '1'], ['a', 'x', '2'], ['b', 'x', '2']]
