@@ -278,6 +278,7 @@ def draw_online(
       if panel == 'score':
         drawn = curves.learning(own, colors, {})
         panels += drawn.panels if drawn else []
+        more += [drawn.note.rstrip('.')] if drawn and drawn.note else []
       elif panel == 'weights':
         if drawn := curves.metric(own, 'harmony/'):
           panels, legend = panels + drawn.panels, drawn.legend
@@ -315,7 +316,11 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str
         changes = [word.removeprefix('--config.') for word in words[1:]]
         apart = [(each, _apart(each, config, changes)) for each in there]
         unlike |= {_place(each): told for each, told in apart if told}
-        own = {each.seed: each for each, told in reversed(apart) if told == []}
+        fitting = [each for each, told in apart if told == []]
+        own = {each.seed: each for each in reversed(fitting)}
+        for each in [each for each in fitting if not each.is_same_run(own[each.seed])]:
+          also = f'{own[each.seed].source} is another run of {label}, {task}, seed {each.seed}'
+          print(f'note: {each.source} is left out: {also}', file=sys.stderr)
         own = [own[seed] for seed in seeds if seed in own]
         more += launcher.idle(config.override(changes), []) if own else []
         found += [dataclasses.replace(each, method=label) for each in own]
@@ -363,7 +368,6 @@ def _apart(record, config, changes):
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:
   """Draw a figure of models learned on buffers; return the paths."""
   from harmony_jax.offline import figures, study
-  from harmony_jax.reporting import records
 
   options, studies, other, more = flags.FLAGS, {}, [], []
   for suite, tasks in chosen(figure).items():

@@ -92,6 +92,13 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
     assert {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_18.csv')} == labels
     told = 'half is left out, a run with weighting.rate (0.5 for 1.0)\n'
     assert (told in done.stderr) == (not words), done.stderr
+  again = reports.write_run(tmp_path / 'again', 0, first=7.0)
+  shutil.copy(tmp_path / 'w10' / 'config.json', again)
+  other = f'--results={tmp_path}/w10,{again},{tmp_path}/w10/'
+  done = commands.run('analysis', '--figure=18', *where[:-1], other)
+  assert done.stderr == (
+    f'note: {again} is left out: {tmp_path}/w10 is another run of w_r10, hammer, seed 0\n'
+  )
   where = where[:-1] + (f'--results={tmp_path}/w_d1',)
   done = commands.run('analysis', '--figure=17', *where)
   assert done.returncode == 0 and not done.stderr, done.stderr

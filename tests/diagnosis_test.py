@@ -74,7 +74,7 @@ def test_a_harmonizer_is_held_against_the_loss_that_it_sees(tmp_path):
   [('Seaquest', 665.0, False), ('Seaquest', 70.0, True), ('Freeway', 0.0, True)],
 )
 def test_a_random_player_is_one_of_chance(game, score, same, tmp_path):
-  """The paper's own score of Seaquest is ten times that of chance, and 1.4 % of what people have."""
+  """The paper's own of Seaquest is ten times that of chance, and 1.4 % of what people have."""
   folder = run(tmp_path / 'run', suite='atari', task=game)
   (folder / 'scores.jsonl').write_text('')
   values = {'eval_mean': score, 'eval_scores': [score, score + 1]}
