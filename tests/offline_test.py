@@ -112,6 +112,18 @@ def test_a_buffer_that_was_recorded_again_is_no_second_one():
   for again in (buffer(4, 6, 7), buffer(2, 6, 7), buffer(4, 3, 7)):
     assert buffers.same_recording(first, again) and buffers.same_recording(again, first)
   assert not buffers.same_recording(first, buffer(4, 6, 8))
+  # one run's replay at two times: its second environment has gone on, too, or the oldest are gone
+  pieces = [first.gather(start[None], 6) for start in first.starts[:-1]]
+  picked = lambda *episodes: dataclasses.replace(
+    first,
+    observation={'image': np.concatenate([pieces[e]['image'][0] for e in episodes])},
+    rows={k: np.concatenate([pieces[e][k][0] for e in episodes]) for k in buffers.ROWS},
+    starts=np.arange(len(episodes) + 1) * 6,
+  )
+  for early, late in (((0, 2), (0, 1, 2, 3)), ((0, 1, 2), (1, 2, 3))):
+    assert buffers.same_recording(picked(*early), picked(*late))
+    assert buffers.same_recording(picked(*late), picked(*early))
+  assert not buffers.same_recording(picked(0, 1), picked(2, 3))
 
 
 def test_r2():
