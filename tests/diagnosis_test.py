@@ -112,6 +112,13 @@ def test_an_update_that_ended_the_run_is_counted(tmp_path):
   assert found.startswith('1 updates were left out or ended the run')
 
 
+@pytest.mark.parametrize('apart', [False, True])
+def test_evaluations_take_time_where_training_waits_for_them(apart, tmp_path):
+  folder = run(tmp_path / 'run', {'time/eval_seconds': lambda x: 3600.0}, eval_in_background=apart)
+  told = [sign.text for sign in diagnosis.examine(folder)[1]]
+  assert ('50 % of the time is evaluation' in told) != apart
+
+
 def test_the_entropy_of_choices_and_numbers_has_no_most(tmp_path):
   """An action of three choices and two continuous numbers."""
   folder = run(tmp_path / 'run', {'actor/entropy': lambda x: 2.5})

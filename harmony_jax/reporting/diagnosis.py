@@ -75,7 +75,8 @@ def _progress(record, series) -> Iterator[Sign]:
     )
   seconds, hours = series.get('time/eval_seconds', [0]), record.hours or 0
   evaluating = float(np.mean(seconds)) * len(record.scores)
-  if hours and evaluating > 0.3 * 3600 * hours:
+  apart = record.config.get('eval_in_background')  # training goes on meanwhile
+  if hours and evaluating > 0.3 * 3600 * hours and not apart:
     yield Sign(
       f'{evaluating / 36 / hours:.0f} % of the time is evaluation',
       'a larger config.eval_every, or fewer config.eval_episodes',
