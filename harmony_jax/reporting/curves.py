@@ -23,7 +23,9 @@ METRICS = {  # by prefix, on logarithmic axes: (name of the file, title)
   'harmony/': ('weights', 'Harmonizer weights 1/σ, learned'),
   'loss/': ('losses', 'Losses before they are weighted'),
 }
-_HARMONIZERS = {'harmony', 'harmony_unrectified', 'harmony_tied', 'uncertainty'}  # weights are 1/σ
+# Rules whose weights are 1/σ, or nothing that is learned.
+_HARMONIZERS = {'harmony', 'harmony_unrectified', 'harmony_tied', 'uncertainty'}
+_HARMONIZERS |= {'none', 'fixed', '–'}
 AXES = {'frame': 'environment frames', 'hours': 'hours'}
 References = Mapping[str, Mapping[str, float]]  # {task: {name: score}}, dashed lines
 DASHED = {'color': INK, 'linestyle': (0, (4, 3)), 'linewidth': 0.8}
@@ -136,7 +138,7 @@ def metric(records: Sequence[Record], prefix: str) -> Figure | None:
   lines = list(itertools.chain(*drawn.values()))
   if not lines:
     return None
-  if prefix == 'harmony/' and not rules <= _HARMONIZERS:
+  if prefix == 'harmony/' and rules - _HARMONIZERS:
     title = 'Weights of the losses, as the rules found them'
   methods = list(dict.fromkeys(method for _, method, _ in lines))
   # Of all records, so that a method looks the same where others have no such metric.
