@@ -459,6 +459,17 @@ def test_a_success_of_the_info_is_measured():
   assert env.measures['success'][0] == 0 and Gym('Probe-v0', 1).measures == {}
 
 
+@pytest.mark.parametrize('share', [0.25, np.nan, 'no', np.array([1, 1])])
+def test_what_says_no_success_is_not_counted_as_one(monkeypatch, share):
+  """A share of the way, such as PushT's coverage, is not the goal."""
+  whole = Probe.step
+  monkeypatch.setattr(Probe, 'step', lambda self, a: (*whole(self, a)[:4], {'share': share}))
+  env = Gym('Probe-v0', 1, success='share')
+  env.step(np.zeros(1, np.int32), ALL, np.array([0]))
+  with pytest.raises(EnvironmentFault, match="info has 'share' .* expected true or false"):
+    env.step(np.zeros(1, np.int32), NONE, np.array([0]))
+
+
 def test_a_success_within_a_repeat_counts():
   """It is won in the fifth of eight steps, which is the second of three that are repeated."""
   env = Gym('Probe-v0', 1, success='won', action_repeat=3)

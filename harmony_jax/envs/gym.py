@@ -278,7 +278,15 @@ class _Success:
         f'at the end there was {there}',
         stacklevel=4,
       )
-    return bool(info.get(self._key, False))
+    value = info.get(self._key)
+    if value is None:
+      return False
+    if np.size(value) != 1 or np.asarray(value).item() not in (0, 1):  # a share, a text, a NaN
+      raise EnvironmentFault(
+        f'{self._task}: its info has {self._key!r} {value!r}, which does not say success: expected '
+        'true or false'
+      )
+    return bool(np.asarray(value).item())
 
 
 class _Simulator:
