@@ -102,7 +102,7 @@ class DreamerParts(method.Method):
     self.continues = s.behavior.discount if s.continue_head.predicts == 'discount' else 1.0
     self.balance = s.losses.balance
     self.chooses = bool(spec.factors)  # whether there is a choice in an action
-    continues = s.continue_head.enabled
+    self.learns_ends = continues = s.continue_head.enabled
     self.rule, self.tasks = make_weighting(s.weighting, s.losses, self.objective, continues)
     self.optimizers = self.make_optimizers()
     self.capabilities = viewing.of(self)
