@@ -140,6 +140,8 @@ def test_append_refuses_what_it_cannot_store():
     replay.append({**good, 'action': np.zeros((2, 5), np.float32)})
   with pytest.raises(TypeError, match='image is float32'):
     replay.append({**good, 'image': good['image'].astype(np.float32)})
+  with pytest.raises(ValueError, match='image is uint16 from 256 to 256; replay stores uint8'):
+    replay.append({**good, 'image': np.full_like(good['image'], 256, np.uint16)})
   assert replay.steps == 0
   with pytest.raises(ValueError, match='a window has 4'):
     make(capacity=7)
