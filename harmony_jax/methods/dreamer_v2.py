@@ -103,6 +103,8 @@ dynamics = dreamer.ActorLoss(lambda policy, action, returns, advantage: returns,
 class DreamerV2(dreamer.Dreamer):
   """The page of DreamerV3, where an action is judged by the value of the state after it."""
 
+  shortest = 2  # horizon: the last state's action has no state after it
+
   def actor_objective(self) -> dreamer.ActorLoss:
     """REINFORCE where there are choices, gradients through the dynamics, without V, elsewhere."""
     return dreamer.reinforce if self.chooses else dynamics
