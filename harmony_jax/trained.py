@@ -393,6 +393,8 @@ def _batched(observation, specs, lead=0) -> tuple[dict[str, np.ndarray], bool]:
       raise ValueError(f'{name} is {told.format(list(spec.shape))}; got {list(array.shape)}')
     if rank == 3 and array.dtype != np.uint8:
       raise ValueError(f'{name} is uint8 in 0 … 255; got {array.dtype}')
+    if array.dtype.kind == 'f' and not np.isfinite(array).all():  # the memory would never lose it
+      raise ValueError(f'{name} has {array[~np.isfinite(array)][0]} in it')
   single = ranks == {lead}
   return {name: array[None] if single else array for name, array in arrays.items()}, single
 

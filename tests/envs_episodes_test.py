@@ -22,6 +22,7 @@ from harmony_jax.envs import (
   run_episodes,
 )
 from harmony_jax.envs.check import check
+from harmony_jax.errors import EnvironmentFault
 from harmony_jax.training.evaluation import summary
 from tests.commands import ROOT
 
@@ -191,6 +192,19 @@ def test_without_measures_there_are_none():
   assert [result.measures for result in results] == [{}, {}]
   assert summary(results).keys() == {'mean', 'std', 'scores', 'lengths'}
   assert EpisodeResult(1, 2.0, 3).measures == {}
+
+
+@pytest.mark.parametrize('name', ['reward', 'vector'])
+def test_no_score_is_of_numbers_that_are_none(name):
+  class Broken(Counter):
+    def advance(self, index, action, restart, seed):
+      super().advance(index, action, restart, seed)
+      if (seed, self.last.observation['vector'][index, 1]) == (11, 4):
+        {'reward': self.last.reward, **self.last.observation}[name][index] = np.nan
+
+  run_episodes(Broken(2), range(9), still(Broken(2)))
+  with pytest.raises(EnvironmentFault, match=f"'{name}' has nan in it, in an evaluation"):
+    run_episodes(Broken(2), range(13), still(Broken(2)))
 
 
 def test_evaluation_abandons_what_was_running():

@@ -14,6 +14,7 @@ import numpy as np
 
 from harmony_jax.envs import base
 from harmony_jax.envs.base import zero_actions
+from harmony_jax.errors import EnvironmentFault
 
 STREAMS = ('train', 'eval')
 _logger = logging.getLogger(__name__)
@@ -259,6 +260,8 @@ def play(
   played again from its seed and only the complete one counts, as what fails is
   no fair sample either. Returns one `EpisodeResult` per seed, in order.
 
+  Raises EnvironmentFault where an observation or a reward is not finite.
+
   An episode of `limit` steps is cut there, where that is not 0: some never end. Without `ends` the
   reward of an episode's last step is not in its score.
   """
@@ -278,6 +281,7 @@ def play(
       idle = over | restart
     now = np.array([0 if over[i] else seeds[playing[i]] for i in range(num_envs)])
     timestep = env.step(actions, restart, now, idle=idle)
+    _require_finite(timestep, ~idle)
     failed = _failed(env)
     restart = restart & idle | failed
     for index in np.flatnonzero(failed):
@@ -300,6 +304,13 @@ def play(
   ]
   rows = zip(seeds, scores.tolist(), lengths.tolist(), measures, cut.tolist())
   return [EpisodeResult(*row) for row in rows]
+
+
+def _require_finite(timestep, rows):
+  """Raise where a number is none: a policy's memory would keep it, and its choices be the first."""
+  for name, array in {**timestep.observation, 'reward': timestep.reward}.items():
+    if array.dtype.kind == 'f' and not (finite := np.isfinite(array[rows])).all():
+      raise EnvironmentFault(f'{name!r} has {array[rows][~finite][0]} in it, in an evaluation')
 
 
 def random_policy(spec: base.Spec, seed: int) -> Callable[[base.TimeStep], np.ndarray]:
