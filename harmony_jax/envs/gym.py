@@ -531,4 +531,4 @@ def _protocol(config):
   return facts, phrases
 
 
-SUITE = base.Suite(environment=Gym, title='Gymnasium', protocol=_protocol)
+SUITE = base.Suite(environment=Gym, title='Gymnasium', protocol=_protocol, alike=False)
