@@ -90,10 +90,12 @@ TOY = {**_without_entropy(dreamer.TOY), **_SMALL}
 
 
 def adapt(traits: method.Traits) -> dict:
-  """Turn the continue head on where episodes end early (of the paper's suites only RLBench)."""
-  if not traits.ends_early:
-    return {}
-  return {'continue_head.enabled': True, **({'behavior.entropy': 1e-3} if traits.discrete else {})}
+  """Turn the continue head on where episodes end early (of the paper's suites only RLBench).
+
+  Choices have the entropy of Atari in DreamerPro's code.
+  """
+  ends = {'continue_head.enabled': True} if traits.ends_early else {}
+  return ends | ({'behavior.entropy': 1e-3} if traits.discrete else {})
 
 
 # The return itself, whose gradient flows through the dynamics.
