@@ -459,6 +459,18 @@ def test_a_success_of_the_info_is_measured():
   assert env.measures['success'][0] == 0 and Gym('Probe-v0', 1).measures == {}
 
 
+@pytest.mark.parametrize('name', ['NormalizeReward', 'NormalizeObservation'])
+def test_running_statistics_are_refused(name):
+  """An evaluation's environment has its own: a score would be in units that nobody knows."""
+  with pytest.raises(ValueError, match=f'^Probe-v0: its wrapper {name} normalises by running'):
+    Gym(
+      'Probe-v0',
+      1,
+      wrappers=('gymnasium.wrappers:FlattenObservation', f'gymnasium.wrappers:{name}'),
+    )
+  Gym('Probe-v0', 1, wrappers=('gymnasium.wrappers:FlattenObservation',))
+
+
 @pytest.mark.parametrize('share', [0.25, np.nan, 'no', np.array([1, 1])])
 def test_what_says_no_success_is_not_counted_as_one(monkeypatch, share):
   """A share of the way, such as PushT's coverage, is not the goal."""

@@ -29,6 +29,7 @@ from harmony_jax.settings import setting
 
 OBSERVE = ('auto', 'render', 'both')
 STILL = 100  # steps in which a picture should have changed
+MOST_WRAPPERS = 99
 # What registers ids that begin so, and what pip calls it; others are named as 'package:Name-v0'.
 PACKAGES = {
   'ALE/': ('ale_py', 'ale-py'),
@@ -297,6 +298,7 @@ class _Simulator:
     self._env = row or _make(task, options)
     for path in wrappers:
       self._env = _wrapper(path)(self._env)
+    _refuse_running(task, row.unwrapped if row else self._env)
     self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
     self.metadata, self.limit = self._env.metadata, getattr(self._env.spec, 'max_episode_steps', 0)
     self.unwrapped = self._env.unwrapped
@@ -389,6 +391,21 @@ def _wrapper(path):
     return getattr(importlib.import_module(module), name)
   except AttributeError:
     raise ValueError(f'config.env.wrappers has {path!r}: {module} has no {name!r}') from None
+
+
+def _refuse_running(task, env):
+  """Refuse a wrapper that normalises by what its own environment has seen: an evaluation's begins
+  from nothing, so that the policy sees, and the score is of, other numbers than in training.
+  """
+  for _ in range(MOST_WRAPPERS):
+    inside = getattr(env, '__dict__', {})
+    if inside.keys() & {'obs_rms', 'return_rms'}:  # as Gymnasium's, and copies of it
+      raise ValueError(
+        f'{task}: its wrapper {type(env).__name__} normalises by running statistics, which each '
+        'environment has of its own, those of evaluation too: take one that is the same function '
+        'in every step'
+      )
+    env = inside.get('env')
 
 
 def _make(task, options, num_envs=0):
