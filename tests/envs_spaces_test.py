@@ -331,11 +331,11 @@ def test_a_picture_that_never_changes_is_a_warning(register):
 @pytest.mark.parametrize(
   'space, picture, told',
   [
-    (box(0, 255, (16, 16, 3), np.float32), lambda rng: rng.uniform(size=(16, 16, 3)), 'black'),
-    (box(0, 255, (16, 16), U8), lambda rng: rng.integers(2, size=(16, 16)), 'black'),
+    (box(0, 255, (16, 16, 3), np.float32), lambda rng: rng.uniform(size=(16, 16, 3)), 'of 255'),
+    (box(0, 255, (16, 16), U8), lambda rng: rng.integers(11, size=(16, 16)), 'above 10 of 255'),
     (box(0, 255, (16, 16, 4), U8), lambda rng: rng.integers(256, size=(16, 16, 4)), 'A of RGBA'),
     (box(0, 1, (16, 16), np.float32), lambda rng: rng.uniform(size=(16, 16)), ''),
-    (box(0, 255, (16, 16), U8), lambda rng: rng.integers(9, size=(16, 16)), ''),
+    (box(0, 255, (16, 16), U8), lambda rng: rng.integers(99, size=(16, 16)), ''),
     (
       box(0, 255, (16, 16, 4), U8),
       lambda rng: np.pad(rng.integers(256, size=(16, 16, 3)), [(0, 0)] * 2 + [(0, 1)]),

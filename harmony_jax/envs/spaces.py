@@ -25,7 +25,7 @@ LONGEST_VECTOR = 4096  # longer ones are pictures in disguise, or need an encode
 SMALLEST_SIDE = 12  # of a picture: boards and other codes are smaller
 MOST_CHANNELS = 16  # of a picture or a stack of them
 MOST_CODES = 256
-LOOKS = 100  # pictures in which one should be brighter than 1 of 255
+LOOKS, DARK = 100, 24  # pictures in which one should be brighter than so much of 255
 HOW = ('picture', 'vector', 'codes')
 
 
@@ -186,11 +186,11 @@ class _Looks:
       )
     if self._dark:
       self._dark, self._largest = self._dark - 1, max(self._largest, float(value.max()))
-      self._dark *= self._largest <= 1
-      if not self._dark and 0 < self._largest <= 1:
+      self._dark *= self._largest <= DARK
+      if not self._dark and 0 < self._largest <= DARK:
         self._warn(
-          f'the first {LOOKS} are nearly black, as nothing is above 1: of pictures in '
-          '[0, 1] the space must say so'
+          f'in the first {LOOKS} nothing is above {self._largest:g} of 255: of pictures in [0, 1] '
+          'the space must say so, codes are read by config.env.read=NAME:codes'
         )
 
   def _warn(self, text):
