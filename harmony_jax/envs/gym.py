@@ -2,8 +2,8 @@
 registers it.
 
 `spaces` says what its observations become. A `terminated` episode is terminal, a `truncated` one
-only ends. The environment must be a function of `reset(seed=...)` and its actions; `check.check`
-says whether it is.
+only ends, and so does a `terminated` one whose info says `TimeLimit.truncated`. The environment
+must be a function of `reset(seed=...)` and its actions; `check.check` says whether it is.
 
 Nothing that it declares is trusted: what it returns is held against its spaces and Gymnasium's
 conventions at every step, and what it raises is its own fault (`errors.EnvironmentFault`).
@@ -323,7 +323,10 @@ class _Simulator:
     if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
       raise self.fault(f'its step returned {_kind(result)}: {CONVENTION["step"]}')
     observation, reward, terminated, truncated, info = result
-    return observation, self._reward(reward), self._flag(terminated), self._flag(truncated), info
+    terminated, truncated = self._flag(terminated), self._flag(truncated)
+    if terminated and np.all(info.get('TimeLimit.truncated', False)):  # as Gym before 0.26 said it
+      terminated, truncated = False, True
+    return observation, self._reward(reward), terminated, truncated, info
 
   def _reward(self, reward):
     array = np.asarray(reward)
