@@ -130,6 +130,11 @@ class Replay:
     return '' if self.filled(prefill) else self._rule.wants
 
   @property
+  def shortest(self) -> int:
+    """Steps, with the first, of an episode of which anything is ever drawn."""
+    return self._rule.shortest
+
+  @property
   def full(self) -> bool:
     """Whether each further step takes the place of one that is stored."""
     return self._steps >= self.kept

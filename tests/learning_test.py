@@ -120,3 +120,13 @@ def test_ends_that_a_method_does_not_learn_are_told_once(tmp_path, capsys):
   train(tmp_path / 'run', config_of(), prepare=blind)
   told = [line for line in capsys.readouterr().out.splitlines() if 'is terminal' in line]
   assert len(told) == 1 and 'warning: step 28 is terminal' in told[0]
+
+
+def test_episodes_that_are_never_learned_from_are_told_once(tmp_path, capsys):
+  """Catch has 8 steps, the first among them."""
+  with pytest.raises(UserError, match='no update in 160 steps'):
+    train(tmp_path / 'run', config_of(replay__sampling='inside', batch_length=9))
+  told = [line for line in capsys.readouterr().out.splitlines() if 'ever learned from' in line]
+  assert (
+    len(told) == 1 and 'an episode of 8 steps ended at step 28: none of fewer than 9' in told[0]
+  )

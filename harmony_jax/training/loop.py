@@ -201,6 +201,14 @@ class Trainer:
       now.is_last & ~self.episodes.failed
     )  # what a failure cut off says nothing of a policy
     state.recent += state.returns[complete].tolist()
+    if (
+      complete.any() and (least := 1 + self.episodes.lengths[complete].min()) < self.replay.shortest
+    ):
+      self._warn(
+        f'an episode of {least} steps ended at step {state.step:,}: none of fewer than '
+        f'{self.replay.shortest} is ever learned from, by config.batch_length and config.replay',
+        'short',
+      )
     for index in np.flatnonzero(complete):  # each environment has a step of its own
       ended = {'return': state.returns[index], 'length': self.episodes.lengths[index]}
       values = {f'episode/{name}': float(value) for name, value in ended.items()}
