@@ -121,9 +121,14 @@ class PriorityReplay(Replay):
   Where there are pictures, a sequence has `frames` - 1 rows in front, for the first stack: those
   before an episode are its first row.
 
+  Attributes:
+    adds: what a draw brings along, by whose names no observation can be called.
+
   Args:
     args, options: as of `Replay`. priority, correction, frames, ends: see `PrioritySettings`.
   """
+
+  adds = ('weight', 'run_step')
 
   def __init__(
     self,
