@@ -150,8 +150,9 @@ class TrainedAgent:
       mode: take the most likely action; by default as in the run's evaluation.
 
     Returns: (action, state): an int, int32 [N], float32 [A] or [N, A] in [-1, 1], as the
-      environments of this library take it; and what to pass to the next call. The same arguments
-      give the same result. With `spec.choices` an action begins with their one-hots, and
+      environments of this library take it (`make_env`), and not always as the simulator itself
+      does, whose bounds may be others; and what to pass to the next call. The same arguments give
+      the same result. With `spec.choices` an action begins with their one-hots, and
       `envs.base.decode(action, spec.choices)` says what it is.
 
     Raises:
