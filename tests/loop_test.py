@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import threading
+import types
 
 import chex
 import jax
@@ -16,12 +17,13 @@ from harmony_jax.config import Config, RunSettings
 from harmony_jax.envs import base
 from harmony_jax.errors import UserError
 from harmony_jax.methods import dreamer
+from harmony_jax.methods.tdmpc_replay import PriorityReplay
 from harmony_jax.processes import ALONE
 from harmony_jax.replay import Replay
-from harmony_jax.training import evaluation
+from harmony_jax.training import evaluation, setup
 from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState, Schedule
-from tests import events, linear
+from tests import events, linear, small
 from tests.runs import From, Killed, ask, compile_once, config_of, die, dreamer_of, lines, train
 
 
@@ -385,3 +387,31 @@ def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys, monkeypat
   assert f'first update after {begins + 4} steps: compiling' in first
   assert 'float32 products' not in second
   assert 'goes on updating after' in second and 'left' not in second.partition('compiling')[0]
+
+
+@pytest.mark.parametrize(
+  'name, observation',
+  [
+    ('dreamerv3', 'action'),
+    ('dreamerv3', 'is_last'),
+    ('dreamerpro', 'before'),
+    ('tdmpc', 'weight'),
+  ],
+)
+def test_an_observation_does_not_take_the_name_of_something_else(name, observation):
+  """What stands under its name in a batch would be learned from, and something else acted on."""
+  shapes = {'state': (3,), observation: (2,)} if name == 'tdmpc' else {observation: (2,)}
+  if name == 'dreamerpro':
+    shapes['image'] = (64, 64, 3)
+  config = dreamer_of(name)
+  of = types.SimpleNamespace(
+    spec=small.spec(shapes, 2, False), replay=PriorityReplay if name == 'tdmpc' else Replay
+  )
+  with pytest.raises(UserError, match=f"^the observation '{observation}' has the name"):
+    setup.make_replay(config, of, ALONE, 1)
+
+
+def test_a_measure_does_not_take_the_name_of_the_score():
+  env = types.SimpleNamespace(measures={'mean': np.zeros(1, np.float32)})
+  with pytest.raises(UserError, match="^the measure 'mean' has the name"):
+    evaluation.require_score(config_of(), env)
