@@ -212,12 +212,11 @@ def of_runs(options: argparse.Namespace) -> int:
     else:
       from harmony_jax.reporting import ranges
 
-      path = pathlib.Path(ranges.__file__).with_name('expected.json')
-      table, problems = ranges.write(options.measure, path)
+      table, problems = ranges.write(options.measure, ranges.EXPECTED)
       for problem in problems:
         print(f'problem: {problem}', file=sys.stderr)
       told = [f'{key} ({each["runs"]})' for key, each in table.items()]
-      print(f'{path}: {", ".join(told)}')
+      print(f'{ranges.EXPECTED}: {", ".join(told)}')
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return error.exit_code

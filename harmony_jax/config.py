@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flax import traverse_util
+
 from harmony_jax import config_file, method, sampling, settings
 from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
@@ -20,8 +22,8 @@ from harmony_jax.settings import setting
 FORMAT = 2  # of config.json; 1 had the settings that told three methods apart in `behavior`
 _OPTIONS = ('env', 'eval_env')
 # What runs did before there was a setting for it.
-LATER = {'eval_share': 0.0, **dict.fromkeys(('env.keys', 'env.ignore', 'env.read'), [])}
-LATER |= {'env.wrappers': [], 'env.vector': False, 'keep_replay': True, 'update_at': 'steps'}
+LATER: dict[str, Any] = dict.fromkeys(('env.keys', 'env.ignore', 'env.read', 'env.wrappers'), [])
+LATER |= {'eval_share': 0.0, 'env.vector': False, 'keep_replay': True, 'update_at': 'steps'}
 LATER |= {'matmul_precision': 'default', 'rssm.recurrence': 'auto'}
 LATER |= {'env.ball': 0, 'env.paddle': 0, 'env.drift': 1.0, 'env.contrast': 1.0}
 LATER |= {'env.rewarded': 'end', 'label': '', 'eval_in_background': False}
@@ -207,15 +209,10 @@ class Config:
     return {**settings.to_json(self.run), **settings.to_json(self.agent), **options}
 
 
-def nested_flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def nested_flat(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Return {'a.b': 1} for {'a': {'b': 1}}; an empty dict stays one."""
-  flat: dict[str, Any] = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      flat |= nested_flat(value, f'{prefix}{name}.')
-    else:
-      flat[f'{prefix}{name}'] = value
-  return flat
+  flat = traverse_util.flatten_dict({**tree}, keep_empty_nodes=True, sep='.')
+  return {name: {} if value is traverse_util.empty_node else value for name, value in flat.items()}
 
 
 def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -309,26 +306,22 @@ def from_json(
     tree = entry.upgrade(tree)
   env, eval_env = (dict(tree.pop(name, {})) for name in _OPTIONS)
   config = Config(RunSettings(), entry.settings, env, eval_env)
-  known, given = config.flat(), {**nested_flat(tree)}
+  known, given = config.flat(), nested_flat(tree)
   missing = [
     name
     for name in known
     if name not in (*given, *LATER) and not name.startswith(('env.', 'eval_env.'))
   ]
   strange = [name for name in given if name not in known]
-  if missing or strange:
-    told = (
-      [f"takes today's {', '.join(f'{name}={known[name]}' for name in missing)}"] if missing else []
-    )
-    told += [f'leaves out {", ".join(strange)}'] if strange else []
+  todays = ', '.join(f'{name}={known[name]}' for name in missing)
+  told = [f"takes today's {todays}"] if missing else []
+  told += [f'leaves out {", ".join(strange)}'] if strange else []
+  if told:
     _log.warning('%s is of another version: %s', source, '; '.join(told))
-  values = {name: _number(value) for name, value in given.items() if name in known}
-  return config.replace(values)
-
-
-def _number(value: Any) -> Any:
-  """Return inf where JSON has 'inf'."""
-  return float(value) if value in ('inf', '-inf', 'nan') else value
+  number = lambda value: (
+    float(value) if value in ('inf', '-inf', 'nan') else value
+  )  # as JSON has it
+  return config.replace({name: number(value) for name, value in given.items() if name in known})
 
 
 def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:

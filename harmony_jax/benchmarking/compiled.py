@@ -5,7 +5,6 @@ would ask of it. `worse` holds figures against those of before.
 """
 
 import contextlib
-import importlib.metadata
 import re
 import sys
 import time
@@ -16,7 +15,7 @@ from unittest import mock
 import jax
 import pandas
 
-from harmony_jax.benchmarking import hlo, patience, stablehlo
+from harmony_jax.benchmarking import hlo, machine, patience, stablehlo
 from harmony_jax.benchmarking.chips import CHIPS, Chip, devices, missing
 from harmony_jax.benchmarking.programs import Program, programs
 from harmony_jax.benchmarking.subject import Subject
@@ -61,7 +60,8 @@ def measure(
         found[name] = compiled(there[name](), chip)
       print(f'{name}: {found[name].get("error", "done")}', file=sys.stderr, flush=True)
   run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}
-  record = {'target': target, 'devices': count, **run, 'versions': versions()}
+  record = {'target': target, 'devices': count, **run}
+  record['versions'] = machine.versions(_COMPILERS)
   how = {'not_compiled': lacks} if lacks else {'assumptions': chip.assumptions()}
   return {**record, **how, 'programs': found}
 
@@ -93,12 +93,6 @@ def _alone(config, target, count, name):
 def as_if_on(chip: Chip) -> contextlib.AbstractContextManager:
   """Return a context in which the project traces for a chip, which JAX has not."""
   return mock.patch.object(jax, 'default_backend', lambda: chip.backend)
-
-
-def versions() -> dict[str, str]:
-  """Return those of JAX and the compilers that are there."""
-  known = {each.metadata['Name']: each.version for each in importlib.metadata.distributions()}
-  return {name: known[name] for name in _COMPILERS if name in known}
 
 
 # --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ _IDLE = {
   *('after-all', 'partition-id', 'replica-id', 'opt-barrier'),
 }
 _VIEW = '"ConcatBitcast"'  # of what a TPU has fetched in parts
+_FETCHES = ('copy-start', 'slice-start', 'async-start')
 _ENDS = ('-done', '-update')
 _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
 _BYTES |= {'s64': 8, 'u64': 8, 'f64': 8, 'token': 0}
@@ -79,7 +80,9 @@ class Program:
   def __init__(self, text: str):
     self._bodies: dict[str, Body] = {}
     self._entry, body = '', {}
-    for line in re.sub(r'kernel_metadata=\{[^}]*\}', _in_one_line, text).splitlines():
+    # what one of our own kernels says of itself may have several lines
+    one_line = lambda found: found.group().replace('\n', '')
+    for line in re.sub(r'kernel_metadata=\{[^}]*\}', one_line, text).splitlines():
       if head := _HEAD.match(line):
         body = self._bodies.setdefault(head.group(2), {})
         self._entry = head.group(2) if head.group(1) else self._entry
@@ -106,7 +109,7 @@ class Program:
         yield from max(ways, key=lambda way: sum(kernel.runs for kernel in way))
       elif it.opcode == 'call':
         yield from self._walk(it.attribute(r'to_apply=%?([\w.\-]+)'), runs, part, loops)
-      elif _prefetches(it):
+      elif it.opcode in _FETCHES and 'S(1)' in it.shape:
         yield Kernel(it, runs, {}, nbytes(it.shape, near=True), part, True)
       elif work := _told(it):
         size = int(work['bytes']) if 'bytes' in work else self._bytes(it, body)
@@ -172,14 +175,6 @@ def _told(it):
   # A TPU's compiler copies it to what it puts around them.
   of_tpu = it.attribute(r'"tpu_custom_call".*kernel_metadata=(\{[^}]*\})')
   return json.loads(of_gpu or of_tpu or '{}')
-
-
-def _in_one_line(found):
-  return found.group().replace('\n', '')
-
-
-def _prefetches(it):
-  return it.opcode in ('copy-start', 'slice-start', 'async-start') and 'S(1)' in it.shape
 
 
 def _place(it):

@@ -9,7 +9,7 @@ import pathlib
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -20,8 +20,7 @@ from harmony_jax import parallel
 from harmony_jax.errors import UserError
 from harmony_jax.training.run_folder import git_commit
 
-PACKAGES = {'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'mujoco', 'dm_control', 'ale-py'}
-PACKAGES |= {'gymnasium', 'metaworld'}
+PACKAGES = 'ale-py dm_control flax gymnasium jax jaxlib metaworld mujoco numpy optax'.split()
 
 
 def describe_machine() -> dict[str, Any]:
@@ -29,7 +28,6 @@ def describe_machine() -> dict[str, Any]:
   cpuinfo = pathlib.Path('/proc/cpuinfo')
   lines = cpuinfo.read_text(encoding='utf-8').splitlines() if cpuinfo.exists() else []
   models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-  installed = {each.metadata['Name']: each.version for each in importlib.metadata.distributions()}
   return {
     'processor': models[0] if models else platform.processor(),
     'cores': len(os.sched_getaffinity(0)),
@@ -40,9 +38,15 @@ def describe_machine() -> dict[str, Any]:
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'python': platform.python_version(),
     'commit': git_commit(),
-    'versions': {name: installed[name] for name in sorted(PACKAGES & installed.keys())},
+    'versions': versions(PACKAGES),
     'opengl': os.environ.get('MUJOCO_GL', ''),
   }
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+  """Return {package: version} of those that are installed."""
+  installed = {each.metadata['Name']: each.version for each in importlib.metadata.distributions()}
+  return {name: installed[name] for name in names if name in installed}
 
 
 def ceilings(size: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 PATIENCE = 300.0  # seconds
@@ -46,28 +46,25 @@ def _send(sender, compile, arguments):
   sender.send(compile(*arguments))
 
 
-class Plan:
+class Plan(NamedTuple):
   """What a compiler had written: the optimised HLO, bytes of temporaries and in all."""
 
-  def __init__(self, text: str, buffers: str, report: str):
-    self.text = text
-    # Those of other memories than the large one have a colour.
-    sizes = re.findall(r'^allocation \d+: size (\d+), preallocated-temp', buffers, re.MULTILINE)
-    self.temp_bytes = sum(map(int, sizes))
-    self.peak_bytes = int(_TOTAL.findall(report)[0])
+  text: str
+  temp_bytes: int
+  peak_bytes: int
 
   @classmethod
   def read(cls, folder: str) -> 'Plan | None':
     """Return the plan of the largest program in a folder, where there is one."""
     texts = pathlib.Path(folder).glob('*.after_optimizations.txt')  # not those for this CPU
-    largest = max(texts, key=lambda path: path.stat().st_size, default=None)
-    if not largest:
+    if not (largest := max(texts, key=lambda path: path.stat().st_size, default=None)):
       return None
-    parts = [
-      largest.with_name(f'{largest.stem}{end}.txt')
-      for end in ('', '-buffer-assignment', '-memory-usage-report')
-    ]
+    ends = ('', '-buffer-assignment', '-memory-usage-report')
+    parts = [largest.with_name(f'{largest.stem}{end}.txt') for end in ends]
     if not all(path.exists() for path in parts):
       return None
     text, buffers, report = (path.read_text(encoding='utf-8') for path in parts)
-    return cls(text, buffers, report) if _TOTAL.search(report) else None  # else it is being written
+    # Those of other memories than the large one have a colour.
+    sizes = re.findall(r'^allocation \d+: size (\d+), preallocated-temp', buffers, re.MULTILINE)
+    total = _TOTAL.search(report)  # as long as it is being written there is none
+    return cls(text, sum(map(int, sizes)), int(total[1])) if total else None

@@ -15,12 +15,22 @@ Values = Mapping[str, Mapping[str, Sequence[float]]]  # {group: {label: [a value
 def metric(records: Sequence[Record], name: str, colors: Mapping[str, str]) -> list[Panel]:
   """Return a panel per task: a metric of training over agent steps; thin lines are the seeds, thick
   ones their mean at the steps that all of them have, over the complete runs where there are any."""
+  drawn: dict[str, dict[str, list[Record]]] = {}
+  for record in records:
+    if name in record.metrics:
+      drawn.setdefault(record.task, {}).setdefault(record.method, []).append(record)
   panels = []
-  for task in dict.fromkeys(record.task for record in records):
-    if found := _series(records, task, name):
-      title = f'{task}: {name}'
-      wide = max(260, 8 * len(title))
-      panels.append(Panel(title, 'agent steps', _metric_drawing(found, colors), wide))
+  for task, by_method in drawn.items():
+    lines = []
+    for method, runs in by_method.items():
+      points = [
+        pandas.Series(run.metrics[name], run.metrics['step'], dtype=float).dropna() for run in runs
+      ]
+      averaged = [each for each, run in zip(points, runs) if run.complete] or points
+      mean = pandas.concat(averaged, axis=1).dropna().mean(axis=1)
+      lines.append((points, mean, {'color': colors[method]}))
+    title = f'{task}: {name}'
+    panels.append(Panel(title, 'agent steps', _drawing(lines), max(260, 8 * len(title))))
   return panels
 
 
@@ -58,7 +68,7 @@ def bars(title: str, values: Values, colors: Mapping[str, str]) -> Panel:
 def over_updates(
   title: str,
   curves: Mapping[str, Mapping[int, Mapping]],
-  look: Look,
+  looks: Look,
   logarithmic: bool = False,
   low: float | None = None,
 ) -> Panel:
@@ -69,43 +79,26 @@ def over_updates(
     low: what lies below it is cut off.
   """
 
+  lines = []
+  for label, by_update in curves.items():
+    color, style = looks[label]
+    table = pandas.DataFrame.from_dict(by_update, orient='index').sort_index()
+    look = {'color': color, 'linestyle': STYLES[style]}
+    lines.append(([table[run] for run in table], table.mean(axis=1, skipna=False), look))
+  return Panel(title, 'updates', _drawing(lines, logarithmic, low))
+
+
+def _drawing(lines, logarithmic=True, low=None):
+  """Of each (points of each run, of their mean, look)."""
+
   def draw(axis):
-    for label, by_update in curves.items():
-      (color, style), updates = look[label], sorted(by_update)
-      how = {'color': color, 'linestyle': STYLES[style]}
-      runs = sorted(set().union(*by_update.values()))
-      points = [[by_update[update].get(run, np.nan) for run in runs] for update in updates]
-      axis.plot(updates, points, **how, linewidth=0.5, alpha=0.4)
-      axis.plot(updates, np.mean(points, axis=1), **how, linewidth=1.8)
+    for runs, mean, look in lines:
+      for points in runs:
+        axis.plot(points, **look, linewidth=0.6, alpha=0.4)
+      axis.plot(mean, **look, linewidth=1.8)
     if low is not None and axis.get_ylim()[0] < low:
       axis.set_ylim(bottom=low)
     if logarithmic and axis.dataLim.ymin > 0:
-      log_scale(axis)
-    axis.xaxis.set_major_formatter(tick)
-
-  return Panel(title, 'updates', draw)
-
-
-def _series(records, task, name):
-  """{method: [(points by step, whether it is complete) of each seed]} of a task, where any has the
-  metric."""
-  found = {}
-  for record in records:
-    if record.task == task and name in record.metrics:
-      points = pandas.Series(record.metrics[name], record.metrics['step'], dtype=float).dropna()
-      found.setdefault(record.method, []).append((points, record.complete))
-  return found
-
-
-def _metric_drawing(found, colors):
-  def draw(axis):
-    for method, runs in found.items():
-      for points, _ in runs:
-        axis.plot(points.index, points, color=colors[method], linewidth=0.6, alpha=0.4)
-      averaged = [points for points, complete in runs if complete] or [points for points, _ in runs]
-      mean = pandas.concat(averaged, axis=1).dropna().mean(axis=1)
-      axis.plot(mean.index, mean, color=colors[method], linewidth=1.8)
-    if axis.dataLim.ymin > 0:
       log_scale(axis)
     axis.xaxis.set_major_formatter(tick)
 

@@ -196,6 +196,7 @@ def _weighed(record, task):
 
 def _policy(folder, series) -> Iterator[Sign]:
   entropy, choices = series.get('actor/entropy', []), _choices(folder)
+  returns = series.get('return/train', [])
   if not (entropy and choices) or series['update'][-1] < EARLY:
     return
   most, now = sum(math.log(count) for count in choices), _median(entropy, 0.75)
@@ -211,13 +212,8 @@ def _policy(folder, series) -> Iterator[Sign]:
       f'the policy is deterministic: entropy {now:.3g} of at most log({options}) = {most:.3g}',
       'fine where the task is solved; else it stopped to explore: config.behavior.entropy, or '
       'returns of a scale that drowns it',
-      unusual=not _good(series),
+      unusual=len(returns) < 4 or _median(returns, 0.75) <= _median(returns, 0, 0.25),
     )
-
-
-def _good(series):
-  returns = series.get('return/train', [])
-  return len(returns) > 3 and _median(returns, 0.75) > _median(returns, 0, 0.25)
 
 
 def _choices(folder):

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from harmony_jax.reporting.figures import number as long_number
 from harmony_jax.reporting.schema import Record
 from harmony_jax.training.run_folder import FREE, atomic_write
 
+EXPECTED = pathlib.Path(__file__).with_name('expected.json')
 PARTS = 4  # of a run's steps, each with a range of its own
 FACTOR = 3  # a value so many times outside of our runs' range is unusual
 READ = ('update', 'nonfinite_updates', 'actor/', 'critic/', 'grad_norm/', 'return/', 'harmony/')
@@ -71,9 +71,7 @@ def measure(found: Sequence[Record]) -> dict[str, Any]:
 
 def expected() -> dict[str, Any]:
   """Return what `measure` made of our runs."""
-  return json.loads(
-    resources.files('harmony_jax.reporting').joinpath('expected.json').read_text('utf-8')
-  )
+  return json.loads(EXPECTED.read_text(encoding='utf-8'))
 
 
 def compare(record: Record) -> tuple[list[Sign], list[tuple[str, str, str]]]:
@@ -86,8 +84,7 @@ def compare(record: Record) -> tuple[list[Sign], list[tuple[str, str, str]]]:
     return [Sign(told, unusual=False)], []
   step = record.metrics['step'][-1] if record.metrics['step'] else 0
   # the last one that is over: what a part begins with is not what the median of all of it is
-  part = PARTS if record.complete else min(PARTS, PARTS * step // record.steps)
-  part -= 1
+  part = (PARTS if record.complete else min(PARTS, PARTS * step // record.steps)) - 1
   signs, rows, other = [], [], _other(record, ours)
   if other:
     told = f'our runs of this method had other settings: {protocol.some(other)}'
@@ -101,14 +98,9 @@ def compare(record: Record) -> tuple[list[Sign], list[tuple[str, str, str]]]:
       continue
     rows.append((name, text(value), f'{text(low)} to {text(high)}'))
     if not low / FACTOR <= value <= high * FACTOR and low > 0:
-      signs.append(
-        Sign(
-          f'{name} is {text(value)} in part {part + 1} of {PARTS} of the run; in ours it was '
-          f'{text(low)} to {text(high)} (from {runs} run{"s" * (runs > 1)} of '
-          f'{", ".join(ours["tasks"])})',
-          unusual=not other,
-        )
-      )
+      told = f'{name} is {text(value)} in part {part + 1} of {PARTS} of the run; in ours it was '
+      of = f'{runs} run{"s" * (runs > 1)} of {", ".join(ours["tasks"])}'
+      signs.append(Sign(f'{told}{text(low)} to {text(high)} (from {of})', unusual=not other))
   if record.steps_per_second:  # nothing odd: a run may share its machine
     for devices, (low, high) in ours['speed'].items():
       told = f'{text(low)} to {text(high)} on {devices}'

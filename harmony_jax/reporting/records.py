@@ -262,11 +262,9 @@ def _is_run(folder):
 
 def _missing(path):
   """'runs/atary does not exist; the nearest there is: runs/atari'."""
-  parent = next((each for each in path.parents if os.path.isdir(each)), path)
-  name = path.parts[len(parent.parts)] if len(parent.parts) < len(path.parts) else ''
-  near = difflib.get_close_matches(
-    name, sorted(os.listdir(parent)) if name else [], n=1, cutoff=0.5
-  )
+  parent = next(each for each in path.parents if os.path.isdir(each))
+  name, there = path.parts[len(parent.parts)], sorted(os.listdir(parent))
+  near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
   nearest = f'; the nearest there is: {parent / near[0]}' if near else ''
   return f'{path} does not exist{nearest}'
 
@@ -310,7 +308,8 @@ def apart(a: Mapping, b: Mapping) -> dict[str, str]:
   """Return {setting: 'setting (its value in b for that in a)'} of what makes two configurations of
   runs others, whatever their seeds. What one of them lacks does only where it is known what was
   done before, or is an option of the simulator."""
-  idle = _FREE | {f'weighting.{name}' for name in weighting.idle(_rule(b))}
+  rule = (b.get('weighting') or {}).get('rule', '–')
+  idle = _FREE | {f'weighting.{name}' for name in weighting.idle(rule)}
   found = {}
   for key, (old, new) in difference(a, b).items():
     alone = old is None or new is None
@@ -320,10 +319,6 @@ def apart(a: Mapping, b: Mapping) -> dict[str, str]:
       told = ['nothing' if each is None else each for each in (new, old)]
       found[key] = '{} ({} for {})'.format(key, *told)
   return found
-
-
-def _rule(config):
-  return (config.get('weighting') or {}).get('rule', '–')
 
 
 def _cut(found):
