@@ -18,7 +18,7 @@ from harmony_jax.errors import UserError
 from harmony_jax.methods import dreamer
 from harmony_jax.processes import ALONE
 from harmony_jax.replay import Replay
-from harmony_jax.training import evaluation
+from harmony_jax.training import evaluation, hooks
 from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState, Schedule
 from tests import events, linear
@@ -49,6 +49,12 @@ def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
   first, again = (events.shown(folder / 'tensorboard') for folder in (whole[0], tmp_path))
   for name in ('episode/return', 'episode/length', 'return/eval', 'loss/reward'):
     assert first[name] == again[name]
+
+
+def test_a_video_of_batches_shorter_than_what_it_shows_first(tmp_path, monkeypatch):
+  monkeypatch.setattr(hooks.Video, 'context', 20)
+  train(tmp_path, dreamer_of(steps=80, video_every=80, eval_episodes=0))
+  assert list((tmp_path / 'videos').glob('open_loop_image_00000080*'))
 
 
 def test_a_last_evaluation_of_more_episodes_is_the_same_where_a_run_goes_on(tmp_path):

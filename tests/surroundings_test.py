@@ -10,9 +10,10 @@ import pytest
 
 from experiments import doctor
 from harmony_jax import parallel, surroundings
-from harmony_jax.training import faults, hooks
+from harmony_jax.training import faults
+from tests import commands
 from tests.commands import ROOT
-from tests.runs import config_of, dreamer_of, train
+from tests.runs import config_of, train
 
 
 def start(*words, without=(), **variables):
@@ -140,12 +141,6 @@ def test_with_a_place_they_are_kept(cache, monkeypatch, tmp_path, caplog):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   parallel.use_compilation_cache()
   assert cache() == str(tmp_path / 'harmony_jax/xla') and not caplog.records
-
-
-def test_a_video_of_batches_shorter_than_what_it_shows_first(tmp_path, monkeypatch):
-  monkeypatch.setattr(hooks.Video, 'context', 20)
-  train(tmp_path, dreamer_of(steps=80, video_every=80, eval_episodes=0))
-  assert list((tmp_path / 'videos').glob('open_loop_image_00000080*'))
 
 
 def test_copies_are_guarded_where_programs_are_compiled():
