@@ -366,8 +366,9 @@ def test_rewards_and_ends_are_stored_beside_their_observation(whole):
 
 
 def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
-  config = dreamer_of(weighting__calibrate=2, weighting__rate=1e-9, steps=80)
-  trainer = train(tmp_path, config)
+  """The updates are those of other runs, and so are their programs."""
+  compiler = lambda of: compile_once(type(of)(dreamer_of().agent, of.spec))
+  trainer = train(tmp_path, dreamer_of(weighting__calibrate=2, steps=80), compiler=compiler)
   params = trainer.updates.state.params['world_model']
   sigma = np.exp(float(params['harmony']['observation']))
   first = [line for line in lines(tmp_path, 'metrics.jsonl') if 'loss/observation' in line][0]
