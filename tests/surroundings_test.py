@@ -90,10 +90,18 @@ def test_commands_tell_what_is_not_taken():
   assert error.startswith('error: nowhere holds no run')
 
 
+# JAX reads the variable when it is imported, which it is already where commands are forked.
+ON_A_PLATFORM = """
+import os, runpy, jax
+jax.config.update('jax_platforms', os.environ['JAX_PLATFORMS'])
+runpy.run_module('experiments.catch', run_name='__main__', alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize('platform', ['cuda', 'gpu', 'tpu', 'nonsense'])
 def test_a_platform_that_is_not_there_is_one_line(platform, tmp_path):
-  words = ['--preset=tiny', f'--logdir={tmp_path}/run']
-  done = start('-m', 'experiments.catch', *words, JAX_PLATFORMS=platform)
+  words = ['-c', ON_A_PLATFORM, '--preset=tiny', f'--logdir={tmp_path}/run']
+  done = commands.Command(*words, JAX_PLATFORMS=platform).end()
   if done.returncode == 0:
     pytest.skip(f'there is {platform}')
   lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
