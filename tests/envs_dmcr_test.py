@@ -1,8 +1,6 @@
 """DMC Remastered: looks that change, physics that does not."""
 
 import importlib.util
-import subprocess
-import sys
 
 import chex
 import numpy as np
@@ -12,6 +10,7 @@ from harmony_jax.envs import dmcr, dmcr_factors, dmcr_textures
 from harmony_jax.envs.check import check
 from harmony_jax.envs.dmc import DMC
 from harmony_jax.envs.dmcr import DMCR
+from tests import commands
 
 if importlib.util.find_spec('dm_control') is None:
   pytest.skip('dm_control is not installed', allow_module_level=True)
@@ -433,19 +432,9 @@ def test_a_contact_sheet(tmp_path):
   from PIL import Image
 
   path = tmp_path / 'sheet.png'
-  subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'experiments.contact_sheet',
-      f'--output={path}',
-      '--seeds=3',
-      '--config.env.render=fast',
-      '--tasks=cheetah_run,fish_swim',
-    ],
-    check=True,
-    capture_output=True,
-  )
+  words = f'--output={path}', '--seeds=3', '--tasks=cheetah_run,fish_swim'
+  done = commands.run('contact_sheet', *words, '--config.env.render=fast')
+  assert done.returncode == 0, done.stderr
   picture = np.asarray(Image.open(path))
   assert picture.shape == (2 * 128 + 4, 3 * 128 + 2 * 4, 3)
   assert (picture[128:132] == 255).all() and (picture[:, 128:132] == 255).all()
