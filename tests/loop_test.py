@@ -20,7 +20,7 @@ from harmony_jax.methods import dreamer
 from harmony_jax.methods.tdmpc_replay import PriorityReplay
 from harmony_jax.processes import ALONE
 from harmony_jax.replay import Replay
-from harmony_jax.training import evaluation, setup
+from harmony_jax.training import evaluation, hooks, setup
 from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState, Schedule
 from tests import events, linear, small
@@ -51,6 +51,12 @@ def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
   first, again = (events.shown(folder / 'tensorboard') for folder in (whole[0], tmp_path))
   for name in ('episode/return', 'episode/length', 'return/eval', 'loss/reward'):
     assert first[name] == again[name]
+
+
+def test_a_video_of_batches_shorter_than_what_it_shows_first(tmp_path, monkeypatch):
+  monkeypatch.setattr(hooks.Video, 'context', 20)
+  train(tmp_path, dreamer_of(steps=80, video_every=80, eval_episodes=0))
+  assert list((tmp_path / 'videos').glob('open_loop_image_00000080*'))
 
 
 def test_a_last_evaluation_of_more_episodes_is_the_same_where_a_run_goes_on(tmp_path):
@@ -362,8 +368,9 @@ def test_rewards_and_ends_are_stored_beside_their_observation(whole):
 
 
 def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
-  config = dreamer_of(weighting__calibrate=2, weighting__rate=1e-9, steps=80)
-  trainer = train(tmp_path, config)
+  """The updates are those of other runs, and so are their programs."""
+  compiler = lambda of: compile_once(type(of)(dreamer_of().agent, of.spec))
+  trainer = train(tmp_path, dreamer_of(weighting__calibrate=2, steps=80), compiler=compiler)
   params = trainer.updates.state.params['world_model']
   sigma = np.exp(float(params['harmony']['observation']))
   first = [line for line in lines(tmp_path, 'metrics.jsonl') if 'loss/observation' in line][0]
