@@ -161,10 +161,7 @@ def reciprocal(epsilon: float = 1e-8) -> Weighting:
 
 
 def running(
-  decay: float = 0.99,
-  rectified: bool = True,
-  sources: Mapping[str, Sequence[str]] | None = None,
-  rest: str = '',
+  decay: float = 0.99, rectified: bool = True, sources: Mapping[str, Sequence[str]] | None = None
 ) -> Weighting:
   """Each task weighed by the closed form (eq. 13, or 1/L) of the running mean of its loss: what
   harmonizers learn, without learning it, and from the first step on.
@@ -173,7 +170,6 @@ def running(
     decay: β of the means mₜ = β mₜ₋₁ + (1-β) Lₜ, which are divided by 1 - βᵗ.
     sources: the tasks whose summed means a task is weighed by, where that is not its own alone;
       of a name that no loss has ValueError is raised, as it would be another rule.
-    rest: the task whose weight all losses have that are none; '': they have weight 1.
   """
   sources = {task: tuple(names) for task, names in (sources or {}).items() if names}
   optimum = optimal_sigma if rectified else optimal_sigma_unrectified
@@ -192,31 +188,22 @@ def running(
     for task in state['weights']:
       loss = sum(means[name] for name in sources.get(task, (task,))) / share
       weights[task] = 1 / optimum(jnp.maximum(loss, 1e-8))
-    others = {name: weights[rest] for name in losses if rest in weights and name not in weights}
-    total, metrics = _weighed(losses, weights | others)
+    total, metrics = _weighed(losses, weights)
     return total, {'weights': weights, 'means': means, 'share': share}, metrics
 
   return Weighting(init, weigh)
 
 
 def equilibrium(
-  decay: float = 0.99,
-  rectified: bool = True,
-  observing: Sequence[str] = ('observation',),
-  rest: bool = True,
+  decay: float = 0.99, rectified: bool = True, observing: Sequence[str] = ('observation',)
 ) -> Weighting:
   """Harmony at its equilibrium, with two tasks: what is seen and what is rewarded. A weight is 1/σ*
   (eq. 13) of its loss's running mean, where harmonizers are after a long run or at a high learning
   rate; the dynamics, whose KL regularises the representation, has the last observation task's.
 
   Not in the paper; compared with its rules in results/harmony. Nothing is learned or tuned.
-
-  Args:
-    rest: whether that is also the weight of all other losses, such as that of the continuation.
-      At a weight of 1 they drown an observation that weighs 1/1000 (results/catch).
   """
-  last = tuple(observing)[-1:]
-  return running(decay, rectified, {'dynamics': last}, ''.join(last if rest else ()))
+  return running(decay, rectified, {'dynamics': observing[-1:]})
 
 
 def elbo(
@@ -372,9 +359,8 @@ RULES: dict[str, Callable[..., Weighting]] = {
   'running_unrectified': functools.partial(running, rectified=False),
   'equilibrium': equilibrium,
   'equilibrium_unrectified': functools.partial(equilibrium, rectified=False),
-  # Its first form, in saved runs and studies.
-  'running_tied': functools.partial(equilibrium, rest=False),
-  'running_tied_unrectified': functools.partial(equilibrium, rectified=False, rest=False),
+  'running_tied': equilibrium,  # its first name, in saved runs and studies
+  'running_tied_unrectified': functools.partial(equilibrium, rectified=False),
   'running_elbo': elbo,
   'running_elbo_unrectified': functools.partial(elbo, rectified=False),
   'uncertainty': uncertainty,
