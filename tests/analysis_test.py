@@ -167,11 +167,11 @@ def test_a_figure_says_of_which_runs_it_is(tmp_path):
 def test_a_mean_over_updates_is_of_all_runs():
   """A value that was not finite is missing: a mean of the others would be of other runs."""
   axis = Figure().add_subplot()
-  curves = {'a': {1: {'s0': 1.0, 's1': 3.0}, 2: {'s0': 1.0}}}
+  curves = {'a': {1: {'s0': 1.0, 's1': 3.0}, 3: {'s0': 1.0}, 2: {}}}  # no line goes through 2
   reporting.over_updates('', curves, {'a': ('red', 'solid')}).draw(axis)
   *runs, mean = [line.get_ydata() for line in axis.lines]
-  np.testing.assert_equal(np.array(runs), [[1, 1], [3, np.nan]])
-  np.testing.assert_equal(mean, [2, np.nan])
+  np.testing.assert_equal(np.array(runs), [[1, np.nan, 1], [3, np.nan, np.nan]])
+  np.testing.assert_equal(mean, [2, np.nan, np.nan])
 
 
 def test_a_run_that_has_just_begun_does_not_end_a_metric_s_mean():
