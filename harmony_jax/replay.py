@@ -129,6 +129,11 @@ class Replay:
     """Return what it waits for before training can begin, in words; '' where it can begin."""
     return '' if self.filled(prefill) else self._rule.wants
 
+  def newest(self) -> dict[str, np.ndarray]:
+    """Return the last step that is stored, {name: [N, ...]}; {} where there is none."""
+    row = (self._steps - 1) % self._rows
+    return {name: array[:, row] for name, array in self._data.items()} if self._steps else {}
+
   @property
   def shortest(self) -> int:
     """Steps, with the first, of an episode of which anything is ever drawn."""

@@ -313,8 +313,25 @@ def test_an_episode_that_ends_otherwise_when_it_is_played_again_begins_anew(capl
   now = resumed.restore(json.loads(json.dumps(whole.state())))
   assert now.is_first.all() and not now.is_last.any() and not resumed.lengths.any()
   assert all(f'environment {index} does not repeat' in caplog.text for index in range(2))
+  assert caplog.text.count('did not end as it had') == 2
   for _ in range(20):
     resumed.step(np.ones(2, np.int32))
+
+
+@pytest.mark.parametrize('failing', [False, True])
+def test_what_shows_something_else_when_it_is_played_again_is_told(caplog, failing):
+  first = [episode_seed(1, 'train', index, 0) for index in range(3)]
+  plan = {(first[1], 3): 1} if failing else {}
+  whole, past = Episodes(Frail(3, plan), 1, 'train'), []
+  for time in range(4):
+    past.append(whole.step(np.ones(3, np.int32) if time else None))
+  before = {**past[-2].observation, 'reward': past[-2].reward}
+  Episodes(Counter(3), 1, 'train').restore(whole.state(), before=before)
+  assert not caplog.text
+  before['vector'] = before['vector'] + np.array([0, 0, 1])[:, None]
+  Episodes(Counter(3), 1, 'train').restore(whole.state(), before=before)
+  assert caplog.text.count('environment 2 does not repeat with its seed') == 1
+  assert caplog.text.count('its vector is another') == 1
 
 
 def test_without_replay_interrupted_episodes_begin_anew_with_their_seeds():

@@ -113,7 +113,12 @@ class Episodes:
       'actions': [list(actions) for actions in self._actions],
     }
 
-  def restore(self, state: Mapping[str, list], replay: bool = True) -> base.TimeStep | None:
+  def restore(
+    self,
+    state: Mapping[str, list],
+    replay: bool = True,
+    before: Mapping[str, np.ndarray] | None = None,
+  ) -> base.TimeStep | None:
     """Takes up the episodes of `state()`.
 
     Args:
@@ -123,6 +128,8 @@ class Episodes:
         function of seed and actions (Atari, Catch, dm_control are); one that ends otherwise than
         it did begins anew. If False, the interrupted episodes begin anew, with their seeds, on the
         next step.
+      before: {name: [N, ...]} observations and rewards of the time step before the last, where
+        they are known: a warning tells of those that differ when they are played again.
 
     Returns:
       The last `TimeStep` before `state()` was called, or None where there was
@@ -140,14 +147,16 @@ class Episodes:
     if (self._episode < 0).all():
       return None
     if replay and getattr(self.env, 'replays', True):
-      return self._replay()
+      return self._replay(before or {})
     self._episode = self._episode - ~self._restart  # interrupted: the same number again
     self._restart[:] = True
     self._failed[:] = False
     return None
 
-  def _replay(self) -> base.TimeStep:
-    lengths = self.lengths
+  def _replay(self, before) -> base.TimeStep:
+    lengths, told = self.lengths, np.zeros(self.env.num_envs, bool)
+    # [N] of the time step `before`; a step that failed had none of its own
+    known = lengths - 1 + self._failed
     seeds = self._seeds()
     # [N] time steps of its episode that each environment has shown
     shown = np.zeros(self.env.num_envs, int)
@@ -161,17 +170,28 @@ class Episodes:
       shown = np.where(failed, 0, shown + ~idle)  # one that fails begins again
       ends = (shown > lengths) & self._restart & ~self._failed
       other = ~idle & ~failed & (timestep.is_last != ends) & (self._restart | (lengths > 0))
+      seen = {**timestep.observation, 'reward': timestep.reward}
+      for index in np.flatnonzero(~idle & ~failed & ~other & (shown - 1 == known)):
+        changed = [k for k, x in before.items() if _differ(x[index], seen[k][index])]
+        if changed and not told[index]:
+          self._tell(index, f'its {changed[0]} is another')
+          told[index] = True
       for index in np.flatnonzero(other):  # its actions, played on, would be past an end
-        _logger.warning(
-          'environment %d does not repeat: played again, its episode did not end as it had; it '
-          'begins anew, and the run is not the one that was interrupted',
-          index + self.first,
-        )
+        self._tell(index, 'its episode did not end as it had, and begins anew')
+        told[index] = True
         self._actions[index], lengths[index], shown[index] = [], 0, 0
         self._restart[index] = self._failed[index] = False
     # the step that failed is not played again: it might succeed
     base.truncate(timestep, self._failed)
     return timestep
+
+  def _tell(self, index, what):
+    _logger.warning(
+      'environment %d does not repeat with its seed: played again, %s; the run is not the one that '
+      'was interrupted',
+      index + self.first,
+      what,
+    )
 
   def _seeds(self) -> np.ndarray:
     return np.array(
@@ -180,6 +200,12 @@ class Episodes:
         for index, episode in enumerate(self._episode, self.first)
       ]
     )
+
+
+def _differ(one, other):
+  """Whether numbers differ by more than another machine's rounding, or its drawing, explains."""
+  picture, one = np.asarray(one).dtype == np.uint8, np.asarray(one, float)
+  return bool((np.abs(one - other) > (16 if picture else 1e-3 * (1 + np.abs(one)))).any())
 
 
 def count_ended(state: Mapping[str, list]) -> int:

@@ -94,7 +94,9 @@ def resume(trainer: 'Trainer') -> None:
   )
   if meta.get('processes', 1) != trainer.group.count and not trainer.filled():
     trainer.state.trained_at = None  # a part of the replay may be too little
-  trainer.timestep = trainer.episodes.restore(episodes)
+  known = {*trainer.env.spec.observation, 'reward'}
+  before = {name: rows for name, rows in trainer.replay.newest().items() if name in known}
+  trainer.timestep = trainer.episodes.restore(episodes, before=before)
   trainer.writer.truncate_after(trainer.state.step, meta['lines'])
 
 
