@@ -225,9 +225,10 @@ def make_config(
 ) -> tuple[Config, str]:
   """Return the configuration that flags ask for, and why its preset was chosen."""
   preset, reason = options.preset, ''
-  if preset == configs().AUTO:
-    preset, found = ('paper', 'an') if accelerator else ('cpu', 'no')
-    reason = f' (auto: there is {found} accelerator)'
+  if preset == configs().AUTO and accelerator:
+    preset, reason = 'paper', ' (auto: there is an accelerator)'
+  elif preset == configs().AUTO:
+    preset, reason = 'cpu', ' (auto: there is no accelerator)'
   task = canonical(suite, str(options[suite.TASK_FLAG].value))
   fields = {'seed': 'seed', 'replay': 'replay_on', 'devices': 'devices'}
   changes = {field: options[name].value for name, field in fields.items() if options[name].present}
