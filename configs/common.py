@@ -27,6 +27,7 @@ from typing import Any
 
 from harmony_jax import envs, method, settings
 from harmony_jax.config import Config, RunSettings, nearest
+from harmony_jax.envs.base import Spec
 from harmony_jax.errors import UserError
 
 Changes = Mapping[str, Any]  # {'some.field': value}
@@ -138,6 +139,22 @@ def make(suite: ModuleType, name: str, preset: str, task: str) -> Config:
       **sizes.run,
     }
   )
+
+
+def unlike(suite: ModuleType, config: Config, spec: Spec) -> list[str]:
+  """Return a line for each setting that the method has for the suite's kind of actions, where those
+  of the task are of another: a suite of any environments says one kind before one is made.
+  """
+  entry = method.entry(config.run.method)
+  own = dataclasses.replace(suite.TRAITS, discrete=bool(spec.factors))
+  flat, published, fitting = config.flat(), settings.flatten(entry.settings), entry.adapt(own)
+  kinds = ('continuous actions', 'choices')
+  return [
+    f'config.{name} is {value:g}, as {config.run.method} has it for {kinds[not own.discrete]}: for '
+    f'{kinds[own.discrete]}, as here, it has {wanted:g}'
+    for name, value in entry.adapt(suite.TRAITS).items()
+    if flat[name] == value != (wanted := fitting.get(name, published[name]))
+  ]
 
 
 def check(config: Config) -> Config:

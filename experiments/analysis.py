@@ -269,7 +269,7 @@ def draw_online(
   """Draw a figure of runs with the settings `texts`; return the paths."""
   from harmony_jax.reporting import analysis, curves, figures
 
-  found, other = collected(figure, texts)
+  found, other, more = collected(figure, texts)
   colors = figures.colors_of(figure.variants, curves.METHODS)
   panels, legend = [], [(label, color, 'solid') for label, color in colors.items()]
   for suite in dict.fromkeys(record.suite for record in found):
@@ -278,6 +278,7 @@ def draw_online(
       if panel == 'score':
         drawn = curves.learning(own, colors, {})
         panels += drawn.panels if drawn else []
+        more += [drawn.note.rstrip('.')] if drawn and drawn.note else []
       elif panel == 'weights':
         if drawn := curves.metric(own, 'harmony/'):
           panels, legend = panels + drawn.panels, drawn.legend
@@ -288,15 +289,16 @@ def draw_online(
   columns = 'label', 'task', 'seed', 'measure', 'step', 'value'
   there = [((record.method, record.suite, record.task), record.complete) for record in found]
   rows = analysis.rows(found, names)
-  return _written(name, figure, output, panels, legend, columns, rows, there, other)
+  return _written(name, figure, output, panels, legend, columns, rows, there, other, more)
 
 
-def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str]]:
+def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str], list[str]]:
   """Return (the records of a figure's runs, their method being the variant's label; in which of
-  their settings they are not as the preset). `texts` may name the runs, by `label`."""
+  their settings they are not as the preset; what else is to be said of the variants that are
+  there). `texts` may name the runs, by `label`."""
   from harmony_jax.reporting import records
 
-  options, found, unlike, other = flags.FLAGS, [], {}, []
+  options, found, unlike, other, more = flags.FLAGS, [], {}, [], []
   seeds = launcher.parse_seeds(options.seeds)
   results = options.results or ()
   given = [each for path in results for each in _printed(*records.collect(path))]
@@ -314,8 +316,13 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str
         changes = [word.removeprefix('--config.') for word in words[1:]]
         apart = [(each, _apart(each, config, changes)) for each in there]
         unlike |= {_place(each): told for each, told in apart if told}
-        own = {each.seed: each for each, told in reversed(apart) if told == []}
+        fitting = [each for each, told in apart if told == []]
+        own = {each.seed: each for each in reversed(fitting)}
+        for each in [each for each in fitting if not each.is_same_run(own[each.seed])]:
+          also = f'{own[each.seed].source} is another run of {label}, {task}, seed {each.seed}'
+          print(f'note: {each.source} is left out: {also}', file=sys.stderr)
         own = [own[seed] for seed in seeds if seed in own]
+        more += launcher.idle(config.override(changes), []) if own else []
         found += [dataclasses.replace(each, method=label) for each in own]
         preset: Any = records.without_paths(plain.override(changes).to_json())
         other += [text for each in own for text in records.apart(preset, each.config).values()]
@@ -324,7 +331,7 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str
   if not found:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
     raise UserError(f'no run of this figure is {where}')
-  return found, other
+  return found, other, more
 
 
 def _place(record):
@@ -361,9 +368,8 @@ def _apart(record, config, changes):
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:
   """Draw a figure of models learned on buffers; return the paths."""
   from harmony_jax.offline import figures, study
-  from harmony_jax.reporting import records
 
-  options, studies, other = flags.FLAGS, {}, []
+  options, studies, other, more = flags.FLAGS, {}, [], []
   for suite, tasks in chosen(figure).items():
     for task in tasks:
       opened = study.Study(places(suite, task, figure)[1])
@@ -371,9 +377,8 @@ def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathl
       opened.seeds = launcher.parse_seeds(options.seeds)
       studies[task] = opened
       preset = configs().make(configs().suite(suite), options.method, options.preset, task)
-      made = {'updates': SIZES[options.preset][0], **settings.to_json(preset.agent)}
-      own = {'updates': opened.updates, **opened.plan.get('settings', {})}
-      other += records.apart(made, own).values()
+      for told, lines in zip((other, more), _scale(opened, figure, preset)):
+        told += lines
   there = [
     ((run.label, task), True)
     for task, opened in studies.items()
@@ -382,11 +387,38 @@ def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathl
   ]
   if figure.draw == 'strips':
     paths = figures.strips(studies, output, name)
-    return [*paths, describe(name, figure, output, there, other)]
+    return [*paths, describe(name, figure, output, there, other, more)]
   panels, colors, rows = getattr(figures, figure.draw)(studies)
   legend = [(label, color, 'solid') for label, color in colors.items()]
   columns = 'label', 'task', 'buffer', 'seed', 'measure', 'update', 'value'
-  return _written(name, figure, output, panels, legend, columns, rows, there, other)
+  return _written(name, figure, output, panels, legend, columns, rows, there, other, more)
+
+
+def _scale(opened, figure, preset):
+  """([in which settings a study and its buffers are not as the preset], [lines about them])."""
+  from harmony_jax.reporting import records
+
+  plan, own_settings = opened.plan, opened.plan.get('settings', {})
+  sizes = zip(('updates', 'episodes', 'length'), SIZES[flags.FLAGS.preset])
+  made = {**dict(sizes), **dict(zip(('context', 'horizon'), figure.window)), 'reward_scale': 1.0}
+  own = {name: plan[name] for name in made if name in plan} | own_settings
+  made |= {**settings.to_json(preset.agent), 'env': settings.plain(preset.env)}
+  other, more = [], []
+  for label in opened.labels:
+    tree = {**nested_flat(own_settings), **plan['variants'][label]}
+    weighs = [k for k in preset.flat() if k.startswith(('weighting.', 'losses.')) and k in tree]
+    more += launcher.idle(preset.replace({name: tree[name] for name in weighs}), [])
+  for recorded in (each.get('recorded', {}) for each in plan['buffers']):
+    there = {name: recorded[name] for name in ('episodes', 'length', 'env') if name in recorded}
+    known = made if 'env' in there else {k: v for k, v in made.items() if k != 'env'}
+    other += records.apart(known, own | there).values()
+    policy = recorded.get('policy', 'random')
+    told = f'the policy {policy}' if policy not in ('random', 'smooth') else 'random actions'
+    rare = ', so that high rewards are rare in it or missing' if told == 'random actions' else ''
+    more.append(
+      f'The buffer is of {told}, where the paper has the replay of an agent that learned{rare}'
+    )
+  return other, more
 
 
 def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
@@ -397,7 +429,7 @@ def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
   return [output / f'{name}.png']
 
 
-def _written(name, figure, output, panels, legend, columns, rows, there, other):
+def _written(name, figure, output, panels, legend, columns, rows, there, other, more):
   """Write a figure, its data and what it shows; return the paths."""
   import pandas
 
@@ -411,7 +443,7 @@ def _written(name, figure, output, panels, legend, columns, rows, there, other):
     table.to_csv(file, index=False, lineterminator='\n')
   title = f'Figure {name.partition("_")[2]}: {figure.title.lower()}'
   paths = figures.save(figures.Figure(name, title, '', panels, legend), output)
-  return [*paths, data, describe(name, figure, output, there, other)]
+  return [*paths, data, describe(name, figure, output, there, other, more)]
 
 
 def describe(
@@ -420,12 +452,14 @@ def describe(
   output: pathlib.Path,
   there: Sequence[tuple[tuple, bool]],
   other: Sequence[str],
+  more: Sequence[str],
 ) -> pathlib.Path:
   """Write what a figure shows, of which runs, at which scale; return the path.
 
   Args:
     there: (what it is a seed of, whether it is complete) of each run that is drawn.
     other: in which settings runs are not as the preset, such as 'steps (100 for 8000)'.
+    more: lines about variants and buffers.
   """
   options, scale = flags.FLAGS, SCALE.get(flags.FLAGS.preset, TRIAL)
   tasks = '; '.join(f'{suite}: {", ".join(tasks)}' for suite, tasks in chosen(figure).items())
@@ -451,11 +485,7 @@ def describe(
   losses = getattr(method.entry(options.method).settings, 'losses', None)
   if 'harmony_w_d1' in labels and (own := getattr(losses, 'scale', 1.0)) != 1:
     lines.append(f'{options.method} has w_d = {own:g} of its own, as harmony_w_d1 has it here.')
-  if isinstance(figure, Offline):
-    lines.append(
-      'The buffer is of random actions, where the paper has the replay of an agent that learned, '
-      'so that high rewards are rare in it or missing.'
-    )
+  lines += [f'{line}.' for line in dict.fromkeys(more)]
   path = output / f'{name}.md'
   with run_folder.atomic_write(path) as file:
     file.write('\n\n'.join(lines) + '\n')

@@ -383,6 +383,7 @@ def _run(suite, options, texts, group, interruption):
       trainer = Trainer(*runs[0], shown, interruption)
       if group.leads:
         note(idle(config, named, trainer.env.spec, trainer.method.capabilities))
+        note(configs().unlike(suite, config, trainer.env.spec))
       trainer.run()
   return 0
 

@@ -58,7 +58,8 @@ USED = {  # the flags of each part
 # Settings of a method that its model alone, with windows of a buffer, does not look at.
 _OF_A_COURSE = {
   *('train_ratio', 'update_at', 'pretrain', 'prefill', 'eval_policy', 'eval_at_start', 'eval_as'),
-  *('importance', *(f'replay.{k}' for k in ('prioritize_ends', 'ends', 'priority', 'correction'))),
+  *('importance', 'replay.sampling', 'replay.first_action'),
+  *(f'replay.{k}' for k in ('prioritize_ends', 'ends', 'priority', 'correction')),
 }
 _OF_A_POLICY = 'actor actor_opt critic critic_opt behavior sac planning probe_opt'.split()
 NEEDED = {
@@ -231,6 +232,8 @@ def train(texts: list[str]) -> int:
     for buffer in buffers:
       buffer.windows(rows, False)
   views = [learn.Views(buffer, plan) for buffer in buffers]
+  if options.mlp and not all(view.names for view in views):
+    launcher.note(['--mlp changes nothing: a buffer holds no state of its simulator'])
   tree = _plan(plan, common, made, buffers)
   opened = study.open_study(options.output, tree)
   wanted = [

@@ -168,7 +168,8 @@ def running(
 
   Args:
     decay: β of the means mₜ = β mₜ₋₁ + (1-β) Lₜ, which are divided by 1 - βᵗ.
-    sources: the tasks whose summed means a task is weighed by, where that is not its own alone.
+    sources: the tasks whose summed means a task is weighed by, where that is not its own alone;
+      of a name that no loss has ValueError is raised, as it would be another rule.
   """
   sources = {task: tuple(names) for task, names in (sources or {}).items() if names}
   optimum = optimal_sigma if rectified else optimal_sigma_unrectified
@@ -179,7 +180,7 @@ def running(
     return {}, {'weights': _ones(tasks), 'means': dict.fromkeys(every, zero), 'share': zero}
 
   def weigh(losses, params, state):
-    _check(losses, 'running means', {**state['means'], **state['weights']})
+    _check(losses, 'running means', {**state['means'], **state['weights'], **sources})
     mean = lambda old, new: decay * old + (1 - decay) * jax.lax.stop_gradient(new)
     share = mean(state['share'], 1.0)  # 1 - βᵗ
     means = {name: mean(old, losses[name]) for name, old in state['means'].items()}

@@ -132,6 +132,7 @@ class Method(Protocol):
     calibration: how it starts from the first batches, if it does.
     acting: the fields of its `TrainState` that acting needs: all that `variables` looks at.
     largest_reward: beyond which it learns a smaller one.
+    learns_ends: whether its values know that nothing comes after a terminal step.
     eval_seed: from which all episodes of an evaluation begin; None: each from one of its own.
     eval_ends: whether the reward of an episode's last step counts there.
     model_step(state, batch), task_losses(state, batch): if it has them, `train_step` of its world
@@ -148,6 +149,7 @@ class Method(Protocol):
   calibration: Calibration | None = None
   acting: tuple[str, ...] = ('params',)
   largest_reward: float = math.inf
+  learns_ends: bool = True
   eval_seed: int | None = None
   eval_ends: bool = True
   lead: int = 0

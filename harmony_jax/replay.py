@@ -130,6 +130,11 @@ class Replay:
     return '' if self.filled(prefill) else self._rule.wants
 
   @property
+  def shortest(self) -> int:
+    """Steps, with the first, of an episode of which anything is ever drawn."""
+    return self._rule.shortest
+
+  @property
   def full(self) -> bool:
     """Whether each further step takes the place of one that is stored."""
     return self._steps >= self.kept
@@ -150,7 +155,7 @@ class Replay:
       step: `{name: [N, ...]}`, exactly the names of the specs.
 
     Raises:
-      ValueError: other names or shapes.
+      ValueError: other names or shapes, or whole numbers that the stored dtype cannot hold.
       TypeError: a dtype that the stored one cannot hold (float into uint8).
     """
     if step.keys() != self.specs.keys():
@@ -162,6 +167,10 @@ class Replay:
         raise ValueError(f'{name} has shape {array.shape}; replay stores {(self.num_envs, *shape)}')
       if not np.can_cast(array.dtype, dtype, 'same_kind'):
         raise TypeError(f'{name} is {array.dtype}; replay stores {dtype}')
+      if dtype.kind in 'iu' and not np.can_cast(array.dtype, dtype):  # it would wrap around
+        if array.size and not np.array_equal(array.astype(dtype), array):
+          span = f'{array.min()} to {array.max()}'
+          raise ValueError(f'{name} is {array.dtype} from {span}; replay stores {dtype}')
     row = self._steps % self._rows
     # Counted before it is written: a gather in another thread then knows that
     # the row is going.

@@ -23,6 +23,7 @@ class Sampling(abc.ABC):
   """A rule for windows of the last `kept` steps of N environments, stored in `rows` rows each."""
 
   wants = ''  # what it waits for before a first batch, in words
+  shortest = 1  # steps, with the first, of an episode of which anything is ever drawn
 
   def __init__(self, num_envs: int, kept: int, rows: int, length: int):
     self.num_envs, self.kept, self.rows, self.length = num_envs, kept, rows, length
@@ -151,6 +152,11 @@ class Inside(Sampling):
   """Uniform over all windows that lie in one episode, complete or not."""
 
   wants = 'an episode of config.batch_length steps: take fewer'
+
+  @property
+  def shortest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """As long as a window."""
+    return self.length
 
   def restart(self, oldest: int) -> None:
     self._begun = np.full(self.num_envs, oldest)

@@ -186,6 +186,8 @@ def _wanted(known: Setting, value: Any) -> str:
   if typing.get_origin(kind) is tuple:
     ok = isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
     strange = ok and known.choices and set(value) - set(known.choices)
+    if ok and known.choices and len({*value}) < len(value):
+      return 'a list that names each once'
     return '' if ok and not strange else f'a list of {", ".join(known.choices) or "names"}'
   numbers = (int, float) if kind is float else (kind,)
   if not isinstance(value, numbers) or (isinstance(value, bool) and kind not in (bool, Switch)):

@@ -150,8 +150,9 @@ class TrainedAgent:
       mode: take the most likely action; by default as in the run's evaluation.
 
     Returns: (action, state): an int, int32 [N], float32 [A] or [N, A] in [-1, 1], as the
-      environments of this library take it; and what to pass to the next call. The same arguments
-      give the same result. With `spec.choices` an action begins with their one-hots, and
+      environments of this library take it (`make_env`), and not always as the simulator itself
+      does, whose bounds may be others; and what to pass to the next call. The same arguments give
+      the same result. With `spec.choices` an action begins with their one-hots, and
       `envs.base.decode(action, spec.choices)` says what it is.
 
     Raises:
@@ -393,6 +394,8 @@ def _batched(observation, specs, lead=0) -> tuple[dict[str, np.ndarray], bool]:
       raise ValueError(f'{name} is {told.format(list(spec.shape))}; got {list(array.shape)}')
     if rank == 3 and array.dtype != np.uint8:
       raise ValueError(f'{name} is uint8 in 0 … 255; got {array.dtype}')
+    if array.dtype.kind == 'f' and not np.isfinite(array).all():  # the memory would never lose it
+      raise ValueError(f'{name} has {array[~np.isfinite(array)][0]} in it')
   single = ranks == {lead}
   return {name: array[None] if single else array for name, array in arrays.items()}, single
 

@@ -92,6 +92,13 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
     assert {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_18.csv')} == labels
     told = 'half is left out, a run with weighting.rate (0.5 for 1.0)\n'
     assert (told in done.stderr) == (not words), done.stderr
+  again = reports.write_run(tmp_path / 'again', 0, first=7.0)
+  shutil.copy(tmp_path / 'w10' / 'config.json', again)
+  other = f'--results={tmp_path}/w10,{again},{tmp_path}/w10/'
+  done = commands.run('analysis', '--figure=18', *where[:-1], other)
+  assert done.stderr == (
+    f'note: {again} is left out: {tmp_path}/w10 is another run of w_r10, hammer, seed 0\n'
+  )
   where = where[:-1] + (f'--results={tmp_path}/w_d1',)
   done = commands.run('analysis', '--figure=17', *where)
   assert done.returncode == 0 and not done.stderr, done.stderr
@@ -160,11 +167,11 @@ def test_a_figure_says_of_which_runs_it_is(tmp_path):
 def test_a_mean_over_updates_is_of_all_runs():
   """A value that was not finite is missing: a mean of the others would be of other runs."""
   axis = Figure().add_subplot()
-  curves = {'a': {1: {'s0': 1.0, 's1': 3.0}, 2: {'s0': 1.0}}}
+  curves = {'a': {1: {'s0': 1.0, 's1': 3.0}, 3: {'s0': 1.0}, 2: {}}}  # no line goes through 2
   reporting.over_updates('', curves, {'a': ('red', 'solid')}).draw(axis)
   *runs, mean = [line.get_ydata() for line in axis.lines]
-  np.testing.assert_equal(np.array(runs), [[1, 1], [3, np.nan]])
-  np.testing.assert_equal(mean, [2, np.nan])
+  np.testing.assert_equal(np.array(runs), [[1, np.nan, 1], [3, np.nan, np.nan]])
+  np.testing.assert_equal(mean, [2, np.nan, np.nan])
 
 
 def test_a_run_that_has_just_begun_does_not_end_a_metric_s_mean():
@@ -210,10 +217,14 @@ def root(tmp_path_factory):
   for context, horizon in ((15, 35), (35, 15)):
     folder = root / 'offline' / f'catch-catch-tiny-dreamerv2-{context}+{horizon}'
     folder.mkdir()
-    labels = {'w_r1': {}, 'w_r10': {}, 'w_r100': {}, 'w_r100_w_o0': {}}
+    labels = {
+      label: {'weighting.rule': 'fixed'} for label in ('w_r1', 'w_r10', 'w_r100', 'w_r100_w_o0')
+    }
     plan = {'variants': labels, 'seeds': [0, 1], 'updates': 4, 'context': context}
-    plan['settings'] = {'batch_size': 99}
-    plan['buffers'] = [{'path': str(file), 'sha256': buffers.checksum(file)}]
+    plan |= {'reward_scale': 0.1, 'settings': {'batch_size': 99, 'losses': {'dyn': 0.3}}}
+    recorded = {'episodes': 77, 'length': 60, 'policy': 'smooth,scripted', 'env': {'ball': 1}}
+    file_of = {'path': str(file), 'sha256': buffers.checksum(file)}
+    plan['buffers'] = [file_of | {'recorded': recorded}]
     (folder / 'plan.json').write_text(json.dumps(plan))
     for at, label in enumerate(labels):
       for seed in (0, 1):
@@ -250,6 +261,12 @@ def test_a_figure_of_models_on_a_buffer(root, tmp_path, figure, measures, count)
   }[figure]
   text = (tmp_path / f'figure_{figure}.md').read_text()
   assert 'nothing can be concluded' in text and 'in the preset: batch_size (99 for ' in text
+  for told in (
+    *('episodes (77 for 10)', 'reward_scale (0.1 for 1.0)', 'env.ball (1 for 0)'),
+    *('of the policy smooth,scripted, where', '\nconfig.weighting.w_d is 1, where --wei'),
+  ):
+    assert told in text, (told, text)
+  assert 'length (' not in text and 'random actions' not in text
 
 
 def test_a_figure_of_pictures(root, tmp_path):

@@ -3,10 +3,6 @@
 import functools
 import json
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +10,8 @@ import pytest
 
 from harmony_jax.benchmarking import flops, parts
 from harmony_jax.benchmarking.subject import Subject
-from tests import small
+from tests import commands, small
 
-ROOT = pathlib.Path(__file__).parents[1]
 F32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 X, W = F32((5, 7)), F32((7, 7))
 DENSE = 2 * 5 * 7 * 7
@@ -112,17 +107,13 @@ def test_noise_is_a_batch(name):
   assert found['host']['repeats'] == 3 and found['device']['gbytes_per_second'] > 0
 
 
-def command(*arguments):
-  words = [sys.executable, '-m', 'experiments.benchmark', *arguments]
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
-  return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
-
-
 def test_update_from_the_command_line(tmp_path):
   file = tmp_path / 'benchmark.json'
   sizes = ['--repeats=2', '--product_size=256', '--suite=catch', '--preset=tiny']
   sizes += ['--method=tests.shooting:METHOD']
-  result = command(*sizes, f'--output={file}', '--config.batch_size=2')
+  sizes += ['--config.batch_size=2']
+  quick = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}  # where it measures, which is a new process
+  result = commands.run('benchmark', *sizes, f'--output={file}', **quick)
   assert result.returncode == 0, result.stderr
   record = json.loads(file.read_text())
   names = 'gflops_achieved', 'memory_gbytes_per_second', 'peak_memory_bytes', 'cpu_seconds'
@@ -133,6 +124,6 @@ def test_update_from_the_command_line(tmp_path):
 
 
 def test_bad_input_is_one_line():
-  result = command('--suite=atari')
+  result = commands.run('benchmark', '--suite=atari')
   assert result.returncode == 2 and result.stderr.count('\n') == 1, result.stderr
   assert result.stderr.startswith('error: ') and 'atari100k' in result.stderr

@@ -11,6 +11,7 @@ from harmony_jax import config, config_file, method
 from harmony_jax.config import Config, RunSettings, read
 from harmony_jax.errors import UserError
 from harmony_jax.method import MethodSettings
+from tests import small
 from tests.damage import assert_one_line
 
 SUITES = common.suites()
@@ -26,6 +27,19 @@ def digest(suite, name, preset):
   for each in ('suite', 'task', 'method', 'preset', 'label', 'eval_in_background'):
     del tree[each]
   return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def test_a_setting_for_another_kind_of_actions_is_told():
+  """Gymnasium's suite says choices; a task may have continuous actions."""
+  gym, continuous, choices = SUITES['gym'], small.spec(discrete=False), small.spec(discrete=True)
+  config = make('gym', 'dreamerv2')
+  (told,) = common.unlike(gym, config, continuous)
+  assert told.startswith('config.behavior.entropy is 0.001, as dreamerv2 has it for choices')
+  assert told.endswith('for continuous actions, as here, it has 0.0001')
+  assert not common.unlike(gym, config.replace({'behavior.entropy': 1e-4}), continuous)
+  assert not common.unlike(gym, config, choices)
+  assert not common.unlike(gym, make('gym', 'dreamerv3'), continuous)
+  assert make('memory_maze', 'dreamerv2').flat()['behavior.entropy'] == 1e-3
 
 
 def test_every_preset_of_every_method_is_as_it_was():
@@ -273,8 +287,8 @@ GOLDEN = {
   'jax_envs tdmpc': '50bf98a151 2957466e11 246320a890 b1091a1406',
   'jax_envs denoised_mdp': 'f110525a2a b479dd033b 92a4fe13f7 d72222b6e3',
   'memory_maze dreamerv3': '92bf90fb64 fa34c1d7a7 ff1e93ae2f e9ca681b83',
-  'memory_maze dreamerv2': '521604fce6 9f036b03c7 ce2029bb61 d9b319fdcc',
-  'memory_maze dreamerpro': '7bbb74ef75 fe89ea8d27 c6406bb7f0 1188040ad5',
+  'memory_maze dreamerv2': '6ab49eadf0 2b88a3196d b339fb3af9 0b0d65bfd1',
+  'memory_maze dreamerpro': '6f4155585c fb92e968a8 1252304f93 412eb8ed9b',
   'memory_maze tdmpc': '2a08b4de0d e92b8c4642 98f6ee087a 2c6d86e25d',
   'memory_maze denoised_mdp': '3cd3287b8f c17e0ca820 b41c004dc0 76d13ccb9c',
   'metaworld dreamerv3': 'b47b05952e ce6db3ee95 7caf2d77be 4a7f856470',

@@ -61,6 +61,27 @@ def test_the_dynamics_has_the_optimum_of_its_own_regulariser(tmp_path):
   assert 'σ of dynamics is 100.0, its optimum for this loss 8.09:' in found
 
 
+def test_a_harmonizer_is_held_against_the_loss_that_it_sees(tmp_path):
+  """TD-MPC logs a loss of 1; weighed by priorities it was 0.2, of which σ* is 0.558."""
+  columns = {'loss/reward': lambda x: 1.0, 'harmony/reward/scaled': lambda x: 0.2 / 20.0}
+  columns |= {'harmony/reward/sigma': lambda x: 20.0}
+  found = odd(run(tmp_path / 'run', columns))
+  assert any('σ of reward is 20.0, its optimum for this loss 0.558:' in text for text in found)
+
+
+@pytest.mark.parametrize(
+  'game, score, same',
+  [('Seaquest', 665.0, False), ('Seaquest', 70.0, True), ('Freeway', 0.0, True)],
+)
+def test_a_random_player_is_one_of_chance(game, score, same, tmp_path):
+  """The paper's own of Seaquest is ten times that of chance, and 1.4 % of what people have."""
+  folder = run(tmp_path / 'run', suite='atari', task=game)
+  (folder / 'scores.jsonl').write_text('')
+  values = {'eval_mean': score, 'eval_scores': [score, score + 1]}
+  append(folder / 'scores.jsonl', *({'step': s, 'frame': s, **values} for s in (2000, 4000)))
+  assert any('is that of a random player' in text for text in odd(folder)) == same
+
+
 @pytest.mark.parametrize(
   'how, told',
   [
@@ -89,6 +110,13 @@ def test_an_update_that_ended_the_run_is_counted(tmp_path):
   (folder / 'nonfinite' / '1951').mkdir(parents=True)
   (found,) = odd(folder)
   assert found.startswith('1 updates were left out or ended the run')
+
+
+@pytest.mark.parametrize('apart', [False, True])
+def test_evaluations_take_time_where_training_waits_for_them(apart, tmp_path):
+  folder = run(tmp_path / 'run', {'time/eval_seconds': lambda x: 3600.0}, eval_in_background=apart)
+  told = [sign.text for sign in diagnosis.examine(folder)[1]]
+  assert ('50 % of the time is evaluation' in told) != apart
 
 
 def test_the_entropy_of_choices_and_numbers_has_no_most(tmp_path):

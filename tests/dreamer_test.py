@@ -360,6 +360,16 @@ def test_no_rule_under_another_one_s_name():
     small.agent(weighting__tasks=('continue',), continue_head__enabled=False)
   with pytest.raises(ValueError, match='both must be weighting.tasks'):
     small.agent(weighting__rule='equilibrium', weighting__tasks=('reward', 'dynamics'))
+  with pytest.raises(ValueError, match='losses.dyn and losses.rep are both 0'):
+    small.agent(losses__dyn=0.0, losses__rep=0.0)
+
+
+def test_an_imagination_from_which_nothing_is_learned_is_refused():
+  """Of DreamerV2 the last action has no state after it that could judge it."""
+  for name in ('dreamerv3', 'dreamerpro'):
+    small.agent(name=name, behavior__horizon=1)
+  with pytest.raises(ValueError, match='behavior.horizon is 1: here it must be at least 2'):
+    small.agent(name='dreamerv2', behavior__horizon=1)
 
 
 def test_settings_reach_their_rules():

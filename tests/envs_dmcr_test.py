@@ -1,8 +1,6 @@
 """DMC Remastered: looks that change, physics that does not."""
 
 import importlib.util
-import subprocess
-import sys
 
 import chex
 import numpy as np
@@ -12,6 +10,7 @@ from harmony_jax.envs import dmcr, dmcr_factors, dmcr_textures
 from harmony_jax.envs.check import check
 from harmony_jax.envs.dmc import DMC
 from harmony_jax.envs.dmcr import DMCR
+from tests import commands
 
 if importlib.util.find_spec('dm_control') is None:
   pytest.skip('dm_control is not installed', allow_module_level=True)
@@ -148,36 +147,34 @@ def test_a_seed_gives_the_same_frames_whatever_was_before(render):
   env.close(), other.close()
 
 
+@pytest.fixture(scope='module')
+def plain_finger():
+  """Of the finger in its plain look: the picture of seed 1, what its first episode changes, and
+  what changes from one to the next: the target's place, which the task draws.
+  """
+  env = make('finger_turn_hard', visual_seeds='0')
+  found = [fields(env)]
+  for seed in (0, 1):
+    image = begin(env, seed)
+    found.append(fields(env))
+  env.close()
+  return image, changed(found[0], found[2]) | changed(*found[1:])
+
+
 @pytest.mark.parametrize('factor', dmcr_factors.FACTORS)
-def test_a_factor_changes_what_it_should_and_nothing_else(factor):
+def test_a_factor_changes_what_it_should_and_nothing_else(factor, plain_finger):
   # The finger has a target that can be seen and a light of its own colour, and is drawn from close
   # by.
+  plain, task = plain_finger
   env = make('finger_turn_hard', vary=factor)
   blank = fields(env)
   images = [begin(env, seed) for seed in (0, 1)]
-  plain = make('finger_turn_hard', visual_seeds='0')
-  assert (images[1] != begin(plain, 1)).any()
-  # the target's place, which the task draws
-  task = changed(fields_at(plain, 0), fields_at(plain, 1))
-  seen = changed(blank, fields(env)) - task - changed_by_the_task(plain)
+  assert (images[1] != plain).any()
   headlight = (
     {f'headlight_{name}' for name in dmcr_factors.HEADLIGHT} if factor == 'light' else set()
   )
-  assert seen == FIELDS[factor] | headlight
-  env.close(), plain.close()
-
-
-def fields_at(env, seed):
-  begin(env, seed)
-  return fields(env)
-
-
-def changed_by_the_task(env):
-  fresh = make('finger_turn_hard', visual_seeds='0')
-  before = fields(fresh)
-  begin(fresh, 1)
-  fresh.close()
-  return changed(before, fields_at(env, 1))
+  assert changed(blank, fields(env)) - task == FIELDS[factor] | headlight
+  env.close()
 
 
 def test_body_and_target_paint_their_own_materials():
@@ -435,19 +432,9 @@ def test_a_contact_sheet(tmp_path):
   from PIL import Image
 
   path = tmp_path / 'sheet.png'
-  subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'experiments.contact_sheet',
-      f'--output={path}',
-      '--seeds=3',
-      '--config.env.render=fast',
-      '--tasks=cheetah_run,fish_swim',
-    ],
-    check=True,
-    capture_output=True,
-  )
+  words = f'--output={path}', '--seeds=3', '--tasks=cheetah_run,fish_swim'
+  done = commands.run('contact_sheet', *words, '--config.env.render=fast')
+  assert done.returncode == 0, done.stderr
   picture = np.asarray(Image.open(path))
   assert picture.shape == (2 * 128 + 4, 3 * 128 + 2 * 4, 3)
   assert (picture[128:132] == 255).all() and (picture[:, 128:132] == 255).all()

@@ -2,9 +2,8 @@
 environments.
 """
 
+import inspect
 import json
-import subprocess
-import sys
 
 import chex
 import numpy as np
@@ -22,8 +21,8 @@ from harmony_jax.envs import (
   run_episodes,
 )
 from harmony_jax.envs.check import check
+from harmony_jax.errors import EnvironmentFault
 from harmony_jax.training.evaluation import summary
-from tests.commands import ROOT
 
 
 class Counter:
@@ -193,6 +192,19 @@ def test_without_measures_there_are_none():
   assert EpisodeResult(1, 2.0, 3).measures == {}
 
 
+@pytest.mark.parametrize('name', ['reward', 'vector'])
+def test_no_score_is_of_numbers_that_are_none(name):
+  class Broken(Counter):
+    def advance(self, index, action, restart, seed):
+      super().advance(index, action, restart, seed)
+      if (seed, self.last.observation['vector'][index, 1]) == (11, 4):
+        {'reward': self.last.reward, **self.last.observation}[name][index] = np.nan
+
+  run_episodes(Broken(2), range(9), still(Broken(2)))
+  with pytest.raises(EnvironmentFault, match=f"'{name}' has nan in it, in an evaluation"):
+    run_episodes(Broken(2), range(13), still(Broken(2)))
+
+
 def test_evaluation_abandons_what_was_running():
   env = Counter(2)
   for time in range(3):
@@ -284,6 +296,27 @@ def test_a_run_resumed_right_after_a_failure_is_where_it_was(stop):
   assert resumed.state() == whole.state()
 
 
+def test_an_episode_that_ends_otherwise_when_it_is_played_again_begins_anew(caplog):
+  """Of an environment that is no function of its seed: it is not stepped past its end."""
+
+  class Unseeded(Counter):
+    def advance(self, index, action, restart, seed):
+      super().advance(index, action, restart, 2 + len(self.begun) if restart else seed)
+
+  whole = Episodes(Unseeded(2), 1, 'train')  # episodes of 3, 4, 5, … steps
+  for time in range(4):
+    now = whole.step(np.ones(2, np.int32) if time else None)
+  assert now.is_last.tolist() == [True, False]
+  env = Unseeded(2)
+  env.begun += [0] * 10  # so that they are of 13 and 1
+  resumed = Episodes(env, 1, 'train')
+  now = resumed.restore(json.loads(json.dumps(whole.state())))
+  assert now.is_first.all() and not now.is_last.any() and not resumed.lengths.any()
+  assert all(f'environment {index} does not repeat' in caplog.text for index in range(2))
+  for _ in range(20):
+    resumed.step(np.ones(2, np.int32))
+
+
 def test_without_replay_interrupted_episodes_begin_anew_with_their_seeds():
   whole = Episodes(Counter(3), 1, 'train')
   timestep = whole.step(None)
@@ -358,22 +391,28 @@ BROKEN = {
 }
 
 
+def check_without_assertions(env):
+  """`check` as Python has it with -O."""
+  source, found = inspect.getsource(inspect.getmodule(check)), {}
+  exec(compile(source, 'check.py', 'exec', optimize=1), found)
+  found['check'](env)
+
+
+checks = pytest.mark.parametrize('check', [check, check_without_assertions])
+
+
+@checks
 @pytest.mark.parametrize('message', BROKEN)
-def test_check_finds_a_broken_promise(message):
+def test_check_finds_a_broken_promise(message, check):
   with pytest.raises(AssertionError, match=message):
     check(changed(BROKEN[message]))
 
 
-def test_check_finds_an_environment_that_steps_while_idle():
+@checks
+def test_check_finds_an_environment_that_steps_while_idle(check):
   class Restless(Counter):
     def step(self, actions, restart, seeds, idle=None):
       return super().step(actions, restart, seeds)
 
   with pytest.raises(AssertionError, match='idle'):
     check(Restless())
-
-
-def test_check_finds_the_same_where_python_leaves_assertions_out():
-  words = ['-O', '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__, '-k', 'finds_a']
-  done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
-  assert done.returncode == 0 and f'{len(BROKEN) + 1} passed' in done.stdout, done.stdout

@@ -459,6 +459,41 @@ def test_a_success_of_the_info_is_measured():
   assert env.measures['success'][0] == 0 and Gym('Probe-v0', 1).measures == {}
 
 
+@pytest.mark.parametrize('told', [True, False])
+def test_an_end_by_a_limit_of_old_is_not_terminal(monkeypatch, told):
+  """What was ported from Gym ends by a limit as by all else, and says so in its info."""
+  whole, info = Probe.step, {'TimeLimit.truncated': told}
+  monkeypatch.setattr(Probe, 'step', lambda self, a: (*whole(self, a)[:4], info))
+  env = Gym('Probe-v0', 1)
+  begin(env)
+  ends = [env.step(np.zeros(1, np.int32), NONE, np.array([0]))[3:] for _ in range(8)]
+  assert [bool(last[0]) for last, _ in ends] == [False] * 7 + [True]
+  assert [bool(terminal[0]) for _, terminal in ends] == [False] * 7 + [not told]
+
+
+@pytest.mark.parametrize('name', ['NormalizeReward', 'NormalizeObservation'])
+def test_running_statistics_are_refused(name):
+  """An evaluation's environment has its own: a score would be in units that nobody knows."""
+  with pytest.raises(ValueError, match=f'^Probe-v0: its wrapper {name} normalises by running'):
+    Gym(
+      'Probe-v0',
+      1,
+      wrappers=('gymnasium.wrappers:FlattenObservation', f'gymnasium.wrappers:{name}'),
+    )
+  Gym('Probe-v0', 1, wrappers=('gymnasium.wrappers:FlattenObservation',))
+
+
+@pytest.mark.parametrize('share', [0.25, np.nan, 'no', np.array([1, 1])])
+def test_what_says_no_success_is_not_counted_as_one(monkeypatch, share):
+  """A share of the way, such as PushT's coverage, is not the goal."""
+  whole = Probe.step
+  monkeypatch.setattr(Probe, 'step', lambda self, a: (*whole(self, a)[:4], {'share': share}))
+  env = Gym('Probe-v0', 1, success='share')
+  env.step(np.zeros(1, np.int32), ALL, np.array([0]))
+  with pytest.raises(EnvironmentFault, match="info has 'share' .* expected true or false"):
+    env.step(np.zeros(1, np.int32), NONE, np.array([0]))
+
+
 def test_a_success_within_a_repeat_counts():
   """It is won in the fifth of eight steps, which is the second of three that are repeated."""
   env = Gym('Probe-v0', 1, success='won', action_repeat=3)

@@ -62,8 +62,8 @@ class Forgetful(SyncVectorEnv):
     return super().reset(seed=int(np.ravel(seed)[0]))
 
 
-def many(num_envs, autoreset_mode='NextStep', kind=SyncVectorEnv):
-  return kind([Walk] * num_envs, autoreset_mode=autoreset_mode)
+def many(num_envs, autoreset_mode='NextStep', kind=SyncVectorEnv, copy=True):
+  return kind([Walk] * num_envs, autoreset_mode=autoreset_mode, copy=copy)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +102,26 @@ def test_an_info_without_rows_is_that_of_all():
   del gymnasium.registry['Talk-v0']
 
 
+class Other(SyncVectorEnv):
+  """Resets in the step of an end, and says that it does so later, or nothing."""
+
+  def __init__(self, count, said):
+    super().__init__([Walk] * count, autoreset_mode='SameStep')
+    self.metadata = said
+
+
+def test_another_autoreset_mode_than_is_declared_is_told():
+  gymnasium.register('Other-v0', vector_entry_point=lambda num_envs, said: Other(num_envs, said))
+  with pytest.raises(ValueError, match="^Other-v0: its metadata say no 'autoreset_mode'"):
+    Gym('Other-v0', 2, said={})
+  episodes = Episodes(Gym('Other-v0', 2, said={'autoreset_mode': MODES[0]}), 0, 'train')
+  episodes.step(None)
+  with pytest.raises(EnvironmentFault, match="mode is NextStep, and its info has a 'final_obs'"):
+    for _ in range(6):
+      episodes.step(np.ones(2, int))
+  del gymnasium.registry['Other-v0']
+
+
 def assert_same(a, b, rows=slice(None)):
   for name in a.observation:
     np.testing.assert_array_equal(a.observation[name][rows], b.observation[name][rows])
@@ -111,9 +131,11 @@ def assert_same(a, b, rows=slice(None)):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_training_is_as_with_single_ones(mode):
-  """Flags, last observations, rewards and success of episodes with seeds, bit by bit."""
+  """Flags, last observations, rewards and success of episodes with seeds, bit by bit; every step
+  and reset writes into the same arrays.
+  """
   single = Gym('Walk-v0', 3, success='won')
-  env = Gym('Walk-v0', 3, vector=True, autoreset_mode=mode, success='won')
+  env = Gym('Walk-v0', 3, vector=True, autoreset_mode=mode, success='won', copy=False)
   assert env.spec == single.spec and not env.waves and not env.replays
   policy, ends = random_policy(env.spec, 0), np.zeros(2, int)
   both = [Episodes(each, 0, 'train') for each in (single, env)]

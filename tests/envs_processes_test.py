@@ -29,6 +29,7 @@ from tests.trouble import (
   Probe,
   Rebuilt,
   Stubborn,
+  Undeclared,
   Walk,
   act,
   begin,
@@ -487,3 +488,18 @@ def test_shared_memory_has_no_name_that_could_be_left_behind():
   ]
   assert mapped and all(line.endswith(' (deleted)') for line in mapped)
   env.close()
+
+
+@pytest.mark.parametrize(
+  'shown, told',
+  [
+    (np.full((1, 5), 0.5), r'float64 \[5\]'),
+    (np.full((1, 5), 256, np.uint16), r'uint16 \[5\]'),
+    (np.zeros((1, 1), np.uint8), r'uint8 \[1\]'),
+  ],
+)
+def test_what_is_not_as_declared_is_no_zero(shown, told):
+  """Floats below 1 would be bytes of 0, 256 would be 0, and one number five."""
+  env = Processes(functools.partial(Undeclared, shown), 1)
+  with pytest.raises(RuntimeError, match=rf'vector is {told}, declared uint8 \[5\]'):
+    begin(env)

@@ -75,7 +75,7 @@ def test_a_picture_is_the_same_in_every_layout():
         np.stack([older, image]),
         np.concatenate([older, image], -1),
         np.concatenate([older, image], -1).transpose(2, 0, 1),
-        np.concatenate([image, image[..., :1]], -1),
+        np.concatenate([image, np.full_like(image[..., :1], 255)], -1),
       ],
     ),
     'grey': (
@@ -326,6 +326,37 @@ def test_a_picture_that_never_changes_is_a_warning(register):
   register(Black)
   with pytest.warns(UserWarning, match=r"picture 'image' has not changed in 100 steps \(all 0\)"):
     play(Gym('Odd-v0', 1), 120)
+
+
+@pytest.mark.parametrize(
+  'space, picture, told',
+  [
+    (box(0, 255, (16, 16, 3), np.float32), lambda rng: rng.uniform(size=(16, 16, 3)), 'of 255'),
+    (box(0, 255, (16, 16), U8), lambda rng: rng.integers(11, size=(16, 16)), 'above 10 of 255'),
+    (box(0, 255, (16, 16, 4), U8), lambda rng: rng.integers(256, size=(16, 16, 4)), 'A of RGBA'),
+    (box(0, 1, (16, 16), np.float32), lambda rng: rng.uniform(size=(16, 16)), ''),
+    (box(0, 255, (16, 16), U8), lambda rng: rng.integers(99, size=(16, 16)), ''),
+    (
+      box(0, 255, (16, 16, 4), U8),
+      lambda rng: np.pad(rng.integers(256, size=(16, 16, 3)), [(0, 0)] * 2 + [(0, 1)]),
+      '',
+    ),
+  ],
+)
+def test_pictures_that_are_not_what_they_are_declared_are_a_warning(space, picture, told):
+  (entry,), _ = readings.entries(space, 64)
+  with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter('always')
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+      entry.read(picture(rng).astype(space.dtype))
+  assert [told in str(each.message) for each in found] == [True] * bool(told)
+
+
+def test_a_float_picture_is_rounded_whatever_its_size():
+  for side in (64, 128):
+    (entry,), _ = readings.entries(box(0, 255, (side, side), np.float32), 64)
+    assert (entry.read(np.full((side, side), 254.9, np.float32)) == 255).all()
 
 
 def test_options_reach_the_environment_and_slips_are_told(register):

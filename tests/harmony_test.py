@@ -128,6 +128,9 @@ def test_bad_input_is_named():
     harmony.fixed({'rewrad': 2.0}).weigh(losses_of(), {}, ())
   with pytest.raises(ValueError, match='other'):
     harmony.weigh(losses_of(), {'other': jnp.float32(0)}, ())
+  rule, losses = harmony.equilibrium(), {'observation': jnp.float32(9), 'kl': jnp.float32(2)}
+  with pytest.raises(ValueError, match="running means for unknown tasks .'dynamics'"):
+    rule.weigh(losses, *rule.init(list(losses)))  # three tasks, where it says two
 
 
 def test_anyones_loop():

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from harmony_jax import sampling
+from harmony_jax import envs, sampling
 from harmony_jax.errors import UserError
-from harmony_jax.training import run_folder
+from harmony_jax.methods import denoised_mdp
+from harmony_jax.training import run_folder, setup
+from tests import linear, small
 from tests.runs import config_of, dreamer_of, train
 
 
@@ -95,12 +97,41 @@ def test_episodes_that_outgrow_the_replay(tmp_path, caplog):
   assert sum('episodes have become longer' in r.getMessage() for r in caplog.records) == 1
 
 
-def test_a_reward_that_no_head_can_say_is_told_once(tmp_path, capsys):
+def test_a_reward_that_no_head_can_say_is_told_once(tmp_path, capsys, monkeypatch):
+  """By what DreamerV3 says of its heads; the run is one of a method that is compiled in no time."""
+  largest = small.agent(small.VECTOR).largest_reward
+  monkeypatch.setattr(linear.Linear, 'largest_reward', largest)
+
   def enlarge(trainer):
     step = trainer.env.step
     trainer.env.step = lambda *how: (found := step(*how))._replace(reward=found.reward * 1e12)
 
-  train(tmp_path / 'run', dreamer_of(), prepare=enlarge)
+  train(tmp_path / 'run', config_of(lr=0.0), prepare=enlarge)
   told = [line for line in capsys.readouterr().out.splitlines() if 'warning: a reward' in line]
   assert len(told) == 1 and 'a reward of 1e+12 at step' in told[0]
   assert "learned as 4.85e+08, the method's largest" in told[0]
+
+
+def test_ends_that_a_method_does_not_learn_are_told_once(tmp_path, capsys):
+  """Denoised MDP has nothing that predicts an end; of Dreamers it can be turned off."""
+  spec = envs.make('catch', 'catch', 1).spec
+  made = lambda **changes: setup.make_method(dreamer_of(**changes), spec)
+  assert made().learns_ends and not made(continue_head__enabled=False).learns_ends
+  assert not denoised_mdp.DenoisedMDP.learns_ends
+
+  def blind(trainer):
+    trainer.method.learns_ends = False
+
+  train(tmp_path / 'run', config_of(), prepare=blind)
+  told = [line for line in capsys.readouterr().out.splitlines() if 'is terminal' in line]
+  assert len(told) == 1 and 'warning: step 28 is terminal' in told[0]
+
+
+def test_episodes_that_are_never_learned_from_are_told_once(tmp_path, capsys):
+  """Catch has 8 steps, the first among them."""
+  with pytest.raises(UserError, match='no update in 160 steps'):
+    train(tmp_path / 'run', config_of(replay__sampling='inside', batch_length=9))
+  told = [line for line in capsys.readouterr().out.splitlines() if 'ever learned from' in line]
+  assert (
+    len(told) == 1 and 'an episode of 8 steps ended at step 28: none of fewer than 9' in told[0]
+  )

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import threading
+import types
 
 import chex
 import jax
@@ -16,12 +17,13 @@ from harmony_jax.config import Config, RunSettings
 from harmony_jax.envs import base
 from harmony_jax.errors import UserError
 from harmony_jax.methods import dreamer
+from harmony_jax.methods.tdmpc_replay import PriorityReplay
 from harmony_jax.processes import ALONE
 from harmony_jax.replay import Replay
-from harmony_jax.training import evaluation
+from harmony_jax.training import evaluation, hooks, setup
 from harmony_jax.training.interruption import Interrupted
 from harmony_jax.training.run_state import RunState, Schedule
-from tests import events, linear
+from tests import events, linear, small
 from tests.runs import From, Killed, ask, compile_once, config_of, die, dreamer_of, lines, train
 
 
@@ -49,6 +51,12 @@ def test_a_killed_run_ends_as_the_undisturbed_one(whole, tmp_path):
   first, again = (events.shown(folder / 'tensorboard') for folder in (whole[0], tmp_path))
   for name in ('episode/return', 'episode/length', 'return/eval', 'loss/reward'):
     assert first[name] == again[name]
+
+
+def test_a_video_of_batches_shorter_than_what_it_shows_first(tmp_path, monkeypatch):
+  monkeypatch.setattr(hooks.Video, 'context', 20)
+  train(tmp_path, dreamer_of(steps=80, video_every=80, eval_episodes=0))
+  assert list((tmp_path / 'videos').glob('open_loop_image_00000080*'))
 
 
 def test_a_last_evaluation_of_more_episodes_is_the_same_where_a_run_goes_on(tmp_path):
@@ -360,8 +368,9 @@ def test_rewards_and_ends_are_stored_beside_their_observation(whole):
 
 
 def test_calibration_starts_sigma_at_the_first_losses(tmp_path):
-  config = dreamer_of(weighting__calibrate=2, weighting__rate=1e-9, steps=80)
-  trainer = train(tmp_path, config)
+  """The updates are those of other runs, and so are their programs."""
+  compiler = lambda of: compile_once(type(of)(dreamer_of().agent, of.spec))
+  trainer = train(tmp_path, dreamer_of(weighting__calibrate=2, steps=80), compiler=compiler)
   params = trainer.updates.state.params['world_model']
   sigma = np.exp(float(params['harmony']['observation']))
   first = [line for line in lines(tmp_path, 'metrics.jsonl') if 'loss/observation' in line][0]
@@ -385,3 +394,31 @@ def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys, monkeypat
   assert f'first update after {begins + 4} steps: compiling' in first
   assert 'float32 products' not in second
   assert 'goes on updating after' in second and 'left' not in second.partition('compiling')[0]
+
+
+@pytest.mark.parametrize(
+  'name, observation',
+  [
+    ('dreamerv3', 'action'),
+    ('dreamerv3', 'is_last'),
+    ('dreamerpro', 'before'),
+    ('tdmpc', 'weight'),
+  ],
+)
+def test_an_observation_does_not_take_the_name_of_something_else(name, observation):
+  """What stands under its name in a batch would be learned from, and something else acted on."""
+  shapes = {'state': (3,), observation: (2,)} if name == 'tdmpc' else {observation: (2,)}
+  if name == 'dreamerpro':
+    shapes['image'] = (64, 64, 3)
+  config = dreamer_of(name)
+  of = types.SimpleNamespace(
+    spec=small.spec(shapes, 2, False), replay=PriorityReplay if name == 'tdmpc' else Replay
+  )
+  with pytest.raises(UserError, match=f"^the observation '{observation}' has the name"):
+    setup.make_replay(config, of, ALONE, 1)
+
+
+def test_a_measure_does_not_take_the_name_of_the_score():
+  env = types.SimpleNamespace(measures={'mean': np.zeros(1, np.float32)})
+  with pytest.raises(UserError, match="^the measure 'mean' has the name"):
+    evaluation.require_score(config_of(), env)

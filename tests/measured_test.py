@@ -34,6 +34,17 @@ def test_a_run_measures_itself_for_the_next_one(tmp_path, capsys, monkeypatch):
   assert measured.load(config, 'cpu') is None
 
 
+def test_an_environment_of_another_package_is_another_kind():
+  """A picture of a slow simulator is not as fast as CartPole; Atari's games are."""
+  for suite, tasks, alike in (
+    ('gym', ('CartPole-v1', 'Humanoid-v5'), False),
+    ('jax_envs', ('gymnax:CartPole-v1', 'craftax:Craftax-Pixels-v1'), False),
+    ('atari', ('Pong', 'Breakout'), True),
+  ):
+    each = {measured.place(config_of(suite=suite, task=task), 'cpu') for task in tasks}
+    assert (len(each) == 1) == alike
+
+
 def test_updates_that_are_only_begun_are_waited_for(monkeypatch):
   """100 steps of an episode take 10 s, the updates that are begun at its end another 90."""
   clock, told = [0.0], []

@@ -331,6 +331,12 @@ def test_a_study(tmp_path):
   assert '3 agents on ' in again.stdout
   found = records_of(tmp_path / 'whole')
   assert len(found) == 4 and found == records_of(tmp_path / 'cut')
+  for name in found:  # hours have the last evaluation, too
+    path = tmp_path / 'whole' / name
+    logged = [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
+    before = max(line['time/hours'] for line in logged if 'time/hours' in line)
+    last = json.loads((path / 'scores.jsonl').read_text().splitlines()[-1])
+    assert last['time/hours'] == pytest.approx(before + last['time/eval_seconds'] / 3600, rel=1e-6)
   table = (tmp_path / 'whole' / 'results' / 'scores.csv').read_text()
   assert len(table.splitlines()) == 1 + 4 * 2
   found, problems = records.collect([tmp_path / 'whole'])

@@ -1,5 +1,6 @@
 """Replay: windows are true stretches of one environment's past, drawn uniformly and repeatably."""
 
+import itertools
 import json
 import threading
 import time
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harmony_jax import replay_files
+from harmony_jax.methods.denoised_mdp_replay import EpisodeReplay
+from harmony_jax.methods.tdmpc_replay import PriorityReplay
 from harmony_jax.replay import Prefetcher, Replay
 
 SPECS = {
@@ -140,6 +143,8 @@ def test_append_refuses_what_it_cannot_store():
     replay.append({**good, 'action': np.zeros((2, 5), np.float32)})
   with pytest.raises(TypeError, match='image is float32'):
     replay.append({**good, 'image': good['image'].astype(np.float32)})
+  with pytest.raises(ValueError, match='image is uint16 from 256 to 256; replay stores uint8'):
+    replay.append({**good, 'image': np.full_like(good['image'], 256, np.uint16)})
   assert replay.steps == 0
   with pytest.raises(ValueError, match='a window has 4'):
     make(capacity=7)
@@ -554,3 +559,24 @@ def test_episodes_that_outgrow_it_are_drawn_in_parts(tmp_path, caplog):
   assert replay.filled(0) is False and replay.lacks(0).startswith('a whole episode')
   with pytest.raises(ValueError, match='no complete episode yet'):
     make_one().sample(0)
+
+
+@pytest.mark.parametrize(
+  'kind, options',
+  [
+    (Replay, {'sampling': 'windows'}),
+    (Replay, {'sampling': 'episodes'}),
+    (Replay, {'sampling': 'inside'}),
+    *itertools.product((PriorityReplay, EpisodeReplay), ({'ends': True}, {'ends': False})),
+  ],
+)
+def test_nothing_of_a_shorter_episode_is_ever_drawn(kind, options):
+  """One episode of so many steps, and the first of many more: is a window of it drawn?"""
+  specs = {'is_first': ((), bool), 'is_last': ((), bool)}
+  for length in range(2, 9):
+    replay = kind(specs, 1, 100, 64, 5, 0, **options)
+    for step in range(40 + length):
+      replay.append(
+        {'is_first': np.array([step in (0, length)]), 'is_last': np.array([step == length - 1])}
+      )
+    assert (replay.draw(0).starts < length).any() == (length >= replay.shortest)

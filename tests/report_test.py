@@ -120,6 +120,10 @@ def test_which_metrics_are_drawn():
   parts = lambda each, prefix: [name for name, color, kind in curves.metric([each], prefix).legend]
   assert parts(weighed, 'loss/') == ['observation', 'reward', 'dynamics']
   assert parts(weighed, 'harmony/') == ['observation', 'dynamics']
+  titles = [
+    curves.metric([record(f'a-{rule}-cpu')], 'harmony/').title for rule in ('harmony', 'dwa')
+  ]
+  assert ['1/σ' in title for title in titles] == [True, False]
   three = [record('a-none-cpu'), free, record('c-none-cpu')]
   looks = [curves.metric(three, prefix).legend for prefix in ('harmony/', 'loss/')]
   kinds = [kind for each in looks for name, _, kind in each if name == 'c-none-cpu']
@@ -129,8 +133,8 @@ def test_which_metrics_are_drawn():
 
 
 def test_numbers_and_lines_that_would_flatten_a_curve():
-  values = (22274.4, 144.25, 18.6, 1.364, 0.0122, -0.5, 0, 617, None)
-  shown = ['22,274', '144.2', '18.6', '1.36', '0.012', '−0.500', '0', '617', 'missing']
+  values = (22274.4, 144.25, 18.6, 1.364, 0.0122, -0.00042, -0.5, 0, 617, None)
+  shown = ['22,274', '144.2', '18.6', '1.36', '0.012', '−0.00042', '−0.500', '0', '617', 'missing']
   assert [figures.number(each) for each in values] == shown
   ticks = [figures.tick(each) for each in (400000, 1500, 0.5, 0.002, -20)]
   assert ticks == ['400k', '1.5k', '0.5', '0.002', '−20']

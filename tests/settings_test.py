@@ -79,6 +79,7 @@ def test_a_change_keeps_types_and_the_others(change, value):
     ('on', 1, 'true or false, not int'),
     ('names', ['a', 'd'], 'a list of a, b, c'),
     ('names', 'a', 'a list of a, b, c'),
+    ('names', ['a', 'b', 'a'], 'a list that names each once'),
   ],
 )
 def test_what_cannot_be_is_one_line(name, value, text):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from absl.testing import flagsaver
@@ -385,7 +386,7 @@ def test_a_child_whose_sweep_is_killed_saves(tmp_path):
     'import pathlib, sys\nfrom tests import sweeps, sweep_test\nroot = pathlib.Path(sys.argv[1])\n'
     'sweep_test.run([sweeps.job(root, "hangs")], sweep_test.here())'
   )
-  process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], cwd=ROOT)
+  process = commands.Command('-c', code, tmp_path)
   only = sweeps.job(tmp_path, 'hangs')
   sweeps.wait_for_pid(only)
   process.kill()
@@ -518,13 +519,16 @@ def test_what_slurm_is_given(tmp_path):
   for line in ('account=physics', "constraint='a&b'", 'mail-type=END,FAIL'):
     assert f'#SBATCH --{line}\n' in given, given
   assert ' --cpus-per-task=6 ' in given.splitlines()[-1]  # of srun
-  process = subprocess.Popen([*START, *words], env=ENVIRONMENT | environment, **PIPES)
-  assert process.stdout.readline().startswith('4 waiting of 4, ')
-  assert '4 waiting of 4' in process.stdout.readline()
-  process.terminate()
-  process.communicate(timeout=60)
+  process = commands.Command('experiments.sweep', *words, **environment)
+  while process.text().count('\n') < 2:
+    assert process.poll() is None, process.text()
+    time.sleep(0.05)
+  first, second, *_ = process.text().splitlines()
+  assert first.startswith('4 waiting of 4, ') and '4 waiting of 4' in second
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(60) == 75
   cancelled = sorted((tmp_path / 'cancelled').read_text().split())
-  assert process.returncode == 75 and cancelled == [f'1234_{index}' for index in range(4)]
+  assert cancelled == [f'1234_{index}' for index in range(4)]
 
 
 @pytest.mark.slow

@@ -122,6 +122,13 @@ def test_wrong_observations_are_named(agent):
       agent.policy(wrong, state)
 
 
+def test_an_observation_that_is_not_finite_is_refused():
+  specs = {'state': envs.ArraySpec((2,), np.float32)}
+  for bad, told in ((np.nan, 'nan'), (np.inf, 'inf')):
+    with pytest.raises(ValueError, match=f'^state has {told} in it'):
+      trained._batched(np.array([0, bad]), specs)
+
+
 def test_what_cannot_be_loaded(saved, tmp_path):
   with pytest.raises(UserError, match='holds no run'):
     trained.Agent.load(tmp_path)

@@ -68,6 +68,19 @@ class Stubborn(Probe):
     time.sleep(60)
 
 
+class Undeclared(Probe):
+  """Declares bytes and shows something else."""
+
+  def __init__(self, shown):
+    super().__init__()
+    self.shown = shown
+    self.spec = base.Spec({'vector': base.ArraySpec((5,), np.uint8)}, True, 7, 1)
+
+  def step(self, actions, restart, seeds, idle=None):
+    timestep = base.empty_timestep(self.spec, 1)
+    return timestep._replace(observation={'vector': self.shown}, is_first=restart)
+
+
 class Walk:
   """Six steps of a walk that the seed draws and actions move. Fails where `plan` says: {(seed,
   time): how often}.

@@ -299,6 +299,7 @@ class Suite:
     summary: further measures of an evaluation, from the means of the environment's own.
     slow: a step takes milliseconds, so that several are in processes of their own by default. No
       measurement decides that, for what fails ends a run in one process, and an episode in several.
+    alike: what its tasks show is of one size, and their steps take about as long.
   """
 
   environment: type
@@ -306,6 +307,7 @@ class Suite:
   protocol: Callable[[Mapping], tuple[dict, list[str]]]
   summary: Callable[[Mapping[str, float]], dict[str, float]] = lambda measures: {}
   slow: bool = False
+  alike: bool = True
 
 
 def evaluation_options(config: Mapping) -> dict:

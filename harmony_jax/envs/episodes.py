@@ -5,6 +5,7 @@ state: the running episodes are played again from their seeds. And an
 evaluation plays the same starts whatever the number of environments.
 """
 
+import logging
 import types
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import NamedTuple
@@ -13,8 +14,10 @@ import numpy as np
 
 from harmony_jax.envs import base
 from harmony_jax.envs.base import zero_actions
+from harmony_jax.errors import EnvironmentFault
 
 STREAMS = ('train', 'eval')
+_logger = logging.getLogger(__name__)
 
 
 def episode_seed(run_seed: int, stream: str, environment: int, episode: int) -> int:
@@ -117,8 +120,9 @@ class Episodes:
       state: of another `Episodes` with as many environments.
       replay: play the recorded actions again, from the same seeds, so that
         every environment is where it was. Exact for simulators that are a
-        function of seed and actions (Atari, Catch, dm_control are). If False,
-        the interrupted episodes begin anew, with their seeds, on the next step.
+        function of seed and actions (Atari, Catch, dm_control are); one that ends otherwise than
+        it did begins anew. If False, the interrupted episodes begin anew, with their seeds, on the
+        next step.
 
     Returns:
       The last `TimeStep` before `state()` was called, or None where there was
@@ -153,7 +157,18 @@ class Episodes:
       for index in np.flatnonzero((shown > 0) & ~idle):
         actions[index] = self._actions[index][shown[index] - 1]
       timestep = self.env.step(actions, shown == 0, seeds, idle=idle)
-      shown = np.where(_failed(self.env), 0, shown + ~idle)  # one that fails begins again
+      failed = _failed(self.env)
+      shown = np.where(failed, 0, shown + ~idle)  # one that fails begins again
+      ends = (shown > lengths) & self._restart & ~self._failed
+      other = ~idle & ~failed & (timestep.is_last != ends) & (self._restart | (lengths > 0))
+      for index in np.flatnonzero(other):  # its actions, played on, would be past an end
+        _logger.warning(
+          'environment %d does not repeat: played again, its episode did not end as it had; it '
+          'begins anew, and the run is not the one that was interrupted',
+          index + self.first,
+        )
+        self._actions[index], lengths[index], shown[index] = [], 0, 0
+        self._restart[index] = self._failed[index] = False
     # the step that failed is not played again: it might succeed
     base.truncate(timestep, self._failed)
     return timestep
@@ -245,6 +260,8 @@ def play(
   played again from its seed and only the complete one counts, as what fails is
   no fair sample either. Returns one `EpisodeResult` per seed, in order.
 
+  Raises EnvironmentFault where an observation or a reward is not finite.
+
   An episode of `limit` steps is cut there, where that is not 0: some never end. Without `ends` the
   reward of an episode's last step is not in its score.
   """
@@ -264,6 +281,7 @@ def play(
       idle = over | restart
     now = np.array([0 if over[i] else seeds[playing[i]] for i in range(num_envs)])
     timestep = env.step(actions, restart, now, idle=idle)
+    _require_finite(timestep, ~idle)
     failed = _failed(env)
     restart = restart & idle | failed
     for index in np.flatnonzero(failed):
@@ -286,6 +304,13 @@ def play(
   ]
   rows = zip(seeds, scores.tolist(), lengths.tolist(), measures, cut.tolist())
   return [EpisodeResult(*row) for row in rows]
+
+
+def _require_finite(timestep, rows):
+  """Raise where a number is none: a policy's memory would keep it, and its choices be the first."""
+  for name, array in {**timestep.observation, 'reward': timestep.reward}.items():
+    if array.dtype.kind == 'f' and not (finite := np.isfinite(array[rows])).all():
+      raise EnvironmentFault(f'{name!r} has {array[rows][~finite][0]} in it, in an evaluation')
 
 
 def random_policy(spec: base.Spec, seed: int) -> Callable[[base.TimeStep], np.ndarray]:

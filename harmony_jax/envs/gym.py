@@ -2,8 +2,8 @@
 registers it.
 
 `spaces` says what its observations become. A `terminated` episode is terminal, a `truncated` one
-only ends. The environment must be a function of `reset(seed=...)` and its actions; `check.check`
-says whether it is.
+only ends, and so does a `terminated` one whose info says `TimeLimit.truncated`. The environment
+must be a function of `reset(seed=...)` and its actions; `check.check` says whether it is.
 
 Nothing that it declares is trusted: what it returns is held against its spaces and Gymnasium's
 conventions at every step, and what it raises is its own fault (`errors.EnvironmentFault`).
@@ -29,6 +29,7 @@ from harmony_jax.settings import setting
 
 OBSERVE = ('auto', 'render', 'both')
 STILL = 100  # steps in which a picture should have changed
+MOST_WRAPPERS = 99
 # What registers ids that begin so, and what pip calls it; others are named as 'package:Name-v0'.
 PACKAGES = {
   'ALE/': ('ale_py', 'ale-py'),
@@ -278,7 +279,15 @@ class _Success:
         f'at the end there was {there}',
         stacklevel=4,
       )
-    return bool(info.get(self._key, False))
+    value = info.get(self._key)
+    if value is None:
+      return False
+    if np.size(value) != 1 or np.asarray(value).item() not in (0, 1):  # a share, a text, a NaN
+      raise EnvironmentFault(
+        f'{self._task}: its info has {self._key!r} {value!r}, which does not say success: expected '
+        'true or false'
+      )
+    return bool(np.asarray(value).item())
 
 
 class _Simulator:
@@ -289,6 +298,7 @@ class _Simulator:
     self._env = row or _make(task, options)
     for path in wrappers:
       self._env = _wrapper(path)(self._env)
+    _refuse_running(task, row.unwrapped if row else self._env)
     self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
     self.metadata, self.limit = self._env.metadata, getattr(self._env.spec, 'max_episode_steps', 0)
     self.unwrapped = self._env.unwrapped
@@ -313,7 +323,10 @@ class _Simulator:
     if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
       raise self.fault(f'its step returned {_kind(result)}: {CONVENTION["step"]}')
     observation, reward, terminated, truncated, info = result
-    return observation, self._reward(reward), self._flag(terminated), self._flag(truncated), info
+    terminated, truncated = self._flag(terminated), self._flag(truncated)
+    if terminated and np.all(info.get('TimeLimit.truncated', False)):  # as Gym before 0.26 said it
+      terminated, truncated = False, True
+    return observation, self._reward(reward), terminated, truncated, info
 
   def _reward(self, reward):
     array = np.asarray(reward)
@@ -381,6 +394,21 @@ def _wrapper(path):
     return getattr(importlib.import_module(module), name)
   except AttributeError:
     raise ValueError(f'config.env.wrappers has {path!r}: {module} has no {name!r}') from None
+
+
+def _refuse_running(task, env):
+  """Refuse a wrapper that normalises by what its own environment has seen: an evaluation's begins
+  from nothing, so that the policy sees, and the score is of, other numbers than in training.
+  """
+  for _ in range(MOST_WRAPPERS):
+    inside = getattr(env, '__dict__', {})
+    if inside.keys() & {'obs_rms', 'return_rms'}:  # as Gymnasium's, and copies of it
+      raise ValueError(
+        f'{task}: its wrapper {type(env).__name__} normalises by running statistics, which each '
+        'environment has of its own, those of evaluation too: take one that is the same function '
+        'in every step'
+      )
+    env = inside.get('env')
 
 
 def _make(task, options, num_envs=0):
@@ -523,4 +551,4 @@ def _protocol(config):
   return facts, phrases
 
 
-SUITE = base.Suite(environment=Gym, title='Gymnasium', protocol=_protocol)
+SUITE = base.Suite(environment=Gym, title='Gymnasium', protocol=_protocol, alike=False)

@@ -40,7 +40,11 @@ class Vector:
     self.env, self.count = env, env.num_envs
     self.rows = [Row(self, index) for index in range(self.count)]
     self.results: list[Any] = [None] * self.count
-    self.mode = AutoresetMode(env.metadata.get('autoreset_mode', AutoresetMode.NEXT_STEP))
+    declared = (env.metadata or {}).get('autoreset_mode')
+    if declared is None:  # by another one than it has, episodes would end with the next one's start
+      modes = ', '.join(mode.value for mode in AutoresetMode)
+      raise ValueError(f"its metadata say no 'autoreset_mode': expected one of {modes}")
+    self.mode = AutoresetMode(declared)
     self._modes = AutoresetMode
     self._ended, self._lost = np.zeros(self.count, bool), np.zeros(self.count, bool)
     self._form = next((form for form in FORMS if self._takes(form)), None)
@@ -84,6 +88,8 @@ class Vector:
       observation, info = observations[index], _row(infos, index)
       if self._ended[index] and self.mode == self._modes.SAME_STEP:
         observation, info = info['final_obs'], info.get('final_info', {})
+      elif self._ended[index] and 'final_obs' in info:
+        raise ValueError(f"its autoreset mode is {self.mode.value}, and its info has a 'final_obs'")
       ends = terminated[index], truncated[index]
       self.results[index] = observation, rewards[index], *ends, info
     for index in np.flatnonzero(begins):
@@ -107,7 +113,8 @@ class Vector:
   def _split(self, whole):
     from gymnasium.vector import utils
 
-    return list(utils.iterate(self.env.observation_space, whole))
+    # A copy: a reset may write into the same arrays, over the last observation of an episode.
+    return list(utils.iterate(self.env.observation_space, copy.deepcopy(whole)))
 
   def _takes(self, form):
     try:

@@ -269,4 +269,4 @@ def _protocol(config):
   return facts, [f"{package}'s own rules and limit of steps", told]
 
 
-SUITE = base.Suite(environment=JaxEnvs, title='JAX environments', protocol=_protocol)
+SUITE = base.Suite(environment=JaxEnvs, title='JAX environments', protocol=_protocol, alike=False)

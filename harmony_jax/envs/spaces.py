@@ -25,6 +25,7 @@ LONGEST_VECTOR = 4096  # longer ones are pictures in disguise, or need an encode
 SMALLEST_SIDE = 12  # of a picture: boards and other codes are smaller
 MOST_CHANNELS = 16  # of a picture or a stack of them
 MOST_CODES = 256
+LOOKS, DARK = 100, 24  # pictures in which one should be brighter than so much of 255
 HOW = ('picture', 'vector', 'codes')
 
 
@@ -160,12 +161,40 @@ def _reading(space, size, how):
     scale = 255 if space.high.max() <= 1 else 1
     spec = base.ArraySpec((size, size, 3), np.uint8)
     scaled = ', × 255' if scale != 1 else ''
-    return (
-      spec,
-      f'{words}{scaled} → {size}×{size}',
-      lambda value: picture(_pixels(take(value), scale), size),
-    )
+    looked = _Looks(_a(space), alpha='RGBA' in words, bright=scale != 1)
+
+    def convert(value):
+      looked.at(value)
+      return picture(_pixels(take(value), scale), size)
+
+    return spec, f'{words}{scaled} → {size}×{size}', convert
   return _vector(space)
+
+
+class _Looks:
+  """Warns, once each, of pictures that are not what their space says they are."""
+
+  def __init__(self, space, alpha, bright):
+    self._space, self._alpha, self._dark, self._largest = space, alpha, 0 if bright else LOOKS, 0.0
+
+  def at(self, value):
+    if self._alpha and (last := value[..., 3]).min() < last.max():
+      self._alpha = False
+      self._warn(
+        'the last channel, taken for the A of RGBA and left out, is not all the same: a '
+        'depth, or the newest of stacked pictures, must be its own observation'
+      )
+    if self._dark:
+      self._dark, self._largest = self._dark - 1, max(self._largest, float(value.max()))
+      self._dark *= self._largest <= DARK
+      if not self._dark and 0 < self._largest <= DARK:
+        self._warn(
+          f'in the first {LOOKS} nothing is above {self._largest:g} of 255: of pictures in [0, 1] '
+          'the space must say so, codes are read by config.env.read=NAME:codes'
+        )
+
+  def _warn(self, text):
+    warnings.warn(f'pictures are declared {self._space}, and {text}', stacklevel=2)
 
 
 PICTURES = 'numbers in [0, 255] or [0, 1] of shape [H, W], [H, W, C], [C, H, W] or [K, H, W, C]'
@@ -355,7 +384,8 @@ def picture(image: Any, size: int) -> np.ndarray:
   image = np.asarray(image)
   image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
   if image.shape[:2] == (size, size):
-    return image.astype(np.uint8, copy=False)
+    whole = image if image.dtype.kind in 'iub' else np.rint(image).clip(0, 255)
+    return whole.astype(np.uint8, copy=False)
   columns = _averaged(image.astype(np.float32), size).transpose(1, 0, 2)  # [W, size, 3]
   resized = _averaged(columns, size).transpose(1, 0, 2)
   return np.rint(resized).clip(0, 255).astype(np.uint8)

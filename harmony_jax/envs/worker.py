@@ -212,9 +212,9 @@ def _work(pipe, stack, index, factory):
       while (task := pipe.recv()) is not None:
         timestep = env.step(task.action[None], np.array([task.restart]), np.array([task.seed]))
         for name, array in timestep.observation.items():
-          rows.observation[name][index] = array[0]
-        for row, array in zip(rows[1:], timestep[1:]):
-          row[index] = array[0]
+          _write(rows.observation[name][index], array[0], name)
+        for name, row, array in zip(rows._fields[1:], rows[1:], timestep[1:]):
+          _write(row[index : index + 1], array, name)
         for name, array in measures.items():
           array[index] = env.measures[name][0]
         pipe.send('done')
@@ -222,6 +222,22 @@ def _work(pipe, stack, index, factory):
   except BaseException as error:  # simulators exit, too
     with contextlib.suppress(OSError):  # the parent is gone, and this error tells it
       pipe.send(Failure(type(error).__name__, str(error), traceback.format_exc()))
+
+
+def _write(row, array, name):
+  """Write an array where one as declared lies; an assignment would make zeros of floats below 1
+  where bytes are declared, and spread one number over a vector.
+  """
+  kind = np.can_cast(array.dtype, row.dtype, 'same_kind')
+  if array.shape != row.shape or not kind or not _holds(row.dtype, array):
+    declared = f'{row.dtype} {list(row.shape)}'
+    raise ValueError(f'{name} is {array.dtype} {list(array.shape)}, declared {declared}')
+  row[...] = array
+
+
+def _holds(dtype, array):
+  whole = dtype.kind in 'iu' and not np.can_cast(array.dtype, dtype)
+  return not whole or np.array_equal(array.astype(dtype), array)
 
 
 def _end_with_parent():

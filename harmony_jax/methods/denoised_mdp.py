@@ -54,6 +54,7 @@ class DenoisedMDP(dreamer.Dreamer):
   """
 
   replay = EpisodeReplay
+  learns_ends = False
   settings: DenoisedMDPSettings  # pyright: ignore[reportIncompatibleVariableOverride]
 
   def __init__(self, settings: DenoisedMDPSettings, spec: Spec):

@@ -35,6 +35,11 @@ class Complete(sampling.Episodes):
     super().__init__(*sizes, prioritize_ends=prioritize_ends)
     self.ends = ends
 
+  @property
+  def shortest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """As long as a sequence, and its last step where none may hold that."""
+    return self.length + (not self.ends)
+
   def _episodes(self, steps):
     """([E, 3]: environment, first and last step of each episode; [E]: how many windows it has)."""
     first = np.maximum(self._begun, max(0, steps - self.kept))

@@ -71,9 +71,11 @@ class DreamerParts(method.Method):
 
   Attributes:
     unstarted: steps at a sequence's end in which no imagination starts.
+    shortest: imagination from which an action learns anything.
   """
 
   unstarted: int = 0
+  shortest: int = 1
   settings: DreamerSettings
   acting = ('params', 'statistics')
 
@@ -83,6 +85,9 @@ class DreamerParts(method.Method):
     self.shapes = {name: array.shape for name, array in spec.observation.items()}
     self.layers: Layers = {'style': s.network, 'dtype': jnp.dtype(s.compute_dtype)}
     layers = self.layers
+    if s.behavior.horizon < self.shortest:
+      least = f'at least {self.shortest}'
+      raise ValueError(f'behavior.horizon is {s.behavior.horizon}: here it must be {least}')
     if s.replay.first_action and s.rssm.learned_initial:
       # It would not learn where sequences begin inside an episode.
       raise ValueError('with replay.first_action rssm.learned_initial must be False')
@@ -102,7 +107,7 @@ class DreamerParts(method.Method):
     self.continues = s.behavior.discount if s.continue_head.predicts == 'discount' else 1.0
     self.balance = s.losses.balance
     self.chooses = bool(spec.factors)  # whether there is a choice in an action
-    continues = s.continue_head.enabled
+    self.learns_ends = continues = s.continue_head.enabled
     self.rule, self.tasks = make_weighting(s.weighting, s.losses, self.objective, continues)
     self.optimizers = self.make_optimizers()
     self.capabilities = viewing.of(self)

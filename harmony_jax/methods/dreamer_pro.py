@@ -89,6 +89,8 @@ class DreamerPro(dreamer_v2.DreamerV2):
   optimiser of its own, `probe`, and nothing learns from it.
   """
 
+  shortest = 1  # an action is judged in its own state
+
   def __init__(self, settings: DreamerProSettings, spec: Spec, deterministic: bool = False):
     super().__init__(settings, spec, deterministic)
     self.unstarted = int(settings.continue_head.enabled)  # the last step

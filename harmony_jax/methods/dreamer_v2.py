@@ -90,10 +90,12 @@ TOY = {**_without_entropy(dreamer.TOY), **_SMALL}
 
 
 def adapt(traits: method.Traits) -> dict:
-  """Turn the continue head on where episodes end early (of the paper's suites only RLBench)."""
-  if not traits.ends_early:
-    return {}
-  return {'continue_head.enabled': True, **({'behavior.entropy': 1e-3} if traits.discrete else {})}
+  """Turn the continue head on where episodes end early (of the paper's suites only RLBench).
+
+  Choices have the entropy of Atari in DreamerPro's code.
+  """
+  ends = {'continue_head.enabled': True} if traits.ends_early else {}
+  return ends | ({'behavior.entropy': 1e-3} if traits.discrete else {})
 
 
 # The return itself, whose gradient flows through the dynamics.
@@ -102,6 +104,8 @@ dynamics = dreamer.ActorLoss(lambda policy, action, returns, advantage: returns,
 
 class DreamerV2(dreamer.Dreamer):
   """The page of DreamerV3, where an action is judged by the value of the state after it."""
+
+  shortest = 2  # horizon: the last state's action has no state after it
 
   def actor_objective(self) -> dreamer.ActorLoss:
     """REINFORCE where there are choices, gradients through the dynamics, without V, elsewhere."""

@@ -51,6 +51,11 @@ class Priorities(sampling.Sampling):
     self.power, self.lead, self.ends = power, lead, ends
     super().__init__(*sizes)
 
+  @property
+  def shortest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """As long as a sequence, and its last step where none may hold that."""
+    return self.length + (not self.ends)
+
   def restart(self, oldest: int) -> None:
     shape = self.num_envs, self.rows
     self.values = np.zeros(shape, np.float32)  # 0: no sequence can begin there
@@ -116,9 +121,14 @@ class PriorityReplay(Replay):
   Where there are pictures, a sequence has `frames` - 1 rows in front, for the first stack: those
   before an episode are its first row.
 
+  Attributes:
+    adds: what a draw brings along, by whose names no observation can be called.
+
   Args:
     args, options: as of `Replay`. priority, correction, frames, ends: see `PrioritySettings`.
   """
+
+  adds = ('weight', 'run_step')
 
   def __init__(
     self,

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -128,17 +128,26 @@ def load(path: str | os.PathLike) -> Buffer:
 
 
 def same_recording(a: Buffer, b: Buffer) -> bool:
-  """Return whether the episodes of two buffers of one task begin alike: of the same seed, say.
+  """Return whether most episodes of one of two buffers of one task begin as some of the other: of
+  the same seed, say, or of one run's replay at two times.
 
-  One may have more episodes, or longer ones.
+  The other may have more episodes, or longer ones.
   """
-  for i, j, k, m in zip(a.starts[:-1], a.starts[1:], b.starts[:-1], b.starts[1:]):
-    count = min(j - i, m - k) - 1  # the last action may be none
-    pairs = [(x[i], b.observation[name][k]) for name, x in a.observation.items()]
-    pairs.append((a.rows['action'][i : i + count], b.rows['action'][k : k + count]))
-    if not all(np.array_equal(*pair) for pair in pairs):
-      return False
-  return True
+  there: dict[tuple, list] = {}
+  for first, actions in _episodes(b):
+    there.setdefault(first, []).append(actions)
+  alike = lambda x, y: np.array_equal(x[: len(y)], y[: len(x)])
+  same = sum(
+    any(alike(actions, other) for other in there.get(first, [])) for first, actions in _episodes(a)
+  )
+  return 2 * same > min(len(each.starts) - 1 for each in (a, b))
+
+
+def _episodes(buffer: Buffer) -> Iterator[tuple[tuple, np.ndarray]]:
+  """Yield (the first observation, the actions [T - 1, A]: the last one may be none)."""
+  for i, j in zip(buffer.starts[:-1], buffer.starts[1:]):
+    first = tuple(buffer.observation[name][i].tobytes() for name in sorted(buffer.observation))
+    yield first, buffer.rows['action'][i : j - 1]
 
 
 def checksum(path: str | os.PathLike) -> str:

@@ -210,7 +210,8 @@ def learn(
       yield {'update': update + 1, 'stopped': 'a loss or gradient is not finite'}
       return
     found = views.measure(programs.look, state, last)
-    found |= {name: value for name, value in metrics.items() if name.endswith('/weight')}
+    kept = lambda name: name.endswith('/weight') or (name == 'nonfinite_updates' and metrics[name])
+    found |= {name: value for name, value in metrics.items() if kept(name)}
     seconds = dict(zip(('seconds', 'cpu_seconds'), spent.tolist()))
     line = {'update': update + 1, **seconds, 'measures': found}
     if last and plan.show and programs.predict:

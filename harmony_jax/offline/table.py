@@ -7,6 +7,7 @@ Intervals are 95 % bootstrap intervals over pairs of the mean difference.
 
 import math
 import pathlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -186,9 +187,14 @@ def _title(study, reference):
   scale = plan['reward_scale']
   calls = [*plan.get('earlier', []), plan.get('about', {})]
   commits = dict.fromkeys(each['commit'] for each in calls if 'commit' in each)
+  words = shlex.split(calls[-1].get('command', ''))
+  pairs = zip(words, [*words[1:], ''])
+  texts = [a if '=' in a else f'{a}={b}' for a, b in pairs if a.startswith('--config')]
+  changed = ', '.join(text.removeprefix('--config.') for text in texts)
   by = f', by commit {", ".join(commits)}' if commits else ''
   return (
-    f'{plan["suite"]} {plan["task"]}, {plan["method"]} {plan["preset"]}, {study.updates:,} updates'
+    f'{plan["suite"]} {plan["task"]}, {plan["method"]} {plan["preset"]}'
+    f'{f" with {changed}" if changed else ""}, {study.updates:,} updates'
     f'{"" if scale == 1 else f", rewards × {scale:g}"}: {done} of {len(runs)} runs are finished'
     f'{by}. Mean (range, n runs); difference to '
     f'{reference} in the same buffers and seeds [95 % bootstrap interval over pairs].'

@@ -115,7 +115,7 @@ class Wave:
         played, seeds = self._evaluate(agents.learned, lots, tables, stop)
         taken = (time.monotonic() - started) / len(lots)
         for recorder, *results in zip(recorders, seeds, *map(self._rows, played)):
-          recorder.evaluated(stop, *results, hours, taken)
+          recorder.evaluated(stop, *results, hours + taken / 3600, taken)
     return [recorder.found() for recorder in recorders]
 
   def measure(self, lots: Sequence[Lot], tables: Any) -> Times:

@@ -82,7 +82,8 @@ def over_updates(
   lines = []
   for label, by_update in curves.items():
     color, style = looks[label]
-    table = pandas.DataFrame.from_dict(by_update, orient='index').sort_index()
+    # also the updates where no run has a number: no line goes through them
+    table = pandas.DataFrame.from_dict(by_update, orient='index').reindex(sorted(by_update))
     look = {'color': color, 'linestyle': STYLES[style]}
     lines.append(([table[run] for run in table], table.mean(axis=1, skipna=False), look))
   return Panel(title, 'updates', _drawing(lines, logarithmic, low))

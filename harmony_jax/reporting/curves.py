@@ -23,6 +23,9 @@ METRICS = {  # by prefix, on logarithmic axes: (name of the file, title)
   'harmony/': ('weights', 'Harmonizer weights 1/σ, learned'),
   'loss/': ('losses', 'Losses before they are weighted'),
 }
+# Rules whose weights are 1/σ, or nothing that is learned.
+_HARMONIZERS = {'harmony', 'harmony_unrectified', 'harmony_tied', 'uncertainty'}
+_HARMONIZERS |= {'none', 'fixed', '–'}
 AXES = {'frame': 'environment frames', 'hours': 'hours'}
 References = Mapping[str, Mapping[str, float]]  # {task: {name: score}}, dashed lines
 DASHED = {'color': INK, 'linestyle': (0, (4, 3)), 'linewidth': 0.8}
@@ -126,14 +129,17 @@ def metric(records: Sequence[Record], prefix: str) -> Figure | None:
   they weigh (all where nothing is weighed), with any other prefix all.
   """
   file, title = METRICS.get(prefix, (prefix, prefix.strip('/')))
-  drawn = {}  # {task: [(part, method, points)]}
+  drawn, rules = {}, set()  # {task: [(part, method, points)]}, those of the runs among them
   weighed = {name.split('/')[1] for r in records for name in r.metrics if name[:8] == 'harmony/'}
   for record in sorted(records, key=lambda record: record.task):
     for part, points in _series(record.metrics, prefix, weighed).items():
       drawn.setdefault(record.task, []).append((part, record.method, points))
+      rules.add(record.weighting)
   lines = list(itertools.chain(*drawn.values()))
   if not lines:
     return None
+  if prefix == 'harmony/' and rules - _HARMONIZERS:
+    title = 'Weights of the losses, as the rules found them'
   methods = list(dict.fromkeys(method for _, method, _ in lines))
   # Of all records, so that a method looks the same where others have no such metric.
   styles = dict(zip(dict.fromkeys(each.method for each in records), itertools.cycle(STYLES)))

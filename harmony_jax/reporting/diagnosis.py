@@ -75,7 +75,8 @@ def _progress(record, series) -> Iterator[Sign]:
     )
   seconds, hours = series.get('time/eval_seconds', [0]), record.hours or 0
   evaluating = float(np.mean(seconds)) * len(record.scores)
-  if hours and evaluating > 0.3 * 3600 * hours:
+  apart = record.config.get('eval_in_background')  # training goes on meanwhile
+  if hours and evaluating > 0.3 * 3600 * hours and not apart:
     yield Sign(
       f'{evaluating / 36 / hours:.0f} % of the time is evaluation',
       'a larger config.eval_every, or fewer config.eval_episodes',
@@ -95,7 +96,8 @@ def _scores(record) -> Iterator[Sign]:
   known = published.RANDOM_AND_HUMAN if record.suite == 'atari' else {}
   if scores and record.task in known:
     random, human = known[record.task]
-    if scores[-1] < random + 0.02 * (human - random):
+    # what is little to people may be many times what chance gives: of Seaquest 665 for 68
+    if scores[-1] < random + min(0.02 * (human - random), max(abs(random), 1)):
       yield Sign(
         f'the last score, {text(scores[-1])}, is that of a random player ({text(random)})',
         'of the 26 games Freeway, Private Eye and Pong stay there longest; else see the losses',
@@ -164,7 +166,7 @@ def _weights(record, series) -> Iterator[Sign]:
     return
   rest = weighting.rest(nested_flat(record.config))
   for task in MODEL:
-    sigma, loss = series.get(f'harmony/{task}/sigma', []), series.get(f'loss/{task}', [])
+    sigma, loss = series.get(f'harmony/{task}/sigma', []), _weighed(record, task)
     if len(sigma) < 4 or not loss or series['update'][-1] < EARLY:
       continue
     best = math.exp(rest(max(_median(loss, 0.75), 1e-9), task))
@@ -180,6 +182,16 @@ def _weights(record, series) -> Iterator[Sign]:
         'not arrive. A higher config.weighting.rate, or weighting.beta2=0.99 as the cpu preset',
         unusual=arrives == math.inf or record.complete,
       )
+
+
+def _weighed(record, task):
+  """The loss of a task that its harmonizer sees, (L/σ) σ: TD-MPC's is weighed by priorities before
+  it is, and not where it is logged."""
+  names = f'harmony/{task}/scaled', f'harmony/{task}/sigma'
+  columns = [record.metrics[name] for name in names if name in record.metrics]
+  if len(columns) < 2:
+    return [value for value in record.metrics.get(f'loss/{task}', []) if value is not None]
+  return [scaled * sigma for scaled, sigma in zip(*columns) if None not in (scaled, sigma)]
 
 
 def _policy(folder, series) -> Iterator[Sign]:

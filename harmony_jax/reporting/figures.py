@@ -147,6 +147,8 @@ def number(value: float | None, digits: int | None = None) -> str:
   """Return a short number: '22,274', '18.6', '0.012'; `digits` after the point, or by its size."""
   if value is None or not math.isfinite(value):
     return 'missing' if value is None else str(value)
+  if digits is None and 0 < abs(value) < 1e-3:  # which is not 0.000
+    return f'{value:.2g}'.replace('-', '−')
   digits = decimals(value) if digits is None else digits
   return f'{value:,.{digits}f}'.replace('-', '−')
 

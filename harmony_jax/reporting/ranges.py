@@ -20,8 +20,8 @@ from harmony_jax.training.run_folder import FREE, atomic_write
 EXPECTED = pathlib.Path(__file__).with_name('expected.json')
 PARTS = 4  # of a run's steps, each with a range of its own
 FACTOR = 3  # a value so many times outside of our runs' range is unusual
-READ = ('update', 'nonfinite_updates', 'actor/', 'critic/', 'grad_norm/', 'return/', 'env/')
-READ += ('speed/', 'time/')  # metrics beside those that every record has
+READ = ('update', 'nonfinite_updates', 'actor/', 'critic/', 'grad_norm/', 'return/', 'harmony/')
+READ += ('env/', 'speed/', 'time/')  # metrics beside those that every record has
 MODEL = ('observation', 'reward', 'dynamics', 'continue', 'swav', 'temporal')  # its losses
 # Settings that change nothing of what is compared, or are compared by themselves; as `eval…` do.
 _IDLE = {'task', 'seed', 'steps', 'score', 'label', 'log_every', 'checkpoint_every', 'video_every'}

@@ -77,7 +77,7 @@ def summary(runs: Sequence[Record], seeds: Sequence[int] = ()) -> str:
   text = shown(_mean(values)) if values else 'not complete' if runs else MISSING
   if len(values) > 1:
     mean, std = _mean(values), float(np.std(values, ddof=1))
-    digits = decimals(mean) if mean else None
+    digits = decimals(mean) if abs(mean) >= 1e-3 else None
     text += f' ± {percent(std) if shown is percent else number(std, digits)}'
   counted = [record.seed for record in runs if record.complete and record.final is not None]
   notes = [curves.seeds_of([counted])] if values else []

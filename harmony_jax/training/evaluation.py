@@ -238,6 +238,8 @@ def lines(
 def require_score(config: Config, env: Any) -> None:
   """Raise UserError where a run is to be judged by a measure that nothing here measures."""
   names = getattr(env, 'measures', {})
+  if taken := {*names} & {'return', 'mean', 'std', 'scores', 'lengths', 'cut'}:
+    raise UserError(f'the measure {min(taken)!r} has the name of what every evaluation has')
   known = ['return', *names, *envs.suite(config.run.suite).summary(dict.fromkeys(names, 0.0))]
   if config.run.score not in known:
     raise UserError(

@@ -94,7 +94,7 @@ class Trainer:
     self.episodes = envs.Episodes(self.env, seed, 'train', self.envs.start)
     self.timestep: Any = None  # an `envs.TimeStep`, from `run` on
     self.state = RunState(np.zeros(num_envs), sharing=sharing)
-    self._warned = False  # of a reward that is too large
+    self._warned: set[str] = set()  # of what a method does not learn as it is
     self._open_files(trackers)
     self._make_hooks(more)
 
@@ -184,23 +184,43 @@ class Trainer:
   def _store(self, vector):
     now, state = self.timestep, self.state
     self.replay.append(_row(now, vector))
-    if not self._warned and (largest := np.abs(now.reward).max()) > self.method.largest_reward:
-      self._warned = True
-      self.progress.line(
-        f'warning: a reward of {largest:.3g} at step {state.step:,} is learned as '
-        f"{self.method.largest_reward:.3g}, the method's largest: scale the rewards down"
+    if (largest := np.abs(now.reward).max()) > self.method.largest_reward:
+      self._warn(
+        f'a reward of {largest:.3g} at step {state.step:,} is learned as '
+        f"{self.method.largest_reward:.3g}, the method's largest: scale the rewards down",
+        'reward',
+      )
+    if now.is_terminal.any() and not self.method.learns_ends:
+      self._warn(
+        f'step {state.step:,} is terminal, and {self.config.run.method} as it is set learns no '
+        'ends: its values go on as if there were rewards to come',
+        'end',
       )
     state.returns = np.where(now.is_first, 0, state.returns) + now.reward
     complete = (
       now.is_last & ~self.episodes.failed
     )  # what a failure cut off says nothing of a policy
     state.recent += state.returns[complete].tolist()
+    if (
+      complete.any() and (least := 1 + self.episodes.lengths[complete].min()) < self.replay.shortest
+    ):
+      self._warn(
+        f'an episode of {least} steps ended at step {state.step:,}: none of fewer than '
+        f'{self.replay.shortest} is ever learned from, by config.batch_length and config.replay',
+        'short',
+      )
     for index in np.flatnonzero(complete):  # each environment has a step of its own
       ended = {'return': state.returns[index], 'length': self.episodes.lengths[index]}
       values = {f'episode/{name}': float(value) for name, value in ended.items()}
       ended_at = state.step + self.envs.start + int(index) + 1
       self.order.do(self.trackers.scalars, ended_at, values)
     state.step += self.config.run.num_envs
+
+  def _warn(self, text, of):
+    """Say it once."""
+    if of not in self._warned:
+      self._warned.add(of)
+      self.progress.line(f'warning: {text}')
 
   def _due(self):
     """How many updates the present time step pays for."""

@@ -1,7 +1,8 @@
 """How fast runs of a kind are on this machine, and what memory they take: measured by earlier ones.
 
 A run measures itself for some seconds after its first updates, and leaves that in the user's cache;
-the next run and sweep of the same settings, of any task of the suite, know it before they start.
+the next run and sweep of the same settings know it before they start, of any task of a suite whose
+tasks cost the same (`Suite.alike`).
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from harmony_jax import disk
+from harmony_jax import disk, envs
 from harmony_jax.config import Config
 from harmony_jax.training.progress import format_seconds
 from harmony_jax.training.run_folder import atomic_write
@@ -31,7 +32,8 @@ _IDLE += ' eval_every eval_episodes final_eval_episodes eval_share eval_at_start
 
 def place(config: Config, backend: str) -> pathlib.Path:
   """Return the file of the measurement of a run's kind on this machine."""
-  same = {key: value for key, value in config.to_json().items() if key not in _IDLE.split()}
+  idle = {*_IDLE.split()} - (set() if envs.suite(config.run.suite).alike else {'task'})
+  same = {key: value for key, value in config.to_json().items() if key not in idle}
   text = json.dumps([platform.node(), backend, same], sort_keys=True, default=str)
   root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   name = hashlib.sha256(text.encode()).hexdigest()[:24]

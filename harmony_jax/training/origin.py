@@ -96,20 +96,24 @@ def begin(trainer: 'Trainer') -> str:
     restored, _ = checkpoints.restore({'train': like}, step, part=True)
   trainer.updates.start_from(restored['train'])
   score = meta.get('last_score')
-  kept = _kept(trainer)
+  kept = _kept(trainer, config_.saved(path)['config'])
   told = 'no score' if score is None else f'score {score:.2f}'
   return f'starts from {path} ({said["task"]}, step {step:,}, {told}{kept})'
 
 
-def _kept(trainer: 'Trainer') -> str:
-  """What is said of settings by which σ would start."""
-  if trainer.method.calibration:
-    return '; its σ are kept, and not calibrated'
+def _kept(trainer: 'Trainer', source: Mapping[str, Any]) -> str:
+  """What is said of σ, where others would start here, or another rule has learned them there."""
   flat = trainer.config.flat()
   start, rule = flat.get('weighting.start', 1.0), flat.get('weighting.rule', 'none')
-  if start == 1 or 'start' in weighting.idle(rule):
+  if 'rate' in weighting.idle(rule):  # no harmonizers
     return ''
-  return f'; its σ are kept: config.weighting.start={start:g} changes nothing'
+  theirs = (source.get('weighting') or {}).get('rule', rule)
+  told = '; its σ are kept' + (f', which the rule {theirs} has learned' if theirs != rule else '')
+  if trainer.method.calibration:
+    return f'{told}, and not calibrated'
+  if start == 1:
+    return told if theirs != rule else ''
+  return f'{told}: config.weighting.start={start:g} changes nothing'
 
 
 def _learned(of: method.Method) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from harmony_jax import device_replay, disk, envs, method, surroundings
 from harmony_jax.config import Config
+from harmony_jax.envs import check
 from harmony_jax.envs.base import ArraySpec, Spec
 from harmony_jax.errors import UserError
 from harmony_jax.processes import ProcessGroup
@@ -63,6 +64,12 @@ def make_replay(config: Config, of: method.Method, group: ProcessGroup, sharing:
     UserError: a size that does not fit.
   """
   specs = {name: (array.shape, array.dtype) for name, array in of.spec.observation.items()}
+  added = {'before'} if config.agent.replay.first_action else set()
+  if taken := specs.keys() & {*check.RESERVED, *added, *getattr(of.replay, 'adds', ())}:
+    raise UserError(
+      f'the observation {min(taken)!r} has the name of something else in a batch, which would '
+      'stand in its place: call it otherwise (of Gymnasium by a wrapper, or config.env.ignore)'
+    )
   specs |= {'action': ((of.spec.num_actions,), np.float32), 'reward': ((), np.float32)}
   specs |= dict.fromkeys(('is_first', 'is_last', 'is_terminal'), ((), bool))
   sizes = {

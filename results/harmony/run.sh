@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The study of README.md, one part at a time: results/harmony/run.sh cartpole|rates|tie|second|sizes|scales|walker|video|lever
+# The study of README.md, one part at a time: results/harmony/run.sh
+#   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=five, first or others does a part of the rules
 # (of `second`: others, or the five without it).
 set -euo pipefail
-part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever}
+part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch}
 shift
 here=${STUDY:-runs/harmony}
 python=${PYTHON:-python}
@@ -53,6 +54,15 @@ case $part in
   lever)
     for seed in 0 1; do record "lever$seed" --suite=metaworld --task=lever_pull --seed=$seed; done
     ;;
+  catch) # random games of seven steps, with the reward at the end of one and at every step
+    for seed in 0 1; do
+      for rewarded in end steps; do
+        file=$here/catch_$rewarded$seed.npz
+        [ -e "$file" ] || "$python" -m experiments.offline record --output="$file" --suite=catch --episodes=1000 --seed=$seed \
+          --config.env.rewarded=$rewarded
+      done
+    done
+    ;;
 esac
 
 case $part in
@@ -84,6 +94,13 @@ case $part in
       train "cartpole_$width" --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony,running_tied "$(fixed w100 1 100)" \
         --config.encoder.depth=${sizes[0]} --config.decoder.depth=${sizes[0]} --config.rssm.deter=${sizes[1]} \
         --config.rssm.units=${sizes[2]} "$@"
+    done
+    ;;
+  catch) # the preset's own model of DreamerV3
+    for rewarded in end steps; do
+      "$python" -m experiments.offline train --output="$here/catch_$rewarded" --method=dreamerv3 --updates=1500 --measure_every=250 \
+        --context=4 --horizon=3 --config.batch_length=8 --buffer="$here/catch_${rewarded}0.npz,$here/catch_${rewarded}1.npz" --seeds=3 \
+        --weighting=none,harmony,equilibrium,nash_mtl "$(fixed w100 1 100)" "$@"
     done
     ;;
   scales)
