@@ -157,8 +157,8 @@ def unlike(suite: ModuleType, config: Config, spec: Spec) -> list[str]:
   ]
 
 
-def check(config: Config) -> None:
-  """Refuse settings that do not fit each other, and options that the environment cannot have.
+def check(config: Config) -> Config:
+  """Return a configuration whose settings fit each other, with options that its environment has.
 
   Raises:
     UserError: names the field, its value and what it must be.
@@ -170,3 +170,4 @@ def check(config: Config) -> None:
     options.of({**config.env, **config.eval_env})
   except ValueError as error:
     raise UserError(str(error)) from None
+  return config

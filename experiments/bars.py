@@ -59,9 +59,10 @@ def chart(points: Sequence[Point], random: Point, columns: int) -> Text:
     line = Text(f'{label:>6} │')
     crossed = row <= random.share * HEIGHT < row + 1
     for point in points:
+      style = 'green' if learned(point, random) else 'bright_black'
       eighths = round(8 * min(1, max(0, point.share * HEIGHT - row)))
       bar = ' ▁▂▃▄▅▆▇█'[eighths] * (WIDTH - 1)
-      line.append(bar if eighths or not crossed else '┄' * (WIDTH - 1), _style(point, random))
+      line.append(bar if eighths or not crossed else '┄' * (WIDTH - 1), style)
       line.append('┄' if crossed else ' ', 'dim')
     rest = WIDTH * max(0, columns - len(points))
     line.append(('┄' if crossed else ' ') * rest, 'dim')
@@ -71,10 +72,6 @@ def chart(points: Sequence[Point], random: Point, columns: int) -> Text:
   rows.append(Text(f'{"0 %":>6} └' + '─' * (WIDTH * max(columns, len(points)))))
   rows.append(Text(' ' * 8 + last.rjust(WIDTH * len(points))))
   return Text('\n').join(rows)
-
-
-def _style(point, random):
-  return 'green' if learned(point, random) else 'bright_black'
 
 
 class Screen(Progress):

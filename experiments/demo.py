@@ -74,8 +74,7 @@ def make_config(seed: int, texts: Sequence[str] = ()) -> Config:
   """
   suite = configs().suite('catch')
   config = configs().make(suite, 'dreamerv3', 'debug', 'catch')
-  config = config.replace({**SIZES, 'seed': seed}).override(texts)
-  configs().check(config)
+  config = configs().check(config.replace({**SIZES, 'seed': seed}).override(texts))
   if config.env['rewarded'] != 'end':
     raise UserError(
       'config.env.rewarded: the demonstration tells by the last reward what is caught'
@@ -154,12 +153,9 @@ def closing(screen: Screen, place: str) -> list[Text]:
   lines = [Text(told, 'bold' if learned(last, random) else 'bold red')]
   if screen.sign:
     step, seconds = screen.sign
-    lines.append(
-      Text(
-        f'The first sign of learning was at step {step:,}, after {seconds:.0f} s: there, and in '
-        'each green bar, the 99 % intervals of agent and random player lie apart.'
-      )
-    )
+    told = f'The first sign of learning was at step {step:,}, after {seconds:.0f} s: there, and in '
+    told += 'each green bar, the 99 % intervals of agent and random player lie apart.'
+    lines.append(Text(told))
   if not learned(last, random):
     lines.append(Text('It has not learned to play better than at random: try another --seed.'))
   if weights := screen.weights:

@@ -14,7 +14,6 @@ import functools
 import json
 import pathlib
 import time
-from typing import Any
 
 from absl import flags
 
@@ -49,8 +48,13 @@ def main(words: list[str], overrides: list[str]) -> int:
   output = recording.writable(options.output or pathlib.Path(options.logdir) / 'evaluation')
   policy = agent.config.agent.eval_policy if options.policy == 'auto' else options.policy
   seed = agent.config.run.seed if options.seed is None else options.seed
-  started = time.monotonic()
-  results, pictures = _play(agent, options, seed, policy == 'mode')
+  started, watched = time.monotonic(), []
+
+  def watch(env):
+    watched.append(recording.Recorder(env) if options.video else env)
+    return watched[0]
+
+  results = agent.evaluate(options.episodes, seed, policy == 'mode', options.num_envs, watch)
   found = evaluation.summary(results, agent.config.run.suite)
   seconds = time.monotonic() - started
   about = {'episodes': options.episodes, 'policy': policy, 'seed': seed, 'seconds': seconds}
@@ -69,23 +73,10 @@ def main(words: list[str], overrides: list[str]) -> int:
     print(f'{measure}: {found[measure]:.3f}')
   print(f'protocol: {record["protocol"]}')
   print(f'every score: {path}')
-  if pictures is not None:
+  if options.video:
+    pictures = watched[0].pictures()
     print(f'video: {video.save_video(path.with_suffix(""), pictures, options.fps, scale=4)}')
   return 0
-
-
-def _play(agent, options, seed, mode):
-  """Return (results of the episodes, pictures of the first one or None)."""
-  from harmony_jax.training import recording
-
-  kept: list[Any] = []
-
-  def watch(env):
-    kept.append(recording.Recorder(env) if options.video else env)
-    return kept[0]
-
-  results = agent.evaluate(options.episodes, seed, mode, options.num_envs, watch)
-  return results, kept[0].pictures() if options.video else None
 
 
 def _record(agent, learned_in, about, found, seeds):

@@ -56,9 +56,10 @@ def command(main: Callable[..., int | None], configurable: bool = False) -> None
       of --config.field=value; returns the exit code.
   """
   streams.settle()
-  _quieten()
-  for line in surroundings.settle():
-    print(f'note: {line}', file=sys.stderr)
+  # JAX would tell at length which accelerators it did not find
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  logging.set_verbosity(logging.WARNING)
+  note(surroundings.settle())
   argv, more = sys.argv, ()
   try:
     if configurable:
@@ -109,9 +110,6 @@ class _PathParser(flags.ArgumentParser):
       return str(local_path(argument)) if argument else argument
     except UserError as error:
       raise ValueError(str(error)) from None
-
-  def flag_type(self) -> str:
-    return 'path'
 
 
 ALLOW_IMPORT = 'Import the module of a method or of environments that the folder names.'
@@ -219,9 +217,7 @@ def configuration(
   suite = configs().suite(name)
   task = canonical(suite, task or suite.DEFAULT_TASK)
   config = configs().make(suite, by or configs().default_method(suite), preset, task)
-  config = config.override(texts)
-  configs().check(config)
-  return config
+  return configs().check(config.override(texts))
 
 
 def make_config(
@@ -229,14 +225,14 @@ def make_config(
 ) -> tuple[Config, str]:
   """Return the configuration that flags ask for, and why its preset was chosen."""
   preset, reason = options.preset, ''
-  if preset == configs().AUTO:
+  if preset == configs().AUTO and accelerator:
     preset, reason = 'paper', ' (auto: there is an accelerator)'
-    if not accelerator:
-      preset, reason = 'cpu', ' (auto: there is no accelerator)'
+  elif preset == configs().AUTO:
+    preset, reason = 'cpu', ' (auto: there is no accelerator)'
   task = canonical(suite, str(options[suite.TASK_FLAG].value))
   fields = {'seed': 'seed', 'replay': 'replay_on', 'devices': 'devices'}
-  named = {name: options[name] for name in fields if not options[name].using_default_value}
-  changes = {fields[name]: flag.value for name, flag in named.items()} | given(suite, options)
+  changes = {field: options[name].value for name, field in fields.items() if options[name].present}
+  changes |= given(suite, options)
   config = configs().make(suite, options.method, preset, task)
   config = config.override(text for text in texts if isinstance(text, FromFile))
   if options.weighting is not None:
@@ -250,8 +246,7 @@ def make_config(
   if twice := [name for name in changes if flat[name] != flagged[name]]:
     told = f'{flagged[twice[0]]!r} by a flag of its own and {flat[twice[0]]!r} by --config'
     raise UserError(f'config.{twice[0]} is {told}: say it once')
-  configs().check(config)
-  return config, reason
+  return configs().check(config), reason
 
 
 def given(suite: ModuleType, options: flags.FlagValues) -> dict[str, Any]:
@@ -262,14 +257,14 @@ def given(suite: ModuleType, options: flags.FlagValues) -> dict[str, Any]:
   }
 
 
-def default_logdir(config: Config, origin: str | None = None) -> str:
-  """Return runs/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>.
+def default_logdir(config: Config, origin: str | None = None, root: str = 'runs') -> str:
+  """Return <root>/<suite>/<task>/<method>-<weighting>-<preset>/seed<seed>.
 
   Of a run that starts from another one, `origin` is the task of that. A label comes last.
   """
   run = config.run
   name = schema.label(config.to_json() | ({'from': origin} if origin else {}))
-  return os.path.join('runs', run.suite, joined(run.task.lower()), joined(name), f'seed{run.seed}')
+  return os.path.join(root, run.suite, joined(run.task.lower()), joined(name), f'seed{run.seed}')
 
 
 def deviations(suite: ModuleType, config: Config) -> str:
@@ -370,7 +365,7 @@ def _run(suite, options, texts, group, interruption):
     raise UserError('--num_seeds trains on one device of one process: start each seed by itself')
   with contextlib.ExitStack() as stack:
     source = options['from'].value
-    places = _places(config, options, source and not options.logdir and task_of(source))
+    places = _places(config, options, None if options.logdir else task_of(source))
     runs = folders.open_runs(stack, places, group, source)
     if not runs:
       return 0
@@ -410,19 +405,19 @@ def _expected(suite, config, texts):
 
 def _places(config, options, origin=None):
   """Return (configuration, its folder) of each seed; `origin` as of `default_logdir`."""
-  if options.num_seeds == 1:
-    return [(config, options.logdir or default_logdir(config, origin))]
-  seeds = range(config.run.seed, config.run.seed + options.num_seeds)
-  each = [config.replace({'seed': seed}) for seed in seeds]
-  if options.logdir:
-    return [(one, os.path.join(options.logdir, f'seed{one.run.seed}')) for one in each]
-  return [(one, default_logdir(one, origin)) for one in each]
+  places = []
+  for seed in range(config.run.seed, config.run.seed + options.num_seeds):
+    one = config.replace({'seed': seed})
+    own = f'seed{seed}' if options.num_seeds > 1 else ''
+    folder = options.logdir and str(pathlib.Path(options.logdir, own))
+    places.append((one, folder or default_logdir(one, origin)))
+  return places
 
 
-def task_of(source: str) -> str:
-  """Return the task of a run folder, that of --from."""
+def task_of(source: str | None) -> str | None:
+  """Return the task of a run folder, that of --from; None without one."""
   try:
-    return config_.saved(source)['config']['task']
+    return config_.saved(source)['config']['task'] if source else None
   except UserError as error:
     told = 'a run that began from it goes on by its --logdir'
     raise UserError(f'--from: {error}; {told}') from None
@@ -446,12 +441,6 @@ def _nobody_waits():
     os._exit(code)
 
 
-def _quieten():
-  """Keep JAX from telling at length which accelerators it did not find."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  logging.set_verbosity(logging.WARNING)
-
-
 def _fail(error: BaseException) -> int:
   """Tell in one line what ended the program; return the exit code. Raises a bug again."""
   if isinstance(error, Interrupted):
@@ -467,15 +456,10 @@ def _fail(error: BaseException) -> int:
     line = faults.explain(error)
     if line is None:
       raise error
-  if isinstance(error, EnvironmentFault) and error.__cause__:
-    _show(error.__cause__)
+  if isinstance(error, EnvironmentFault) and (own := error.__cause__):
+    ours, trace = str(pathlib.Path(errors.__file__).parent), own.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename.startswith(ours):
+      trace = trace.tb_next
+    traceback.print_exception(type(own), own, trace)  # the environment's lines alone
   print(f'error: {line}', file=sys.stderr)
   return code
-
-
-def _show(error: BaseException) -> None:
-  """Print an environment's own error with those lines of its traceback that are not ours."""
-  ours, trace = str(pathlib.Path(errors.__file__).parent), error.__traceback__
-  while trace and trace.tb_frame.f_code.co_filename.startswith(ours):
-    trace = trace.tb_next
-  print(''.join(traceback.format_exception(type(error), error, trace)), file=sys.stderr, end='')

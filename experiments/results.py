@@ -9,8 +9,6 @@ the files hold already stay there, so that 26 games can be added one by one.
 if not __package__:
   import as_file  # noqa: F401
 
-import sys
-
 from absl import flags
 
 from harmony_jax.errors import UserError
@@ -34,8 +32,7 @@ def main(words: list[str]) -> int:
   references = report.parse_references(options.references)
   found, problems = records.collect(words)
   written, left_out = results_files.write(found, options.output, options.replace)
-  for text in problems + left_out:
-    print(f'note: {text}', file=sys.stderr)
+  launcher.note(problems + left_out)
   if not found:
     raise UserError('no run can be read there')
   for folder in {path.parent: None for path in written} if options.figure else ():

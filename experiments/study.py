@@ -63,6 +63,7 @@ def main(words: list[str], texts: list[str]) -> int:
 
 def _run(options, texts, interruption):
   from harmony_jax.ondevice import study, timetable
+  from harmony_jax.reporting import report
 
   common, made = _configs(options, texts)
   seeds = launcher.parse_seeds(options.seeds)
@@ -97,7 +98,9 @@ def _run(options, texts, interruption):
       scores = [each.scores[-1]['eval_mean'] for each in recorded]
       told = [f'{lot.label} seed {lot.seed} {score:.2f}' for lot, score in zip(lots, scores)]
       print(bar.line(times.wave, ', '.join(told)), flush=True)
-  _tell(opened.path)
+  lines, problems = report.conclude([opened.path], opened.path / 'results')
+  print('\n'.join(lines))
+  launcher.note(problems)
   for text in failed:
     print(f'{text}; it is left out', file=sys.stderr)
   return 1 if failed else 0
@@ -117,13 +120,8 @@ def _configs(options, texts) -> tuple[Config, dict[str, Config]]:
   named = {text.partition('=')[0].removeprefix('config.') for text in given}
   told = 'changes nothing in a study, which is one program of the device'
   launcher.note(f'config.{name} {told}' for name in _OF_THE_LOOP if name in named)
-  return common, variants.make(common, pairs or [('plain', [])], _changed, texts)
-
-
-def _changed(config, words):
-  changed = config.override(words)
-  configs().check(changed)
-  return changed
+  change = lambda config, words: configs().check(config.override(words))
+  return common, variants.make(common, pairs or [('plain', [])], change, texts)
 
 
 def _rule(text, common):
@@ -159,31 +157,27 @@ def _prepare(options, opened, groups):
   if devices > there:
     raise UserError(f'--devices={devices}: there {"is" if there == 1 else "are"} {there}')
   count = sum(len(lots) for _, lots in groups)
-  made, sizes = [], []
-  for group, lots in groups:
-    seed = lots[0].seed
-    program = study.make_program(group, [seed])
-    made.append(program)
-    own = program.timetable.own[seed]
-    sizes.append(waves.agent_bytes(program, own, lots[0].numbers))
+  made = [study.make_program(group, [lots[0].seed]) for group, lots in groups]
+  firsts = [(program, lots[0]) for program, (_, lots) in zip(made, groups)]
+  size = max(
+    waves.agent_bytes(program, program.timetable.own[lot.seed], lot.numbers)
+    for program, lot in firsts
+  )
   largest = max(len(lots) for _, lots in groups)
-  wanted = opened.plan['together']
-  width = waves.choose_width(wanted, max(sizes), largest, devices)
+  width = waves.choose_width(opened.plan['together'], size, largest, devices)
   opened.keep_together(width)
-  kind = jax.local_devices()[0].device_kind
-  at_once = min(largest, width * devices)
   print(
-    f'{count} agents on {devices} × {kind}, {at_once} at once, by {len(groups)} '
-    f'program{"s" if len(groups) > 1 else ""}; memory: {disk.text(max(sizes))} an agent, '
-    f'{disk.text(width * max(sizes))} of {disk.text(waves.memory())} on each',
+    f'{count} agents on {devices} × {jax.local_devices()[0].device_kind}, '
+    f'{min(largest, width * devices)} at once, by {len(groups)} '
+    f'program{"s" if len(groups) > 1 else ""}; memory: {disk.text(size)} an agent, '
+    f'{disk.text(width * size)} of {disk.text(waves.memory())} on each',
     flush=True,
   )
   prepared = []
-  for (group, lots), program in zip(groups, made):
+  for (group, lots), (program, first) in zip(groups, firsts):
     wave = waves.Wave(program, devices, width)
     parts = list(study.waves(lots, wave.count))
-    first = [lots[0]]
-    times = wave.measure(first, wave.tables(first, program.timetable.own))
+    times = wave.measure([first], wave.tables([first], program.timetable.own))
     prepared.append((wave, parts, times))
     print(
       f'{", ".join(group.labels)}: compiled in {format_seconds(times.compiling)}; '
@@ -196,16 +190,6 @@ def _prepare(options, opened, groups):
   seconds = sum(times.wave * len(parts) for _, parts, times in prepared)
   print(f'expected: {format_seconds(seconds)} in all', flush=True)
   return prepared
-
-
-def _tell(path):
-  """Write the results of what is complete, and print their tables."""
-  from harmony_jax.reporting import report
-
-  lines, problems = report.conclude([path], path / 'results')
-  print('\n'.join(lines))
-  for text in problems:
-    print(f'note: {text}', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -32,9 +32,10 @@ from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
 from harmony_jax.sweeping import devices, executors, grid
 from harmony_jax.sweeping.display import Display
-from harmony_jax.sweeping.job import SAVED, Job
+from harmony_jax.sweeping.job import Job
 from harmony_jax.sweeping.sweep import Sweep
 from harmony_jax.training import measured, recording, run_folder, trackers
+from harmony_jax.training.interruption import Interrupted
 
 from . import configs, launcher
 
@@ -97,18 +98,14 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
     raise UserError(str(error)) from None
   if not tasks:
     raise UserError(f"--games is empty, or 'all' of {module.SUITE!r}, which has no list: name some")
+  seeds, tasks = launcher.parse_seeds(FLAGS.seeds), [launcher.canonical(module, t) for t in tasks]
   found = {}
-  for choice in itertools.product(
-    launcher.parse_seeds(FLAGS.seeds), tasks, FLAGS.method, FLAGS.weighting
-  ):
-    seed, task, method, rule = choice
-    task = launcher.canonical(module, task)  # pyright: ignore[reportArgumentType]
+  for seed, task, method, rule in itertools.product(seeds, tasks, FLAGS.method, FLAGS.weighting):
     config = configs().make(module, method, FLAGS.preset, task).replace({'seed': seed})
     if 'weighting.rule' in config.flat():
       config = config.replace({'weighting.rule': rule})
     for point in grid.points(config.override(overrides), axes):
-      configs().check(point)
-      place = place_of(point)
+      place = place_of(configs().check(point))
       if found.setdefault(place, point) != point:
         raise UserError(f'{place} would be the folder of two different runs: sweep them apart')
   kinds = {(each.run.method, each.agent): each for each in found.values()}.values()
@@ -119,8 +116,8 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
 
 def place_of(config: Config) -> Path:
   """Return where a run's folder is."""
-  relative = Path(launcher.default_logdir(config, start_task())).relative_to('runs')
-  return Path(FLAGS.root, relative).absolute()
+  task = launcher.task_of(FLAGS['from'].value)
+  return Path(launcher.default_logdir(config, task, FLAGS.root)).absolute()
 
 
 def folder_of(config: Config) -> Path:
@@ -132,12 +129,6 @@ def folder_of(config: Config) -> Path:
     identity |= {'from': origin.facts(start, folder, config.run.method)}
   run_folder.check(folder, config, identity)
   return folder
-
-
-def start_task() -> str | None:
-  """Return the task of the run that all start from; None without one."""
-  start = FLAGS['from'].value
-  return launcher.task_of(start) if start else None
 
 
 def make_jobs(
@@ -261,7 +252,7 @@ def main(words: list[str], overrides: list[str]) -> int:
   print(describe_need(sweep, workers), flush=True)
   if FLAGS.dry_run:
     return 0
-  start = f'from-{task}' if (task := start_task()) else None
+  start = f'from-{task}' if (task := launcher.task_of(FLAGS['from'].value)) else None
   name = joined(FLAGS.suite, *FLAGS.method, *FLAGS.weighting, FLAGS.preset, start)
   name = joined(name, *grid.parse(FLAGS.grid))
   output = Path(FLAGS.root, 'sweeps', name).absolute()
@@ -308,9 +299,7 @@ def run(
   for row in sweep.unfinished():
     print(f'{row} (output: {row.job.output})', file=sys.stderr)
   if stopped and sweep.unfinished():
-    command = shlex.join(['python', *sys.orig_argv[1:]])
-    print(f'{stopped}: stopped and saved; continue with: {command}', file=sys.stderr)
-    return SAVED
+    raise Interrupted(f'{stopped}: stopped and saved')
   return 1 if sweep.unfinished() else 0
 
 

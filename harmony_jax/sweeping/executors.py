@@ -196,7 +196,8 @@ class Ray(Executor):
       )
     # Ray shows a task its GPUs, and all of them to one that asked for none.
     self._place = Place({} if gpus >= 1 else SHARED if gpus else {'CUDA_VISIBLE_DEVICES': ''})
-    self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)(_call)
+    once = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)
+    self._remote = once(Attempt.__call__)
 
   def submit(self, jobs: Sequence[Job]):
     for job in jobs:
@@ -215,7 +216,3 @@ class Ray(Executor):
 
   def close(self):
     self._ray.shutdown()
-
-
-def _call(attempt):
-  return attempt()

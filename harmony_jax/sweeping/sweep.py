@@ -101,10 +101,8 @@ class Sweep:
     elif stopping:
       row.state, row.reason = STOPPED, ''
     elif code in (UserError.exit_code, InUse.exit_code):  # another attempt would not help
-      row.state, row.reason = (
-        FAILED if code == UserError.exit_code else IN_USE,
-        last_line(row.job.output),
-      )
+      row.state = FAILED if code == UserError.exit_code else IN_USE
+      row.reason = last_line(row.job.output)
     else:
       row.failures += 1
       row.state = WAITING if row.failures <= retries else FAILED
