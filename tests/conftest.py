@@ -67,12 +67,12 @@ for _number, _usual in (
 
 @pytest.fixture(autouse=True, scope='session')
 def set_up_jax():
-  """Have products of float32 exact, whose factors accelerators round; share lowering's contexts."""
+  """Have products of float32 exact, whose factors accelerators round; quicken tracing."""
   import jax
 
   from tests import lowering
 
-  lowering.share_contexts()
+  lowering.quicken()
   if jax.default_backend() != 'cpu':
     jax.config.update('jax_default_matmul_precision', 'highest')
 
@@ -93,7 +93,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope='module')
 def drop_programs(request):
-  """Drop what was compiled, after files of tests that share it, once a process has grown to
+  """Drop what was compiled, after the files of tests that share it, once a process has grown to
   `LARGE`.
   """
   yield
