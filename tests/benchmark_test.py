@@ -81,15 +81,16 @@ def test_loop_of_unknown_length_is_refused():
     flops.count(loop, X, W)
 
 
-@pytest.mark.parametrize('name', ['dreamerv3', 'dreamerpro'])
-def test_work_of_an_update(name):
+@pytest.mark.parametrize('name, shapes', [('dreamerv3', small.VECTOR), ('dreamerpro', small.IMAGE)])
+def test_work_of_an_update(name, shapes):
   """The same whether or not it was traced for the CPU before, and by more parts than the model."""
-  method = small.agent(name=name)
-  state, batch = jax.eval_shape(method.init, jax.random.key(0)), small.batch()
+  make = functools.partial(small.agent, shapes, name=name)
+  method = make()
+  state, batch = jax.eval_shape(method.init, jax.random.key(0)), small.batch(shapes)
   jax.jit(method.train_step).trace(state, batch)
   found = flops.count(method.train_step, state, batch)
-  assert found == flops.count(small.agent(name=name).train_step, state, batch)
-  longer = small.agent(name=name, behavior__horizon=5)
+  assert found == flops.count(make().train_step, state, batch)
+  longer = make(behavior__horizon=5)
   assert flops.count(longer.train_step, state, batch) > found
   exchanged = flops.exchanged_bytes(method.train_step, state, batch)
   trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -115,8 +115,8 @@ def test_scores_of_the_game(task):
 
 
 def config_of(task):
-  """Return the configuration of a tiny run."""
-  made = common.make(common.suite('gym'), 'dreamerv3', 'tiny', f'tests.matching:{task}')
+  """Return the configuration of a tiny run of a small method: what is around methods is tested."""
+  made = common.make(common.suite('gym'), 'tests.linear:METHOD', 'tiny', f'tests.matching:{task}')
   return made.replace({**TINY, 'prefill_chunk': 8})
 
 
@@ -163,7 +163,7 @@ def test_an_update_that_went_wrong_is_repeated_with_its_choices(whole, monkeypat
   folder, trainer = whole
   monkeypatch.setattr(faults, 'first_not_finite', lambda of, *_: [str(of.spec.choices)])
   faults.dump(trainer.method, trainer.updates.state, trainer.replay.sample(0), folder, 160, 1)
-  found = faults.reproduce(folder)
+  found = faults.reproduce(folder, allow_import=True)
   assert found['found'] == found['recorded'] == ['(2, 3)']
 
 

@@ -96,7 +96,7 @@ def _main(words, folder, paths, variables):
   time.tzset()
   os.chdir(folder)
   sys.argv, sys.orig_argv = list(words), [sys.executable, '-m', *words]
-  lowering.share_contexts()
+  lowering.quicken()
   sys.path.insert(0, folder)
   try:
     if words[0] == '-c':

@@ -22,6 +22,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 LARGE = 1.2e9  # bytes
+# Files of tests that share programs, in their order.
+TOGETHER = (('dreamerpro', 'finite', 'probe'), ('from', 'loop'))
 # What takes and gives arrays of the shapes in its annotations.
 SHAPED = ('actions', 'convolution', 'distributions', 'prototypes', 'rssm')
 # Installed before anything imports them.
@@ -65,21 +67,38 @@ for _number, _usual in (
 
 @pytest.fixture(autouse=True, scope='session')
 def set_up_jax():
-  """Have products of float32 exact, whose factors accelerators round; share lowering's contexts."""
+  """Have products of float32 exact, whose factors accelerators round; quicken tracing."""
   import jax
 
   from tests import lowering
 
-  lowering.share_contexts()
+  lowering.quicken()
   if jax.default_backend() != 'cpu':
     jax.config.update('jax_default_matmul_precision', 'highest')
 
 
+def group_of(path):
+  """The names of the files whose programs a file of tests shares, and its own."""
+  name = path.stem.removesuffix('_test')
+  return name, next((group for group in TOGETHER if name in group), (name,))
+
+
+def pytest_collection_modifyitems(items):
+  """Have files that share programs follow one another, as far as workers leave them together."""
+  places = {}
+  for item in items:
+    places.setdefault(group_of(item.path)[1], len(places))
+  items.sort(key=lambda item: places[group_of(item.path)[1]])
+
+
 @pytest.fixture(autouse=True, scope='module')
-def drop_programs():
-  """Drop what was compiled, after a file of tests, once a process has grown to `LARGE`."""
+def drop_programs(request):
+  """Drop what was compiled, after the files of tests that share it, once a process has grown to
+  `LARGE`.
+  """
   yield
-  if psutil.Process().memory_info().rss > LARGE:
+  name, group = group_of(request.path)
+  if name == group[-1] and psutil.Process().memory_info().rss > LARGE:
     import jax
 
     jax.clear_caches()

@@ -41,8 +41,9 @@ def test_what_is_said_beforehand_is_what_it_takes(keep, tmp_path, capsys):
   """Within a fifth, at the most and at the end."""
   most, folders_ = [], ('replay', 'checkpoints')
   size = lambda: sum(disk.size(tmp_path / name) for name in folders_)
-  config = dreamer_of('tests.shooting:METHOD', replay__sampling='windows', keep_replay=keep)
-  config = config.replace({'steps': 240})
+  large = dict(stride=1, train_ratio=1.0)  # of which every update takes long
+  config = dreamer_of('tests.shooting:METHOD', replay__sampling='windows', **large)
+  config = config.replace({'steps': 240, 'keep_replay': keep})
   train(tmp_path, config, From(0, lambda trainer: most.append(size())))
   said = re.search(r'disk: up to (\S+) (\w+) for .*, (\S+) (\w+) after', capsys.readouterr().out)
   most_said, end_said = float(said[1]) * UNITS[said[2]], float(said[3]) * UNITS[said[4]]

@@ -1,4 +1,4 @@
-"""A method that is compiled in no time: one matrix predicts the rewards of choices.
+"""A method that is compiled in no time: one matrix predicts the rewards of actions.
 
 For tests of what is around a method: `--method=tests.linear:METHOD`. Shapes: N environments, A
 actions, F features.
@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from harmony_jax import method, optimizers, replicas
 from harmony_jax.settings import setting
@@ -55,8 +56,10 @@ class Linear(method.Method):
 
   def act(self, variables, carry, observation, is_first, key, mode=False):
     values = self.features(observation, 1) @ variables  # [N, A]
-    noise = 0.0 if mode else jax.random.gumbel(key, values.shape)
-    action = jax.nn.one_hot((values + noise).argmax(-1), values.shape[-1])
+    values += 0.0 if mode else jax.random.gumbel(key, values.shape)
+    *blocks, rest = jnp.split(values, np.cumsum(self.spec.factors, dtype=int), -1)
+    chosen = [jax.nn.one_hot(block.argmax(-1), block.shape[-1]) for block in blocks]
+    action = jnp.concatenate([*chosen, jnp.tanh(rest)], -1)
     return action, jnp.where(is_first, 0, carry) + 1
 
 

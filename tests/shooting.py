@@ -28,6 +28,7 @@ class ShootingSettings(method.MethodSettings):
   latent: int = setting(32, 'units of the latent state, Z', least=1)
   horizon: int = setting(5, 'steps of a plan, H', least=1)
   plans: int = setting(64, 'plans that are compared, C', least=1)
+  stride: int = setting(4, 'of the pixels that are seen, in both directions', least=1)
   lr: float = setting(1e-3, 'learning rate')
   replay: method.ReplaySettings = group(method.ReplaySettings, 'Drawn windows.', sampling='inside')
 
@@ -67,13 +68,15 @@ def _places(draw):
 
 class Model(nn.Module):
   latent: int
+  stride: int
 
   def setup(self):
     mlp = lambda units: nn.Sequential([nn.Dense(64), nn.silu, nn.Dense(units)])
     self.encoder, self.dynamics, self.head = mlp(self.latent), mlp(self.latent), mlp(1)
 
   def encode(self, picture):  # [..., H, W, C] -> [..., Z]
-    return jnp.tanh(self.encoder(picture.reshape(*picture.shape[:-3], -1) / 255 - 0.5))
+    seen = picture[..., :: self.stride, :: self.stride, :]
+    return jnp.tanh(self.encoder(seen.reshape(*seen.shape[:-3], -1) / 255 - 0.5))
 
   def follow(self, latent, actions):  # [..., Z], [..., H, A] -> [..., H, Z]
     found = [latent]
@@ -93,7 +96,7 @@ class Shooting(method.Method):
     ((self.picture, array),) = spec.observation.items()
     if len(array.shape) != 3 or sum(spec.factors) != spec.num_actions:
       raise ValueError('shooting needs one picture and no continuous actions')
-    self.model = Model(settings.latent)
+    self.model = Model(settings.latent, settings.stride)
     self.capabilities = {'open_loop': self.open_loop}
 
   def init(self, key):
