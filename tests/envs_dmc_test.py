@@ -217,12 +217,16 @@ def test_fast_has_no_shadows_and_no_multisampling_and_stock_is_stock():
 # How it is drawn
 
 
+GL_CONTEXT = 'mujoco.rendering.classic.gl_context'
+
+
 @pytest.fixture
 def fresh(monkeypatch):
   """As in a process that has not drawn yet."""
   for name in ('MUJOCO_GL', 'PYOPENGL_PLATFORM', 'MUJOCO_EGL_DEVICE_ID'):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setattr(rendering.sys, 'platform', 'linux')
+  monkeypatch.delitem(rendering.sys.modules, GL_CONTEXT, raising=False)
   rendering._first_that_works.cache_clear()
   yield monkeypatch
   rendering._first_that_works.cache_clear()
@@ -240,6 +244,17 @@ def test_egl_comes_before_osmesa(fresh):
 def test_osmesa_is_taken_where_egl_fails(fresh):
   fresh.setattr(rendering, '_TRIALS', {'egl': _fail, 'osmesa': lambda: None})
   assert rendering.choose_backend() == rendering.os.environ['MUJOCO_GL'] == 'osmesa'
+
+
+def test_a_mujoco_that_was_imported_before_draws_by_the_choice(fresh):
+  from mujoco import egl
+  from mujoco.rendering.classic import gl_context
+
+  fresh.setitem(rendering.sys.modules, GL_CONTEXT, gl_context)
+  fresh.setattr(gl_context, 'GLContext', None)
+  fresh.setattr(rendering, '_TRIALS', {'egl': lambda: None})
+  rendering.choose_backend()
+  assert gl_context.GLContext is egl.GLContext
 
 
 def test_the_choice_of_the_user_stays_or_is_an_error(fresh):

@@ -1,11 +1,12 @@
 """How MuJoCo draws: which OpenGL, and at what quality. Shared by the suites on MuJoCo.
 
-choose_backend()                # before mujoco or dm_control is imported
+choose_backend()                # before dm_control is imported
 apply_quality(model, 'fast')    # before the first picture of that model
 """
 
 import ctypes
 import functools
+import importlib
 import os
 import sys
 from typing import Any
@@ -26,7 +27,10 @@ def choose_backend() -> str:
       text names what to install.
   """
   chosen = os.environ.get('MUJOCO_GL') or _find_backend()
-  os.environ['MUJOCO_GL'] = chosen
+  if os.environ.get('MUJOCO_GL') != chosen:
+    os.environ['MUJOCO_GL'] = chosen
+    if early := sys.modules.get('mujoco.rendering.classic.gl_context'):
+      importlib.reload(early)  # it was imported when there was nothing to read
   if chosen in _TRIALS:
     _first_that_works((chosen,))
   return chosen
