@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -263,13 +263,27 @@ def run(words: Sequence[str]) -> int:
 # --------------------------------------------------------------------------------------------------
 
 
+class About(NamedTuple):
+  """What is told beside a figure.
+
+  Attributes:
+    there: (what it is a seed of, whether it is complete) of each run that is drawn.
+    other: in which settings runs are not as the preset, such as 'steps (100 for 8000)'.
+    lines: about variants and buffers.
+  """
+
+  there: list[tuple[tuple, bool]]
+  other: list[str]
+  lines: list[str]
+
+
 def draw_online(
   name: str, figure: Online, output: pathlib.Path, texts: Sequence[str]
 ) -> list[pathlib.Path]:
   """Draw a figure of runs with the settings `texts`; return the paths."""
   from harmony_jax.reporting import analysis, curves, figures
 
-  found, other, more = collected(figure, texts)
+  found, about = collected(figure, texts)
   colors = figures.colors_of(figure.variants, curves.METHODS)
   panels, legend = [], [(label, color, 'solid') for label, color in colors.items()]
   for suite in dict.fromkeys(record.suite for record in found):
@@ -278,7 +292,7 @@ def draw_online(
       if panel == 'score':
         drawn = curves.learning(own, colors, {})
         panels += drawn.panels if drawn else []
-        more += [drawn.note.rstrip('.')] if drawn and drawn.note else []
+        about.lines.extend([drawn.note.rstrip('.')] if drawn and drawn.note else [])
       elif panel == 'weights':
         if drawn := curves.metric(own, 'harmony/'):
           panels, legend = panels + drawn.panels, drawn.legend
@@ -287,18 +301,16 @@ def draw_online(
   names = [panel for panel in figure.panels if panel not in ('score', 'weights')]
   names += ['harmony/'] if 'weights' in figure.panels else []
   columns = 'label', 'task', 'seed', 'measure', 'step', 'value'
-  there = [((record.method, record.suite, record.task), record.complete) for record in found]
   rows = analysis.rows(found, names)
-  return _written(name, figure, output, panels, legend, columns, rows, there, other, more)
+  return _written(name, figure, output, panels, legend, columns, rows, about)
 
 
-def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str], list[str]]:
-  """Return (the records of a figure's runs, their method being the variant's label; in which of
-  their settings they are not as the preset; what else is to be said of the variants that are
-  there). `texts` may name the runs, by `label`."""
+def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
+  """Return (the records of a figure's runs, their method being the variant's label; what is to be
+  said of them). `texts` may name the runs, by `label`."""
   from harmony_jax.reporting import records
 
-  options, found, unlike, other, more = flags.FLAGS, [], {}, [], []
+  options, found, unlike, about = flags.FLAGS, [], {}, About([], [], [])
   seeds = launcher.parse_seeds(options.seeds)
   results = options.results or ()
   given = [each for path in results for each in _printed(*records.collect(path))]
@@ -322,16 +334,18 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], list[str
           also = f'{own[each.seed].source} is another run of {label}, {task}, seed {each.seed}'
           print(f'note: {each.source} is left out: {also}', file=sys.stderr)
         own = [own[seed] for seed in seeds if seed in own]
-        more += launcher.idle(config.override(changes), []) if own else []
+        about.lines.extend(launcher.idle(config.override(changes), []) if own else [])
         found += [dataclasses.replace(each, method=label) for each in own]
         preset: Any = records.without_paths(plain.override(changes).to_json())
-        other += [text for each in own for text in records.apart(preset, each.config).values()]
+        for each in own:
+          about.there.append(((label, each.suite, each.task), each.complete))
+          about.other.extend(records.apart(preset, each.config).values())
   for place in sorted(unlike.keys() - set(map(_place, found))):  # else it is another variant's
     print(f'note: {place[0]} is left out, a run with {", ".join(unlike[place])}', file=sys.stderr)
   if not found:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
     raise UserError(f'no run of this figure is {where}')
-  return found, other, more
+  return found, about
 
 
 def _place(record):
@@ -369,7 +383,7 @@ def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathl
   """Draw a figure of models learned on buffers; return the paths."""
   from harmony_jax.offline import figures, study
 
-  options, studies, other, more = flags.FLAGS, {}, [], []
+  options, studies, about = flags.FLAGS, {}, About([], [], [])
   for suite, tasks in chosen(figure).items():
     for task in tasks:
       opened = study.Study(places(suite, task, figure)[1])
@@ -377,25 +391,24 @@ def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathl
       opened.seeds = launcher.parse_seeds(options.seeds)
       studies[task] = opened
       preset = configs().make(configs().suite(suite), options.method, options.preset, task)
-      for told, lines in zip((other, more), _scale(opened, figure, preset)):
-        told += lines
-  there = [
+      _tell_scale(about, opened, figure, preset)
+  about.there.extend(
     ((run.label, task), True)
     for task, opened in studies.items()
     for run in opened.runs()
     if opened.finished(run)
-  ]
+  )
   if figure.draw == 'strips':
     paths = figures.strips(studies, output, name)
-    return [*paths, describe(name, figure, output, there, other, more)]
+    return [*paths, describe(name, figure, output, about)]
   panels, colors, rows = getattr(figures, figure.draw)(studies)
   legend = [(label, color, 'solid') for label, color in colors.items()]
   columns = 'label', 'task', 'buffer', 'seed', 'measure', 'update', 'value'
-  return _written(name, figure, output, panels, legend, columns, rows, there, other, more)
+  return _written(name, figure, output, panels, legend, columns, rows, about)
 
 
-def _scale(opened, figure, preset):
-  """([in which settings a study and its buffers are not as the preset], [lines about them])."""
+def _tell_scale(about, opened, figure, preset):
+  """Add in which settings a study and its buffers are not as the preset, and lines about them."""
   from harmony_jax.reporting import records
 
   plan, own_settings = opened.plan, opened.plan.get('settings', {})
@@ -403,22 +416,20 @@ def _scale(opened, figure, preset):
   made = {**dict(sizes), **dict(zip(('context', 'horizon'), figure.window)), 'reward_scale': 1.0}
   own = {name: plan[name] for name in made if name in plan} | own_settings
   made |= {**settings.to_json(preset.agent), 'env': settings.plain(preset.env)}
-  other, more = [], []
   for label in opened.labels:
     tree = {**nested_flat(own_settings), **plan['variants'][label]}
     weighs = [k for k in preset.flat() if k.startswith(('weighting.', 'losses.')) and k in tree]
-    more += launcher.idle(preset.replace({name: tree[name] for name in weighs}), [])
+    about.lines.extend(launcher.idle(preset.replace({name: tree[name] for name in weighs}), []))
   for recorded in (each.get('recorded', {}) for each in plan['buffers']):
     there = {name: recorded[name] for name in ('episodes', 'length', 'env') if name in recorded}
     known = made if 'env' in there else {k: v for k, v in made.items() if k != 'env'}
-    other += records.apart(known, own | there).values()
+    about.other.extend(records.apart(known, own | there).values())
     policy = recorded.get('policy', 'random')
     told = f'the policy {policy}' if policy not in ('random', 'smooth') else 'random actions'
     rare = ', so that high rewards are rare in it or missing' if told == 'random actions' else ''
-    more.append(
+    about.lines.append(
       f'The buffer is of {told}, where the paper has the replay of an agent that learned{rare}'
     )
-  return other, more
 
 
 def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
@@ -429,7 +440,7 @@ def draw_formulas(name: str, output: pathlib.Path) -> list[pathlib.Path]:
   return [output / f'{name}.png']
 
 
-def _written(name, figure, output, panels, legend, columns, rows, there, other, more):
+def _written(name, figure, output, panels, legend, columns, rows, about):
   """Write a figure, its data and what it shows; return the paths."""
   import pandas
 
@@ -443,49 +454,38 @@ def _written(name, figure, output, panels, legend, columns, rows, there, other, 
     table.to_csv(file, index=False, lineterminator='\n')
   title = f'Figure {name.partition("_")[2]}: {figure.title.lower()}'
   paths = figures.save(figures.Figure(name, title, '', panels, legend), output)
-  return [*paths, data, describe(name, figure, output, there, other, more)]
+  return [*paths, data, describe(name, figure, output, about)]
 
 
 def describe(
-  name: str,
-  figure: Online | Offline,
-  output: pathlib.Path,
-  there: Sequence[tuple[tuple, bool]],
-  other: Sequence[str],
-  more: Sequence[str],
+  name: str, figure: Online | Offline, output: pathlib.Path, about: About
 ) -> pathlib.Path:
-  """Write what a figure shows, of which runs, at which scale; return the path.
-
-  Args:
-    there: (what it is a seed of, whether it is complete) of each run that is drawn.
-    other: in which settings runs are not as the preset, such as 'steps (100 for 8000)'.
-    more: lines about variants and buffers.
-  """
+  """Write what a figure shows, of which runs, at which scale; return the path."""
   options, scale = flags.FLAGS, SCALE.get(flags.FLAGS.preset, TRIAL)
   tasks = '; '.join(f'{suite}: {", ".join(tasks)}' for suite, tasks in chosen(figure).items())
   seeds = len(launcher.parse_seeds(options.seeds))
   labels = figure.variants if isinstance(figure, Online) else figure.labels
   kinds = len(labels) * sum(map(len, chosen(figure).values()))
-  complete = collections.Counter(kind for kind, done in there if done)
-  fewest = min(complete[kind] for kind, _ in there)
+  complete = collections.Counter(kind for kind, done in about.there if done)
+  fewest = min(complete[kind] for kind, _ in about.there)
   lines = [
     f'# Figure {name.partition("_")[2]} of the paper: {figure.title.lower()}',
     f'{tasks}; {options.method}, preset `{options.preset}`, {seeds} seed{"s" * (seeds > 1)}.',
     scale,
   ]
-  if other:
-    lines.append(f'Not all is as in the preset: {", ".join(sorted(set(other)))}.')
+  if about.other:
+    lines.append(f'Not all is as in the preset: {", ".join(sorted(set(about.other)))}.')
   if complete.total() < kinds * seeds:
     lines.append(
       f'Of the {kinds * seeds} runs {complete.total()} are complete; what is drawn is of '
-      f'{len(there)}, and each mean of those that there are.'
+      f'{len(about.there)}, and each mean of those that there are.'
     )
   if fewest < 5:
     lines.append(f'{fewest} of the five seeds that a mean needs at least.')
   losses = getattr(method.entry(options.method).settings, 'losses', None)
   if 'harmony_w_d1' in labels and (own := getattr(losses, 'scale', 1.0)) != 1:
     lines.append(f'{options.method} has w_d = {own:g} of its own, as harmony_w_d1 has it here.')
-  lines += [f'{line}.' for line in dict.fromkeys(more)]
+  lines += [f'{line}.' for line in dict.fromkeys(about.lines)]
   path = output / f'{name}.md'
   with run_folder.atomic_write(path) as file:
     file.write('\n\n'.join(lines) + '\n')

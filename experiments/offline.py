@@ -235,6 +235,7 @@ def train(texts: list[str]) -> int:
   if options.mlp and not all(view.names for view in views):
     launcher.note(['--mlp changes nothing: a buffer holds no state of its simulator'])
   tree = _plan(plan, common, made, buffers)
+  tree['about']['config'] = texts
   opened = study.open_study(options.output, tree)
   wanted = [
     run

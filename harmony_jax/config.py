@@ -318,9 +318,8 @@ def from_json(
   told += [f'leaves out {", ".join(strange)}'] if strange else []
   if told:
     _log.warning('%s is of another version: %s', source, '; '.join(told))
-  number = lambda value: (
-    float(value) if value in ('inf', '-inf', 'nan') else value
-  )  # as JSON has it
+  # as JSON has what is no number
+  number = lambda value: float(value) if value in ('inf', '-inf', 'nan') else value
   return config.replace({name: number(value) for name, value in given.items() if name in known})
 
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from harmony_jax import replay_files
 from harmony_jax import sampling as rules
+from harmony_jax.envs import base
 from harmony_jax.prefetch import Prefetcher  # a part of replay to its users
 
 __all__ = ['Draw', 'Prefetcher', 'Replay']
@@ -172,10 +173,9 @@ class Replay:
         raise ValueError(f'{name} has shape {array.shape}; replay stores {(self.num_envs, *shape)}')
       if not np.can_cast(array.dtype, dtype, 'same_kind'):
         raise TypeError(f'{name} is {array.dtype}; replay stores {dtype}')
-      if dtype.kind in 'iu' and not np.can_cast(array.dtype, dtype):  # it would wrap around
-        if array.size and not np.array_equal(array.astype(dtype), array):
-          span = f'{array.min()} to {array.max()}'
-          raise ValueError(f'{name} is {array.dtype} from {span}; replay stores {dtype}')
+      if not base.holds(dtype, array):
+        span = f'{array.min()} to {array.max()}'
+        raise ValueError(f'{name} is {array.dtype} from {span}; replay stores {dtype}')
     row = self._steps % self._rows
     # Counted before it is written: a gather in another thread then knows that
     # the row is going.

@@ -23,11 +23,15 @@ class Sampling(abc.ABC):
   """A rule for windows of the last `kept` steps of N environments, stored in `rows` rows each."""
 
   wants = ''  # what it waits for before a first batch, in words
-  shortest = 1  # steps, with the first, of an episode of which anything is ever drawn
 
   def __init__(self, num_envs: int, kept: int, rows: int, length: int):
     self.num_envs, self.kept, self.rows, self.length = num_envs, kept, rows, length
     self.restart(0)
+
+  @property
+  def shortest(self) -> int:
+    """Steps, with the first, of an episode of which anything is ever drawn."""
+    return 1
 
   def restart(self, oldest: int) -> None:
     """Forget everything: steps are noted again, from the one with this number on."""
@@ -154,7 +158,7 @@ class Inside(Sampling):
   wants = 'an episode of config.batch_length steps: take fewer'
 
   @property
-  def shortest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+  def shortest(self) -> int:
     """As long as a window."""
     return self.length
 

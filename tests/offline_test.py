@@ -392,7 +392,7 @@ def test_a_mean_over_measurements_is_of_all_of_them(tmp_path):
   plan |= dict.fromkeys(('suite', 'task', 'method', 'preset'), 'x')
   plan['buffers'] = [{'sha256': 1, 'path': 'x'}]
   for commit in ('abc', 'def (dirty)'):  # of the second one are some of the runs, perhaps all
-    about = {'commit': commit, 'command': "python -m x --config.a=1 --seeds=2 --config.b '2 3'"}
+    about = {'commit': commit, 'config': ['a=1', 'b=2 3']}
     opened = study.open_study(tmp_path, {**plan, 'about': about})
   for run, early in zip(opened.runs(), (1.0, float('nan'))):
     measures = {1: {'x': early, 'y': float('nan')}, 2: {'x': 3.0, 'y': float('nan')}}

@@ -236,6 +236,12 @@ def truncate(timestep: TimeStep, where: np.ndarray | int) -> None:
   )
 
 
+def holds(dtype: np.dtype, array: np.ndarray) -> bool:
+  """Return whether no whole number of an array wraps around where a dtype stores it."""
+  wraps = dtype.kind in 'iu' and not np.can_cast(array.dtype, dtype)
+  return not wraps or np.array_equal(array.astype(dtype), array)
+
+
 def zero_actions(spec: Spec, num_envs: int) -> np.ndarray:
   """Actions [N] or [N, A] for calls that only restart: first choices, and zeros."""
   if spec.discrete:

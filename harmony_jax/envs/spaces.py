@@ -157,11 +157,11 @@ def _reading(space, size, how):
   if how == 'picture' and not (layout and _holds_pixels(space)):
     raise ValueError(f'{_a(space)} cannot be a picture: {PICTURES}')
   if layout and (how == 'picture' or _is_picture(space)):
-    words, take = layout
+    words, take, alpha = layout
     scale = 255 if space.high.max() <= 1 else 1
     spec = base.ArraySpec((size, size, 3), np.uint8)
     scaled = ', × 255' if scale != 1 else ''
-    looked = _Looks(_a(space), alpha='RGBA' in words, bright=scale != 1)
+    looked = _Looks(_a(space), alpha=alpha, bright=scale != 1)
 
     def convert(value):
       looked.at(value)
@@ -215,17 +215,18 @@ def _is_picture(space):
   )
 
 
-def _layout(shape) -> tuple[str, Callable] | None:
-  """(words, function to [H, W, 3] or [H, W, 1]) of what may be a picture; None for what is none.
+def _layout(shape) -> tuple[str, Callable, bool] | None:
+  """(words, function to [H, W, 3] or [H, W, 1], whether an A is left out) of what may be a picture;
+  None for what is none.
 
   Of stacked pictures the newest is taken, which is the last: the agent has a memory of its own.
   """
   big = [side >= SMALLEST_SIDE for side in shape]
   text = '×'.join(map(str, shape))
   if len(shape) == 2 and all(big):
-    return f'grey picture {text}', lambda x: x[..., None]
+    return f'grey picture {text}', lambda x: x[..., None], False
   if len(shape) == 4 and all(big[1:3]) and shape[0] <= MOST_CHANNELS and shape[3] in (1, 3):
-    return f'newest of {shape[0]} stacked pictures {text}', lambda x: x[-1]
+    return f'newest of {shape[0]} stacked pictures {text}', lambda x: x[-1], False
   if len(shape) != 3:
     return None
   first = all(big[1:]) and shape[0] <= MOST_CHANNELS and shape[0] < min(shape[1:])
@@ -237,11 +238,11 @@ def _layout(shape) -> tuple[str, Callable] | None:
   else:
     return None
   if count in (1, 3):
-    return words, turn
+    return words, turn, False
   if count == 4 and shape[2] == 4:
-    return f'{words}, of RGBA without A', lambda x: turn(x)[..., :3]
+    return f'{words}, of RGBA without A', lambda x: turn(x)[..., :3], True
   newest = 3 if count % 3 == 0 else 1
-  return f'newest of {count // newest} stacked: {words}', lambda x: turn(x)[..., -newest:]
+  return f'newest of {count // newest} stacked: {words}', lambda x: turn(x)[..., -newest:], False
 
 
 def _pixels(image, scale):

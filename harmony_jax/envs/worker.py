@@ -229,15 +229,10 @@ def _write(row, array, name):
   where bytes are declared, and spread one number over a vector.
   """
   kind = np.can_cast(array.dtype, row.dtype, 'same_kind')
-  if array.shape != row.shape or not kind or not _holds(row.dtype, array):
+  if array.shape != row.shape or not kind or not base.holds(row.dtype, array):
     declared = f'{row.dtype} {list(row.shape)}'
     raise ValueError(f'{name} is {array.dtype} {list(array.shape)}, declared {declared}')
   row[...] = array
-
-
-def _holds(dtype, array):
-  whole = dtype.kind in 'iu' and not np.can_cast(array.dtype, dtype)
-  return not whole or np.array_equal(array.astype(dtype), array)
 
 
 def _end_with_parent():

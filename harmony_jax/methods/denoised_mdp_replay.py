@@ -36,7 +36,7 @@ class Complete(sampling.Episodes):
     self.ends = ends
 
   @property
-  def shortest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+  def shortest(self) -> int:
     """As long as a sequence, and its last step where none may hold that."""
     return self.length + (not self.ends)
 

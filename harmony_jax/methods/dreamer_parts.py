@@ -86,8 +86,8 @@ class DreamerParts(method.Method):
     self.layers: Layers = {'style': s.network, 'dtype': jnp.dtype(s.compute_dtype)}
     layers = self.layers
     if s.behavior.horizon < self.shortest:
-      least = f'at least {self.shortest}'
-      raise ValueError(f'behavior.horizon is {s.behavior.horizon}: here it must be {least}')
+      told = f'behavior.horizon is {s.behavior.horizon}'
+      raise ValueError(f'{told}: here it must be at least {self.shortest}')
     if s.replay.first_action and s.rssm.learned_initial:
       # It would not learn where sequences begin inside an episode.
       raise ValueError('with replay.first_action rssm.learned_initial must be False')

@@ -52,7 +52,7 @@ class Priorities(sampling.Sampling):
     super().__init__(*sizes)
 
   @property
-  def shortest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+  def shortest(self) -> int:
     """As long as a sequence, and its last step where none may hold that."""
     return self.length + (not self.ends)
 

@@ -7,7 +7,6 @@ Intervals are 95 % bootstrap intervals over pairs of the mean difference.
 
 import math
 import pathlib
-import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -187,10 +186,7 @@ def _title(study, reference):
   scale = plan['reward_scale']
   calls = [*plan.get('earlier', []), plan.get('about', {})]
   commits = dict.fromkeys(each['commit'] for each in calls if 'commit' in each)
-  words = shlex.split(calls[-1].get('command', ''))
-  pairs = zip(words, [*words[1:], ''])
-  texts = [a if '=' in a else f'{a}={b}' for a, b in pairs if a.startswith('--config')]
-  changed = ', '.join(text.removeprefix('--config.') for text in texts)
+  changed = ', '.join(calls[-1].get('config', []))
   by = f', by commit {", ".join(commits)}' if commits else ''
   return (
     f'{plan["suite"]} {plan["task"]}, {plan["method"]} {plan["preset"]}'
