@@ -83,7 +83,10 @@ class Vector:
     space, count = self.env.single_action_space, self.count
     batch = utils.concatenate(space, actions, utils.create_empty_array(space, count))
     whole, rewards, terminated, truncated, infos = self.env.step(batch)
-    observations, self._ended = self._split(whole), np.logical_or(terminated, truncated)
+    self._ended = np.logical_or(terminated, truncated)
+    renewed = self.mode == self._modes.DISABLED and self._ended.any()
+    # A reset may write into the same arrays, over the last observation of an episode.
+    observations = self._split(copy.deepcopy(whole) if renewed else whole)
     for index in np.flatnonzero(steps):
       observation, info = observations[index], _row(infos, index)
       if self._ended[index] and self.mode == self._modes.SAME_STEP:
@@ -94,7 +97,7 @@ class Vector:
       self.results[index] = observation, rewards[index], *ends, info
     for index in np.flatnonzero(begins):
       self.results[index] = observations[index], _row(infos, index)
-    if self.mode == self._modes.DISABLED and self._ended.any():
+    if renewed:
       self._reset(np.zeros(count, int), self._ended)  # so that the others can step
 
   def _begin(self, mask, seeds):
@@ -113,8 +116,7 @@ class Vector:
   def _split(self, whole):
     from gymnasium.vector import utils
 
-    # A copy: a reset may write into the same arrays, over the last observation of an episode.
-    return list(utils.iterate(self.env.observation_space, copy.deepcopy(whole)))
+    return list(utils.iterate(self.env.observation_space, whole))
 
   def _takes(self, form):
     try:
