@@ -440,9 +440,15 @@ def test_ray_survives_a_lost_worker_and_stops(tmp_path):
   states, _, stopped = run(jobs, ray, meanwhile=meanwhile)
   assert stopped == 'SIGTERM' and states == [('stopped', 0)] * (count + 1)
   assert len(list(tmp_path.glob('more/*/saved'))) == count
-  with pytest.raises(UserError, match='--run_gpus=64: Ray sees'):
-    executors.Ray(None, cpus=1, gpus=64)
   signal.signal(signal.SIGTERM, before)  # Ray's own else
+
+
+def test_ray_refuses_a_job_that_it_cannot_hold(monkeypatch):
+  ray = pytest.importorskip('ray')
+  monkeypatch.setattr(ray, 'init', lambda *_, **__: None)  # which takes seconds
+  monkeypatch.setattr(ray, 'cluster_resources', lambda: {'CPU': 2.0})
+  with pytest.raises(UserError, match='--run_gpus=64: Ray sees 2 CPUs and 0 GPUs here'):
+    executors.Ray(None, cpus=1, gpus=64)
 
 
 def test_a_slurm_job_is_preempted_and_goes_on(tmp_path):
