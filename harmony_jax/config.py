@@ -28,7 +28,8 @@ LATER |= {'matmul_precision': 'default', 'rssm.recurrence': 'auto'}
 LATER |= {'env.ball': 0, 'env.paddle': 0, 'env.drift': 1.0, 'env.contrast': 1.0}
 LATER |= {'env.rewarded': 'end', 'label': '', 'eval_in_background': False}
 LATER |= {'weighting.decay': 0.99, 'weighting.window': 25, 'weighting.alpha': 1.5}
-LATER |= {'weighting.start': 1.0}
+LATER |= {'weighting.start': 1.0, 'sac.opt.beta2': 0.999}
+LATER |= {f'{of}_opt.beta2': 0.999 for of in ('model', 'actor', 'critic', 'policy', 'probe')}
 IDENTITY = ('suite', 'task', 'method', 'preset')  # the other settings follow from them
 _log = logging.getLogger(__name__)
 

@@ -28,10 +28,11 @@ class OptimizerSettings:
   eps: float = setting(1e-8, "Adam's epsilon")
   clip: float = setting(1000.0, 'largest global norm of the gradient', above=0)  # 0 learns nothing
   weight_decay: float = setting(0.0, 'share of the parameters: added to the gradient, or taken')
+  beta2: float = setting(0.999, "Adam's memory of squared gradients", most=0.99999)
 
 
 def make_optimizer(
-  config: OptimizerSettings, harmony_rate: float = 1.0, harmony_beta2: float = 0.999
+  config: OptimizerSettings, harmony_rate: float = 1.0, harmony_beta2: float | None = None
 ) -> optax.GradientTransformation:
   """Return clip by global norm -> weight decay -> Adam -> -lr for one subtree.
 
@@ -43,7 +44,7 @@ def make_optimizer(
   rate of 1e-4.
   """
 
-  def adam(rate: float = 1.0, beta2: float = 0.999) -> optax.GradientTransformation:
+  def adam(rate: float = 1.0, beta2: float = config.beta2) -> optax.GradientTransformation:
     step = optax.scale(-config.lr * rate)
     if config.kind == 'tensorflow':
       # The decay shrinks every parameter by this share in each update, whatever the learning rate.
@@ -55,8 +56,9 @@ def make_optimizer(
     return optax.flatten(optax.chain(*decay, adam, step))
 
   body = adam()
+  harmony_beta2 = config.beta2 if harmony_beta2 is None else harmony_beta2
   mapped = isinstance(harmony_rate, jax.Array)  # over agents (harmony_jax/ondevice)
-  if mapped or (harmony_rate, harmony_beta2) != (1.0, 0.999):
+  if mapped or harmony_rate != 1.0 or harmony_beta2 != config.beta2:
     label = lambda params: {k: 'harmony' if k == 'harmony' else 'model' for k in params}
     body = optax.partition({'model': body, 'harmony': adam(harmony_rate, harmony_beta2)}, label)
   return optax.chain(optax.flatten(optax.clip_by_global_norm(config.clip)), body)

@@ -60,7 +60,9 @@ class RuleSettings:
     1.0, 'learning rate of the harmonizers over that of the model; 1 in the paper'
   )
   beta2: float = setting(
-    0.999, "Adam's memory of the harmonizers' squared gradients; 0.999 in the paper", most=1
+    0.999,
+    "Adam's memory of the harmonizers' squared gradients; 0.999 in the paper",
+    most=0.99999,  # 1 has no bias that could be corrected
   )
 
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from harmony_jax import harmony, method, settings
-from harmony_jax.optimizers import make_optimizer
+from harmony_jax.optimizers import OptimizerSettings, make_optimizer
 from tests import small
 
 LOSSES = {'observation': 2600.0, 'reward': 0.12, 'dynamics': 3.0}
@@ -187,3 +187,18 @@ def test_sigma_arrives_within_a_short_run():
     np.testing.assert_allclose(sigma[task], harmony.optimal_sigma(loss), rtol=0.1, err_msg=task)
   # A tenth of that rate is the paper's.
   assert train(0.1, 0.999)['observation'] < 0.5 * harmony.optimal_sigma(140.0)
+
+
+@pytest.mark.parametrize('rates, own', [((1.0, 0.99), 0.99), ((), 0.9)])
+def test_memory_of_the_model_and_of_harmonizers(rates, own):
+  """β₂ is the model's; harmonizers have their own where one is given."""
+  config = OptimizerSettings(lr=0.1, clip=1e9, beta2=0.9)
+  transform, params = make_optimizer(config, *rates), {'rest': jnp.ones(2), 'harmony': jnp.ones(2)}
+  state, second = transform.init(params), {}
+  for gradient in (3.0, 1.0):
+    grads = jax.tree.map(lambda x: gradient * x, params)
+    second, state = transform.update(grads, state, params)
+  for name, beta2 in (('rest', 0.9), ('harmony', own)):
+    mean = (0.9 * 0.3 + 0.1) / (1 - 0.9**2)
+    square = (beta2 * (1 - beta2) * 9 + 1 - beta2) / (1 - beta2**2)
+    np.testing.assert_allclose(second[name], -0.1 * mean / square**0.5, rtol=1e-5)
