@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The study of README.md, one part at a time: results/harmony/run.sh
-#   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch
+#   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=five, first or others does a part of the rules
 # (of `second`: others, or the five without it).
 set -euo pipefail
-part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch}
+part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip}
 shift
 here=${STUDY:-runs/harmony}
 python=${PYTHON:-python}
@@ -35,7 +35,7 @@ five=(--weighting=none,harmony,running_tied "$(fixed w100 1 100)"
 scaled=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)")
 
 case $part in
-  cartpole | rates | tie | second | sizes | scales)
+  cartpole | rates | tie | second | sizes | scales | clip)
     for seed in 0 1; do
       record "cartpole$seed" --suite=dmc --task=cartpole_swingup --config.env.render=fast --seed=$seed
     done
@@ -95,6 +95,13 @@ case $part in
         --config.encoder.depth=${sizes[0]} --config.decoder.depth=${sizes[0]} --config.rssm.deter=${sizes[1]} \
         --config.rssm.units=${sizes[2]} "$@"
     done
+    ;;
+  clip) # each rule with the largest norm of a gradient that the preset has, and with none
+    variants=()
+    for rule in none harmony equilibrium; do
+      variants+=("--variant=$rule: weighting.rule=$rule" "--variant=${rule}_unclipped: weighting.rule=$rule model_opt.clip=1e9")
+    done
+    train clip --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${variants[@]}" "$@"
     ;;
   catch) # the preset's own model of DreamerV3
     for rewarded in end steps; do
