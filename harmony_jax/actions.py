@@ -78,8 +78,8 @@ class OneHot(NamedTuple):
     return self.sample(None)
 
   def log_prob(self, action: Float[Array, '*batch A']) -> Float[Array, '*batch']:
-    """Return log π(action)."""
-    return (action * self.logits).sum(-1)
+    """Return log π(action), without a gradient of the action."""
+    return (jax.lax.stop_gradient(action) * self.logits).sum(-1)
 
   def entropy(self, noise: jax.Array | None = None) -> Float[Array, '*batch']:
     """Return -Σ p log p."""

@@ -37,7 +37,7 @@ class PrototypeSettings:
   size: int = setting(32, 'their dimensions, P', least=1)
   temperature: float = setting(0.1, 'of the predicted assignments', above=0)
   sinkhorn_epsilon: float = setting(0.0125, 'of the target assignments', above=0)
-  sinkhorn_iterations: int = setting(3, 'rounds in which they are made equal shares')
+  sinkhorn_iterations: int = setting(3, 'rounds in which they are made equal shares', least=1)
   warm_up: int = setting(
     1, 'first steps of a sequence, whose states know too little, that are not predicted'
   )

@@ -1,8 +1,8 @@
 """Residual image networks: what the paper's authors use on RLBench (appendix C).
 
-A block is (conv 3×3, batch norm, ReLU, conv 3×3, batch norm) + skip, then ReLU; a stack is a few
-blocks of one depth. Batch norms keep running statistics (the collection `batch_stats`): training
-uses those of the batch, acting the running ones. Layout NHWC.
+A block is (conv 3×3, batch norm, ReLU, conv 3×3, batch norm) + skip, then ReLU; the skip is a
+conv 1×1 and batch norm where the depth changes. Batch norms keep running statistics (the
+collection `batch_stats`): training uses those of the batch, acting the running ones. Layout NHWC.
 """
 
 from typing import Any
@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from harmony_jax import replicas
-from harmony_jax.networks import LINEAR, Dense, Style
+from harmony_jax.networks import LINEAR, Dense, Style, initializer
 
 MOMENTUM, EPSILON = 0.9, 1e-5  # of the running statistics; PyTorch's defaults
 BLOCKS, STAGES = 2, 3
+GLOROT = initializer('uniform')  # of the first and the last layer; blocks have PyTorch's own
 
 
 class Block(nn.Module):
@@ -33,10 +34,11 @@ class Block(nn.Module):
       dtype=jnp.float32,
       axis_name=replicas.axis() if train else None,
     )(x).astype(self.dtype)
-    conv = lambda size: nn.Conv(self.depth, (size, size), use_bias=size == 1, dtype=self.dtype)
+    how: dict[str, Any] = dict(use_bias=False, kernel_init=initializer('fan_in'), dtype=self.dtype)
+    conv = lambda size: nn.Conv(self.depth, (size, size), **how)
     y = norm(conv(3)(x))
     y = norm(conv(3)(nn.relu(y)))
-    skip = x if x.shape[-1] == self.depth else conv(1)(x)
+    skip = x if x.shape[-1] == self.depth else norm(conv(1)(x))
     return nn.relu(y + skip)
 
 
@@ -58,7 +60,8 @@ class ResidualDown(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    conv = nn.Conv(self.config.depth, (3, 3), (2, 2), padding=1, dtype=self.dtype)
+    how: dict[str, Any] = dict(padding=1, kernel_init=GLOROT, dtype=self.dtype)
+    conv = nn.Conv(self.config.depth, (3, 3), (2, 2), **how)
     x = nn.elu(conv(x.astype(self.dtype)))
     for stage in range(STAGES):
       for _ in range(BLOCKS):
@@ -68,7 +71,9 @@ class ResidualDown(nn.Module):
 
 
 class ResidualUp(nn.Module):
-  """The way back: three times doubled by repetition and a stack, then a transposed convolution."""
+  """The way back: three times doubled by repetition and a stack, whose last block halves the depth,
+  then a transposed convolution.
+  """
 
   config: Any
   channels: int
@@ -81,11 +86,14 @@ class ResidualUp(nn.Module):
     check(self.config, self.side)
     units = (self.side // 16) ** 2 * 4 * self.config.depth
     self.start = Dense(units, LINEAR, self.dtype)
+    depths = [self.config.depth * 2**stage for stage in reversed(range(STAGES))]
     self.stacks = [
-      [Block(self.config.depth * 2**stage, self.dtype) for _ in range(BLOCKS)]
-      for stage in reversed(range(STAGES))
+      [Block(each, self.dtype) for each in [depth] * (BLOCKS - 1) + [max(1, depth // 2)]]
+      for depth in depths
     ]
-    self.last = nn.ConvTranspose(self.channels, (3, 3), (2, 2), dtype=self.dtype)
+    # Pixel i adds to 2i-1, 2i and 2i+1, as in PyTorch.
+    how: dict[str, Any] = dict(padding=((1, 2), (1, 2)), kernel_init=GLOROT, dtype=self.dtype)
+    self.last = nn.ConvTranspose(self.channels, (3, 3), (2, 2), **how)
 
   def begin(self, features: jax.Array) -> jax.Array:
     """Features [N, F] -> the small picture [N, s, s, 4 depth]."""

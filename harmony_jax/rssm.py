@@ -167,8 +167,8 @@ class Gaussian:
     return mean if noise is None else mean + stats[..., 1, :] * noise
 
   def mode(self, stats: Float[Array, '*batch 2 S']) -> Float[Array, '*batch S']:
-    """Return the mean, without gradient."""
-    return jax.lax.stop_gradient(stats[..., 0, :])
+    """Return the mean."""
+    return stats[..., 0, :]
 
   def kl(
     self, stats: Float[Array, '*batch 2 S'], other: Float[Array, '*batch 2 S']

@@ -11,7 +11,7 @@ import pytest
 
 from harmony_jax import harmony, method
 from harmony_jax.optimizers import parameter_count, weighed
-from harmony_jax.rssm import State
+from harmony_jax.rssm import Categorical, State
 from tests import small
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens' / 'agent.json'
@@ -265,6 +265,20 @@ def test_the_halves_of_the_dynamics_train_their_own_side():
   found = gradients(state.params['world_model'])
   moves = [[bool(g[k]['kernel'].any()) for k in ('img_stats', 'obs_stats')] for g in found]
   assert moves == [[True, False], [False, True], [False, False]]
+
+
+def test_halves_of_one_weight_are_whole_in_dreamerv2():
+  """The authors' `kl.balance` of 0.5 balances nothing, and free nats are of every step."""
+  latents = Categorical(4, 4, 0.0)
+  post, prior = (latents.stats(jax.random.normal(jax.random.key(i), (2, 3, 16))) for i in (0, 1))
+  kl = latents.kl(post, prior)
+  free, half = float(jnp.sort(kl.ravel())[2:4].mean()), {'losses__dyn': 0.3, 'losses__rep': 0.3}
+  for name, share in (('dreamerv2', 1.0), ('dreamerv3', 0.5)):
+    agent = small.agent(small.VECTOR, name=name, losses__free_nats=free, **half)
+    loss, found = jax.value_and_grad(agent.dynamics_loss, (0, 1))(post, prior)
+    wanted = jax.grad(lambda *x: jnp.maximum(free, latents.kl(*x)).mean(), (0, 1))(post, prior)
+    np.testing.assert_allclose(loss, jnp.maximum(free, kl).mean(), rtol=1e-6)
+    np.testing.assert_allclose(found, share * np.stack(wanted), rtol=1e-5, atol=1e-8)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -38,6 +38,31 @@ def test_vectors_are_seen_as_they_are():
   np.testing.assert_allclose(agent.encode(params, seen), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_layers_of_residual_networks():
+  """Depths of the authors' networks; the last layer by a loop."""
+  shapes, kind = {'image': (32, 32, 3)}, 'residual'
+  agent = small.agent(shapes, encoder__kind=kind, decoder__kind=kind)
+  params = jax.eval_shape(agent.init, jax.random.key(0)).params['world_model']
+  down = [params['encoder'][f'Block_{i}'] for i in range(6)]
+  up = [params['decoder'][f'stacks_{i}_{j}'] for i in range(3) for j in range(2)]
+  depths = lambda blocks: [block['Conv_0']['kernel'].shape[2:] for block in blocks]
+  assert depths(down) == [(4, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+  assert depths(up) == [(16, 16), (16, 8), (8, 8), (8, 4), (4, 4), (4, 2)]
+  for block in down + up:
+    (inputs, units), skip = block['Conv_0']['kernel'].shape[2:], block.get('Conv_2')
+    assert all('bias' not in layer for name, layer in block.items() if 'Conv' in name)
+    assert bool(skip) == ('BatchNorm_2' in block) == (inputs != units)
+  net, rng = agent.objective.decoder.up, np.random.default_rng(0)
+  assert params['decoder']['last']['kernel'].shape == (3, 3, 2, 3)
+  kernel, x = rng.normal(size=(3, 3, 2, 3)), rng.normal(size=(4, 4, 2))
+  wanted = np.zeros((9, 9, 3))  # from pixel -1 on
+  for i, j, a, b in np.ndindex(4, 4, 3, 3):
+    wanted[2 * i + a, 2 * j + b] += x[i, j] @ kernel[2 - a, 2 - b]
+  last = {'kernel': jnp.float32(kernel), 'bias': jnp.zeros(3)}
+  found = net.bind({'params': {'last': last}}).last(jnp.float32(x[None]))
+  np.testing.assert_allclose(found[0], wanted[1:, 1:], atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_step_of_residual_networks():
   """Shapes fit, everything moves, running statistics follow the batches; acting takes these: what

@@ -288,6 +288,10 @@ def test_errors_are_summed_over_an_observation(likelihood, half):
   x = 1 + (1 if likelihood == 'symlog' else (np.e - 1) ** 2)
   found = decoder.error(outputs, target)
   np.testing.assert_allclose(found, [half * (8 * 8 * 3 * 0.25 + x)], rtol=1e-5)
+  right = {'image': jnp.ones((1, 8, 8, 3)), 'x': jnp.array([[9e-5, 1 if half == 1 else np.e - 1]])}
+  # Of vectors in symlog space that is no error, nor has it a gradient.
+  slope = jax.grad(lambda x: decoder.error({**right, 'x': x}, target).sum())(right['x'])
+  assert bool(slope[0, 0]) == bool(decoder.error(right, target)) == (likelihood == 'gaussian')
   params = shaken(decoder.init)['params']
   raw, back = (f(params, None, normal(3, 4))['x'] for f in (decoder.decode, decoder.predict))
   wanted = np.sign(raw) * np.expm1(np.abs(raw)) if likelihood == 'symlog' else raw

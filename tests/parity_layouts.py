@@ -16,6 +16,24 @@ def features(rows, config):
   return np.concatenate([rows[-deter:], rows[:-deter]], 0)
 
 
+def latents(classes) -> dict:
+  """Our settings for so many classes of a group; none of Gaussians."""
+  return {'rssm.classes': classes} if classes else {'rssm.latent': 'gaussian'}
+
+
+def weights(meta) -> dict:
+  """Our settings for the recorded weights of losses, which the authors take without harmony."""
+  theirs = meta['config']
+  if meta['harmony']:
+    return {'weighting.rule': 'harmony'}
+  image, reward = theirs['loss_scales.image'], theirs['loss_scales.reward']
+  if image == reward == 1:
+    return {'weighting.rule': 'none'}
+  dynamics = theirs.get('loss_scales.kl') or theirs['loss_scales.dyn'] + theirs['loss_scales.rep']
+  changes = {'rule': 'fixed', 'w_o': image, 'w_r': reward, 'w_d': dynamics}
+  return {f'weighting.{name}': value for name, value in changes.items()}
+
+
 def nested(arrays, config, convert) -> dict:
   """{authors' name: array} as a nested dict of ours; `convert(name, array, config)` gives (our
   path, our array).

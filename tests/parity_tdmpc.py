@@ -47,8 +47,11 @@ def paths() -> list:
 
 
 def linear(text) -> tuple:
-  """(start, end, steps) of 'linear(0.5, 0.05, 25000)'."""
-  start, end, steps = map(float, re.fullmatch(r'linear\((.+), *(.+), *(.+)\)', text).groups())
+  """(start, end, steps) of 'linear(0.5, 0.05, 25000)', or of a number that stays what it is."""
+  found = re.fullmatch(r'linear\((.+), *(.+), *(.+)\)', str(text))
+  if not found:
+    return float(text), float(text), 1
+  start, end, steps = map(float, found.groups())
   return start, end, int(steps)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmony_jax import method, settings
-from tests.parity_layouts import features, first_action, nested, outputs
+from tests.parity_layouts import features, first_action, latents, nested, outputs, weights
 
 METHOD = 'dreamerv2'
 __all__ = ['first_action']
@@ -64,13 +64,15 @@ def config_of(meta):
     'rssm.deter': theirs['rssm.deter'],
     'rssm.units': theirs['rssm.hidden'],
     'rssm.stoch': theirs['rssm.stoch'],
-    'rssm.classes': theirs['rssm.discrete'],
+    **latents(theirs['rssm.discrete']),
+    'rssm.min_std': theirs['rssm.min_std'],
     'rssm.unimix': theirs['rssm.unimix'],
     'continue_head.enabled': theirs['pred_discount'],
     'continue_head.scale': theirs['loss_scales.discount'],
     'continue_head.gradient': 'discount' in theirs['grad_heads'],
     'actor.min_std': theirs['actor.min_std'],
     'actor.unimix': theirs['actor.unimix'],
+    'critic.slow_regularizer': theirs['slow_regularizer'] * theirs['loss_scales.slowreg'],
     'critic.slow_every': theirs['slow_target_update'],
     'critic.slow_fraction': theirs['slow_target_fraction'],
     'losses.free_nats': theirs['kl.free'],
@@ -81,8 +83,11 @@ def config_of(meta):
     'behavior.discount': theirs['discount'],
     'behavior.lam': theirs['discount_lambda'],
     'behavior.entropy': theirs['actor_ent'],
-    'weighting.rule': 'harmony' if meta['harmony'] else 'none',
+    **weights(meta),
   }
+  for head in ('reward_head', 'critic'):
+    if theirs[f'{head}.dist'] == 'symlog_disc':
+      changes |= {f'{head}.distribution': 'two_hot', f'{head}.bins': theirs[f'{head}.bins']}
   heads = {'reward_head': 'reward_head', 'continue_head': 'discount_head'}
   for ours, name in (heads | {'actor': 'actor', 'critic': 'critic'}).items():
     changes |= {f'{ours}.{k}': theirs[f'{name}.{k}'] for k in ('layers', 'units')}
@@ -97,6 +102,12 @@ def optimizers(theirs) -> dict:
     for opt in ('model_opt', 'actor_opt', 'critic_opt')
     for ours, name in names.items()
   }
+
+
+def metrics_of(recorded, config) -> dict:
+  """The recorded metrics as ours, where the continue head's loss has its weight."""
+  name, scale = 'discount_loss', config.continue_head.scale
+  return {**recorded, name: recorded[name] * scale} if name in recorded else recorded
 
 
 def batch_of(arrays) -> dict:

@@ -6,7 +6,7 @@ import numpy as np
 
 from harmony_jax import distributions as dists
 from harmony_jax import method, settings
-from tests.parity_layouts import outputs
+from tests.parity_layouts import latents, outputs, weights
 
 METHOD = 'dreamerv3'
 HARMONIZERS = {'har_s1': 'reward', 'har_s2': 'observation', 'har_s3': 'dynamics'}
@@ -119,8 +119,13 @@ def config_of(meta):
   changes = {
     'batch_size': meta['batch'],
     'batch_length': meta['length'],
-    **{f'rssm.{k}': theirs[f'rssm.{k}'] for k in ('deter', 'units', 'stoch', 'classes', 'unimix')},
+    **{f'rssm.{k}': theirs[f'rssm.{k}'] for k in ('deter', 'units', 'stoch', 'unimix')},
+    **latents(theirs['rssm.classes']),
     'rssm.action_clip': theirs['rssm.action_clip'],
+    'rssm.learned_initial': theirs['rssm.initial'] == 'learned',
+    'continue_head.gradient': 'cont' in theirs['grad_heads'],
+    # With harmony the authors take the other losses as they are.
+    'continue_head.scale': 1.0 if meta['harmony'] else theirs['loss_scales.cont'],
     'reward_head.bins': theirs['reward_head.bins'],
     'critic.bins': theirs['critic.bins'],
     'actor.unimix': theirs['actor.unimix'],
@@ -139,7 +144,7 @@ def config_of(meta):
     'behavior.return_decay': theirs['retnorm.decay'],
     'behavior.return_low': theirs['retnorm.perclo'],
     'behavior.return_high': theirs['retnorm.perchi'],
-    'weighting.rule': 'harmony' if meta['harmony'] else 'none',
+    **weights(meta),
   }
   for net in ('encoder', 'decoder'):
     changes[f'{net}.depth'], changes[f'{net}.minres'] = (
@@ -151,6 +156,12 @@ def config_of(meta):
   for ours in ('model_opt', 'actor_opt', 'critic_opt'):
     changes |= {f'{ours}.{k}': theirs[f'{ours}.{k}'] for k in ('lr', 'eps', 'clip')}
   return settings.replace(method.entry(METHOD).settings, changes)
+
+
+def metrics_of(recorded, config) -> dict:
+  """The recorded metrics as ours, where the continue head's loss has its weight."""
+  name, scale = 'cont_loss_mean', config.continue_head.scale
+  return {**recorded, name: recorded[name] * scale} if name in recorded else recorded
 
 
 def path_of(name, last_up):

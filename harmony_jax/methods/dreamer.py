@@ -106,21 +106,24 @@ class Dreamer(DreamerParts):
       logit = self.continue_logit(params, feature if head.gradient else sg(feature))  # [V B, T]
       target = self.continues * (1 - batch['is_terminal'].astype(jnp.float32))
       losses['continue'] = head.scale * dists.bernoulli_loss(logit, target)
-    free = self.settings.losses
-    clamp = functools.partial(jnp.maximum, free.free_nats)
-    kl = {
-      'dyn': self.rssm.latents.kl(sg(post.stats), prior),
-      'rep': self.rssm.latents.kl(post.stats, sg(prior)),
-    }  # [V B, T]
-    losses |= kl if free.free_average else jax.tree.map(clamp, kl)
-    # Before anything that is not linear in the means: free nats, some weighting rules.
+    # Before anything that is not linear in the means: some weighting rules.
     losses = replicas.mean({name: loss.mean() for name, loss in losses.items()})
-    dyn, rep = losses.pop('dyn'), losses.pop('rep')
-    if free.free_average:
-      dyn, rep = clamp(dyn), clamp(rep)
-    losses['dynamics'] = self.balance * dyn + (1 - self.balance) * rep
+    losses['dynamics'] = self.dynamics_loss(post.stats, prior)
     kept = {} if of_encoder is None else {'encoder': of_encoder}
     return losses, post, kept | of_objective
+
+  def dynamics_loss(self, post: jax.Array, prior: jax.Array) -> jax.Array:
+    """Return the loss of the dynamics, for the stats of states [V B, T, ...]."""
+    free, kl = self.settings.losses, self.rssm.latents.kl
+    clamp = functools.partial(jnp.maximum, free.free_nats)
+    halves = kl(sg(post), prior), kl(post, sg(prior))  # [V B, T]
+    if not free.free_average:
+      halves = map(clamp, halves)
+    # Before free nats, which are not linear in the means.
+    dyn, rep = replicas.mean([half.mean() for half in halves])
+    if free.free_average:
+      dyn, rep = clamp(dyn), clamp(rep)
+    return self.balance * dyn + (1 - self.balance) * rep
 
   def weigh(
     self, found: tuple[dict[str, jax.Array], State, dict], harmonizers: dict, weighting: Any

@@ -129,13 +129,15 @@ class DreamerPro(dreamer_v2.DreamerV2):
   ) -> tuple[jax.Array, tuple[Trajectory, jax.Array, Percentiles, method.Metrics]]:
     """As DreamerV2's, but an action is judged by the return of its own state, Rₜ; no bonus in it.
 
-    The first reward does not depend on the action.
+    The first reward does not depend on the action. Returns are of the slow critic, what REINFORCE
+    holds them against is of the critic itself.
     """
     trajectory, (returns, value, reward) = self.judged(actor, params, state, start, alive, draws)
     policy = self.actor.policy(actor, sg(trajectory.feature[:-1]))
     entropy = policy.entropy(draws.entropy)  # [H, N]
     bonus = self.settings.behavior.entropy * entropy
-    loss, advantage = self.weighed_loss(policy, trajectory, returns, value, bonus)
+    baseline = self.critic.mean(params['critic'], trajectory.feature)[:-1]
+    loss, advantage = self.weighed_loss(policy, trajectory, returns, baseline, bonus)
     metrics = imagination_metrics(loss, returns, value, reward, entropy, advantage)
     return loss, (sg(trajectory), sg(returns), state.normalizer, metrics)
 
@@ -188,11 +190,14 @@ class DreamerPro(dreamer_v2.DreamerV2):
 
 # With actor_grad `both`: a share `mix` of the return itself, the rest by REINFORCE.
 def mixed(mix: float) -> dreamer.ActorLoss:
-  """Return mix Rₜ + (1 - mix) log π(aₜ) sg(Rₜ - Vₜ): the authors' `actor_grad: both`."""
-  likely = dreamer.reinforce.objective
+  """Return mix Rₜ + (1 - mix) log π(aₜ) sg(Rₜ - Vₜ): the authors' `actor_grad: both`.
+
+  They let a continuous action have a gradient in log π, too; with none of the return it is their
+  `reinforce`.
+  """
   return dreamer.ActorLoss(
     lambda policy, action, returns, advantage: (
-      mix * returns + (1 - mix) * likely(policy, action, returns, advantage)
+      mix * returns + (1 - mix) * policy.log_prob(action) * sg(advantage)
     ),
     True,
   )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from harmony_jax import method, settings
+from harmony_jax import method, replicas, settings
 from harmony_jax.actions import Policy
 from harmony_jax.distributions import Percentiles, lambda_returns
 from harmony_jax.methods import dreamer
@@ -106,6 +106,15 @@ class DreamerV2(dreamer.Dreamer):
   """The page of DreamerV3, where an action is judged by the value of the state after it."""
 
   shortest = 2  # horizon: the last state's action has no state after it
+
+  def dynamics_loss(self, post: jax.Array, prior: jax.Array) -> jax.Array:
+    """As of DreamerV3. Where both halves weigh the same the authors balance nothing: prior and
+    posterior have the whole gradient, and free nats count for every step.
+    """
+    if isinstance(self.balance, float) and self.balance == 0.5:  # no argument of a program
+      kl = jnp.maximum(self.settings.losses.free_nats, self.rssm.latents.kl(post, prior))
+      return replicas.mean(kl.mean())
+    return super().dynamics_loss(post, prior)
 
   def actor_objective(self) -> dreamer.ActorLoss:
     """REINFORCE where there are choices, gradients through the dynamics, without V, elsewhere."""
