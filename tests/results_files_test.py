@@ -263,6 +263,16 @@ def test_the_command(tmp_path):
   assert len(result.stderr.splitlines()) == 1 and 'seed2 is damaged' in result.stderr
   names = {'dreamerv3-harmony-cpu.json', 'scores.csv', 'curves.png', 'curves.svg'}
   assert {path.name for path in (tmp_path / 'mine').iterdir()} == names
+  other = write_run(tmp_path / 'other', 3, train_ratio=32.0)
+  change(tmp_path / 'runs' / 'seed0', train_ratio=64.0)
+  for words in (tmp_path / 'runs', '--replace'), (other,):  # which come together in the file
+    result = run('results', *words, '--nofigure', f'--output={tmp_path}/mine')
+  told = (
+    'Pong, seed 3: its settings are not those of ',
+    'Pong, seed 0',
+    'train_ratio (32.0 for 64.0)',
+  )
+  assert all(text in result.stderr for text in told), result.stderr
   (tmp_path / 'mine' / 'scores.csv').write_text('mine')
   for words, told in (
     ((), 'name one or more run folders'),
