@@ -2,6 +2,7 @@
 overwritten.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import tempfile
@@ -149,6 +150,13 @@ def test_runs_are_added_bit_by_bit(tmp_path, pong):
     results_files.write([catch], folder)
   written, _ = results_files.write([pong, catch], tmp_path / 'both')
   assert {path.parent.name for path in written} == {'atari', 'catch'} and len(written) == 4
+
+
+def test_of_several_that_add_runs_at_once_none_is_lost(tmp_path):
+  runs = [reports.record(seed=seed) for seed in range(16)]
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    ((path, _), _), *_ = pool.map(lambda run: results_files.write([run], tmp_path / 'x'), runs)
+  assert [record.seed for record in results_files.read(path)] == [*range(16)]
 
 
 def test_another_run_in_its_place_is_kept_unless_it_is_to_be_replaced(tmp_path, pong):
