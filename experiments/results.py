@@ -35,9 +35,12 @@ def main(words: list[str]) -> int:
   launcher.note(problems + left_out)
   if not found:
     raise UserError('no run can be read there')
-  for folder in {path.parent: None for path in written} if options.figure else ():
-    everything = report.told_apart(records.collect(sorted(folder.glob('*.json')))[0])
-    for task in (tasks := sorted({record.task for record in everything})):
+  for folder in {path.parent: None for path in written}:
+    everything, odd = records.collect(sorted(folder.glob('*.json')))
+    if {record.place for record in everything} - {record.place for record in found}:
+      launcher.note(odd)  # of runs that came together in the files only
+    everything = report.told_apart(everything)
+    for task in (tasks := sorted({r.task for r in everything})) if options.figure else ():
       group = [record for record in everything if record.task == task]
       figure = report.combined(group, report.references_of(group, references), options.title)
       figure.name = f'curves-{figure.name}' if len(tasks) > 1 else 'curves'

@@ -1,5 +1,6 @@
 """World models on a recorded buffer: windows, what is measured, the command as users type it."""
 
+import concurrent.futures
 import csv
 import dataclasses
 import json
@@ -411,6 +412,13 @@ def test_a_mean_over_measurements_is_of_all_of_them(tmp_path):
   text, paths = table.write(tmp_path, ['x=what is seen'], variants=['b=the rule', 'a'])
   drawn = next(path for path in paths if path.suffix == '.svg').read_text()
   assert '>what is seen<' in drawn and '>the rule<' in drawn and '| b |' in text
+
+
+def test_of_several_that_open_a_study_at_once_none_is_lost(tmp_path):
+  plan = {'updates': 2, 'variants': {'a': {}}, 'buffers': [{'sha256': 1, 'path': 'x'}]}
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda seed: study.open_study(tmp_path, {**plan, 'seeds': [seed]}), range(16)))
+  assert study.Study(tmp_path).seeds == [*range(16)]
 
 
 def test_a_study_grows_and_keeps_its_plan(tmp_path):

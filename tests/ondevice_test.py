@@ -347,7 +347,10 @@ def test_a_study(tmp_path):
   assert report.text(report.make(found)) and not problems
   plan = json.loads((tmp_path / 'cut' / 'plan.json').read_text())
   assert plan['seeds'] == [0, 1] and plan['together'] == 1
-  study.Study(tmp_path / 'cut', plan)
+  first = study.Study(tmp_path / 'cut', plan)
+  study.Study(tmp_path / 'cut', {**plan, 'seeds': [0, 7]})  # while the first one compiles
+  first.keep_together(1)
+  assert json.loads((tmp_path / 'cut' / 'plan.json').read_text())['seeds'] == [0, 1, 7]
   older = json.loads(json.dumps(plan))
   del older['config']['eval_in_background']  # before there was such a setting, which is off
   (tmp_path / 'cut' / 'plan.json').write_text(json.dumps(older))

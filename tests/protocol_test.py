@@ -102,6 +102,12 @@ def test_atari_s_facts_are_the_options_of_its_simulator(monkeypatch, game, stick
       'before (as many as fit into 10% of the steps of training), of 1,000 steps',
     ),
     ('gym', {'env': {'success': 'won'}}, "success as its info's 'won'"),
+    (
+      'gym',
+      {'env': {'gravity': 5.0, 'wrappers': ['a:B', 'a:C']}},
+      'gravity 5.0, wrappers a:B, a:C;',
+    ),
+    ('reach', {'env': {'drift': 3.0, 'arm': 2.0}}, '64 × 64 RGB, drift 3.0; training returns'),
     ('minigrid', {'env': {'view': 'full'}}, 'a 64 × 64 picture of the whole world'),
     ('jax_envs', {'env': {'observe': 'vector'}}, "limit of steps, the package's numbers"),
     ('memory_maze', {'task': '15x15'}, 'episodes of 4,000 steps'),

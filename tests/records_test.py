@@ -210,6 +210,15 @@ def test_paths(tmp_path, monkeypatch):
     assert_one_line(problems[0])
 
 
+def test_seeds_below_the_folder_of_one_run_are_found(tmp_path):
+  """By --logdir=a, and then --logdir=a --num_seeds=2."""
+  write_run(tmp_path / 'a', 7)
+  for seed in range(2):
+    write_run(tmp_path / 'a' / f'seed{seed}', seed)
+  found, problems = records.collect(tmp_path)
+  assert [record.seed for record in found] == [7, 0, 1] and not problems
+
+
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
   """As it is told to somebody who is not root."""
   write_run(tmp_path / 'seed0')
@@ -303,6 +312,18 @@ def test_seeds_with_other_settings_are_named_whatever_these_are_called(tmp_path)
     'update_at (episodes for nothing)',
     'planning.std.start (2.0 for 0.5)',
   ]
+
+
+def test_seeds_that_began_from_other_steps_of_an_agent_are_named(tmp_path):
+  """As those that began one after the other from a run that went on."""
+  for seed, step in enumerate((8_000, 60_000)):
+    path = write_run(tmp_path / f'seed{seed}', seed) / 'config.json'
+    source = {'run': 'runs/a', 'task': 'Boxing', 'method': 'dreamerv3', 'step': step}
+    content = json.loads(path.read_text()) | {'identity': {'from': source}}
+    path.write_text(json.dumps(content))
+  found, (problem,) = records.collect(tmp_path)
+  assert {record.method for record in found} == {'dreamerv3-harmony-cpu-from-boxing'}
+  assert problem.endswith('a seed of the same method: from_step (60000 for 8000)')
 
 
 def test_paths_of_the_machine_stay_there(tmp_path):

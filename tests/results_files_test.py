@@ -2,6 +2,7 @@
 overwritten.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import tempfile
@@ -151,6 +152,13 @@ def test_runs_are_added_bit_by_bit(tmp_path, pong):
   assert {path.parent.name for path in written} == {'atari', 'catch'} and len(written) == 4
 
 
+def test_of_several_that_add_runs_at_once_none_is_lost(tmp_path):
+  runs = [reports.record(seed=seed) for seed in range(16)]
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    ((path, _), _), *_ = pool.map(lambda run: results_files.write([run], tmp_path / 'x'), runs)
+  assert [record.seed for record in results_files.read(path)] == [*range(16)]
+
+
 def test_another_run_in_its_place_is_kept_unless_it_is_to_be_replaced(tmp_path, pong):
   folder, other = tmp_path / 'results', records.read(write_run(tmp_path / 'other', first=5.0))
   (path, _), _ = results_files.write([pong], folder)
@@ -263,6 +271,16 @@ def test_the_command(tmp_path):
   assert len(result.stderr.splitlines()) == 1 and 'seed2 is damaged' in result.stderr
   names = {'dreamerv3-harmony-cpu.json', 'scores.csv', 'curves.png', 'curves.svg'}
   assert {path.name for path in (tmp_path / 'mine').iterdir()} == names
+  other = write_run(tmp_path / 'other', 3, train_ratio=32.0)
+  change(tmp_path / 'runs' / 'seed0', train_ratio=64.0)
+  for words in (tmp_path / 'runs', '--replace'), (other,):  # which come together in the file
+    result = run('results', *words, '--nofigure', f'--output={tmp_path}/mine')
+  told = (
+    'Pong, seed 3: its settings are not those of ',
+    'Pong, seed 0',
+    'train_ratio (32.0 for 64.0)',
+  )
+  assert all(text in result.stderr for text in told), result.stderr
   (tmp_path / 'mine' / 'scores.csv').write_text('mine')
   for words, told in (
     ((), 'name one or more run folders'),

@@ -16,7 +16,7 @@ import numpy as np
 from harmony_jax.errors import UserError
 from harmony_jax.paths import local_path
 from harmony_jax.training import plans
-from harmony_jax.training.run_folder import atomic_write
+from harmony_jax.training.run_folder import alone_in, atomic_write
 
 FORMAT = 1
 FREE = ('mlp', 'show')  # what a run is does not depend on these
@@ -88,6 +88,20 @@ def open_study(path: str | pathlib.Path, plan: Mapping[str, Any]) -> Study:
   """
   path = local_path(path)
   plan = {'format': FORMAT, **plan}
+  _check_names(plan)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    with alone_in(path):
+      plan = _grown(path, plan)
+      with atomic_write(path / 'plan.json') as file:
+        json.dump(plan, file, indent=1)
+  except OSError as error:
+    raise UserError(f'--output: cannot write to {path} ({error.strerror})') from None
+  return Study(path)
+
+
+def _grown(path, plan):
+  """A plan with what the folder's has, where it has one; UserError as of `open_study`."""
   if (path / 'plan.json').exists():
     old = Study(path).plan
     apart = {
@@ -102,13 +116,7 @@ def open_study(path: str | pathlib.Path, plan: Mapping[str, Any]) -> Study:
       f'{path} holds runs, but no plan.json that says of what: choose another --output'
     )
   _check_names(plan)
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path / 'plan.json') as file:
-      json.dump(plan, file, indent=1)
-  except OSError as error:
-    raise UserError(f'--output: cannot write to {path} ({error.strerror})') from None
-  return Study(path)
+  return plan
 
 
 def _check_names(plan):

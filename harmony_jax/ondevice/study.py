@@ -122,29 +122,35 @@ class Study:
       UserError: it has another plan: names what differs first; or it cannot be written.
     """
     self.path = local_path(path)
-    new: dict[str, Any] = settings.plain({'format': FORMAT, **plan})
+    self.plan: dict[str, Any] = settings.plain({'format': FORMAT, **plan})
     file = self.path / 'plan.json'
     try:
-      if file.exists():
-        old = json.loads(file.read_text(encoding='utf-8'))
-        new = plans.grown(self.path, old, new, FREE)
-        new['together'] = new['together'] or old['together']
-      elif any(self.path.glob('*/seed*/config.json')):
-        raise UserError(
-          f'{self.path} holds runs, but no plan.json that says of what: choose another --output'
-        )
-      self.plan = new
       self.path.mkdir(parents=True, exist_ok=True)
-      self._write()
+      with run_folder.alone_in(self.path):
+        self._join(file)
+        self._write()
     except OSError as error:
       raise UserError(f'--output: cannot write to {self.path} ({error.strerror})') from None
     except (ValueError, KeyError, TypeError) as error:
       raise UserError(f'{file} is damaged: {type(error).__name__} {error}') from None
 
+  def _join(self, file):
+    """Add to the plan what that in a file has more, where it is there."""
+    if file.exists():
+      old = json.loads(file.read_text(encoding='utf-8'))
+      self.plan = plans.grown(self.path, old, self.plan, FREE)
+      self.plan['together'] = self.plan['together'] or old['together']
+    elif any(self.path.glob('*/seed*/config.json')):
+      raise UserError(
+        f'{self.path} holds runs, but no plan.json that says of what: choose another --output'
+      )
+
   def keep_together(self, width: int) -> None:
     """Have later calls train as many at once: other products round otherwise."""
-    self.plan['together'] = width
-    self._write()
+    with run_folder.alone_in(self.path):  # another call may have added variants or seeds
+      self.plan = json.loads((self.path / 'plan.json').read_text(encoding='utf-8'))
+      self.plan['together'] = width
+      self._write()
 
   def _write(self):
     with run_folder.atomic_write(self.path / 'plan.json') as opened:
@@ -173,6 +179,8 @@ class Study:
     identity = run_folder.identity(config)
     identity |= {'variant': lot.label} if lot.label != config.flat().get('weighting.rule') else {}
     with run_folder.prepare(self.folder(lot.label, lot.seed), config, identity) as folder:
+      if folder.is_complete():  # another process was quicker
+        return
       writer = MetricsWriter(folder.path)
       writer.truncate_after(-1)
       for line in recorded.metrics:

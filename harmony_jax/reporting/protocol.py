@@ -8,7 +8,7 @@ before there was a choice.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harmony_jax import envs
+from harmony_jax import envs, settings
 from harmony_jax.envs import base
 
 if TYPE_CHECKING:
@@ -136,11 +136,20 @@ def some(names: Sequence[str], most: int = 4) -> str:
 
 
 def _of_suite(config):
-  """(facts, phrases) of the suite; of one of somebody's own its options as they are."""
+  """(facts, phrases) of the suite, and of its options what its own words leave out; of one of
+  somebody's own all of them."""
+  options = settings.plain(base.evaluation_options(config))
   try:
     suite = envs.suite(config['suite'])
   except ValueError:
-    options = base.evaluation_options(config)
     told = [f'{name} {given}' for name, given in sorted(options.items())] or ['no options']
     return {'action_repeat': options.get('action_repeat', 1), 'environment': options}, told
-  return suite.protocol(config)
+  facts, phrases = suite.protocol(config)
+  usual, left_out = settings.plain(settings.flatten(envs.options(config['suite'])())), {}
+  for name, given in sorted(options.items()):
+    others = {k: v for k, v in options.items() if k != name}
+    without = {**config, 'env': others, 'eval_env': {}}
+    if given != usual.get(name) and suite.protocol(without)[1] == phrases:
+      left_out[name] = ', '.join(map(str, given)) if isinstance(given, list) else given
+  facts = facts | ({'options': left_out} if left_out else {})
+  return facts, [*phrases, *(f'{name} {given}' for name, given in left_out.items())]

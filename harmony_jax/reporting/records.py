@@ -30,7 +30,8 @@ METRICS = re.compile(r'loss/.+|harmony/.+/(sigma|weight)')  # those that every r
 _FILES = ('config.json', 'metrics.jsonl', 'scores.jsonl', '.complete')  # any of them makes a run
 _VERSIONS = 'jax jaxlib flax optax numpy ale-py gymnasium dm_control mujoco metaworld'.split()
 _FREE = {'seed', 'label', *FREE}  # settings that change nothing
-_OF_A_RUN = {*(field.name for field in dataclasses.fields(RunSettings)), 'env', 'eval_env', 'from'}
+_OF_A_RUN = {*(field.name for field in dataclasses.fields(RunSettings)), 'env', 'eval_env'}
+_OF_A_RUN |= {'from', 'from_step'}
 
 
 def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
@@ -49,7 +50,8 @@ def read(folder: str | os.PathLike, metrics: Sequence[str] = ()) -> Record:
     identity = config.get('identity', {})
     source = identity.get('from')
     # parts of its method's name: no run from scratch, a variant of a study
-    made = config['config'] | ({'from': source['task']} if source else {})
+    start = {'from': source['task'], 'from_step': source.get('step')} if source else {}
+    made = config['config'] | start
     made |= {'variant': identity['variant']} if 'variant' in identity else {}
     return _record(folder, without_paths(made), tuple(metrics))
   except (OSError, *DAMAGES) as error:
@@ -226,8 +228,8 @@ def _environment(text):
 def _find(given, seen, problems):
   """Run folders and JSON files below a path, by name.
 
-  Nothing inside of a run folder is looked at, nor hidden folders; a folder that links lead to twice
-  is given once.
+  Nothing inside of a run folder is looked at but seed0, …, which --num_seeds makes below the
+  --logdir of one run, nor hidden folders; a folder that links lead to twice is given once.
   """
   fail = lambda error: problems.append(f'{error.filename} cannot be read: {error.strerror}')
   if not os.path.isdir(given):
@@ -247,7 +249,7 @@ def _find(given, seen, problems):
     seen.add(real)
     if _is_run(folder):
       found.append(folder)
-      folders.clear()
+      folders[:] = sorted(each for each in folders if re.fullmatch(r'seed\d+', each))
     else:
       found += [folder / each for each in sorted(files) if each.endswith('.json')]
       folders[:] = sorted(each for each in folders if not each.startswith('.'))
@@ -299,8 +301,13 @@ def _unlike(found):
     if elsewhere:
       differing = {k: v for k, v in differing.items() if k.partition('.')[0] not in _OF_A_RUN}
     if differing:
-      unlike = f'its settings are not those of {other.source}, {kind}'
-      problems.append(f'{record.source}: {unlike}: {protocol.some([*differing.values()], 3)}')
+      of_file = record.source == other.source  # which has many runs
+      first_name, name = (
+        each.source + (f', {each.task}, seed {each.seed}' if of_file else '')
+        for each in (other, record)
+      )
+      unlike = f'its settings are not those of {first_name}, {kind}'
+      problems.append(f'{name}: {unlike}: {protocol.some([*differing.values()], 3)}')
   return problems
 
 

@@ -9,6 +9,7 @@ have in common once, and for each run what is its own. Runs are added to what a 
 so that 26 games can come one by one.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ from harmony_jax.errors import UserError, one_line
 from harmony_jax.paths import local_path
 from harmony_jax.reporting import protocol
 from harmony_jax.reporting.schema import DAMAGES, FACTS, Record
-from harmony_jax.training.run_folder import atomic_write
+from harmony_jax.training.run_folder import alone_in, atomic_write
 
 FORMAT = 'harmony-jax results, version 1'
 HEADER = ['method', 'task', 'seed', 'step']  # and the score: return, success, …
@@ -101,11 +102,29 @@ def write(
     UserError: the folder cannot be written, or a file in the way is not one of these files. Nothing
       is written then.
   """
-  folder, groups, texts, problems = local_path(folder), {}, {}, []
+  folder, groups = local_path(folder), {}
   for record in records:
     groups.setdefault(record.suite, []).append(record)
-  for suite, group in sorted(groups.items()):
-    parent = folder / suite if len(groups) > 1 else folder
+  places = {suite: folder / suite if len(groups) > 1 else folder for suite in sorted(groups)}
+  try:
+    with contextlib.ExitStack() as stack:
+      for parent in places.values():
+        parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(alone_in(parent))
+      texts, problems = _merged(groups, places, replace)
+      for path, text in texts.items():
+        with atomic_write(path) as file:
+          file.write(text)
+  except OSError as error:
+    raise UserError(f'cannot write to {folder}: {error.strerror}') from None
+  return list(texts), problems
+
+
+def _merged(groups, places, replace):
+  """({path: text}, lines) of `write`: by suite the records, and the folder that they go to."""
+  texts, problems = {}, []
+  for suite, parent in places.items():
+    group = groups[suite]
     paths = {parent / f'{record.method}.json' for record in group}
     there, unread = _there(parent, suite, paths)
     problems += unread
@@ -129,14 +148,7 @@ def write(
     ]
     kinds = {record.judged_by for record in everything}
     texts[parent / 'scores.csv'] = to_csv(rows, kinds.pop() if len(kinds) == 1 else 'score')
-  try:
-    for path, text in texts.items():
-      path.parent.mkdir(parents=True, exist_ok=True)
-      with atomic_write(path) as file:
-        file.write(text)
-  except OSError as error:
-    raise UserError(f'cannot write to {folder}: {error.strerror}') from None
-  return list(texts), problems
+  return texts, problems
 
 
 def to_csv(rows: Iterable[Sequence], score: str = 'return') -> str:

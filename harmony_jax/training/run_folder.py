@@ -169,6 +169,19 @@ def atomic_write(path: str | pathlib.Path, binary: bool = False) -> Iterator[IO[
     temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def alone_in(folder: str | pathlib.Path) -> Iterator[None]:
+  """Wait until no other process is in such a block of a folder, for what is read there, added to
+  and written again: without, of two at once the first would be lost."""
+  opened = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # not every file system can
+      fcntl.flock(opened, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(opened)  # which ends its flock
+
+
 def _sync(folder):
   """Have the system write the names in a folder: after it, what another file needed may go."""
   with contextlib.suppress(OSError):  # not every file system can
