@@ -9,7 +9,7 @@ import pytest
 
 from harmony_jax import actions
 from harmony_jax.distributions import Percentiles
-from harmony_jax.methods import dreamer, dreamer_pro, dreamer_v2
+from harmony_jax.methods import dreamer, dreamer_v2
 from harmony_jax.methods.dreamer_parts import Draws
 from harmony_jax.rssm import State
 from tests import small
@@ -50,7 +50,6 @@ CASES = {
   'v2, continuous': (dict(name='dreamerv2', discrete=False, behavior__entropy=0.5, **ENDING), None),
   'pro, continuous': ({**PRO, 'behavior__entropy': 0.5}, None),
   'pro, reinforce': (PRO, dreamer.reinforce),
-  'pro, mixed': (PRO, dreamer_pro.mixed(0.1)),
   'v3, two choices': (dict(discrete=False, actions=5, choices=(3, 2), behavior__entropy=0.1), None),
   'v2, with choices': (
     dict(
@@ -126,12 +125,9 @@ def test_losses_by_hand(case):
   judged = returns[lead:]
   advantage = (judged - value[:count]) / scale
   likely = found['likely'][:count] * advantage
-  own = {
-    'v3, continuous': advantage,
-    'v2, continuous': judged,
-    'pro, continuous': judged,
-    'pro, mixed': 0.1 * judged + 0.9 * likely,
-  }.get(case, likely)
+  own = {'v3, continuous': advantage, 'v2, continuous': judged, 'pro, continuous': judged}.get(
+    case, likely
+  )
   bonus = b.entropy * found['entropy'][:count]
   np.testing.assert_allclose(found['loss'], -(weight[:count] * (own + bonus)).mean(), rtol=1e-4)
   np.testing.assert_allclose(found['advantage'], advantage.mean(), rtol=1e-3, atol=1e-5)
@@ -156,9 +152,8 @@ def errors(agent, critic, slow, feature, targets):
 
 def test_gradients_of_the_objectives():
   """Of what each is a function, and how strongly: of (mean of the policy, action, R, A)."""
-  mixed = dreamer_pro.mixed(0.1)
-  kinds = dreamer.reinforce, dreamer.dynamics, dreamer_v2.dynamics, mixed
-  assert [kind.through_dynamics for kind in kinds] == [False, True, True, True]
+  kinds = dreamer.reinforce, dreamer.dynamics, dreamer_v2.dynamics
+  assert [kind.through_dynamics for kind in kinds] == [False, True, True]
   values = [jnp.float32(x) for x in (0.3, 0.7, 5.0, 2.0)]
 
   def objective(kind):
@@ -169,7 +164,7 @@ def test_gradients_of_the_objectives():
 
   found = [jax.grad(objective(kind), (0, 1, 2, 3))(*values) for kind in kinds]
   likely = (0.7 - 0.3) * 2.0  # ∂ log N(a; μ, 1) / ∂μ times the advantage
-  wanted = [(likely, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (0.9 * likely, 0, 0.1, 0)]
+  wanted = [(likely, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0)]
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
