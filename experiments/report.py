@@ -48,6 +48,7 @@ def main(words: list[str]) -> int:
     return _watch(words, references, authors)
   output = report.check(options.output)
   own, problems = records.collect(words, options.metrics, skip=[output])
+  problems += report.unlogged(own, options.metrics)
   for problem in problems:
     print(f'problem: {problem}', file=sys.stderr)
   if not own + authors:
@@ -73,6 +74,7 @@ def _watch(words, references, authors):
     own, problems = records.collect(words, options.metrics)
     if not own + authors:
       raise UserError('; '.join([_NOTHING, *problems[:1]]))
+    problems += report.unlogged(own, options.metrics)
     made = report.make(own + authors, problems, references, options.title, options.metrics)
     return made, report.render(made, *_origin(commit), live=state)
 

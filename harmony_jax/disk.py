@@ -8,8 +8,6 @@ from harmony_jax import replay_files
 from harmony_jax.config import RunSettings
 from harmony_jax.replay import MARGIN
 
-PICTURE = 64 * 64 * 3 + 64  # bytes of a step where a suite shows pictures, nearly
-
 
 def size(path: str | os.PathLike) -> int:
   """Return the bytes of all files below a folder; 0 where it is not there."""

@@ -216,6 +216,7 @@ def test_quick_start(tmp_path, monkeypatch):
   # One evaluation, by as many environments at a time as in training: one program less to compile.
   fewer = ('--config.eval_every=480', '--config.eval_envs=16', '--config.video_every=0')
   fewer += ('--config.train_ratio=4', '--config.final_eval_episodes=16')
+  fewer += ('--config.keep_replay=True',)
   first = python('-m', 'experiments.catch', '--preset=tiny', *fewer, folder=tmp_path)
   assert 'complete: ' in first
   made = set()
@@ -233,9 +234,9 @@ def test_quick_start(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   found = [
     block
-    for text in (PAGES['README.md'], page)
+    for text in (PAGES['README.md'], page, PAGES['docs/trained_agents.md'])
     for block in documents.blocks(text, 'python')
-    if 'Agent.load' in block
+    if 'Agent.load' in block or 'Checkpoints' in block
   ]
   assert found
   names = {}
@@ -341,7 +342,7 @@ def edit(text, folder):
 def test_no_other_python():
   """Every page with Python has a test that runs it."""
   pages = {page for page, text in PAGES.items() if documents.blocks(text, 'python')}
-  tested = ('quick_start', 'harmony_alone', 'own_method', 'own_environment')
+  tested = ('quick_start', 'trained_agents', 'harmony_alone', 'own_method', 'own_environment')
   assert pages <= {'README.md', *(f'docs/{name}.md' for name in tested)}
 
 

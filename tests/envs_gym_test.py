@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from harmony_jax import envs
 from harmony_jax.envs import random_policy
 from harmony_jax.envs import spaces as readings
 from harmony_jax.envs.check import check
@@ -306,6 +307,18 @@ def test_an_option_that_does_not_exist_is_one_line():
   ) as error:
     Gym('CartPole-v1', 1, colour=3)
   assert '\n' not in str(error.value)
+
+
+def test_options_of_the_environment_may_have_any_name():
+  taken = []
+  make = lambda render_mode=None, **options: taken.append(options) or Probe()
+  options = {'size': 5, 'suite': 1, 'task': 'push', 'timeout': 0.5}
+  gymnasium.register('Own-v0', make)
+  try:
+    envs.make('gym', 'Own-v0', 1, **options)
+  finally:
+    del gymnasium.registry['Own-v0']
+  assert taken == [options]
 
 
 # Pictures.

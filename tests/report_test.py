@@ -57,6 +57,13 @@ def several_suites():
   yield record('mine-x-cpu', 'level 1', suite='maze', values=(1.0,), config={'weighting': None})
 
 
+def test_a_metric_that_no_run_has_is_told():
+  runs = [record(values=(1.0,))]
+  there = next(name for name in runs[0].metrics if name != 'step')
+  (line,) = report.unlogged(runs, ['harmony/', 'loss/', there, 'loss/rewrad'])
+  assert line.startswith('--metrics=loss/rewrad: ')
+
+
 def test_the_whole_report_reads_as_before():
   """Compared as a whole: look at the difference, and write the snapshot anew if it is meant."""
   references = {'walker_run': {'random': 25.0}, 'Pong': {'mine': 70_000.0}}

@@ -23,6 +23,7 @@ from harmony_jax.benchmarking.subject import Subject, row
 from harmony_jax.config import Config
 from harmony_jax.device_replay import DeviceReplay
 from harmony_jax.envs.base import to_environment
+from harmony_jax.optimizers import parameter_count
 from harmony_jax.training import evaluation, run_folder, setup
 from harmony_jax.training.loop import Trainer
 
@@ -87,7 +88,7 @@ def train_step(subject: Subject, repeats: int) -> dict[str, Any]:
   found['cpu_seconds'] = (time.process_time() - cpu) / len(times)
   found |= spread(times) | machine.peak_memory()
   state = jax.eval_shape(subject.method.init, jax.random.key(0))
-  found['parameters'] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  found['parameters'] = parameter_count(state.params)
   found['actions'] = subject.spec.num_actions
   try:
     found['flops'] = flops.count(subject.method.train_step, state, batch)

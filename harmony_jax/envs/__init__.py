@@ -22,7 +22,7 @@ from harmony_jax.envs.episodes import (
   random_policy,
   run_episodes,
 )
-from harmony_jax.envs.processes import TIMEOUT, Processes
+from harmony_jax.envs.processes import Processes
 
 __all__ = [
   'ArraySpec',
@@ -51,12 +51,7 @@ __all__ = [
 
 
 def make(
-  suite: str,
-  task: str,
-  num_envs: int,
-  processes: bool | str = False,
-  timeout: float | None = TIMEOUT,
-  **options: Any,
+  suite: str, task: str, /, num_envs: int, processes: bool | str = False, **options: Any
 ) -> Environment:
   """Makes N environments of one task.
 
@@ -67,8 +62,7 @@ def make(
     processes: run each environment in a process of its own, side by side: for simulators that are
       slow to render, fail at times, or allow one per process. 'auto': several of a slow suite,
       where each has a core of its own.
-    timeout: of `Processes`: seconds after which one that does not answer is started again; None for
-    ever. **options: of the suite's class, e.g. `frame_cap` for 'atari'.
+    **options: of the suite's class, e.g. `frame_cap` for 'atari'.
 
   Returns:
     An environment as described in `base`.
@@ -79,7 +73,7 @@ def make(
   if processes == 'auto':
     processes = 1 < num_envs <= len(os.sched_getaffinity(0)) and _suite(suite).slow
   if processes:
-    return Processes(functools.partial(make, suite, task, 1, **options), num_envs, timeout)
+    return Processes(functools.partial(make, suite, task, 1, **options), num_envs)
   return _class(suite)(task, num_envs, **options)
 
 

@@ -23,14 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmony_jax.envs import base, blobs, episodes, pure
+from harmony_jax.envs import base, blobs, pure
 from harmony_jax.settings import setting
 
 PIXELS = blobs.PIXELS
 LEFT, STAY, RIGHT = 0, 1, 2
 BALL_COLOR = (255, 255, 255)
 PADDLE_COLOR = (255, 255, 0)
-BLOB_LIMIT = blobs.LIMIT
 
 
 class State(NamedTuple):
@@ -180,24 +179,6 @@ class Catch(pure.Environment):
   def state(self) -> np.ndarray:
     """Where ball and paddle are, in cells: [N, 3] float32."""
     return np.column_stack([self._states.ball, self._states.paddle]).astype(np.float32)
-
-
-def reference_scores(num_episodes: int = 1000, size: int = 8, seed: int = 0) -> dict[str, float]:
-  """Mean scores of a random and of a motionless player, to set an agent's beside.
-
-  Both expect 2 / size - 1 (-0.75 for size 8): the ball's column is uniform and
-  independent of where the paddle ends.
-  """
-  env = Catch(num_envs=min(num_episodes, 100), size=size, distractors=0)
-  seeds = [episodes.episode_seed(seed, 'eval', 0, index) for index in range(num_episodes)]
-  players = {
-    'random': episodes.random_policy(env.spec, seed),
-    'motionless': lambda timestep: np.full(env.num_envs, STAY, np.int32),
-  }
-  return {
-    name: float(np.mean([result.score for result in episodes.run_episodes(env, seeds, player)]))
-    for name, player in players.items()
-  }
 
 
 def _protocol(config):

@@ -28,6 +28,7 @@ from harmony_jax.errors import EnvironmentFault, one_line
 from harmony_jax.settings import setting
 
 OBSERVE = ('auto', 'render', 'both')
+SIDE = 64  # height and width that pictures are resized to, by area
 STILL = 100  # steps in which a picture should have changed
 MOST_WRAPPERS = 99
 # What registers ids that begin so, and what pip calls it; others are named as 'package:Name-v0'.
@@ -95,7 +96,6 @@ class Gym:
   Args:
     task: the id.
     num_envs: N.
-    size: height and width that pictures are resized to, by area.
     **options: see `Options`; others are for `gymnasium.make`, e.g. `continuous=True`. With
       observe='both' the picture that `render()` draws is 'image' beside the vectors.
 
@@ -110,7 +110,7 @@ class Gym:
     EnvironmentFault: whatever it raises itself; what it returns does not fit its spaces.
   """
 
-  def __init__(self, task: str, num_envs: int, *, size: int = 64, **options: Any):
+  def __init__(self, task: str, /, num_envs: int, **options: Any):
     chosen = Options.of(options)
     own = {field.name for field in dataclasses.fields(Options)}
     options = {name: value for name, value in options.items() if name not in own}
@@ -121,7 +121,7 @@ class Gym:
       options['render_mode'] = 'rgb_array'
     if chosen.time_limit:
       options['max_episode_steps'] = chosen.time_limit * action_repeat
-    self.num_envs, self.action_repeat, self.size = num_envs, action_repeat, size
+    self.num_envs, self.action_repeat = num_envs, action_repeat
     self._vector = _vector(self.task, num_envs, options, chosen)
     made = self._vector.rows if self._vector else [None] * num_envs
     make = functools.partial(_Simulator, self.task, options, tuple(chosen.wrappers))
@@ -134,15 +134,15 @@ class Gym:
     if observe != 'render':
       try:
         how = chosen.keys, chosen.ignore, chosen.read
-        self._entries, left = spaces.entries(first.observation_space, size, self._drawn, *how)
+        self._entries, left = spaces.entries(first.observation_space, SIDE, self._drawn, *how)
       except ValueError as error:
         raise ValueError(f'{self.task}: {error}') from None
     observation = {entry.name: entry.spec for entry in self._entries}
     readings = [entry.words for entry in self._entries]
     if self._drawn:
       shape = _try_to_draw(first)
-      observation['image'] = base.ArraySpec((size, size, 3), np.uint8)
-      readings.append(f'image: drawn {"×".join(map(str, shape))} → {size}×{size}')
+      observation['image'] = base.ArraySpec((SIDE, SIDE, 3), np.uint8)
+      readings.append(f'image: drawn {"×".join(map(str, shape))} → {SIDE}×{SIDE}')
     readings += [f'left out: {", ".join(left)}'] if left else []
     actions = gym_actions.read(first.action_space, self.task)
     self._translate = actions.translate
@@ -237,7 +237,7 @@ class Gym:
       except ValueError as error:
         raise simulator.fault(str(error)) from None
     if self._drawn:
-      last.observation['image'][index] = spaces.picture(simulator.draw(), self.size)
+      last.observation['image'][index] = spaces.picture(simulator.draw(), SIDE)
     last.reward[index] = reward
     last.is_first[index] = first
     last.is_last[index] = terminated or truncated

@@ -97,6 +97,16 @@ def make(
   return Report(title, records, problems, suites)
 
 
+def unlogged(records: Sequence[Record], metrics: Sequence[str]) -> list[str]:
+  """Return a line for each of these names or prefixes that no record has a metric of."""
+  logged = {name for record in records for name in record.metrics}
+  return [
+    f'--metrics={name}: none of these runs has logged a metric that begins so'
+    for name in metrics
+    if name not in curves.METRICS and not any(each.startswith(name) for each in logged)
+  ]
+
+
 def render(report: Report, lead: str, command: str, live: str = '') -> str:
   """Return the page; `lead` tells when and of which commit, `command` that made it.
 

@@ -14,6 +14,7 @@ from harmony_jax.config import Config
 from harmony_jax.envs import check
 from harmony_jax.envs.base import ArraySpec, Spec
 from harmony_jax.errors import UserError
+from harmony_jax.optimizers import parameter_count
 from harmony_jax.processes import ProcessGroup
 from harmony_jax.training.checkpoint import KEEP
 from harmony_jax.training.progress import Progress, format_seconds
@@ -129,7 +130,7 @@ def introduce(trainer: 'Trainer') -> Progress:
     + (f' ({idle} more are idle)' if idle else '')
     + (f' in each of {trainer.group.count} processes' if several else '')
   )
-  parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.updates.state.params))
+  parameters = parameter_count(trainer.updates.state.params)
   how: dict[str, Any] = {'live': False, 'prefix': f'{trainer.name}: '} if trainer.name else {}
   if not trainer.group.leads:
     how = {'live': False, 'file': open(os.devnull, 'w', encoding='utf-8')}
