@@ -195,6 +195,16 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkey
 
   with pytest.raises(UserError, match='No space left'):
     write(tmp_path / 'r', 'b', fail)
+  rename = pathlib.Path.rename
+
+  def stop(path, target):
+    if path.name == 'new':
+      raise KeyboardInterrupt
+    return rename(path, target)
+
+  monkeypatch.setattr(pathlib.Path, 'rename', stop)
+  with pytest.raises(KeyboardInterrupt):
+    write(tmp_path / 'r', 'b')
   assert '<title>a' in (tmp_path / 'r' / 'index.html').read_text()
   assert [path.name for path in tmp_path.iterdir()] == ['r']
   (tmp_path / 'thesis').mkdir()
