@@ -154,6 +154,14 @@ def test_numbers_and_lines_that_would_flatten_a_curve():
   assert tables.within_5_percent({'a': -20.0, 'b': -20.9, 'c': -21.1}) == {'a', 'b'}
 
 
+def test_a_mean_of_training_says_of_how_few_runs_it_is():
+  """Of a run no episode may have ended since the evaluation before the last."""
+  runs = [record(seed=seed) for seed in range(3)]
+  runs[1].evaluations['train_mean'][-1] = None
+  cell = lambda runs: tables.scores(runs, {'Pong': {}})['dreamerv3-harmony-cpu, training'][0]
+  assert cell(runs) == '14.0\n(of 2 of 3 runs)' and cell(runs[:1]) == '14.0'
+
+
 def test_a_probability_of_improvement_says_over_which_tasks():
   games = {f'game {index}': [1.0] for index in range(4)}
   found = {'x': {'A': [1.0], 'B': [2.0], **games}, 'y': {'A': [0.0], 'C': [3.0]}, 'z': games}
@@ -194,6 +202,16 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkey
 
   with pytest.raises(UserError, match='No space left'):
     write(tmp_path / 'r', 'b', fail)
+  rename = pathlib.Path.rename
+
+  def stop(path, target):
+    if path.name == 'new':
+      raise KeyboardInterrupt
+    return rename(path, target)
+
+  monkeypatch.setattr(pathlib.Path, 'rename', stop)
+  with pytest.raises(KeyboardInterrupt):
+    write(tmp_path / 'r', 'b')
   assert '<title>a' in (tmp_path / 'r' / 'index.html').read_text()
   assert [path.name for path in tmp_path.iterdir()] == ['r']
   (tmp_path / 'thesis').mkdir()

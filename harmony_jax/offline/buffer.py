@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -122,7 +121,7 @@ def load(path: str | os.PathLike) -> Buffer:
       arrays = {name: file[name] for name in file.files}
   except OSError as error:
     raise UserError(f'{path} cannot be read ({error.strerror or error})') from None
-  except (ValueError, zipfile.BadZipFile, EOFError) as error:
+  except Exception as error:  # zipfile, zlib and NumPy each have their own
     raise UserError(f'{path} is no buffer: {error}') from None
   return _checked(path, arrays)
 

@@ -5,6 +5,7 @@ the environment (`envs.base.Suite`). A setting that an older configuration lacks
 before there was a choice.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,10 @@ def _of_suite(config):
     told = [f'{name} {given}' for name, given in sorted(options.items())] or ['no options']
     return {'action_repeat': options.get('action_repeat', 1), 'environment': options}, told
   facts, phrases = suite.protocol(config)
-  usual, left_out = settings.plain(settings.flatten(envs.options(config['suite'])())), {}
+  of_simulator = inspect.signature(suite.environment).parameters.values()
+  usual = {each.name: each.default for each in of_simulator}
+  usual |= settings.plain(settings.flatten(envs.options(config['suite'])()))
+  left_out = {}
   for name, given in sorted(options.items()):
     others = {k: v for k, v in options.items() if k != name}
     without = {**config, 'env': others, 'eval_env': {}}

@@ -318,12 +318,12 @@ def write(
       names = [path.relative_to(new).as_posix() for path in new.rglob('*') if path.is_file()]
       (new / _MANIFEST).write_text(json.dumps(sorted(names), indent=1), encoding='utf-8')
       check(folder)  # drawing takes a while
-      if folder.exists():
-        folder.rename(old)
       try:
+        if folder.exists():
+          folder.rename(old)
         new.rename(folder)
-      except OSError:
-        if old.exists():
+      except BaseException:  # Ctrl-C, too: with this block all that is in `place` goes
+        if old.exists() and not folder.exists():
           old.rename(folder)
         raise
   except OSError as error:

@@ -59,7 +59,10 @@ def scores(records: Sequence[Record], references: References) -> pandas.DataFram
       means[method] = _mean(found.get(method, {}).get(task, []))
       done = [record for record in own if record.complete and record.final is not None]
       for name, column in extra.items():
-        row[f'{method}, {name}'] = number(_mean([r.evaluations[column][-1] for r in done]))
+        values = [r.evaluations[column][-1] for r in done]
+        few = len(values) - values.count(None)  # no training episode may have ended
+        some = f'\n(of {few} of {len(values)} runs)' if 0 < few < len(values) else ''
+        row[f'{method}, {name}'] = number(_mean(values)) + some
     bold |= {(len(rows), list(row).index(name)) for name in within_5_percent(means)}
     rows.append(row)
   absent = [game for game in published.RANDOM_AND_HUMAN if columns and game not in tasks]
