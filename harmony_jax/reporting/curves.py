@@ -139,7 +139,7 @@ def metric(records: Sequence[Record], prefix: str) -> Figure | None:
   if not lines:
     return None
   if prefix == 'harmony/' and rules - _HARMONIZERS:
-    title = 'Weights of the losses, as the rules found them'
+    title = 'Weights that the rules found'
   methods = list(dict.fromkeys(method for _, method, _ in lines))
   # Of all records, so that a method looks the same where others have no such metric.
   styles = dict(zip(dict.fromkeys(each.method for each in records), itertools.cycle(STYLES)))
