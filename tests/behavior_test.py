@@ -9,10 +9,11 @@ import pytest
 
 from harmony_jax import actions
 from harmony_jax.distributions import Percentiles
-from harmony_jax.methods import dreamer, dreamer_pro, dreamer_v2
+from harmony_jax.methods import dreamer, dreamer_v2
 from harmony_jax.methods.dreamer_parts import Draws
 from harmony_jax.rssm import State
 from tests import small
+from tests.parity_pro import mixed
 
 ENDING = {'continue_head__enabled': True}
 PRO = {**small.PRO, **ENDING}
@@ -50,8 +51,8 @@ CASES = {
   'v2, continuous': (dict(name='dreamerv2', discrete=False, behavior__entropy=0.5, **ENDING), None),
   'pro, continuous': ({**PRO, 'behavior__entropy': 0.5}, None),
   'pro, discrete': ({**PRO, 'discrete': True}, None),
-  'pro, reinforce': (PRO, dreamer_pro.mixed(0.0)),
-  'pro, mixed': (PRO, dreamer_pro.mixed(0.1)),
+  'pro, reinforce': (PRO, mixed(0.0)),
+  'pro, mixed': (PRO, mixed(0.1)),
   'v3, two choices': (dict(discrete=False, actions=5, choices=(3, 2), behavior__entropy=0.1), None),
   'v2, with choices': (
     dict(
@@ -158,8 +159,7 @@ def errors(agent, critic, slow, feature, targets):
 
 def test_gradients_of_the_objectives():
   """Of what each is a function, and how strongly: of (mean of the policy, action, R, A)."""
-  mixed = dreamer_pro.mixed(0.1)
-  kinds = dreamer.reinforce, dreamer.dynamics, dreamer_v2.dynamics, mixed
+  kinds = dreamer.reinforce, dreamer.dynamics, dreamer_v2.dynamics, mixed(0.1)
   assert [kind.through_dynamics for kind in kinds] == [False, True, True, True]
   values = [jnp.float32(x) for x in (0.3, 0.7, 5.0, 2.0)]
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from harmony_jax import distributions as dists
 from harmony_jax import method, rssm, settings
+from harmony_jax.methods import dreamer
 from harmony_jax.methods.dreamer_parts import Draws
-from harmony_jax.methods.dreamer_pro import mixed
 from tests import small
 from tests.parity_layouts import features, first_action, nested
 from tests.parity_v2 import optimizers
@@ -67,6 +67,21 @@ LOSSES = {
 STEPS = (1, 2)
 # of a unit Gaussian's density, which our losses leave out
 HALF_LOG_TWO_PI = 0.5 * np.log(2 * np.pi)
+
+
+# With actor_grad `both`: a share `mix` of the return itself, the rest by REINFORCE.
+def mixed(mix: float) -> dreamer.ActorLoss:
+  """Return mix Rₜ + (1 - mix) log π(aₜ) sg(Rₜ - Vₜ): the authors' `actor_grad: both`.
+
+  They let a continuous action have a gradient in log π, too; with none of the return it is their
+  `reinforce`.
+  """
+  return dreamer.ActorLoss(
+    lambda policy, action, returns, advantage: (
+      mix * returns + (1 - mix) * policy.log_prob(action) * jax.lax.stop_gradient(advantage)
+    ),
+    True,
+  )
 
 
 def prepare(agent, fixture):

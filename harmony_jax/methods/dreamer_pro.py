@@ -17,7 +17,7 @@ from harmony_jax import method, replicas, settings
 from harmony_jax.distributions import Percentiles
 from harmony_jax.encoders import Decoder, ImageSettings
 from harmony_jax.envs.base import Spec
-from harmony_jax.methods import dreamer, dreamer_v2
+from harmony_jax.methods import dreamer_v2
 from harmony_jax.methods.dreamer_parts import (
   Draws,
   Params,
@@ -186,21 +186,6 @@ class DreamerPro(dreamer_v2.DreamerV2):
   def draws_pictures(self) -> bool:
     """With a probe."""
     return self.probe is not None
-
-
-# With actor_grad `both`: a share `mix` of the return itself, the rest by REINFORCE.
-def mixed(mix: float) -> dreamer.ActorLoss:
-  """Return mix Rₜ + (1 - mix) log π(aₜ) sg(Rₜ - Vₜ): the authors' `actor_grad: both`.
-
-  They let a continuous action have a gradient in log π, too; with none of the return it is their
-  `reinforce`.
-  """
-  return dreamer.ActorLoss(
-    lambda policy, action, returns, advantage: (
-      mix * returns + (1 - mix) * policy.log_prob(action) * sg(advantage)
-    ),
-    True,
-  )
 
 
 METHOD = method.Entry(
