@@ -2,8 +2,8 @@
 # The study of README.md, one part at a time: results/harmony/run.sh
 #   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip
 #   [more flags of `experiments.offline train`, such as --seeds=3]
-# The same command goes on where it was stopped; several at once share the runs. RULES=five, first or others does a part of the rules
-# (of `second`: others, or the five without it).
+# The same command goes on where it was stopped; several at once share the runs. RULES=five, six, first or others does a part of the rules
+# (of `second`: six, others, or the five without it).
 set -euo pipefail
 part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip}
 shift
@@ -32,6 +32,7 @@ first=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w
 others=(--weighting=harmony_unrectified,reciprocal,running,running_elbo,uncertainty,dwa,nash_mtl,gradnorm)
 five=(--weighting=none,harmony,running_tied "$(fixed w100 1 100)"
   "--variant=harmony_early: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8")
+six=(--weighting=uncertainty,dwa,nash_mtl "$(fixed w10 1 10)" "$(fixed w1000 1 1000)" "$(fixed reward_only 0 100)")
 scaled=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)")
 
 case $part in
@@ -78,7 +79,11 @@ case $part in
     train rates --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony_tied,running,running_tied \
       "--variant=harmony_tied_x10: weighting.rule=harmony_tied weighting.rate=10" "$@"
     ;;
-  second) # the five rules on both of cartpole's buffers, by the names that they have among the rates; or the other eight
+  second) # the five rules on both of cartpole's buffers, by the names that they have among the rates; or six or eight others
+    if [ "${RULES:-}" = six ]; then
+      train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${six[@]}" "$@"
+      exit
+    fi
     if [ "${RULES:-}" = others ]; then
       train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${others[@]}" \
         "--variant=gradnorm_kept: weighting.rule=gradnorm" "$@"
@@ -112,13 +117,18 @@ case $part in
     ;;
   scales)
     for scale in 0.1 10; do
-      train "cartpole_x$scale" --buffer="$here/cartpole0.npz" --seeds=5 --reward_scale=$scale "${scaled[@]}" "$@"
+      train "cartpole_x$scale" --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --reward_scale=$scale "${scaled[@]}" "$@"
     done
+    train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --weighting=running_tied_unrectified "$@"
     ;;
   *)
     buffers="$here/${part}0.npz,$here/${part}1.npz"
     if [ "${RULES:-}" = five ]; then
       train "$part" --buffer="$buffers" --seeds=3 "${five[@]}" "$@"
+      exit
+    fi
+    if [ "${RULES:-}" = six ]; then
+      train "$part" --buffer="$buffers" --seeds=3 "${six[@]}" "$@"
       exit
     fi
     [ "${RULES:-first}" = others ] || train "$part" --buffer="$buffers" --seeds=5 "${first[@]}" "$@"
