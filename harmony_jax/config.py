@@ -131,7 +131,14 @@ class Config:
     from harmony_jax import envs  # which a configuration is read without
 
     first, _, rest = name.partition('.')
-    return first in _OPTIONS and rest.isidentifier() and envs.options(self.run.suite).more
+    if first not in _OPTIONS or not rest.isidentifier() or not envs.options(self.run.suite).more:
+      return False
+    if ours := {'num_envs': 'num_envs', 'processes': 'env_processes'}.get(rest):  # of `envs.make`
+      raise UserError(
+        f'config.{name}: no option of an environment can be called {rest!r}; config.{ours} says '
+        'how many there are and where they run'
+      )
+    return True
 
   def _own(self, name):
     """Whether it is such an option, and none of the suite's: its type is that of what is said."""

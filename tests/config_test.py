@@ -332,3 +332,5 @@ def test_options_that_only_the_simulator_knows():
   assert [again[k] for k in ('sizes', 'goal', 'g', 'mode')] == [[3, 4], 'x', 2.5, 1]
   with pytest.raises(UserError, match='unknown key config.env.g'):
     make('catch').override(['env.g=5'])
+  with pytest.raises(UserError, match='can be called .num_envs.; config.num_envs says'):
+    make('gym').override(['env.num_envs=5'])
