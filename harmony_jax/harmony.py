@@ -161,7 +161,10 @@ def reciprocal(epsilon: float = 1e-8) -> Weighting:
 
 
 def running(
-  decay: float = 0.99, rectified: bool = True, sources: Mapping[str, Sequence[str]] | None = None
+  decay: float = 0.99,
+  rectified: bool = True,
+  sources: Mapping[str, Sequence[str]] | None = None,
+  least: float = 0.0,
 ) -> Weighting:
   """Each task weighed by the closed form (eq. 13, or 1/L) of the running mean of its loss: what
   harmonizers learn, without learning it, and from the first step on.
@@ -170,6 +173,7 @@ def running(
     decay: β of the means mₜ = β mₜ₋₁ + (1-β) Lₜ, which are divided by 1 - βᵗ.
     sources: the tasks whose summed means a task is weighed by, where that is not its own alone;
       of a name that no loss has ValueError is raised, as it would be another rule.
+    least: the share of the largest weight that every one has at least, 0 to 1.
   """
   sources = {task: tuple(names) for task, names in (sources or {}).items() if names}
   optimum = optimal_sigma if rectified else optimal_sigma_unrectified
@@ -188,6 +192,8 @@ def running(
     for task in state['weights']:
       loss = sum(means[name] for name in sources.get(task, (task,))) / share
       weights[task] = 1 / optimum(jnp.maximum(loss, 1e-8))
+    lowest = least * functools.reduce(jnp.maximum, weights.values(), 0.0)
+    weights = {task: jnp.maximum(weight, lowest) for task, weight in weights.items()}
     total, metrics = _weighed(losses, weights)
     return total, {'weights': weights, 'means': means, 'share': share}, metrics
 
@@ -195,7 +201,10 @@ def running(
 
 
 def equilibrium(
-  decay: float = 0.99, rectified: bool = True, observing: Sequence[str] = ('observation',)
+  decay: float = 0.99,
+  rectified: bool = True,
+  observing: Sequence[str] = ('observation',),
+  least: float = 0.0,
 ) -> Weighting:
   """Harmony at its equilibrium, with two tasks: what is seen and what is rewarded. A weight is 1/σ*
   (eq. 13) of its loss's running mean, where harmonizers are after a long run or at a high learning
@@ -203,15 +212,18 @@ def equilibrium(
 
   Not in the paper; compared with its rules in results/harmony. Nothing is learned or tuned.
   """
-  return running(decay, rectified, {'dynamics': observing[-1:]})
+  return running(decay, rectified, {'dynamics': observing[-1:]}, least)
 
 
 def elbo(
-  decay: float = 0.99, rectified: bool = True, observing: Sequence[str] = ('observation',)
+  decay: float = 0.99,
+  rectified: bool = True,
+  observing: Sequence[str] = ('observation',),
+  least: float = 0.0,
 ) -> Weighting:
   """As `equilibrium`, but observation and dynamics have one weight, that of their sum."""
   both = (*observing, 'dynamics')
-  return running(decay, rectified, dict.fromkeys(both, both))
+  return running(decay, rectified, dict.fromkeys(both, both), least)
 
 
 def uncertainty(elements: Mapping[str, float] | None = None) -> Weighting:

@@ -46,6 +46,9 @@ class LossSettings:
     return self.dyn / self.scale
 
 
+_HYPER = 'decay', 'least', 'window', 'alpha'
+
+
 @dataclasses.dataclass(frozen=True)
 class RuleSettings:
   """A rule and what it is a function of, whatever the tasks."""
@@ -53,6 +56,9 @@ class RuleSettings:
   rule: str = setting('harmony', 'the rule: chosen by --weighting', choices=harmony.RULES)
   decay: float = setting(
     0.99, 'memory of the mean losses, for the rules equilibrium… and running…', most=0.9999
+  )
+  least: float = setting(
+    0.0, 'share of the largest weight that every task has at least, for the same rules', most=1
   )
   window: int = setting(25, 'updates that a mean loss is of, for the rules dwa…', least=1)
   alpha: float = setting(1.5, 'how much more a task gets that learns slowly, for rule gradnorm')
@@ -64,6 +70,11 @@ class RuleSettings:
     "Adam's memory of the harmonizers' squared gradients; 0.999 in the paper",
     most=0.99999,  # 1 has no bias that could be corrected
   )
+
+  @property
+  def hyper(self) -> dict[str, Any]:
+    """Those that rules are made with; `harmony.make` gives each its own."""
+    return {name: getattr(self, name) for name in _HYPER}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +110,7 @@ class WeightingSettings(RuleSettings):
 
 # The hyper-parameter of rules that a setting becomes; '' is of all that have harmonizers, 'tasks'
 # of all but `none`, 'coefficients', TD-MPC's, of `none` and `fixed`.
-_BECOMES = {name: name for name in ('decay', 'window', 'alpha', 'tasks')}
+_BECOMES = {name: name for name in (*_HYPER, 'tasks')}
 _BECOMES |= {
   'dynamics_regularizer': 'regularizer',
   **dict.fromkeys(('w_o', 'w_r', 'w_d'), 'weights'),
@@ -170,9 +181,7 @@ def make_weighting(
     regularizer={'dynamics': losses.balance} if config.dynamics_regularizer == 'code' else {},
     elements=objective.elements(),
     observing=observing,
-    decay=config.decay,
-    window=config.window,
-    alpha=config.alpha,
+    **config.hyper,
   )
   if rule.start:
     rule = _started(rule, config.start)

@@ -402,6 +402,10 @@ def test_settings_reach_their_rules():
     return state['next' if agent.rule.balance else 'weights']['observation']
 
   np.testing.assert_allclose(weight(rule='running', decay=0.5), W(4.0), rtol=1e-5)
+  least = weight(rule='equilibrium', decay=0.5, least=0.5)
+  np.testing.assert_allclose(
+    least, 0.5 * W(1.0), rtol=1e-5
+  )  # of the reward's, where 0.33 is its own
   share = np.exp([0.25 / 2, 0.5, 0.5])
   wanted = 3 * share[0] / share.sum()
   np.testing.assert_allclose(weight(rule='dwa_epochs', window=1), wanted, rtol=1e-5)

@@ -91,8 +91,7 @@ class DenoisedMDP(dreamer.Dreamer):
     if w.rule == 'none':
       return harmony.make('fixed', weights=dict.fromkeys(kls, self.settings.losses.scale)), ()
     weights = {'observation': w.w_o, 'reward': w.w_r, **dict.fromkeys(kls, w.w_d)}
-    hyper = {'decay': w.decay, 'window': w.window, 'alpha': w.alpha}
-    rule = harmony.make(w.rule, weights=weights, elements=self.objective.elements(), **hyper)
+    rule = harmony.make(w.rule, weights=weights, elements=self.objective.elements(), **w.hyper)
     return rule, () if w.rule == 'fixed' else tuple(weights)
 
   # ------------------------------------------------------------------------------------------------

@@ -105,8 +105,7 @@ class TDMPC(method.Method):
     if w.rule in ('none', 'fixed'):
       self.rule = harmony.make('fixed', weights={task: getattr(w, task) for task in TASKS})
     else:
-      hyper = {'decay': w.decay, 'window': w.window, 'alpha': w.alpha}
-      self.rule = harmony.make(w.rule, **hyper)
+      self.rule = harmony.make(w.rule, **w.hyper)
     rates = (w.rate, w.beta2) if self.rule.init(TASKS)[0] else ()
     self.optimizers = {
       'world_model': make_optimizer(s.model_opt, *rates),

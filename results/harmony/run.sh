@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The study of README.md, one part at a time: results/harmony/run.sh
-#   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip
+#   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip|bounds
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=five, six, first or others does a part of the rules
 # (of `second`: six, others, or the five without it).
 set -euo pipefail
-part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip}
+part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip, bounds}
 shift
 here=${STUDY:-runs/harmony}
 python=${PYTHON:-python}
@@ -26,6 +26,13 @@ train() { # study, flags
     --config.model_opt.lr=1e-3 "$@"
 }
 
+on_catch() { # when rewarded, flags: the preset's own model of DreamerV3
+  local rewarded=$1
+  shift
+  "$python" -m experiments.offline train --output="$here/catch_$rewarded" --method=dreamerv3 --updates=1500 --measure_every=250 \
+    --context=4 --horizon=3 --config.batch_length=8 --buffer="$here/catch_${rewarded}0.npz,$here/catch_${rewarded}1.npz" --seeds=3 "$@"
+}
+
 fixed() { echo "--variant=$1: weighting.rule=fixed weighting.w_o=$2 weighting.w_r=$3"; }
 first=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)" "$(fixed reward_only 0 100)"
   "$(fixed w10 1 10)" "$(fixed w1000 1 1000)" "--variant=harmony_x10: weighting.rule=harmony weighting.rate=10")
@@ -33,6 +40,13 @@ others=(--weighting=harmony_unrectified,reciprocal,running,running_elbo,uncertai
 five=(--weighting=none,harmony,running_tied "$(fixed w100 1 100)"
   "--variant=harmony_early: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8")
 six=(--weighting=uncertainty,dwa,nash_mtl "$(fixed w10 1 10)" "$(fixed w1000 1 1000)" "$(fixed reward_only 0 100)")
+bounds=()
+for memory in 10:0.9 1000:0.999; do
+  bounds+=("--variant=memory_${memory%:*}: weighting.rule=equilibrium weighting.decay=${memory#*:}")
+done
+for ratio in 100:0.01 10:0.1; do
+  bounds+=("--variant=ratio_${ratio%:*}: weighting.rule=equilibrium weighting.least=${ratio#*:}")
+done
 scaled=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)")
 
 case $part in
@@ -108,11 +122,15 @@ case $part in
     done
     train clip --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${variants[@]}" "$@"
     ;;
-  catch) # the preset's own model of DreamerV3
+  bounds) # on the buffers of second, walker, lever and catch, which record them
+    for task in cartpole:rates walker:walker lever:lever; do
+      train "${task#*:}" --buffer="$here/${task%:*}0.npz,$here/${task%:*}1.npz" --seeds=3 "${bounds[@]}" "$@"
+    done
+    on_catch end "${bounds[@]}" "$@"
+    ;;
+  catch)
     for rewarded in end steps; do
-      "$python" -m experiments.offline train --output="$here/catch_$rewarded" --method=dreamerv3 --updates=1500 --measure_every=250 \
-        --context=4 --horizon=3 --config.batch_length=8 --buffer="$here/catch_${rewarded}0.npz,$here/catch_${rewarded}1.npz" --seeds=3 \
-        --weighting=none,harmony,equilibrium,nash_mtl "$(fixed w100 1 100)" "$@"
+      on_catch $rewarded --weighting=none,harmony,equilibrium,nash_mtl "$(fixed w100 1 100)" "$@"
     done
     ;;
   scales)
