@@ -3,7 +3,7 @@
 #   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip|bounds
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=five, six, first or others does a part of the rules
-# (of `second`: six, others, or the five without it).
+# (of `second`: six, others, or the five without it), FIRST=1 the first buffer alone.
 set -euo pipefail
 part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip, bounds}
 shift
@@ -26,11 +26,15 @@ train() { # study, flags
     --config.model_opt.lr=1e-3 "$@"
 }
 
+both() { # the buffers of a setting; FIRST=1 takes the first alone
+  if [ -n "${FIRST:-}" ]; then echo "$here/${1}0.npz"; else echo "$here/${1}0.npz,$here/${1}1.npz"; fi
+}
+
 on_catch() { # when rewarded, flags: the preset's own model of DreamerV3
   local rewarded=$1
   shift
   "$python" -m experiments.offline train --output="$here/catch_$rewarded" --method=dreamerv3 --updates=1500 --measure_every=250 \
-    --context=4 --horizon=3 --config.batch_length=8 --buffer="$here/catch_${rewarded}0.npz,$here/catch_${rewarded}1.npz" --seeds=3 "$@"
+    --context=4 --horizon=3 --config.batch_length=8 --buffer="$(both "catch_$rewarded")" --seeds=3 "$@"
 }
 
 fixed() { echo "--variant=$1: weighting.rule=fixed weighting.w_o=$2 weighting.w_r=$3"; }
@@ -95,15 +99,15 @@ case $part in
     ;;
   second) # the five rules on both of cartpole's buffers, by the names that they have among the rates; or six or eight others
     if [ "${RULES:-}" = six ]; then
-      train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${six[@]}" "$@"
+      train rates --buffer="$(both cartpole)" --seeds=3 "${six[@]}" "$@"
       exit
     fi
     if [ "${RULES:-}" = others ]; then
-      train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${others[@]}" \
+      train rates --buffer="$(both cartpole)" --seeds=3 "${others[@]}" \
         "--variant=gradnorm_kept: weighting.rule=gradnorm" "$@"
       exit
     fi
-    train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --weighting=none,running_tied "$(fixed w100 1 100)" \
+    train rates --buffer="$(both cartpole)" --seeds=3 --weighting=none,running_tied "$(fixed w100 1 100)" \
       "--variant=rate1: weighting.rule=harmony weighting.rate=1" \
       "--variant=rate10_closed: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8" "$@"
     ;;
@@ -120,11 +124,11 @@ case $part in
     for rule in none harmony equilibrium; do
       variants+=("--variant=$rule: weighting.rule=$rule" "--variant=${rule}_unclipped: weighting.rule=$rule model_opt.clip=1e9")
     done
-    train clip --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 "${variants[@]}" "$@"
+    train clip --buffer="$(both cartpole)" --seeds=3 "${variants[@]}" "$@"
     ;;
   bounds) # on the buffers of second, walker, lever and catch, which record them
     for task in cartpole:rates walker:walker lever:lever; do
-      train "${task#*:}" --buffer="$here/${task%:*}0.npz,$here/${task%:*}1.npz" --seeds=3 "${bounds[@]}" "$@"
+      train "${task#*:}" --buffer="$(both "${task%:*}")" --seeds=3 "${bounds[@]}" "$@"
     done
     on_catch end "${bounds[@]}" "$@"
     ;;
@@ -135,12 +139,12 @@ case $part in
     ;;
   scales)
     for scale in 0.1 10; do
-      train "cartpole_x$scale" --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --reward_scale=$scale "${scaled[@]}" "$@"
+      train "cartpole_x$scale" --buffer="$(both cartpole)" --seeds=3 --reward_scale=$scale "${scaled[@]}" "$@"
     done
-    train rates --buffer="$here/cartpole0.npz,$here/cartpole1.npz" --seeds=3 --weighting=running_tied_unrectified "$@"
+    train rates --buffer="$(both cartpole)" --seeds=3 --weighting=running_tied_unrectified "$@"
     ;;
   *)
-    buffers="$here/${part}0.npz,$here/${part}1.npz"
+    buffers=$(both "$part")
     if [ "${RULES:-}" = five ]; then
       train "$part" --buffer="$buffers" --seeds=3 "${five[@]}" "$@"
       exit
