@@ -41,6 +41,9 @@ fixed() { echo "--variant=$1: weighting.rule=fixed weighting.w_o=$2 weighting.w_
 first=(--weighting=none,harmony,running_tied,running_tied_unrectified "$(fixed w100 1 100)" "$(fixed reward_only 0 100)"
   "$(fixed w10 1 10)" "$(fixed w1000 1 1000)" "--variant=harmony_x10: weighting.rule=harmony weighting.rate=10")
 others=(--weighting=harmony_unrectified,reciprocal,running,running_elbo,uncertainty,dwa,nash_mtl,gradnorm)
+for rule in uncertainty_library dwa_epochs running_unrectified running_elbo_unrectified; do
+  others+=("--variant=$rule: weighting.rule=$rule")
+done
 five=(--weighting=none,harmony,running_tied "$(fixed w100 1 100)"
   "--variant=harmony_early: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8")
 six=(--weighting=uncertainty,dwa,nash_mtl "$(fixed w10 1 10)" "$(fixed w1000 1 1000)" "$(fixed reward_only 0 100)")
@@ -97,7 +100,7 @@ case $part in
     train rates --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony_tied,running,running_tied \
       "--variant=harmony_tied_x10: weighting.rule=harmony_tied weighting.rate=10" "$@"
     ;;
-  second) # the five rules on both of cartpole's buffers, by the names that they have among the rates; or six or eight others
+  second) # the five rules on both of cartpole's buffers, by the names that they have among the rates; or six or twelve others
     if [ "${RULES:-}" = six ]; then
       train rates --buffer="$(both cartpole)" --seeds=3 "${six[@]}" "$@"
       exit
