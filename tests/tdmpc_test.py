@@ -317,10 +317,10 @@ def fill(replay, steps, episode=7):
 
 
 @pytest.mark.parametrize('steps', [30, 40, 77, 150])
-@pytest.mark.parametrize('ends', [False, True])
-def test_sequences_lie_in_an_episode(steps, ends):
+@pytest.mark.parametrize('ends, power', [(False, 0.6), (True, 0.6), (False, 0.0)])
+def test_sequences_lie_in_an_episode(steps, ends, power):
   """Not at its last step, unless that is wanted; pictures in front are those of the episode."""
-  replay = replay_of(num_envs=2, ends=ends)
+  replay = replay_of(num_envs=2, ends=ends, priority=power)
   fill(replay, steps)
   possible = replay.priorities > 0
   place = (np.arange(max(0, steps - 20), steps) + 2 * np.arange(2)[:, None]) % 7

@@ -68,7 +68,8 @@ class Priorities(sampling.Sampling):
   def put(self, where: Any, values: ArrayLike) -> None:
     """Set priorities."""
     self.values[where] = values
-    self.scaled[where] = np.asarray(values, np.float64) ** self.power
+    exact = np.asarray(values, np.float64)
+    self.scaled[where] = np.where(exact > 0, exact**self.power, 0)  # 0⁰ would be 1
 
   def note(self, step: int, is_first: np.ndarray, is_last: Any) -> None:
     if is_first.any():  # all that is still stored counts
