@@ -41,7 +41,7 @@ class LossSettings:
   @property
   def balance(self) -> float:
     """α of eq. 15: the share of the KL that trains the prior. ValueError where there is none."""
-    if isinstance(self.scale, int | float) and not self.scale:  # it may be an argument of a program
+    if not self.scale:
       raise ValueError('losses.dyn and losses.rep are both 0: one must be above 0 (eq. 15)')
     return self.dyn / self.scale
 

@@ -205,6 +205,20 @@ def test_weights_that_are_arguments_are_those_of_the_settings():
   assert plain.config.agent.weighting.w_d == 2
 
 
+def test_halves_of_the_dynamics_are_no_arguments():
+  """DreamerV2 has another program where they are alike: in none may they be traced."""
+  shares = {'alike': (0.5, 0.5), 'balanced': (0.8, 0.2)}
+  halves = {
+    label: dreamer_of('dreamerv2', losses__dyn=dyn, losses__rep=rep)
+    for label, (dyn, rep) in shares.items()
+  }
+  assert [each.numbers for each in study.structures(halves)] == [{'alike': {}}, {'balanced': {}}]
+  program = Program(halves['alike'], catch.game(), timetable.Timetable(0, (), 1, {}, {}), [1])
+  traced = lambda dyn: program.make({'numbers': {'losses.dyn': dyn}}).balance
+  with pytest.raises(jax.errors.TracerBoolConversionError):
+    jax.eval_shape(traced, 0.5)
+
+
 def test_a_weight_of_nothing_is_refused_as_an_argument_too(walking):
   """`walk` shows vectors, which are no task."""
   weights = {'seen': {'weighting.w_o': 1.0}, 'unseen': {'weighting.w_o': 0.0}}

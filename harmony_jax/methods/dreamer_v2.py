@@ -111,7 +111,7 @@ class DreamerV2(dreamer.Dreamer):
     """As of DreamerV3. Where both halves weigh the same the authors balance nothing: prior and
     posterior have the whole gradient, and free nats count for every step.
     """
-    if isinstance(self.balance, float) and self.balance == 0.5:  # no argument of a program
+    if self.balance == 0.5:
       kl = jnp.maximum(self.settings.losses.free_nats, self.rssm.latents.kl(post, prior))
       return replicas.mean(kl.mean())
     return super().dynamics_loss(post, prior)
