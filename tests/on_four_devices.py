@@ -110,6 +110,17 @@ def test_the_number_of_devices_does_not_change_the_result(name, count):
   assert shared.step == 5 and differing == []
 
 
+def test_weights_of_sequences_are_over_the_largest_of_all():
+  """Those of TD-MPC, of which a process knows but its share."""
+  agent, batch_of = planning_agent()
+  state, batch = jax.jit(agent.init)(jax.random.key(1)), batch_of(0)
+  loss = lambda batch: agent.losses(
+    state.params['world_model'], state, batch, agent.draws(state, batch)
+  )[0]
+  found = on_two(loss, {**batch, 'weight': 5 * batch['weight']})
+  close(found, jax.tree.map(lambda x: jnp.stack([x] * 2), jax.jit(loss)(batch)), 1e-6)
+
+
 def test_free_nats_are_of_the_whole_batch():
   """DreamerV2 clamps the batch's mean: one half's is below the limit here, the whole's above it."""
 

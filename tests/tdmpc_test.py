@@ -354,6 +354,18 @@ def test_what_surprises_is_drawn_more_often_and_counts_less():
   assert replay.priorities[0, 14] == 16  # as the largest
 
 
+def test_weights_of_several_processes_have_one_scale():
+  """Each draws its share of a batch by its own priorities; p is 1/8 and 3/8 there, and 1/4 here."""
+  found = []
+  for index, priorities in enumerate(([1.0, 3.0, 1.0, 3.0], [2.0] * 4)):
+    replay = replay_of(part=(index, 2), priority=1.0, correction=1.0)
+    fill(replay, 7)
+    draw = replay.draw(0)._replace(envs=np.zeros(4, int), starts=np.arange(4))
+    replay.feedback(draw, np.array(priorities))
+    found += [*replay.weights(draw)]
+  np.testing.assert_allclose(found / max(found), [1, 1 / 3, 1, 1 / 3] + [1 / 2] * 4, rtol=1e-6)
+
+
 def test_priorities_are_saved_and_restored(tmp_path):
   """In one process or two, at the last save or the one before."""
   whole = replay_of(num_envs=2)

@@ -205,6 +205,8 @@ class TDMPC(method.Method):
     sums = {name: (share * each).sum(0) for name, each in steps.items()}  # [B]
     priority = sg(jnp.minimum(sums['priority'], _LARGEST) + 1e-6)
     weight = batch.get('weight', jnp.ones_like(priority))
+    if replicas.axis():  # a process knows but its own weights
+      weight = weight / replicas.everywhere(weight).max()
     if s.importance == 'batch':
       weight = replicas.mean(weight.mean())
     losses = {name: (weight * jnp.minimum(sums[name], _LARGEST)).mean() for name in TASKS}

@@ -161,9 +161,14 @@ class PriorityReplay(Replay):
     return found._replace(more={'weight': self.weights(found), 'run_step': run_step})
 
   def weights(self, draw: Draw) -> np.ndarray:
-    """Return (1/p)^β [B] of a draw, over the largest of them."""
+    """Return (1/p)^β [B] of a draw, over the largest of them.
+
+    A process among others does not know theirs, and leaves that to the update: there p is the mean
+    sequence's.
+    """
     odds = self._rule.scaled[draw.envs, draw.starts % self._rows]
-    return ((odds / odds.min()) ** -self.correction).astype(np.float32)
+    unit = odds.min() if self.part[1] == 1 else self._rule.scaled.mean()
+    return ((odds / unit) ** -self.correction).astype(np.float32)
 
   def rows(self, draw: Draw) -> np.ndarray:
     """[B, lead + T]: as of `Replay`, with those in front."""
