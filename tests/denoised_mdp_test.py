@@ -120,6 +120,15 @@ def test_first_parameters():
   np.testing.assert_allclose([*policy.mean, *policy.std], [0, 5.0001], rtol=1e-5)
 
 
+def test_values_begin_with_numbers_of_their_own():
+  """Neither with the policy's nor with those that the world model takes of its key."""
+  behavior, model = keys = jax.random.split(jax.random.key(0))
+  values = make(behavior__learner='sac').init_behavior(*keys)['critic']
+  first = lambda values: jax.tree.leaves(values)[0]
+  for key in (behavior, model):
+    assert not np.allclose(first(drawn(key, values)), first(values))
+
+
 @pytest.mark.parametrize(
   'spec,changes,text',
   [

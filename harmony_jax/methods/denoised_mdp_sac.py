@@ -140,4 +140,5 @@ class DenoisedSAC(DenoisedMDP):
     made = super().init_behavior(key, model_key)
     both: Params = dict.fromkeys(('q0', 'q1'), made['critic'])
     log = jnp.log(jnp.float32(self.settings.sac.temperature))
-    return {**made, 'critic': drawn(model_key, both), 'temperature': {'log': log}}
+    values = drawn(jax.random.fold_in(key, 100), both)  # beyond the keys of `made`
+    return {**made, 'critic': values, 'temperature': {'log': log}}
