@@ -403,6 +403,10 @@ def _harmony(log_term, regularizer, optimum, scale=1.0):
   regularizer = dict(regularizer or {})
 
   def init(tasks):
+    if endless := [task for task in tasks if regularizer.get(task, 1.0) <= 0]:
+      raise ValueError(
+        f'the regularizers of {endless} must be above 0: their σ would rise for ever'
+      )
     return {task: jnp.zeros((), jnp.float32) for task in tasks}, ()  # σ = 1
 
   def weigh(losses, params, state):

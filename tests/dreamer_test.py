@@ -376,6 +376,9 @@ def test_no_rule_under_another_one_s_name():
     small.agent(weighting__rule='equilibrium', weighting__tasks=('reward', 'dynamics'))
   with pytest.raises(ValueError, match='losses.dyn and losses.rep are both 0'):
     small.agent(losses__dyn=0.0, losses__rep=0.0)
+  with pytest.raises(ValueError, match="regularizers of .'dynamics'. must be above 0"):
+    small.agent(losses__dyn=0.0)
+  small.agent(losses__dyn=0.0, weighting__dynamics_regularizer='paper')
 
 
 def test_an_imagination_from_which_nothing_is_learned_is_refused():

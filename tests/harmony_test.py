@@ -128,6 +128,8 @@ def test_bad_input_is_named():
     harmony.fixed({'rewrad': 2.0}).weigh(losses_of(), {}, ())
   with pytest.raises(ValueError, match='other'):
     harmony.weigh(losses_of(), {'other': jnp.float32(0)}, ())
+  with pytest.raises(ValueError, match="regularizers of .'dynamics'. must be above 0"):
+    harmony.rectified({'dynamics': 0.0}).init(TASKS)
   rule, losses = harmony.equilibrium(), {'observation': jnp.float32(9), 'kl': jnp.float32(2)}
   with pytest.raises(ValueError, match="running means for unknown tasks .'dynamics'"):
     rule.weigh(losses, *rule.init(list(losses)))  # three tasks, where it says two
