@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The study of README.md, one part at a time: results/harmony/run.sh
-#   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip|bounds
+#   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip|bounds|free
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=five, six, first or others does a part of the rules
 # (of `second`: six, others, or the five without it), FIRST=1 the first buffer alone.
 set -euo pipefail
-part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip, bounds}
+part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip, bounds, free}
 shift
 here=${STUDY:-runs/harmony}
 python=${PYTHON:-python}
@@ -134,6 +134,12 @@ case $part in
       train "${task#*:}" --buffer="$(both "${task%:*}")" --seeds=3 "${bounds[@]}" "$@"
     done
     on_catch end "${bounds[@]}" "$@"
+    ;;
+  free) # closed forms of three tasks with free nats where there are none, and without them where there are
+    with="losses.free_nats=1" without="losses.free_nats=0"
+    train lever --buffer="$(both lever)" --seeds=3 "--variant=running_free: weighting.rule=running $with" \
+      "--variant=nash_mtl_free: weighting.rule=nash_mtl $with" "$@"
+    train rates --buffer="$(both cartpole)" --seeds=3 "--variant=running_unfree: weighting.rule=running $without" "$@"
     ;;
   catch)
     for rewarded in end steps; do
