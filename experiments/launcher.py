@@ -191,7 +191,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as error:
     of_tasks = {suite.TASK_FLAG for suite in configs().suites().values()}
-    here = [f'--{name}' for name in sorted(of_tasks) if name in flags.FLAGS]
+    here = [f'--{name}' for name in (*sorted(of_tasks), 'tasks') if name in flags.FLAGS]
     other = getattr(error, 'flagname', None) in of_tasks and here
     told = f'; what to train on is {here[0]} here' if other else ''
     sys.exit(_fail(UserError(f'{_plainly(error)}{told}')))

@@ -49,10 +49,13 @@ def test_bad_input_is_one_line(case, tmp_path):
   assert not (tmp_path / 'run').exists()  # the folder belongs to nobody
 
 
-def test_a_flag_that_is_missing_is_told_with_its_meaning():
+def test_a_flag_that_is_missing_or_of_another_command_is_told_with_the_right_one():
   result = run('evaluate', 'runs/catch')
   assert result.returncode == 2
   assert result.stderr.startswith('error: --logdir=… is missing: The run folder')
+  result = run('sweep', '--suite=gym', '--env=CartPole-v1', '--dry_run')
+  assert result.returncode == 2
+  assert "flag 'env'; what to train on is --tasks here" in result.stderr
 
 
 @pytest.mark.parametrize(
