@@ -226,9 +226,15 @@ def of_runs(options: argparse.Namespace) -> int:
   return 0
 
 
+class _Parser(argparse.ArgumentParser):
+  def error(self, message):
+    """One line in place of a usage."""
+    self.exit(2, f'error: {message}; the doctor takes --run=FOLDER or --measure RUNS, or nothing\n')
+
+
 def parse(words: list[str]) -> argparse.Namespace:
   """Read the command's words."""
-  parser = argparse.ArgumentParser(prog='python -m experiments.doctor', allow_abbrev=False)
+  parser = _Parser(prog='python -m experiments.doctor', allow_abbrev=False)
   parser.add_argument('--run', metavar='FOLDER', help='Say whether this run looks right.')
   parser.add_argument(
     '--measure', metavar='RUNS', nargs='+', help='Write the expected ranges anew, from these.'

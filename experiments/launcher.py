@@ -191,10 +191,20 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as error:
     of_tasks = {suite.TASK_FLAG for suite in configs().suites().values()}
-    here = [f'--{name}' for name in sorted(of_tasks) if name in flags.FLAGS]
+    here = [f'--{name}' for name in (*sorted(of_tasks), 'tasks') if name in flags.FLAGS]
     other = getattr(error, 'flagname', None) in of_tasks and here
     told = f'; what to train on is {here[0]} here' if other else ''
-    sys.exit(_fail(UserError(f'{error}{told}')))
+    sys.exit(_fail(UserError(f'{_plainly(error)}{told}')))
+
+
+def _plainly(error):
+  """What absl says of a flag that is missing, or no number, in words."""
+  text = re.sub(
+    r'invalid literal for int\(\) with base 10: .*', 'expected a whole number', f'{error}'
+  )
+  text = re.sub(r'could not convert string to float: .*', 'expected a number', text)
+  missing = re.match(r'flag --(\w+)=None: Flag .* must have a value', text)
+  return f'--{missing[1]}=… is missing: {flags.FLAGS[missing[1]].help}' if missing else text
 
 
 def canonical(suite: ModuleType, task: str) -> str:

@@ -11,6 +11,7 @@ what `experiments.report` reads.
 if not __package__:
   import as_file  # noqa: F401
 
+import contextlib
 import sys
 from typing import Any
 
@@ -72,9 +73,12 @@ def _run(options, texts, interruption):
   groups = [(each, lots) for each, lots in groups if lots]
   failed: list[str] = []
   if groups:
-    prepared = _prepare(options, opened, groups)
-    if options.estimate:
-      return 0
+    with contextlib.ExitStack() as stack:
+      stack.callback(opened.forget)  # what trains nothing adds nothing
+      prepared = _prepare(options, opened, groups)
+      if options.estimate:
+        return 0
+      stack.pop_all()
     interruption.arm()
 
     def check():

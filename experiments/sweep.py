@@ -297,7 +297,8 @@ def run(
   lines, problems = report.conclude(there, output)
   print('\n'.join([*problems, *lines]))
   for row in sweep.unfinished():
-    print(f'{row} (output: {row.job.output})', file=sys.stderr)
+    told = f' (output: {row.job.output})' if row.job.output.exists() else ''
+    print(f'{row}{told}', file=sys.stderr)
   if stopped and sweep.unfinished():
     raise Interrupted(f'{stopped}: stopped and saved')
   return 1 if sweep.unfinished() else 0

@@ -396,6 +396,12 @@ def _batched(observation, specs, lead=0) -> tuple[dict[str, np.ndarray], bool]:
       raise ValueError(f'{name} is uint8 in 0 … 255; got {array.dtype}')
     if array.dtype.kind == 'f' and not np.isfinite(array).all():  # the memory would never lose it
       raise ValueError(f'{name} has {array[~np.isfinite(array)][0]} in it')
+  ahead = {
+    name: array.shape[: array.ndim - len(specs[name].shape)] for name, array in arrays.items()
+  }
+  if len(set(ahead.values())) > 1:
+    told = ', '.join(f'{name} of {list(shape)}' for name, shape in ahead.items())
+    raise ValueError(f'an observation has as many rows in every entry; got {told}')
   single = ranks == {lead}
   return {name: array[None] if single else array for name, array in arrays.items()}, single
 

@@ -199,6 +199,9 @@ def test_the_command(tmp_path):
   result = commands.run('doctor', f'--run={tmp_path}')
   assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
   assert result.stderr.startswith('error: ') and 'holds no run' in result.stderr
+  result = commands.run('doctor', '--rum=x')
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: unrecognized arguments: --rum=x; the doctor takes --run=')
   with pytest.raises(UserError, match='holds a complete run'):
     ranges.write([str(tmp_path / 'none')], tmp_path / 'expected.json')
   other = run(tmp_path / 'other', seed=1, batch_size=7)

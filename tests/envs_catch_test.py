@@ -214,3 +214,6 @@ def test_mistakes_are_named():
     make('catch', 'cath', 1)
   with pytest.raises(ValueError, match='config.env.size is 7: it must be one of 2, 4'):
     make('catch', 'catch', 1, size=7)
+  make('catch', 'catch', 1, size=4, ball=16)
+  with pytest.raises(ValueError, match='config.env.paddle is 9: it must be at most 8, as a cell'):
+    make('catch', 'catch', 1, paddle=9)

@@ -19,6 +19,7 @@ BAD = {
   'flag': (['--gmae=Pong'], 'game'),
   'task': (['--task=Pong'], 'what to train on is --game here'),
   'seed': (['--seed=-1'], 'seed'),
+  'number': (['--seed=one'], '--seed=one: expected a whole number'),
   'num_seeds': (['--num_seeds=0'], 'num_seeds'),
   'tracker': (['--tracker=none,tensorbord'], "did you mean 'tensorboard'?"),
   'wandb': (['--wandb'], 'pip install wandb'),
@@ -46,6 +47,15 @@ def test_bad_input_is_one_line(case, tmp_path):
   assert len(lines) == 1 and expected in lines[0], result.stderr
   assert 'Traceback' not in result.stderr
   assert not (tmp_path / 'run').exists()  # the folder belongs to nobody
+
+
+def test_a_flag_that_is_missing_or_of_another_command_is_told_with_the_right_one():
+  result = run('evaluate', 'runs/catch')
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: --logdir=… is missing: The run folder')
+  result = run('sweep', '--suite=gym', '--env=CartPole-v1', '--dry_run')
+  assert result.returncode == 2
+  assert "flag 'env'; what to train on is --tasks here" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -375,3 +375,21 @@ def test_a_study(tmp_path):
   (tmp_path / 'cut' / 'plan.json').unlink()  # its runs would be taken for those of any other plan
   with pytest.raises(UserError, match='holds runs, but no plan.json'):
     study.Study(tmp_path / 'cut', plan)
+
+
+def test_a_call_that_trains_nothing_leaves_the_plan_as_it_was(tmp_path):
+  """One that is refused, or only estimates, would have the right one refused afterwards."""
+  refused = commands.run('study', '--env=catch', '--method=tdmpc', f'--output={tmp_path}/one')
+  assert refused.returncode == 2 and 'tdmpc plans' in refused.stderr
+  assert not (tmp_path / 'one').exists()
+  call = lambda label: study.Study(tmp_path, {'variants': {label: {}}, 'seeds': [0], 'together': 0})
+  labels = lambda: list(json.loads((tmp_path / 'plan.json').read_text())['variants'])
+  call('a')
+  call('b').forget()
+  assert labels() == ['a']
+  c = call('c')
+  call('d')  # while c is compiled
+  c.forget()
+  c.keep_together(1)
+  c.forget()
+  assert labels() == ['a', 'c', 'd']

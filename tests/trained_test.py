@@ -129,6 +129,13 @@ def test_an_observation_that_is_not_finite_is_refused():
       trained._batched(np.array([0, bad]), specs)
 
 
+def test_entries_of_an_observation_have_as_many_rows():
+  specs = {'state': envs.ArraySpec((2,), np.float32), 'goal': envs.ArraySpec((3,), np.float32)}
+  told = r'as many rows in every entry; got state of \[4\], goal of \[5\]'
+  with pytest.raises(ValueError, match=told):
+    trained._batched({'state': np.zeros((4, 2)), 'goal': np.zeros((5, 3))}, specs)
+
+
 def test_what_cannot_be_loaded(saved, tmp_path):
   with pytest.raises(UserError, match='holds no run'):
     trained.Agent.load(tmp_path)

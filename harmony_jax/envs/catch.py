@@ -162,7 +162,12 @@ class Catch(pure.Environment):
 
   def __init__(self, task: str = 'catch', num_envs: int = 1, **options: Any):
     self.canonical(task)
-    super().__init__(game(Options.of(options)), num_envs)
+    found = Options.of(options)
+    cell = PIXELS // found.size
+    for name in ('ball', 'paddle'):
+      if (side := getattr(found, name)) > cell:
+        raise ValueError(f'config.env.{name} is {side}: it must be at most {cell}, as a cell')
+    super().__init__(game(found), num_envs)
 
   @staticmethod
   def tasks() -> list[str]:

@@ -123,6 +123,8 @@ class Study:
     """
     self.path = local_path(path)
     self.plan: dict[str, Any] = settings.plain({'format': FORMAT, **plan})
+    self._before: str | None = None  # the plan that was there
+    self._alone = True  # no other call has added to it
     file = self.path / 'plan.json'
     try:
       self.path.mkdir(parents=True, exist_ok=True)
@@ -137,7 +139,8 @@ class Study:
   def _join(self, file):
     """Add to the plan what that in a file has more, where it is there."""
     if file.exists():
-      old = json.loads(file.read_text(encoding='utf-8'))
+      text = self._before = file.read_text(encoding='utf-8')
+      old = json.loads(text)
       self.plan = plans.grown(self.path, old, self.plan, FREE)
       self.plan['together'] = self.plan['together'] or old['together']
     elif any(self.path.glob('*/seed*/config.json')):
@@ -148,9 +151,24 @@ class Study:
   def keep_together(self, width: int) -> None:
     """Have later calls train as many at once: other products round otherwise."""
     with run_folder.alone_in(self.path):  # another call may have added variants or seeds
-      self.plan = json.loads((self.path / 'plan.json').read_text(encoding='utf-8'))
-      self.plan['together'] = width
+      found = json.loads((self.path / 'plan.json').read_text(encoding='utf-8'))
+      self._alone = found == self.plan
+      self.plan = {**found, 'together': width}
       self._write()
+
+  def forget(self) -> None:
+    """Leave the plan as it was before this call, unless another one has added to it since."""
+    file = self.path / 'plan.json'
+    with run_folder.alone_in(self.path):
+      if not self._alone or json.loads(file.read_text(encoding='utf-8')) != self.plan:
+        return
+      if self._before is not None:
+        with run_folder.atomic_write(file) as opened:
+          opened.write(self._before)
+        return
+      file.unlink()
+    with contextlib.suppress(OSError):  # something else is in it
+      self.path.rmdir()
 
   def _write(self):
     with run_folder.atomic_write(self.path / 'plan.json') as opened:
