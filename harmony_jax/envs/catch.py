@@ -123,8 +123,15 @@ class Options(base.Options):
 
 @functools.cache
 def game(options: Options = Options()) -> pure.Game:
-  """Return the game as pure functions, one object for equal options."""
-  size = options.size
+  """Return the game as pure functions, one object for equal options.
+
+  Raises:
+    ValueError: a ball or a paddle that is larger than its cell.
+  """
+  size, cell = options.size, PIXELS // options.size
+  for name in ('ball', 'paddle'):
+    if (side := getattr(options, name)) > cell:
+      raise ValueError(f'config.env.{name} is {side}: it must be at most {cell}, as a cell')
   spec = base.Spec(
     observation={'image': base.ArraySpec((PIXELS, PIXELS, 3), np.uint8)},
     discrete=True,
@@ -162,12 +169,7 @@ class Catch(pure.Environment):
 
   def __init__(self, task: str = 'catch', num_envs: int = 1, **options: Any):
     self.canonical(task)
-    found = Options.of(options)
-    cell = PIXELS // found.size
-    for name in ('ball', 'paddle'):
-      if (side := getattr(found, name)) > cell:
-        raise ValueError(f'config.env.{name} is {side}: it must be at most {cell}, as a cell')
-    super().__init__(game(found), num_envs)
+    super().__init__(game(Options.of(options)), num_envs)
 
   @staticmethod
   def tasks() -> list[str]:
