@@ -285,7 +285,11 @@ def draw_online(
 
   found, about = collected(figure, texts)
   colors = figures.colors_of(figure.variants, curves.METHODS)
-  panels, legend = [], [(label, color, 'solid') for label, color in colors.items()]
+  there = {record.method for record in found}
+  panels, legend = (
+    [],
+    [(label, color, 'solid') for label, color in colors.items() if label in there],
+  )
   for suite in dict.fromkeys(record.suite for record in found):
     own = [record for record in found if record.suite == suite]
     for panel in figure.panels:
