@@ -104,6 +104,13 @@ def test_what_is_odd_is_told_alone(tmp_path, how, told):
   assert told in found
 
 
+def test_a_collapse_without_free_nats_is_told(tmp_path):
+  """Offline three rules do so on lever pull, whose model has none."""
+  for kl, told in ((1e-4, ['the dynamics loss is 0.0001 nats']), (0.5, [])):
+    columns = {'loss/dynamics': lambda x, kl=kl: kl}
+    assert odd(run(tmp_path / f'{kl}', columns, losses={'free_nats': 0.0})) == told
+
+
 def test_an_update_that_ended_the_run_is_counted(tmp_path):
   """No line of metrics was written after it."""
   folder = run(tmp_path / 'run')

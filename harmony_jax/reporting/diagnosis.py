@@ -120,6 +120,13 @@ def _model(record, series) -> Iterator[Sign]:
       'the posterior says no more than the prior: it has collapsed, or free nats are so many that '
       'the dynamics are not trained (config.losses.free_nats). Is the observation loss falling?',
     )
+  elif dynamics and free == 0 and late and _median(dynamics, 0.5) < 0.01:
+    yield Sign(
+      f'the dynamics loss is {text(_median(dynamics, 0.5))} nats',
+      'the posterior says no more than the prior: it has collapsed, as it does where a small loss '
+      'is weighed much and there are no free nats. --config.losses.free_nats=1, or a rule whose '
+      'dynamics has the weight of the observation (--weighting=equilibrium)',
+    )
   for task in MODEL:
     loss = series.get(f'loss/{task}', [])
     if len(loss) < 8 or task == 'dynamics':
