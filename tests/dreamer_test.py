@@ -250,8 +250,9 @@ def test_the_halves_of_the_dynamics_train_their_own_side():
   the free nats.
   """
   case = dict(shapes=small.VECTOR, deterministic=True, rssm__learned_initial=False)
+  case |= dict(losses__free_nats=0.0, weighting__rule='none')
   halves = [dict(losses__rep=0.0), dict(losses__dyn=0.0), dict(losses__free_nats=1e3)]
-  agents = [small.agent(**{**case, 'losses__free_nats': 0.0, **half}) for half in halves]
+  agents = [small.agent(**case | half) for half in halves]
   state = small.state_of(agents[0])
   batch = jax.tree.map(lambda x: x[:, :1], small.batch(small.VECTOR))
 

@@ -272,7 +272,11 @@ def _settle_config(path, config, identity):
       file.write('\n')
     return False
   try:
-    _compare(path, wanted)
+    free = _compare(path, wanted)
+    try:
+      config.replace(free)  # what is read later must be a value that it can have
+    except UserError as error:
+      raise UserError(f'{path} is damaged: {error}') from None
   except AnotherRun:
     if is_recorded(path.parent):
       raise
@@ -302,6 +306,7 @@ def check(logdir: str | pathlib.Path, config: config_.Config, identity: Mapping[
 
 
 def _compare(path, wanted):
+  """Raise AnotherRun, or return the other values that a folder has of settings that are free."""
   differing = config_.difference(_present(path, wanted), settings.plain(wanted))
   if 'identity.from.run' in differing:  # what else is said of it follows
     differing = {key: pair for key, pair in differing.items() if key not in _OF_SOURCE}
@@ -312,6 +317,10 @@ def _compare(path, wanted):
   ]
   if told:
     raise AnotherRun(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
+  names = {key: key.removeprefix('config.') for key in differing}
+  return {
+    names[key]: old for key, (old, _) in differing.items() if names[key] in FREE and old is not None
+  }
 
 
 def _present(path, wanted):
