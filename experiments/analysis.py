@@ -285,11 +285,8 @@ def draw_online(
 
   found, about = collected(figure, texts)
   colors = figures.colors_of(figure.variants, curves.METHODS)
-  there = {record.method for record in found}
-  panels, legend = (
-    [],
-    [(label, color, 'solid') for label, color in colors.items() if label in there],
-  )
+  there, panels = {record.method for record in found}, []
+  legend = [(label, color, 'solid') for label, color in colors.items() if label in there]
   for suite in dict.fromkeys(record.suite for record in found):
     own = [record for record in found if record.suite == suite]
     for panel in figure.panels:

@@ -210,7 +210,8 @@ def equilibrium(
   (eq. 13) of its loss's running mean, where harmonizers are after a long run or at a high learning
   rate; the dynamics, whose KL regularises the representation, has the last observation task's.
 
-  Not in the paper; compared with its rules in results/harmony. Nothing is learned or tuned.
+  Not in the paper; compared with its rules in results/harmony. Nothing is learned or tuned, unless
+  `least` is given (see `running`).
   """
   return running(decay, rectified, {'dynamics': observing[-1:]}, least)
 

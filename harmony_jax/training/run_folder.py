@@ -317,10 +317,8 @@ def _compare(path, wanted):
   ]
   if told:
     raise AnotherRun(f'{path.parent} holds another run ({"; ".join(told)}); choose another folder')
-  names = {key: key.removeprefix('config.') for key in differing}
-  return {
-    names[key]: old for key, (old, _) in differing.items() if names[key] in FREE and old is not None
-  }
+  olds = {key.removeprefix('config.'): old for key, (old, _) in differing.items()}
+  return {name: olds[name] for name in FREE if olds.get(name) is not None}
 
 
 def _present(path, wanted):
