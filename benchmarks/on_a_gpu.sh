@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a GPU is asked, most telling first; every figure is written at once, so that a visit that is cut short leaves what it
-# measured.
+# What a GPU is asked, most telling first; after every step all figures so far are packed into $OUT/figures.tgz, so that a visit
+# that is cut short leaves what it measured, in one file.
 #
 #   OUT=figures BUDGET=570 bash benchmarks/on_a_gpu.sh      BUDGET: seconds; ONLY="step_f32 boxing": these steps alone;
 #                                                           PRESET=tiny: to try it out, on a CPU as well
@@ -29,10 +29,10 @@ if [ "${1:-}" = pack ]; then
 fi
 
 budget=${BUDGET:-570} preset=${PRESET:-paper} python=${PYTHON:-python3}
-back=${OUT:?the folder that figures go to}
+out=${OUT:?the folder that figures.tgz goes to}
 temporary=$(mktemp -d)
-mkdir -p "$back"
-back=$(cd "$back" && pwd)
+back=$temporary/figures
+mkdir -p "$out" "$back"
 if ls "$pack"/wheels/*.whl > /dev/null 2>&1; then
   "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$temporary/site" "$pack"/wheels/*.whl
   export PYTHONPATH=$temporary/site
@@ -50,6 +50,7 @@ step() { # name, most seconds, command
   timeout -s TERM -k 10 $((most < left ? most : left)) bash -c "$3" > "$back/$name.txt" 2>&1
   echo "$name: exit $? after $((SECONDS - begun)) s" | tee -a "$back/steps.txt"
   tail -n 4 "$back/$name.txt"
+  tar -czf "$temporary/figures.tgz" -C "$temporary" figures && mv "$temporary/figures.tgz" "$out/"
 }
 
 benchmark="$python -m experiments.benchmark --preset=$preset"
@@ -66,9 +67,9 @@ step step_fused 150 "$benchmark --what=train_step $bfloat16 --config.rssm.recurr
 step step_f32 150 "$benchmark --what=train_step --output=$back/step_f32.json"
 step parity 150 "JAX_DEFAULT_MATMUL_PRECISION=highest $python -m pytest -q -x -s -p no:cacheprovider tests/parity_test.py -k v3_discrete_harmony"
 step boxing 220 "$python -m experiments.atari100k --game=Boxing --preset=$preset $bfloat16 --config.video_every=0 --config.eval_every=2500 --config.eval_episodes=10 --config.log_every=100 --logdir=$runs/boxing; cp $runs/boxing/metrics.jsonl $back/boxing_metrics.jsonl; cp $runs/boxing/scores.jsonl $back/boxing_scores.jsonl"
-step acting 90 "$benchmark --what=policy,replay --output=$back/acting.json"
+step acting 90 "$benchmark --what=policy --output=$back/acting.json; $benchmark --what=replay --output=$back/replay.json"
 step seeds 120 "$python -m experiments.catch --preset=cpu --num_seeds=8 --config.steps=6000 --config.eval_episodes=20 --config.video_every=0 --logdir=$runs/seeds"
 # Expected: benchmarks/NOTES.md, "Whole runs as one program".
 step study 480 "STUDY=$runs/study PYTHON=$python bash results/ondevice/run.sh gpu; cp -r $runs/study/gpu/results $back/study"
 step tests 200 "JAX_DEFAULT_MATMUL_PRECISION=highest $python -m pytest -q -p no:cacheprovider tests/dreamer_test.py tests/harmony_test.py tests/device_replay_test.py tests/seeds_test.py"
-echo "$SECONDS of $budget s; figures in $back"
+echo "$SECONDS of $budget s; $out/figures.tgz"

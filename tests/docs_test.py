@@ -152,10 +152,24 @@ def check_install(words):
     assert not re.match(r'[a-z_-]+[<>=]', word) or f"'{word}" in known, f'not in setup.py: {word}'
 
 
+def asked_of_a_gpu(folder):
+  """Return the commands of the script for a GPU, whose figures are one file; none is run."""
+  asked, out, program = folder / 'asked', folder / 'out', folder / 'python'
+  program.write_text(f'#!/bin/bash\nprintf "python$(printf " %q" "$@")\\n" >> {asked}\n')
+  program.chmod(0o755)
+  script = ['bash', str(ROOT / 'benchmarks' / 'on_a_gpu.sh')]
+  variables = {**os.environ, 'OUT': str(out), 'PYTHON': str(program)}
+  subprocess.run(script, env=variables, capture_output=True, check=True, timeout=100)
+  assert [path.name for path in out.iterdir()] == ['figures.tgz']
+  return [line for line in asked.read_text().splitlines() if ' -m experiments.' in line]
+
+
 def test_commands_are_right(tmp_path):
   (tmp_path / 'docs').mkdir()
   shutil.copy(ROOT / 'docs' / 'small.yaml', tmp_path / 'docs')
-  check(COMMANDS, tmp_path)
+  of_script = asked_of_a_gpu(tmp_path)
+  assert len(of_script) > 8
+  check([*COMMANDS, *of_script], tmp_path)
 
 
 @pytest.mark.parametrize(
