@@ -3,7 +3,7 @@
 #   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip|bounds|free
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=five, six, first or others does a part of the rules
-# (of `second`: six, others, or the five without it), FIRST=1 the first buffer alone.
+# (`second` does five without it), FIRST=1 the first buffer alone.
 set -euo pipefail
 part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip, bounds, free}
 shift
@@ -100,20 +100,6 @@ case $part in
     train rates --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony_tied,running,running_tied \
       "--variant=harmony_tied_x10: weighting.rule=harmony_tied weighting.rate=10" "$@"
     ;;
-  second) # the five rules on both of cartpole's buffers, by the names that they have among the rates; or six or twelve others
-    if [ "${RULES:-}" = six ]; then
-      train rates --buffer="$(both cartpole)" --seeds=3 "${six[@]}" "$@"
-      exit
-    fi
-    if [ "${RULES:-}" = others ]; then
-      train rates --buffer="$(both cartpole)" --seeds=3 "${others[@]}" \
-        "--variant=gradnorm_kept: weighting.rule=gradnorm" "$@"
-      exit
-    fi
-    train rates --buffer="$(both cartpole)" --seeds=3 --weighting=none,running_tied "$(fixed w100 1 100)" \
-      "--variant=rate1: weighting.rule=harmony weighting.rate=1" \
-      "--variant=rate10_closed: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8" "$@"
-    ;;
   sizes) # a half and twice the width of everything; later flags count
     for width in half double; do
       sizes=(8 64 48) && [ $width = half ] || sizes=(32 256 192)
@@ -152,17 +138,18 @@ case $part in
     done
     train rates --buffer="$(both cartpole)" --seeds=3 --weighting=running_tied_unrectified "$@"
     ;;
-  *)
-    buffers=$(both "$part")
-    if [ "${RULES:-}" = five ]; then
-      train "$part" --buffer="$buffers" --seeds=3 "${five[@]}" "$@"
-      exit
+  *) # the rules of RULES, or the first and then the others
+    study=$part buffers=$part rules=${RULES:-first others} seeds=5
+    case $part,$rules in second,* | *,five | *,six) seeds=3 ;; esac
+    if [ "$part" = second ]; then # beside the rates, by the names that rules have there
+      study=rates buffers=cartpole rules=${RULES:-five}
+      five=(--weighting=none,running_tied "$(fixed w100 1 100)" "--variant=rate1: weighting.rule=harmony weighting.rate=1"
+        "--variant=rate10_closed: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8")
+      others+=("--variant=gradnorm_kept: weighting.rule=gradnorm")
     fi
-    if [ "${RULES:-}" = six ]; then
-      train "$part" --buffer="$buffers" --seeds=3 "${six[@]}" "$@"
-      exit
-    fi
-    [ "${RULES:-first}" = others ] || train "$part" --buffer="$buffers" --seeds=5 "${first[@]}" "$@"
-    [ "${RULES:-others}" = first ] || train "$part" --buffer="$buffers" --seeds=5 "${others[@]}" "$@"
+    for name in $rules; do
+      chosen="$name[@]"
+      train "$study" --buffer="$(both "$buffers")" --seeds=$seeds "${!chosen}" "$@"
+    done
     ;;
 esac
