@@ -11,7 +11,6 @@ what `experiments.report` reads.
 if not __package__:
   import as_file  # noqa: F401
 
-import contextlib
 import sys
 from typing import Any
 
@@ -73,12 +72,10 @@ def _run(options, texts, interruption):
   groups = [(each, lots) for each, lots in groups if lots]
   failed: list[str] = []
   if groups:
-    with contextlib.ExitStack() as stack:
-      stack.callback(opened.forget)  # what trains nothing adds nothing
-      prepared = _prepare(options, opened, groups)
-      if options.estimate:
-        return 0
-      stack.pop_all()
+    prepared = _prepare(options, opened, groups)
+    if options.estimate:
+      return 0
+    opened.begin(prepared[0][0].width)
     interruption.arm()
 
     def check():
@@ -155,6 +152,7 @@ def _plan(options, common, made, seeds) -> dict[str, Any]:
 def _prepare(options, opened, groups):
   """Say what memory and time it takes; return (wave, its parts, times) of each program."""
   from harmony_jax.ondevice import study, waves
+  from harmony_jax.training import recording
 
   there = jax.local_device_count()
   devices = options.devices or there
@@ -162,6 +160,8 @@ def _prepare(options, opened, groups):
     raise UserError(f'--devices={devices}: there {"is" if there == 1 else "are"} {there}')
   count = sum(len(lots) for _, lots in groups)
   made = [study.make_program(group, [lots[0].seed]) for group, lots in groups]
+  if not options.estimate:
+    recording.writable(opened.path)  # before anything is compiled
   firsts = [(program, lots[0]) for program, (_, lots) in zip(made, groups)]
   size = max(
     waves.agent_bytes(program, program.timetable.own[lot.seed], lot.numbers)
@@ -169,7 +169,6 @@ def _prepare(options, opened, groups):
   )
   largest = max(len(lots) for _, lots in groups)
   width = waves.choose_width(opened.plan['together'], size, largest, devices)
-  opened.keep_together(width)
   print(
     f'{count} agents on {devices} × {jax.local_devices()[0].device_kind}, '
     f'{min(largest, width * devices)} at once, by {len(groups)} '

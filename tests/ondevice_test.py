@@ -362,8 +362,8 @@ def test_a_study(tmp_path):
   plan = json.loads((tmp_path / 'cut' / 'plan.json').read_text())
   assert plan['seeds'] == [0, 1] and plan['together'] == 1
   first = study.Study(tmp_path / 'cut', plan)
-  study.Study(tmp_path / 'cut', {**plan, 'seeds': [0, 7]})  # while the first one compiles
-  first.keep_together(1)
+  study.Study(tmp_path / 'cut', {**plan, 'seeds': [0, 7]}).begin(1)  # while the first one compiles
+  first.begin(1)
   assert json.loads((tmp_path / 'cut' / 'plan.json').read_text())['seeds'] == [0, 1, 7]
   older = json.loads(json.dumps(plan))
   del older['config']['eval_in_background']  # before there was such a setting, which is off
@@ -383,13 +383,6 @@ def test_a_call_that_trains_nothing_leaves_the_plan_as_it_was(tmp_path):
   assert refused.returncode == 2 and 'tdmpc plans' in refused.stderr
   assert not (tmp_path / 'one').exists()
   call = lambda label: study.Study(tmp_path, {'variants': {label: {}}, 'seeds': [0], 'together': 0})
-  labels = lambda: list(json.loads((tmp_path / 'plan.json').read_text())['variants'])
-  call('a')
-  call('b').forget()
-  assert labels() == ['a']
-  c = call('c')
-  call('d')  # while c is compiled
-  c.forget()
-  c.keep_together(1)
-  c.forget()
-  assert labels() == ['a', 'c', 'd']
+  call('a').begin(1)
+  call('b')
+  assert list(json.loads((tmp_path / 'plan.json').read_text())['variants']) == ['a']

@@ -20,7 +20,7 @@ from harmony_jax.ondevice import timetable
 from harmony_jax.ondevice.program import Program
 from harmony_jax.ondevice.waves import Lot, Recorded
 from harmony_jax.paths import local_path
-from harmony_jax.training import evaluation, plans, run_folder, setup
+from harmony_jax.training import evaluation, plans, recording, run_folder, setup
 from harmony_jax.training.logger import MetricsWriter
 
 FORMAT = 1
@@ -116,63 +116,43 @@ class Study:
   """
 
   def __init__(self, path: str | pathlib.Path, plan: Mapping[str, Any]):
-    """Make the folder, or go on in it; variants and seeds that are new join its plan.
+    """Open a folder, or name a new one; nothing is written before `begin`.
 
     Raises:
-      UserError: it has another plan: names what differs first; or it cannot be written.
+      UserError: it has another plan: names what differs first.
     """
     self.path = local_path(path)
     self.plan: dict[str, Any] = settings.plain({'format': FORMAT, **plan})
-    self._before: str | None = None  # the plan that was there
-    self._alone = True  # no other call has added to it
+    self._join()
+
+  def _join(self):
+    """Take into the plan the variants and seeds of that in the folder, where there is one."""
     file = self.path / 'plan.json'
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      with run_folder.alone_in(self.path):
-        self._join(file)
-        self._write()
-    except OSError as error:
-      raise UserError(f'--output: cannot write to {self.path} ({error.strerror})') from None
-    except (ValueError, KeyError, TypeError) as error:
+      old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else None
+      if old is None and any(self.path.glob('*/seed*/config.json')):
+        raise UserError(
+          f'{self.path} holds runs, but no plan.json that says of what: choose another --output'
+        )
+      if old is not None:
+        self.plan = plans.grown(self.path, old, self.plan, FREE)
+        self.plan['together'] = self.plan['together'] or old['together']
+    except (OSError, ValueError, KeyError, TypeError) as error:
       raise UserError(f'{file} is damaged: {type(error).__name__} {error}') from None
 
-  def _join(self, file):
-    """Add to the plan what that in a file has more, where it is there."""
-    if file.exists():
-      text = self._before = file.read_text(encoding='utf-8')
-      old = json.loads(text)
-      self.plan = plans.grown(self.path, old, self.plan, FREE)
-      self.plan['together'] = self.plan['together'] or old['together']
-    elif any(self.path.glob('*/seed*/config.json')):
-      raise UserError(
-        f'{self.path} holds runs, but no plan.json that says of what: choose another --output'
-      )
+  def begin(self, width: int) -> None:
+    """Write the plan, with what other calls have added to it since; later calls train as many
+    agents at once, as other products round otherwise.
 
-  def keep_together(self, width: int) -> None:
-    """Have later calls train as many at once: other products round otherwise."""
-    with run_folder.alone_in(self.path):  # another call may have added variants or seeds
-      found = json.loads((self.path / 'plan.json').read_text(encoding='utf-8'))
-      self._alone = found == self.plan
-      self.plan = {**found, 'together': width}
-      self._write()
-
-  def forget(self) -> None:
-    """Leave the plan as it was before this call, unless another one has added to it since."""
-    file = self.path / 'plan.json'
+    Raises:
+      UserError: another call has begun another study there, or it cannot be written.
+    """
+    recording.writable(self.path)
     with run_folder.alone_in(self.path):
-      if not self._alone or json.loads(file.read_text(encoding='utf-8')) != self.plan:
-        return
-      if self._before is not None:
-        with run_folder.atomic_write(file) as opened:
-          opened.write(self._before)
-        return
-      file.unlink()
-    with contextlib.suppress(OSError):  # something else is in it
-      self.path.rmdir()
-
-  def _write(self):
-    with run_folder.atomic_write(self.path / 'plan.json') as opened:
-      json.dump(self.plan, opened, indent=1)
+      self._join()
+      self.plan['together'] = width
+      with run_folder.atomic_write(self.path / 'plan.json') as opened:
+        json.dump(self.plan, opened, indent=1)
 
   def folder(self, label: str, seed: int) -> pathlib.Path:
     """Return the run folder of an agent."""
