@@ -385,20 +385,18 @@ def _batched(observation, specs, lead=0) -> tuple[dict[str, np.ndarray], bool]:
       f'an observation has {", ".join(specs)}; got {", ".join(map(str, observation))}'
     )
   arrays = {name: np.asarray(observation[name]) for name in specs}
-  ranks = {arrays[name].ndim - len(spec.shape) for name, spec in specs.items()}
+  ahead = {name: x.shape[: max(0, x.ndim - len(specs[name].shape))] for name, x in arrays.items()}
+  ranks = {len(shape) for shape in ahead.values()}
   told = ('{} or [N, …] of it', '[T, …] of {} or [N, T, …]')[lead]
   for name, spec in specs.items():
-    array, rank = arrays[name], len(spec.shape)
+    array = arrays[name]
     fits = len(ranks) == 1 and ranks <= {lead, lead + 1}
-    if array.shape[array.ndim - rank :] != spec.shape or not fits:
+    if array.shape[len(ahead[name]) :] != spec.shape or not fits:
       raise ValueError(f'{name} is {told.format(list(spec.shape))}; got {list(array.shape)}')
-    if rank == 3 and array.dtype != np.uint8:
+    if len(spec.shape) == 3 and array.dtype != np.uint8:
       raise ValueError(f'{name} is uint8 in 0 … 255; got {array.dtype}')
     if array.dtype.kind == 'f' and not np.isfinite(array).all():  # the memory would never lose it
       raise ValueError(f'{name} has {array[~np.isfinite(array)][0]} in it')
-  ahead = {
-    name: array.shape[: array.ndim - len(specs[name].shape)] for name, array in arrays.items()
-  }
   if len(set(ahead.values())) > 1:
     told = ', '.join(f'{name} of {list(shape)}' for name, shape in ahead.items())
     raise ValueError(f'an observation has as many rows in every entry; got {told}')
