@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ FOLDER = pathlib.Path(
   os.environ.get('HARMONY_PARITY_DIR', pathlib.Path(__file__).parents[2] / 'shared' / 'parity')
 )
 AUTHORS = {'v3': parity_v3, 'v2': parity_v2, 'pro': parity_pro}
+CLIPS = {'identity': lambda x: x, 'sign': np.sign, 'tanh': np.tanh}  # of rewards
+NO_VECTORS = 'image', 'action', 'reward', 'is_first', 'is_last', 'is_terminal', 'reset'
 
 
 def paths() -> list:
@@ -51,9 +54,13 @@ class Fixture:
     self.meta = json.loads(bytes(self.data.pop('meta.json')))
     self.authors = AUTHORS[_method(self.name)]
     self.config = self.authors.config_of(self.meta)
-    # The V2 files were recorded with continuous actions; those with discrete ones say so.
-    shapes = {'image': self.authors.shape_of(self.group('batch'))}
-    actions, discrete = self.data['batch/action'].shape[-1], self.meta.get('discrete', False)
+    batch = self.group('batch')
+    shapes = {'image': self.authors.shape_of(batch)}
+    if any('/enc/mlp/' in name for name in self.data):  # of DreamerV3: vectors, too
+      shapes |= {k: v.shape[2:] for k, v in batch.items() if k not in NO_VECTORS}
+    # Of choices there is no deviation.
+    continuous = any(re.search(r'actor.*[./]std[./]', name) for name in self.data)
+    actions, discrete = batch['action'].shape[-1], self.meta.get('discrete', not continuous)
     spec = small.spec(shapes, actions, discrete)
     make = method.entry(self.authors.METHOD).make
     self.agent = make(self.config, spec, deterministic=True)
@@ -73,7 +80,9 @@ class Fixture:
 
   def batch(self) -> dict:
     """The recorded batch as device arrays in our layout."""
-    return self.authors.batch_of(self.group('batch'))
+    batch = self.authors.batch_of(self.group('batch'))
+    clip = CLIPS[self.meta['config'].get('clip_rewards', 'identity')]
+    return {**batch, 'reward': clip(batch['reward'])}
 
   @functools.cached_property
   def _init(self):

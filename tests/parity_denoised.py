@@ -265,24 +265,24 @@ def unpacked(stats):
 
 def losses(fixture, found) -> dict:
   """The authors' losses of update 1, by their names, without constants."""
-  rows, metrics, c = found.rows['forward'], found.metrics, fixture.config.losses
+  rows, metrics = found.rows['forward'], found.metrics
   mse = {'observation_mse': 2 * metrics['loss/observation'] / math.prod(fixture.shape)}
   mse['reward_mse'] = 2 * metrics['loss/reward']
   names = {'observation': 'observation', 'reward': 'reward', 'total': 'world_model'}
   found = {theirs: metrics[f'loss/{ours}'] for theirs, ours in names.items()}
   for part in fixture.meta['parts']:
-    found[f'kl_{part}'] = np.maximum(rows[f'kl/{part}'], getattr(c, f'free_{part}')).mean()
+    free = fixture.meta[f'free_nats_{part}']
+    found[f'kl_{part}'] = np.maximum(rows[f'kl/{part}'], free).mean()
   return found | mse | {'kl_x_no_free_nats': metrics['loss/kl_x']}
 
 
 def terms(fixture) -> dict:
   """{our task: [(factor, the authors' term)]}."""
-  c = fixture.config.losses
-  kept = min(c.beta_free_x or c.beta_x, c.beta_x)
+  c, split = fixture.config.losses, fixture.meta['beta_free_nats_x']
+  kept = c.beta_x if split is None else min(split, c.beta_x)
   found = {name: [(1, name)] for name in ('observation', 'reward')}
-  found['dynamics_x'] = [(kept, 'kl_x')]
-  if kept < c.beta_x:
-    found['dynamics_x'].append((c.beta_x - kept, 'kl_x_no_free_nats'))
+  halves = (kept, 'kl_x'), (c.beta_x - kept, 'kl_x_no_free_nats')
+  found['dynamics_x'] = [half for half in halves if half[0]]
   for part in fixture.meta['parts'][1:]:
     found[f'dynamics_{part}'] = [(getattr(c, f'beta_{part}'), f'kl_{part}')]
   return found

@@ -21,6 +21,24 @@ def latents(classes) -> dict:
   return {'rssm.classes': classes} if classes else {'rssm.latent': 'gaussian'}
 
 
+def named_stats(name, agent, stats) -> dict:
+  """What draws a stochastic state, by the authors' names."""
+  if agent.settings.rssm.latent == 'gaussian':
+    return {f'{name}_mean': stats[..., 0, :], f'{name}_std': stats[..., 1, :]}
+  return {f'{name}_logit': stats}
+
+
+def normalised(recorded) -> dict:
+  """Recorded logits as log-probabilities, which ours are."""
+  return {k: jax.nn.log_softmax(v) if k.endswith('_logit') else v for k, v in recorded.items()}
+
+
+def activation(theirs, parts) -> dict:
+  """Our setting for what all these parts have after their hidden layers."""
+  (found,) = {theirs[f'{part}.act'] for part in parts}
+  return {'network.activation': found}
+
+
 def weights(meta) -> dict:
   """Our settings for the recorded weights of losses, which the authors take without harmony."""
   theirs = meta['config']
@@ -58,15 +76,15 @@ def outputs(agent, state, batch) -> dict:
   feature = post.feature()
   decoder = agent.objective.decoder
   decoded = decoder.decode(params['decoder'], None, feature)
-  flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-  error = decoder.error(flat(decoded), flat({k: batch[k] for k in decoded}))
+  flat = lambda k, x: {k: x.reshape(-1, *x.shape[2:])}
+  errors = {k: decoder.error(flat(k, x), flat(k, batch[k])) for k, x in decoded.items()}
   reward = agent.reward(params['reward'], feature)
   found = {
     'embed': embed,
     'post': post,
     'prior': prior,
-    'image': decoded['image'],
-    'image_loss': error.reshape(previous.shape[:2]),
+    'decoded': decoded,
+    'errors': {k: error.reshape(previous.shape[:2]) for k, error in errors.items()},
     'reward': reward,
     'reward_loss': agent.reward.scalar.loss(reward, batch['reward']),
     'kl': agent.rssm.latents.kl(post.stats, prior),

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmony_jax import distributions as dists
-from harmony_jax import method, rssm, settings
+from harmony_jax import harmony, method, rssm, settings
 from harmony_jax.methods import dreamer
 from harmony_jax.methods.dreamer_parts import Draws
 from tests import small
-from tests.parity_layouts import features, first_action, nested
+from tests.parity_layouts import activation, features, first_action, nested
 from tests.parity_v2 import optimizers
 
 METHOD = 'dreamerpro'
@@ -91,6 +91,9 @@ def prepare(agent, fixture):
   of the two steps.
   """
   z, theirs = fixture.meta['z'], fixture.meta['config']
+  # Ours have one weight for both losses of the prototypes; weights of the others are in them.
+  weighed = {LOSSES[k]: float(theirs[f'loss_scales.{k}']) for k in ('swav', 'temp', 'kl', 'reward')}
+  agent.rule = harmony.make('fixed', weights=weighed)
   shifts = [fixture.data[f'batch/shifts_step{step}'] for step in STEPS]
   rng = small.jit(lambda key: agent.init(key).rng)(jax.random.key(0))
   second = jax.random.key_data(jax.random.fold_in(rng, 1))
@@ -123,7 +126,6 @@ def config_of(meta):
   """Our settings for the authors' recorded configuration."""
   theirs, gaussian = meta['config'], meta['latent'] == 'gaussian'
   balance, scale = theirs['kl.balance'], theirs['loss_scales.kl']
-  assert theirs['loss_scales.swav'] == theirs['loss_scales.temp']
   changes = {
     'batch_size': meta['B'],
     'batch_length': meta['T'],
@@ -168,8 +170,7 @@ def config_of(meta):
     'behavior.entropy': theirs['actor_ent'],
     'weighting.rule': 'fixed',
     'weighting.w_r': float(theirs['loss_scales.reward']),
-    'weighting.w_d': scale,
-    'weighting.w_o': float(theirs['loss_scales.swav']),
+    **activation(theirs, ('rssm', 'encoder', 'reward_head', 'actor', 'critic')),
   }
   return settings.replace(method.entry(METHOD).settings, changes | optimizers(theirs))
 

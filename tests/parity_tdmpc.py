@@ -106,6 +106,8 @@ class Fixture:
     shape = self.data['batch/obs'].shape[1:]
     self.pixels = len(shape) == 3
     self.frames = shape[0] // 3 if self.pixels else 1
+    flat = self.data['param/model._encoder.10.weight'].shape[1] if self.pixels else 0
+    self.places = flat // self.meta['config'].get('num_channels', 32)  # of the smallest picture
     self.shape = (*shape[1:], 3) if self.pixels else shape
     config = config_of(self.meta, self.frames)
     self.name = 'image' if self.pixels else 'state'
@@ -136,7 +138,7 @@ class Fixture:
       if value.ndim == 4:
         value = value.transpose(2, 3, 1, 0)
       elif network == '_encoder' and layer == 'out' and self.pixels:
-        side = math.isqrt(value.shape[1] // config.channels)
+        side = math.isqrt(self.places)
         rows = value.T.reshape(config.channels, side, side, -1)  # C, H, W -> H, W, C
         value = rows.transpose(1, 2, 0, 3).reshape(-1, value.shape[0])
       else:

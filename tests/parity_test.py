@@ -16,6 +16,7 @@ leave out elements whose recorded gradient is below 1e-6 of their tensor's large
 import dataclasses
 import functools
 import inspect
+import json
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -40,6 +41,7 @@ from tests import parity, parity_denoised, parity_tdmpc, small
 PATHS, TDMPC, DENOISED = parity.paths(), parity_tdmpc.paths(), parity_denoised.paths()
 FORMS = ('conv', 'matmul')
 PROTOTYPES = "['world_model']['prototypes']['vectors']"
+SLOW = "['slow']", "['targets']"
 
 pytestmark = pytest.mark.skipif(
   not PATHS + TDMPC + DENOISED,
@@ -113,7 +115,7 @@ def report(group, errors, limit):
 @in_both_forms
 def test_forward(fixture, form):
   ours, recorded = _first(fixture, form).forward, fixture.authors.compared(fixture.group('forward'))
-  assert set(ours) == set(recorded), set(ours) ^ set(recorded)
+  assert set(recorded) <= set(ours), set(recorded) - set(ours)
   report('forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
 
 
@@ -251,7 +253,7 @@ def test_no_update_fails(fixture):
   """The comparison of updates can fail: parameters that were never touched do not pass it."""
   state = fixture.state()
   errors = update_errors(fixture, parameters(state), 1, masked=False)
-  assert min(errors.values()) > 0.5
+  assert min(filter(None, errors.values())) > 0.5  # of tensors that move at all
 
 
 @in_both_forms
@@ -261,7 +263,7 @@ def test_half_an_update_fails(fixture, form):
   after = _first(fixture, form).state
   half = jax.tree.map(lambda a, b: (a + b) / 2, *jax.device_get((state.params, after.params)))
   errors = update_errors(fixture, parameters(after, half), 1, masked=False)
-  assert min(v for k, v in errors.items() if not k.startswith(("['slow']", "['targets']"))) > 0.4
+  assert min(v for k, v in errors.items() if v and not k.startswith(SLOW)) > 0.4
 
 
 # What only some files have
@@ -350,6 +352,62 @@ def test_forward_before_the_second_update(fixture, form):
   ours = _train(fixture, form)[1].forward
   assert set(recorded) <= set(ours)
   report('second forward', {k: relative(ours[k], recorded[k]) for k in recorded}, 1e-4)
+
+
+# Settings that no recording here has
+# -------------------------------------------------------------------------------------------
+
+
+def _changed(tmp_path, name, settings, arrays=lambda name, array: array):
+  """A copy of a recording of that method, with other settings; arrays that become None are gone."""
+  path = next((path for path in PATHS if f'{name}_' in path.stem), None)
+  if path is None:
+    pytest.skip('no such recording')
+  with np.load(path) as data:
+    found = {k: arrays(k, v) for k, v in data.items()}
+  meta = json.loads(bytes(found.pop('meta.json')))
+  meta['config'] |= settings
+  found = {k: v for k, v in found.items() if v is not None}
+  meta_bytes = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+  np.savez(tmp_path / path.name, **found, **{'meta.json': meta_bytes})
+  return parity.Fixture(tmp_path / path.name)
+
+
+NETWORKS = 'rssm', 'encoder', 'decoder', 'reward_head', 'discount_head', 'cont_head'
+RELU = {f'{name}.act': 'relu' for name in (*NETWORKS, 'actor', 'critic')}
+
+
+def test_settings_of_dreamerv3_are_read(tmp_path):
+  """Vectors beside the picture, and an actor by REINFORCE whatever its actions."""
+  vectors = {f'{net}.mlp_{k}': 2 for net in ('encoder', 'decoder') for k in ('layers', 'units')}
+  kinds = {'actor_grad_disc': 'backprop', 'actor_grad_cont': 'reinforce'}
+  fixture = _changed(tmp_path, 'v3', {**RELU, **vectors, **kinds})
+  agent, root = fixture.agent, 'agent/wm'
+  assert agent.settings.network.activation == 'relu'
+  assert agent.actor_objective().through_dynamics == agent.chooses
+  names = {f'{root}/{net}/mlp/h1/kernel': 0 for net in ('enc', 'dec')}
+  tree = parity.parity_v3.to_tree({**names, f'{root}/dec/mlp/dist_arm/out/bias': 0})
+  layer = {'h_1': {'kernel': 0}}
+  assert tree == {'world_model': {'encoder': layer, 'decoder': {**layer, 'out_arm': {'bias': 0}}}}
+
+
+def test_settings_of_dreamerv2_are_read(tmp_path):
+  """Choices, which a file need not name, and rewards that are squashed."""
+  squashed = lambda name, array: None if '.std.' in name else array
+  fixture = _changed(tmp_path, 'v2', {**RELU, 'clip_rewards': 'tanh'}, squashed)
+  assert fixture.agent.chooses and fixture.agent.settings.network.activation == 'relu'
+  np.testing.assert_allclose(
+    fixture.batch()['reward'], np.tanh(fixture.data['batch/reward']), rtol=1e-6
+  )
+
+
+def test_settings_of_dreamerpro_are_read(tmp_path):
+  """A weight for each of the losses."""
+  scales = {'swav': 0.5, 'temp': 2.0, 'kl': 3.0, 'reward': 7.0}
+  chosen = {f'loss_scales.{name}': scale for name, scale in scales.items()}
+  agent = _changed(tmp_path, 'pro', RELU | chosen).agent
+  losses = {'swav': 1.0, 'temporal': 10.0, 'dynamics': 100.0, 'reward': 1000.0, 'norm': 1e4}
+  assert agent.rule.weigh(losses, {}, ())[0] == 0.5 + 20 + 300 + 7000 + 1e4
 
 
 # TD-MPC: every draw is recorded, too
@@ -559,7 +617,7 @@ MADE = {  # in what the losses are made of
   'one weight for the batch': ("importance == 'batch'", "importance == 'element'"),
   'one shift for all': ('draws.shift)  #', 'draws.shift.at[1:].set(draws.shift[:1]))  #'),
   'x and y exchanged': ('(shift[1], shift[0], 0)', '(shift[0], shift[1], 0)'),
-  'another pad': ('// 21', '// 16'),
+  'another pad': ('// 21', '// 9'),
   'half subtracted': ('.astype(self.dtype) / 255', '.astype(self.dtype) / 255 - 0.5'),
   'channels first': ('x.reshape(*lead, -1)', 'jnp.moveaxis(x, -1, 1).reshape(*lead, -1)'),
   'noise not clipped': ('jnp.clip(std * noise, -_LARGEST_NOISE, _LARGEST_NOISE)', 'std * noise'),
@@ -593,11 +651,26 @@ PLANNED = {  # in a call
 }
 PICTURES = ('one shift for all', 'x and y exchanged', 'another pad')
 PICTURES += ('half subtracted', 'channels first')
+NO_MISTAKE = {  # recordings that it makes no difference to
+  'one weight for the batch': lambda file: np.ptp(file.data['batch/weights']) == 0,
+  'channels first': lambda file: file.places == 1,
+  'noise not clipped': lambda file: (
+    file.config.policy_std * max(np.abs(x).max() for x in file.draws(1)[1:]) <= 0.3
+  ),
+  'the policy first': lambda file: not file.meta['plans']['train_cold']['num_pi_trajs'],
+  'temperature divides': lambda file: file.config.planning.temperature == 1,
+  'the action clipped': lambda file: np.abs(file.data['plan/train_short/action']).max() <= 1,
+}
+
+
+def _shows(path, name):
+  file = _recorded(path)
+  return file.pixels == (name in PICTURES) and not NO_MISTAKE.get(name, lambda file: False)(file)
 
 
 def _mistaken(name, said, wrong, monkeypatch):
   """A recorded run with an agent whose source says something else."""
-  path = next((each for each in TDMPC if _recorded(each).pixels == (name in PICTURES)), None)
+  path = next((each for each in TDMPC if _shows(each, name)), None)
   if path is None:
     pytest.skip('no such recording')
   sources = (tdmpc, tdmpc_networks, tdmpc_planning)
@@ -617,7 +690,7 @@ def test_a_mistake_in_the_losses_shows(name, monkeypatch):
   fixture, _ = _mistaken(name, *MADE[name], monkeypatch)
   inputs = jax.device_put((fixture.state(), fixture.batch(), fixture.draws(1)))
   ours, recorded = parity_tdmpc.forward(fixture, *inputs), fixture.group('forward')
-  assert max(relative(ours[k], recorded[k]) for k in ours if k in recorded) > 1e-3
+  assert max(relative(ours[k], recorded[k]) for k in ours if k in recorded) > 2e-4
 
 
 @pytest.mark.parametrize('name', LEARNED)
@@ -635,7 +708,8 @@ def test_a_mistake_in_an_update_shows(name, monkeypatch):
 
   policy, norm = small.jit(seen)(state, batch, fixture.draws(1))
   size = fixture.data['clamp/grad_norm'] if rewards else recorded['grad_norm']
-  assert max(relative(norm, size), 0 if rewards else relative(policy, recorded['pi_loss'])) > 1e-3
+  # twice what the comparisons let pass
+  assert relative(norm, size) > 2e-3 or relative(policy, recorded['pi_loss']) > 2e-4
 
 
 @pytest.mark.parametrize('name', PLANNED)
@@ -753,13 +827,13 @@ def test_denoised_acting(path):
 # What an implementer gets wrong, one by one. Each gives a number that the files do not have.
 
 
-@functools.cache
-def _of_denoised(sac):
-  """A recorded run whose policy learns so."""
-  path = next((path for path in DENOISED if _denoised(path).sac == sac), None)
-  if path is None:
+def _of_denoised(sac, shows=lambda file: True):
+  """A recorded run whose policy learns so, in which the mistake makes a difference."""
+  files = (_denoised(path) for path in DENOISED)
+  file = next((file for file in files if file.sac == sac and shows(file)), None)
+  if file is None:
     pytest.skip('no such recording')
-  return _denoised(path)
+  return file
 
 
 def _wrong(module, said, wrong, name):
@@ -768,12 +842,14 @@ def _wrong(module, said, wrong, name):
 
 
 def test_free_nats_on_the_mean_show():
-  fixture = _of_denoised(sac=False)
+  free = lambda file: file.data['forward/kl/x'] < file.config.losses.free_x
+  fixture = _of_denoised(sac=False, shows=lambda file: 0 < free(file).mean() < 1)
   said, wrong = 'jnp.maximum(kl, free)', 'jnp.maximum(kl.mean(), free)'
-  kl, wanted = fixture.data['forward/kl/x'], fixture.data['forward/loss/kl_x']
+  kl, parts = fixture.data['forward/kl/x'], parity_denoised.terms(fixture)['dynamics_x']
+  wanted = sum(factor * fixture.data[f'forward/loss/{term}'] for factor, term in parts)
   kind = _wrong(denoised_mdp, said, wrong, 'DenoisedMDP')
   assert relative(fixture.agent.weighed_kl('x', kl).mean(), wanted) < 1e-4
-  assert relative(kind.weighed_kl(fixture.agent, 'x', kl).mean(), wanted) > 1e-2
+  assert relative(kind.weighed_kl(fixture.agent, 'x', kl).mean(), wanted) > 2e-4
 
 
 def test_a_decoder_without_its_first_relu_shows():
@@ -814,7 +890,8 @@ def test_a_reset_gate_without_its_bias_shows():
 
 def test_a_model_that_is_not_clipped_shows():
   """Adam hides it in one update, and not in three."""
-  fixture = _of_denoised(sac=False)
+  norm = lambda file: file.data['metrics_step1/grad_norm/model']
+  fixture = _of_denoised(sac=False, shows=lambda file: norm(file) > file.meta['clip'])
   config = settings.replace(fixture.config.model_opt, {'clip': 1e9})
   free, state = optimizers.make_optimizer(config), fixture.state()
   params, descend = state.params['world_model'], small.jit(free.update)
@@ -825,13 +902,13 @@ def test_a_model_that_is_not_clipped_shows():
     change, opt = descend(gradient, opt, params)
     params = jax.tree.map(np.add, *jax.device_get((params, change)))
     state = found.state.replace(params={**found.state.params, 'world_model': params})
-  assert max(denoised_update_errors(fixture, state, 3).values()) > 3e-2
+  assert max(denoised_update_errors(fixture, state, 3).values()) > 1e-2
 
 
 def test_imagination_before_the_models_update_shows():
   fixture = _of_denoised(sac=False)
   early = parity_denoised.imaginations(fixture)['forward/imag']['actor_loss']
-  assert relative(early, fixture.data['imag_step1/actor_loss']) > 1e-2
+  assert relative(early, fixture.data['imag_step1/actor_loss']) > 2e-4
 
 
 def test_another_target_of_the_soft_actor_critic_shows():

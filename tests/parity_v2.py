@@ -10,8 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harmony_jax import distributions as dists
 from harmony_jax import method, settings
-from tests.parity_layouts import features, first_action, latents, nested, outputs, weights
+from tests.parity_layouts import (
+  activation,
+  features,
+  first_action,
+  latents,
+  named_stats,
+  nested,
+  normalised,
+  outputs,
+  weights,
+)
 
 METHOD = 'dreamerv2'
 __all__ = ['first_action']
@@ -83,6 +94,9 @@ def config_of(meta):
     'behavior.discount': theirs['discount'],
     'behavior.lam': theirs['discount_lambda'],
     'behavior.entropy': theirs['actor_ent'],
+    **activation(
+      theirs, ('rssm', 'encoder', 'decoder', 'reward_head', 'discount_head', 'actor', 'critic')
+    ),
     **weights(meta),
   }
   for head in ('reward_head', 'critic'):
@@ -193,20 +207,26 @@ def forward(agent, state, batch, after, metrics) -> dict:
   returns, _, _ = agent.returns(params, slow, trajectory)
   critic, _ = agent.critic_loss(state.params['critic'], slow, trajectory, targets)
   action = jnp.concatenate([jnp.zeros_like(trajectory.action[:1]), trajectory.action[:-1]], 0)
+  ending = {}
+  if 'continue' in out:
+    goes_on = agent.continues * (1 - batch['is_terminal'])
+    ending['loglik_discount'] = -dists.bernoulli_loss(out['continue'], goes_on)
+    ending['discount_mean'] = jax.nn.sigmoid(out['continue'])
   return {
+    **ending,
     'embed': out['embed'],
     'feat': out['post'].feature(),
     'post_deter': out['post'].deter,
     'post_stoch': out['post'].stoch,
-    'post_logit': out['post'].stats,
-    'prior_logit': out['prior'],
+    **named_stats('post', agent, out['post'].stats),
+    **named_stats('prior', agent, out['prior']),
     'prior_deter': out['post'].deter,
     'prior_stoch': agent.rssm.latents.mode(out['prior']),
     'kl_value': out['kl'],
     'world_model_loss': metrics['loss/world_model'],
-    'loglik_image': -out['image_loss'],
+    'loglik_image': -out['errors']['image'],
     'loglik_reward': -out['reward_loss'],
-    'image_mean': out['image'] - 0.5,
+    'image_mean': out['decoded']['image'] - 0.5,
     'reward_mean': agent.reward.scalar.mean(out['reward']),
     'imag_feat': trajectory.feature,
     'imag_action': action,
@@ -224,14 +244,12 @@ def compared(recorded) -> dict:
   """The recorded forward pass in our layout; logits as log-probabilities, features with the
   deterministic part first.
   """
-  recorded = dict(recorded)
+  recorded = normalised(recorded)
   deter = recorded['post_deter'].shape[-1]
   for name in ('feat', 'imag_feat'):
     recorded[name] = np.concatenate(
       [recorded[name][..., -deter:], recorded[name][..., :-deter]], -1
     )
-  for name in ('post_logit', 'prior_logit'):
-    recorded[name] = jax.nn.log_softmax(recorded[name])
   embed = recorded['embed']
   recorded['embed'] = (
     embed.reshape(*embed.shape[:2], -1, 2, 2).transpose(0, 1, 3, 4, 2).reshape(embed.shape)

@@ -6,13 +6,14 @@ import numpy as np
 
 from harmony_jax import distributions as dists
 from harmony_jax import method, settings
-from tests.parity_layouts import latents, outputs, weights
+from harmony_jax.methods import dreamer
+from tests.parity_layouts import activation, latents, named_stats, normalised, outputs, weights
 
 METHOD = 'dreamerv3'
 HARMONIZERS = {'har_s1': 'reward', 'har_s2': 'observation', 'har_s3': 'dynamics'}
 ROOTS = {
-  'agent/wm/enc/cnn': ('world_model', 'encoder'),
-  'agent/wm/dec/cnn': ('world_model', 'decoder'),
+  **{f'agent/wm/enc/{kind}': ('world_model', 'encoder') for kind in ('cnn', 'mlp')},
+  **{f'agent/wm/dec/{kind}': ('world_model', 'decoder') for kind in ('cnn', 'mlp')},
   'agent/wm/rssm': ('world_model', 'rssm'),
   'agent/wm/rew': ('world_model', 'reward'),
   'agent/wm/cont': ('world_model', 'continue'),
@@ -38,6 +39,13 @@ METRICS = {
   'extr_return_raw_mean': 'return/imagined',
   'adv_mean': 'actor/advantage',
 }
+
+
+def prepare(agent, fixture):
+  """Give an agent the recorded kind of an actor's gradient."""
+  theirs, kind = fixture.meta['config'], 'disc' if agent.chooses else 'cont'
+  kinds = {'reinforce': dreamer.reinforce, 'backprop': dreamer.dynamics}
+  agent.actor_objective = lambda: kinds[theirs[f'actor_grad_{kind}']]
 
 
 def batch_of(arrays) -> dict:
@@ -83,13 +91,13 @@ def forward(agent, state, batch, after, metrics) -> dict:
     'embed': out['embed'],
     'post_deter': out['post'].deter,
     'post_stoch': out['post'].stoch,
-    'post_logit': out['post'].stats,
-    'prior_logit': out['prior'],
-    'image_mean': out['image'],
+    **named_stats('post', agent, out['post'].stats),
+    **named_stats('prior', agent, out['prior']),
+    **{f'{k}_mean': x if k == 'image' else dists.symexp(x) for k, x in out['decoded'].items()},
+    **{f'{k}_loss': x for k, x in out['errors'].items()},
     'reward_logits': out['reward'],
     'reward_mean': dists.two_hot_mean(out['reward']),
     'cont_mean': jax.nn.sigmoid(out['continue']),
-    'image_loss': out['image_loss'],
     'reward_loss': out['reward_loss'],
     'cont_loss': dists.bernoulli_loss(out['continue'], 1.0 - batch['is_terminal']),
     'dyn_loss': free(out['kl']),
@@ -109,8 +117,8 @@ def forward(agent, state, batch, after, metrics) -> dict:
 
 
 def compared(recorded) -> dict:
-  """The recorded forward pass in our layout: it is the same."""
-  return recorded
+  """The recorded forward pass in our layout; logits as log-probabilities."""
+  return normalised(recorded)
 
 
 def config_of(meta):
@@ -144,12 +152,14 @@ def config_of(meta):
     'behavior.return_decay': theirs['retnorm.decay'],
     'behavior.return_low': theirs['retnorm.perclo'],
     'behavior.return_high': theirs['retnorm.perchi'],
+    **activation(
+      theirs, ('rssm', 'encoder', 'decoder', 'reward_head', 'cont_head', 'actor', 'critic')
+    ),
     **weights(meta),
   }
   for net in ('encoder', 'decoder'):
-    changes[f'{net}.depth'], changes[f'{net}.minres'] = (
-      theirs[f'{net}.{k}'] for k in ('cnn_depth', 'minres')
-    )
+    names = {'depth': 'cnn_depth', **{k: k for k in ('minres', 'mlp_layers', 'mlp_units')}}
+    changes |= {f'{net}.{ours}': theirs[f'{net}.{name}'] for ours, name in names.items()}
   heads = {'reward_head': 'reward_head', 'continue_head': 'cont_head'}
   for ours, name in (heads | {'actor': 'actor', 'critic': 'critic'}).items():
     changes |= {f'{ours}.{k}': theirs[f'{name}.{k}'] for k in ('layers', 'units')}
@@ -174,14 +184,15 @@ def path_of(name, last_up):
     return None
   path, rest = ROOTS[root], name[len(root) + 1 :]
   layer, _, leaf = rest.partition('/')
-  if path[-1] == 'encoder':
+  if root == 'agent/wm/enc/cnn':
     layer = f'down_{layer[1:-3]}'  # s0res, s1res, …
-  elif path[-1] == 'decoder':
+  elif root == 'agent/wm/dec/cnn':
     stage = layer[1:-3]
     layer = 'start' if layer == 'in' else 'last' if int(stage) == last_up else f'up_{stage}'
-  elif layer == 'dist_out':
+  elif layer.startswith('dist_'):
     output, _, leaf = leaf.partition('/')
-    layer = 'out_1' if output == 'std' else 'out_0'
+    number = '1' if output == 'std' else '0'
+    layer = f'out_{number if layer == "dist_out" else layer.removeprefix("dist_")}'
   elif layer[0] == 'h' and layer[1:].isdigit():
     layer = f'h_{layer[1:]}'
   return (*path, layer, *leaf.split('/')) if leaf else (*path, layer)

@@ -254,6 +254,10 @@ def test_steps_at_which_plans_grow():
   assert [int(tdmpc_planning.horizon_at(config.horizon, 3, step)) for step in steps][-2:] == [3, 3]
   floors = [float(tdmpc_planning.linear(config.std, step)) for step in (0, 12_500, 10**6)]
   np.testing.assert_allclose(floors, [0.5, 0.275, 0.05], rtol=1e-6)
+  steep = settings.replace(config.std, {'start': 1.0, 'end': 0.001})
+  for step in (24_999, 24_998, 24_990):  # the last of the way, where little of the start is left
+    wanted = 0.001 + (1 - step / 25_000) * 0.999
+    np.testing.assert_allclose(tdmpc_planning.linear(steep, step), wanted, rtol=3e-7)
 
 
 # Acting

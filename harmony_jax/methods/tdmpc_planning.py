@@ -104,8 +104,9 @@ def noisy(mean: jax.Array, std: float, noise: jax.Array) -> jax.Array:
 
 def linear(config: ScheduleSettings, step: Any) -> jax.Array:
   """Return a schedule's number at a step."""
-  share = jnp.clip(jnp.asarray(step, jnp.float32) / config.steps, 0, 1)
-  return (1 - share) * config.start + share * config.end
+  gone = jnp.clip(jnp.asarray(step, jnp.float32), 0, config.steps)
+  left = (config.steps - gone) / config.steps  # 1 - gone / steps is mostly rounding near the end
+  return left * config.start + gone / config.steps * config.end
 
 
 def horizon_at(config: ScheduleSettings, longest: int, step: Any) -> Any:
