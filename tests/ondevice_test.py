@@ -305,6 +305,19 @@ def test_waves_fit_into_memory(monkeypatch):
       waves.choose_width(wanted, each, 30, 1)
 
 
+@pytest.mark.parametrize(
+  'due, span',
+  [
+    ([0, 0, 3] + 9 * [2], (8, 12)),
+    ([0, 0, 3] + 9 * [0, 0, 0, 1], (23, 39)),  # rare ones: four of them, a quarter of what is timed
+    ([0, 0, 3] + 5 * [0, 0, 0, 0, 0, 9], (27, 33)),  # all at an episode's end
+    ([0, 0, 3, 0, 1, 0], (2, 5)),  # not more than these
+  ],
+)
+def test_iterations_that_are_timed_have_updates_as_often_as_all(due, span):
+  assert waves.representative(np.array(due), 2) == span
+
+
 # --------------------------------------------------------------------------------------------------
 # The command
 
