@@ -115,6 +115,20 @@ def test_an_evaluation_of_fewer_episodes_than_groups(walking):
   assert len(last['eval_scores']) == 1 and last['eval_lengths'][0] > 3
 
 
+def test_an_evaluation_that_shows_what_is_no_number_is_told():
+  """An action for it is the first one, for ever, and so is the episode: the loop refuses it."""
+  whole = walk(0)
+  new = lambda seed: jnp.where(seed == 3, jnp.nan, whole.new(seed))
+  table = timetable.Timetable(0, (), 1, {}, {})
+  program = Program(config_of(), dataclasses.replace(whole, new=new), table, [2])
+  learned, seeds = program.make({}).init(jax.random.key(0)), np.array([2, 3, 4])
+  found = small.jit(program.evaluate)(learned, {'seed': 0}, seeds, 0)
+  assert np.isfinite(found[0]).tolist() == [True, False, True]
+  recorder = waves._Recorder(program, Lot('one', 0, {}))
+  recorder.evaluated(timetable.Stop(1, 8, 1, False, 3), seeds, *map(np.array, found), 0, 0)
+  assert 'the evaluation at step 8' in recorder.found().failure
+
+
 @pytest.mark.parametrize(
   'task',
   [

@@ -227,7 +227,10 @@ class Program:
     return scores, lengths
 
   def _play(self, of, variables, seeds, size, key):
-    """As `envs.play`: an environment whose episode ends takes the next seed, or idles."""
+    """As `envs.play`: an environment whose episode ends takes the next seed, or idles.
+
+    An episode ends, with the score NaN, where it shows what is not finite: that is refused there.
+    """
     wanted, mode = len(seeds), self.config.agent.eval_policy == 'mode'
     games, seen = self.game.nothing(size)
     zero = jnp.asarray(zero_actions(self.game.spec, size))
@@ -251,7 +254,8 @@ class Program:
         now['games'], now['seen'], now['actions'], now['restart'], seeds[place], idle
       )
       place = jnp.where(idle, wanted, playing)  # what idles is counted nowhere
-      ended = seen.is_last & ~idle
+      fine = _finite(seen)
+      ended = (seen.is_last | ~fine) & ~idle
       following = now['begun'] + jnp.cumsum(ended) - 1
       draw = jax.random.fold_in(key, now['calls'])
       vector, carry = of.act(
@@ -266,10 +270,16 @@ class Program:
         'playing': jnp.where(ended, following, playing),
         'begun': now['begun'] + ended.sum(),
         'calls': now['calls'] + 1,
-        'scores': now['scores'].at[place].add(seen.reward, mode='drop'),
+        'scores': now['scores'].at[place].add(jnp.where(fine, seen.reward, jnp.nan), mode='drop'),
         'lengths': now['lengths'].at[place].add((~seen.is_first).astype(jnp.int32), mode='drop'),
       }
 
     start = jax.tree.map(jnp.asarray, start)
     last = jax.lax.while_loop(lambda now: (now['playing'] < wanted).any(), step, start)
     return last['scores'], last['lengths']
+
+
+def _finite(seen):
+  """Of each environment's observation and reward, [N]."""
+  arrays = [x for x in (*seen.observation.values(), seen.reward) if x.dtype.kind == 'f']
+  return jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(-1) for x in arrays]).all(0)

@@ -209,6 +209,8 @@ class _Recorder:
     """Take the results of an evaluation."""
     rows = zip(seeds.tolist(), scores.tolist(), lengths.tolist(), strict=True)
     results, suite = [EpisodeResult(*row) for row in rows], self._config.run.suite
+    if not np.isfinite(scores).all() and not self._failure:
+      self._failure = f'the evaluation at step {stop.step:,} has shown a number that is not finite'
     summary, extra = (each(results, suite) for each in (evaluation.summary, evaluation.measures))
     counts = self._counts(stop)
     score, metrics = evaluation.lines(counts, summary, extra, self._recent, hours, seconds)
