@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harmony_jax import method
-from harmony_jax.envs import ArraySpec, Episodes, Spec, catch, make, pure
+from harmony_jax.envs import ArraySpec, Episodes, Spec, TimeStep, catch, make, pure
 from harmony_jax.errors import UserError
 from harmony_jax.ondevice import study, timetable, waves
 from harmony_jax.ondevice.program import Program
@@ -304,6 +304,28 @@ def test_what_a_device_does_not_do_is_one_line(monkeypatch):
   monkeypatch.setattr(contextlib, 'closing', contextlib.nullcontext)
   with pytest.raises(UserError, match='catch is not written in JAX: a study plays catch'):
     study.game_of(config_of())
+
+
+@pytest.mark.parametrize(
+  'name, shown, told',
+  [
+    ('action', lambda x: x, "observation 'action' has the name of something else"),
+    ('place', lambda x: x.astype(jnp.uint8), 'place as uint8 [2], and declares it as float32 [2]'),
+    ('place', lambda x: x[None], 'place as float32 [1, 2], and declares it as float32 [2]'),
+  ],
+)
+def test_an_environment_that_is_not_as_it_declares_is_refused(name, shown, told):
+  """As by the host's replay; here it would be stored, and another array in its place."""
+  game, table = walk(8), timetable.Timetable(0, (), 1, {}, {})
+  spec = dataclasses.replace(game.spec, observation={name: game.spec.observation['place']})
+  other = dataclasses.replace(game, spec=spec, observe=lambda state: {name: shown(state)})
+  program = Program(config_of(), other, table, [1])
+  seen = jax.eval_shape(jax.vmap(other.observe), jnp.zeros((4, 2)))
+  flags = dict.fromkeys(('is_first', 'is_last', 'is_terminal'), jnp.zeros(4, bool))
+  now = TimeStep(seen, jnp.zeros(4), **flags)
+  with pytest.raises(UserError) as caught:
+    program._row(now, jnp.zeros((4, 3)))
+  assert told in str(caught.value)
 
 
 def test_waves_fit_into_memory(monkeypatch):
