@@ -50,8 +50,7 @@ class DeviceReplay:
   gather, all in one program.
 
   Args:
-    replay: the host's replay, empty or filled. Where it is loaded or changed other than by
-      `append`, call `sync`.
+    replay: the host's replay, empty or filled; from then on it is loaded by `load` here.
     device: a `jax.Device`; by default JAX's, and the batches are then not bound to it
       ("uncommitted"), like those of `jax.device_put(batch)`: a training step compiled for the ones
       takes the others.
@@ -116,17 +115,8 @@ class DeviceReplay:
     """Restores the host's replay (see `Replay.load` for its errors) and brings all of it over."""
     with self._lock:
       self._replay.load(folder, steps, parts)
-      self._bring_all()
-
-  def sync(self):
-    """Brings over everything that the host has stored. Not while another thread appends."""
-    with self._lock:
-      self._bring_all()
-
-  def _bring_all(self):
-    """Writes all that the host has. Called under the lock."""
-    self._written = 0
-    self._bring(self._replay.steps)
+      self._written = 0
+      self._bring(self._replay.steps)
 
   def _bring(self, until):
     """Writes the host's steps before `until` that the device lacks. Called under the lock."""

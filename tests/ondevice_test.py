@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harmony_jax import method
-from harmony_jax.envs import ArraySpec, Episodes, Spec, catch, make, pure
+from harmony_jax.envs import ArraySpec, Episodes, Spec, TimeStep, catch, make, pure
 from harmony_jax.errors import UserError
 from harmony_jax.ondevice import study, timetable, waves
 from harmony_jax.ondevice.program import Program
@@ -113,6 +113,20 @@ def test_an_evaluation_of_fewer_episodes_than_groups(walking):
   *before, last = run(config_of(seed=4, eval_envs=2, **few), 4)[0].scores
   assert {len(line['eval_scores']) for line in before} == {4}
   assert len(last['eval_scores']) == 1 and last['eval_lengths'][0] > 3
+
+
+def test_an_evaluation_that_shows_what_is_no_number_is_told():
+  """An action for it is the first one, for ever, and so is the episode: the loop refuses it."""
+  whole = walk(0)
+  new = lambda seed: jnp.where(seed == 3, jnp.nan, whole.new(seed))
+  table = timetable.Timetable(0, (), 1, {}, {})
+  program = Program(config_of(), dataclasses.replace(whole, new=new), table, [2])
+  learned, seeds = program.make({}).init(jax.random.key(0)), np.array([2, 3, 4])
+  found = small.jit(program.evaluate)(learned, {'seed': 0}, seeds, 0)
+  assert np.isfinite(found[0]).tolist() == [True, False, True]
+  recorder = waves._Recorder(program, Lot('one', 0, {}))
+  recorder.evaluated(timetable.Stop(1, 8, 1, False, 3), seeds, *map(np.array, found), 0, 0)
+  assert 'the evaluation at step 8' in recorder.found().failure
 
 
 @pytest.mark.parametrize(
@@ -292,6 +306,28 @@ def test_what_a_device_does_not_do_is_one_line(monkeypatch):
     study.game_of(config_of())
 
 
+@pytest.mark.parametrize(
+  'name, shown, told',
+  [
+    ('action', lambda x: x, "observation 'action' has the name of something else"),
+    ('place', lambda x: x.astype(jnp.uint8), 'place as uint8 [2], and declares it as float32 [2]'),
+    ('place', lambda x: x[None], 'place as float32 [1, 2], and declares it as float32 [2]'),
+  ],
+)
+def test_an_environment_that_is_not_as_it_declares_is_refused(name, shown, told):
+  """As by the host's replay; here it would be stored, and another array in its place."""
+  game, table = walk(8), timetable.Timetable(0, (), 1, {}, {})
+  spec = dataclasses.replace(game.spec, observation={name: game.spec.observation['place']})
+  other = dataclasses.replace(game, spec=spec, observe=lambda state: {name: shown(state)})
+  program = Program(config_of(), other, table, [1])
+  seen = jax.eval_shape(jax.vmap(other.observe), jnp.zeros((4, 2)))
+  flags = dict.fromkeys(('is_first', 'is_last', 'is_terminal'), jnp.zeros(4, bool))
+  now = TimeStep(seen, jnp.zeros(4), **flags)
+  with pytest.raises(UserError) as caught:
+    program._row(now, jnp.zeros((4, 3)))
+  assert told in str(caught.value)
+
+
 def test_waves_fit_into_memory(monkeypatch):
   """Equal waves of as many as fit; one at a time on a CPU."""
   monkeypatch.setattr(waves, 'memory', lambda: 1000)
@@ -303,6 +339,19 @@ def test_waves_fit_into_memory(monkeypatch):
   for wanted, each, told in ((11, 100, '--together=11: an agent takes'), (0, 1001, 'smaller')):
     with pytest.raises(UserError, match=told):
       waves.choose_width(wanted, each, 30, 1)
+
+
+@pytest.mark.parametrize(
+  'due, span',
+  [
+    ([0, 0, 3] + 9 * [2], (8, 12)),
+    ([0, 0, 3] + 9 * [0, 0, 0, 1], (23, 39)),  # rare ones: four of them, a quarter of what is timed
+    ([0, 0, 3] + 5 * [0, 0, 0, 0, 0, 9], (27, 33)),  # all at an episode's end
+    ([0, 0, 3, 0, 1, 0], (2, 5)),  # not more than these
+  ],
+)
+def test_iterations_that_are_timed_have_updates_as_often_as_all(due, span):
+  assert waves.representative(np.array(due), 2) == span
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Products are traced at the precision of the settings, wherever a method is compiled."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.lax import Precision
 
 from harmony_jax import parallel
-from harmony_jax.benchmarking import flops
+from harmony_jax.benchmarking import flops, machine
 from tests import small
 
 HIGH, HIGHEST = (Precision.HIGH,) * 2, (Precision.HIGHEST,) * 2
@@ -46,3 +47,12 @@ def test_of_several_devices_and_seeds():
   assert precisions(shared.train_step, shared.spread(state), shared.put(data)) == {HIGH, HIGHEST}
   together = parallel.train_together(of)
   assert precisions(together, (state,) * 2, (data,) * 2) == {HIGH, HIGHEST}
+
+
+@pytest.mark.parametrize('name, others', [('default', None), ('high', HIGH), ('highest', HIGHEST)])
+def test_of_what_an_update_is_held_against(name, others, monkeypatch):
+  """A floor by products of float32 is none for products that a GPU rounds, and does faster."""
+  found = []
+  monkeypatch.setattr(machine, 'repeat', lambda call, _: found.append(precisions(call)) or [1.0])
+  machine._product_rate(8, jnp.float32, name)
+  assert found == [{others}]

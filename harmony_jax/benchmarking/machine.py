@@ -49,28 +49,29 @@ def versions(names: Iterable[str]) -> dict[str, str]:
   return {name: installed[name] for name in names if name in installed}
 
 
-def ceilings(size: int) -> dict[str, float]:
+def ceilings(size: int, precision: str) -> dict[str, float]:
   """Return what the default device can do at most, by its best call of ten.
 
-  `matmul_gflops` of float32 products [size, size] × [size, size] at the highest precision (on
-  accelerators of bfloat16, too); `memory_gbytes_per_second`, read and written.
+  `matmul_gflops` of float32 products [size, size] × [size, size] at this precision, by which
+  an update's are multiplied, too (on accelerators also of bfloat16); `memory_gbytes_per_second`,
+  read and written.
   """
-  found = {'matmul_gflops': _product_rate(size, jnp.float32)}
+  found = {'matmul_gflops': _product_rate(size, jnp.float32, precision)}
   if parallel.has_accelerator():
-    found['matmul_gflops_bfloat16'] = _product_rate(size, jnp.bfloat16)
+    found['matmul_gflops_bfloat16'] = _product_rate(size, jnp.bfloat16, precision)
   # Donated: a new result would be mapped page by page, which costs a CPU more than the addition.
   add, kept = jax.jit(lambda x: x + 1, donate_argnums=0), [jnp.zeros(2**26, jnp.float32)]
   seconds = min(repeat(lambda: kept.append(add(kept.pop())) or kept[0], 10))
   return found | {'memory_gbytes_per_second': 2e-9 * 2**28 / seconds}
 
 
-def _product_rate(size, dtype):
+def _product_rate(size, dtype, precision):
   # An accelerator multiplies faster than it is asked to: there a call is a chain of products,
   # scaled so that it neither grows nor vanishes.
   chain = 16 if parallel.has_accelerator() else 1
   x = (jax.random.normal(jax.random.key(0), (size, size)) * size**-0.5).astype(dtype)
-  product = functools.partial(jnp.matmul, precision='highest')
-  multiply = jax.jit(lambda x: functools.reduce(product, [x] * (chain + 1)))
+  multiplied = lambda x: functools.reduce(jnp.matmul, [x] * (chain + 1))
+  multiply = jax.jit(parallel.at_precision(multiplied, precision))
   return 2e-9 * chain * size**3 / min(repeat(lambda: multiply(x), 10))
 
 

@@ -37,8 +37,8 @@ def measure(part: str, config: Config, repeats: int, size: int) -> dict[str, Any
   fresh = machine.in_fresh_process
   if part in ('env', 'compile', 'precision'):
     return fresh(_record, part, config, repeats)
-  before, record = fresh(machine.ceilings, size), fresh(_record, part, config, repeats)
-  after = fresh(machine.ceilings, size)
+  ceilings = functools.partial(fresh, machine.ceilings, size, config.agent.matmul_precision)
+  before, record, after = ceilings(), fresh(_record, part, config, repeats), ceilings()
   record |= {name: max(value, after[name]) for name, value in before.items()}
   record['product_size'] = size
   if 'flops' in record:
@@ -60,7 +60,7 @@ def _record(part, config, repeats):
     measure: Callable[..., dict] = PARTS[part]
     found = measure(config if part in ('env', 'precision') else Subject(config), repeats)
   run = {name: getattr(config.run, name) for name in ('suite', 'task', 'method', 'preset')}
-  names = ('compute_dtype', 'batch_size', 'batch_length')
+  names = ('compute_dtype', 'matmul_precision', 'batch_size', 'batch_length')
   agent = {name: getattr(config.agent, name) for name in names}
   return {'what': part, **machine.describe_machine(), **run, **agent, **found}
 

@@ -21,6 +21,7 @@ from harmony_jax.envs.pure import Game
 from harmony_jax.errors import UserError
 from harmony_jax.ondevice.timetable import Timetable
 from harmony_jax.replay import Replay
+from harmony_jax.training.setup import stored
 
 Own = Mapping[str, Any]  # an agent's tables, and 'numbers', its own values of settings by name
 
@@ -152,8 +153,8 @@ class Program:
     return jax.lax.fori_loop(first, end, note, (agent, jnp.full(shape, jnp.nan)))
 
   def _row(self, seen, vector):
-    """What the replay stores of a time step, [N, ...] each."""
-    stored = {
+    """What the replay stores of a time step, [N, ...] each, if that is what is declared."""
+    row = {
       **seen.observation,
       'action': jnp.where(seen.is_last[:, None], 0, vector).astype(jnp.float32),
       'reward': seen.reward,
@@ -161,7 +162,13 @@ class Program:
       'is_last': seen.is_last,
       'is_terminal': seen.is_terminal,
     }
-    return {name: tiles.fold(x, x.shape[1:]) for name, x in stored.items()}
+    for name, (shape, dtype) in stored(self.config, self.game.spec).items():
+      shown = row[name].shape[1:], row[name].dtype
+      declared = tuple(shape), jax.dtypes.canonicalize_dtype(dtype)
+      if shown != declared:
+        told = [f'{kind} {list(size)}' for size, kind in (shown, declared)]
+        raise UserError(f'the environment shows {name} as {told[0]}, and declares it as {told[1]}')
+    return {name: tiles.fold(x, x.shape[1:]) for name, x in row.items()}
 
   def _store(self, agent, vector, index):
     num_envs = self.config.run.num_envs
@@ -181,11 +188,9 @@ class Program:
     if self.config.agent.replay.first_action:
       goes_on = ~flat['is_first'][of(starts)] & own['stored'][update]
       before = jnp.where(goes_on, of(starts - 1), -1)
-    shapes = {name: each.shape for name, each in self.game.spec.observation.items()}
-    shapes |= {'action': (self.game.spec.num_actions,)}
-    shapes |= dict.fromkeys(('reward', 'is_first', 'is_last', 'is_terminal'), ())
+    shapes = [(name, shape) for name, (shape, _) in stored(self.config, self.game.spec).items()]
     window = of(starts[:, None] + jnp.arange(length))  # [B, T]
-    return tiles.apart(device_replay.read_rows(flat, window, before, tuple(shapes.items())))
+    return tiles.apart(device_replay.read_rows(flat, window, before, shapes))
 
   @property
   def _sizes(self):
@@ -227,7 +232,10 @@ class Program:
     return scores, lengths
 
   def _play(self, of, variables, seeds, size, key):
-    """As `envs.play`: an environment whose episode ends takes the next seed, or idles."""
+    """As `envs.play`: an environment whose episode ends takes the next seed, or idles.
+
+    An episode ends, with the score NaN, where it shows what is not finite: that is refused there.
+    """
     wanted, mode = len(seeds), self.config.agent.eval_policy == 'mode'
     games, seen = self.game.nothing(size)
     zero = jnp.asarray(zero_actions(self.game.spec, size))
@@ -251,7 +259,8 @@ class Program:
         now['games'], now['seen'], now['actions'], now['restart'], seeds[place], idle
       )
       place = jnp.where(idle, wanted, playing)  # what idles is counted nowhere
-      ended = seen.is_last & ~idle
+      fine = _finite(seen)
+      ended = (seen.is_last | ~fine) & ~idle
       following = now['begun'] + jnp.cumsum(ended) - 1
       draw = jax.random.fold_in(key, now['calls'])
       vector, carry = of.act(
@@ -266,10 +275,16 @@ class Program:
         'playing': jnp.where(ended, following, playing),
         'begun': now['begun'] + ended.sum(),
         'calls': now['calls'] + 1,
-        'scores': now['scores'].at[place].add(seen.reward, mode='drop'),
+        'scores': now['scores'].at[place].add(jnp.where(fine, seen.reward, jnp.nan), mode='drop'),
         'lengths': now['lengths'].at[place].add((~seen.is_first).astype(jnp.int32), mode='drop'),
       }
 
     start = jax.tree.map(jnp.asarray, start)
     last = jax.lax.while_loop(lambda now: (now['playing'] < wanted).any(), step, start)
     return last['scores'], last['lengths']
+
+
+def _finite(seen):
+  """Of each environment's observation and reward, [N]."""
+  arrays = [x for x in (*seen.observation.values(), seen.reward) if x.dtype.kind == 'f']
+  return jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(-1) for x in arrays]).all(0)

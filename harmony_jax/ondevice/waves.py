@@ -17,7 +17,7 @@ from harmony_jax.ondevice.program import Program
 from harmony_jax.training import evaluation
 
 MEMORY_SHARE = 0.6  # of a device's memory, for agents: the update's temporaries need the rest
-MEASURED = 4  # iterations that tell how long the others take
+MEASURED = 4  # iterations, and updates, that tell at least how long the others take
 
 
 class Lot(NamedTuple):
@@ -130,9 +130,8 @@ class Wave:
     for stop in kinds.values():
       self._program('evaluate', *self._evaluating(agents.learned, lots, tables, stop)[0])
     jax.block_until_ready(agents)
-    compiled, iterations = time.monotonic(), len(table.shared['due'])
-    count = min(MEASURED, iterations - first)
-    span = _span(iterations - count, iterations)  # `pretrain` is not among these
+    compiled, (begin, end) = time.monotonic(), representative(table.shared['due'], first)
+    span = _span(begin, end)
     agents = jax.block_until_ready(self._call('learn', agents, tables, self._shared, *span))[0]
     learned, evaluations = time.monotonic(), {}
     for episodes, stop in kinds.items():
@@ -141,9 +140,9 @@ class Wave:
       evaluations[episodes] = time.monotonic() - started
     return Times(
       compiled - begun,
-      (learned - compiled) / count,
+      (learned - compiled) / (end - begin),
       sum(evaluations[stop.episodes] for stop in stops),
-      iterations,
+      len(table.shared['due']),
     )
 
   def temporaries(self) -> int:
@@ -210,6 +209,8 @@ class _Recorder:
     """Take the results of an evaluation."""
     rows = zip(seeds.tolist(), scores.tolist(), lengths.tolist(), strict=True)
     results, suite = [EpisodeResult(*row) for row in rows], self._config.run.suite
+    if not np.isfinite(scores).all() and not self._failure:
+      self._failure = f'the evaluation at step {stop.step:,} has shown a number that is not finite'
     summary, extra = (each(results, suite) for each in (evaluation.summary, evaluation.measures))
     counts = self._counts(stop)
     score, metrics = evaluation.lines(counts, summary, extra, self._recent, hours, seconds)
@@ -227,6 +228,20 @@ class _Recorder:
 
 
 # --------------------------------------------------------------------------------------------------
+
+
+def representative(due: np.ndarray, first: int) -> tuple[int, int]:
+  """Return the last iterations [begin, end) that have updates as often as all.
+
+  They are behind one with updates and end with one: where these are rare, or many at an episode's
+  end, other iterations have none, or too many. Without `pretrain`, if there are enough others.
+
+  Args:
+    due: updates of each iteration. first: the one in which the policy begins to act.
+  """
+  *behind, end = (np.flatnonzero(due) + 1).tolist()
+  enough = (at for at in behind if end - at >= MEASURED <= due[at:end].sum())
+  return max(enough, default=first), end
 
 
 def agent_bytes(program: Program, tables: timetable.Tables, numbers: Mapping[str, float]) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -55,6 +56,26 @@ def make_method(config: Config, spec: Spec) -> method.Method:
     raise UserError(str(error)) from None
 
 
+def stored(config: Config, spec: Spec, adds: Sequence[str] = ()) -> dict[str, tuple]:
+  """Return what a replay stores of a step: {name: (shape, dtype)}.
+
+  Args:
+    adds: names of what a draw brings along.
+
+  Raises:
+    UserError: an observation is called like something else.
+  """
+  specs: dict[str, tuple] = {k: (array.shape, array.dtype) for k, array in spec.observation.items()}
+  added = {'before'} if config.agent.replay.first_action else set()
+  if taken := specs.keys() & {*check.RESERVED, *added, *adds}:
+    raise UserError(
+      f'the observation {min(taken)!r} has the name of something else in a batch, which would '
+      'stand in its place: call it otherwise (of Gymnasium by a wrapper, or config.env.ignore)'
+    )
+  specs |= {'action': ((spec.num_actions,), np.float32), 'reward': ((), np.float32)}
+  return specs | dict.fromkeys(('is_first', 'is_last', 'is_terminal'), ((), bool))
+
+
 def make_replay(config: Config, of: method.Method, group: ProcessGroup, sharing: int) -> Any:
   """Return this process's part of a run's replay.
 
@@ -64,15 +85,7 @@ def make_replay(config: Config, of: method.Method, group: ProcessGroup, sharing:
   Raises:
     UserError: a size that does not fit.
   """
-  specs = {name: (array.shape, array.dtype) for name, array in of.spec.observation.items()}
-  added = {'before'} if config.agent.replay.first_action else set()
-  if taken := specs.keys() & {*check.RESERVED, *added, *getattr(of.replay, 'adds', ())}:
-    raise UserError(
-      f'the observation {min(taken)!r} has the name of something else in a batch, which would '
-      'stand in its place: call it otherwise (of Gymnasium by a wrapper, or config.env.ignore)'
-    )
-  specs |= {'action': ((of.spec.num_actions,), np.float32), 'reward': ((), np.float32)}
-  specs |= dict.fromkeys(('is_first', 'is_last', 'is_terminal'), ((), bool))
+  specs = stored(config, of.spec, getattr(of.replay, 'adds', ()))
   sizes = {
     'num_envs': config.run.num_envs,
     'replay_capacity': config.run.replay_capacity,
