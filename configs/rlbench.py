@@ -31,6 +31,8 @@ BY_METHOD = {
     'losses.free_nats': 1.0,
     'losses.dyn': 0.08,
     'losses.rep': 0.02,  # balance 0.8, scale 0.1
+    'replay.prioritize_ends': True,
+    'pretrain': 1,
     **RESIDUAL,
   },
   'dreamerv3': {

@@ -43,7 +43,7 @@ flags.DEFINE_string('suite', 'atari100k', 'Which benchmark: the name of its comm
 flags.DEFINE_list('games', 'all', "Tasks with commas, or 'all' that the suite has.")
 flags.DEFINE_alias('tasks', 'games')
 flags.DEFINE_string('seeds', '1', launcher.SEEDS)
-flags.DEFINE_list('method', 'dreamerv3', 'Base methods with commas.')
+flags.DEFINE_list('method', None, "Base methods with commas; by default the suite's own.")
 flags.DEFINE_alias('methods', 'method')
 flags.DEFINE_list('weighting', 'harmony', 'Weighting rules with commas.')
 flags.DEFINE_multi_string('grid', [], 'batch_size=8,16: values; of several, all combinations.')
@@ -83,6 +83,7 @@ def plan(module: ModuleType, overrides: list[str]) -> list[Config]:
   Raises:
     UserError: an unknown name, or a bad setting.
   """
+  FLAGS.method = FLAGS.method or [configs().default_method(module)]
   axes = grid.parse(FLAGS.grid)
   named = {text.partition('=')[0].strip().removeprefix('config.') for text in overrides}
   if own := {*axes, *named} & {*OWN}:

@@ -206,7 +206,7 @@ def test_the_frame_cap_ends_the_episode_exactly(cap, steps):
     for _ in range(steps):
       assert not timesteps[-1].is_last[0]
       timesteps.append(env.step(np.zeros(1, np.int32), np.zeros(1, bool), np.array([3])))
-    assert env.frames[0] - no_ops == cap
+    assert env.frames[0] - no_ops == cap and env.spec.episode_limit == steps
     assert timesteps[-1].is_last[0] and timesteps[-1].is_terminal[0] == label
   # The game goes on after the cap as a new episode, not as the old one.
   again = env.step(np.zeros(1, np.int32), np.ones(1, bool), np.array([3]))

@@ -43,7 +43,7 @@ def test_the_perfect_player_always_catches_and_its_opposite_never():
   for sign in (1, -1):
     results = run_episodes(env, SEEDS, chaser(sign))
     assert [result.score for result in results] == [sign] * len(SEEDS)
-    assert {result.length for result in results} == {7}
+    assert {result.length for result in results} == {env.spec.episode_limit} == {7}
 
 
 def test_a_game_by_hand():

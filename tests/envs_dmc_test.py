@@ -160,6 +160,7 @@ def test_an_episode_that_the_suite_does_not_end_has_its_length():
 
 def test_a_time_limit_ends_an_episode_in_the_middle_of_a_step():
   env = DMC('cartpole_balance', 1, action_repeat=2, observe='state', time_limit=5)
+  assert env.spec.episode_limit == 3
   for _ in range(2):  # the second episode counts anew
     timesteps = play(env, 0, steps=3)
     assert [timestep.is_last[0] for timestep in timesteps] == [False, False, False, True]

@@ -242,7 +242,7 @@ def test_a_repeat_stops_at_success(package):
   # once it is there, every step ends with its first frame
   assert frames[0] == {3} and frames[1] - {3}
   assert [timestep.is_last[0] for timestep, _, _ in found] == [False] * 79 + [True]
-  assert env.spec.action_repeat == 3
+  assert (env.spec.action_repeat, env.spec.episode_limit) == (3, 80)
   play(env, 1, [])
   assert env.measures['success'][0] == 0
 

@@ -270,7 +270,7 @@ def test_a_success_is_terminal_and_stops_the_repeat(machine, task):
 def test_the_time_limit_is_no_terminal_state(machine):
   env = RLBench('reach_target', time_limit=3)
   begin(env)
-  ends = [act(env) for _ in range(3)]
+  ends = [act(env) for _ in range(env.spec.episode_limit)]
   assert [timestep.is_last[0] for timestep in ends] == [False, False, True]
   assert not ends[-1].is_terminal[0] and env.measures['success'][0] == 0
   assert len(env._episode.actions) == 6

@@ -92,6 +92,8 @@ def test_atari_s_facts_are_the_options_of_its_simulator(monkeypatch, game, stick
     ('dmc', {'env': {'render': 'fast'}}, 'without shadows'),
     ('dmc', {'env': {'background': 'video'}}, 'moving pictures behind the robot (generated)'),
     ('dmcr', {}, 'floors and skies: painted'),
+    ('dmcr', {'env': {'vary': 'camera'}}, '(varied: camera), floors and skies: the plain ones'),
+    ('dmcr', {'env': {'visual_seeds': '0'}}, 'the plain look, floors and skies: the plain ones'),
     ('dmcr', {'eval_env': {'visual_seeds': 'test'}}, 'of evaluation: seeds from 1,000,001'),
     ('metaworld', {'score': 'success'}, 'mean success of 7'),
     ('metaworld', {}, 'V3 tasks (the paper ran V2: not directly comparable)'),

@@ -1,5 +1,6 @@
 """Published agents: what is written is what was learned, what was changed is refused."""
 
+import dataclasses
 import json
 import shutil
 import types
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from harmony_jax import envs, model_card, publishing, trained
+from harmony_jax.envs import catch
 from harmony_jax.errors import UserError
 from harmony_jax.training import evaluation
 from tests import commands, small, trained_test
@@ -53,13 +55,18 @@ def test_a_random_player_is_counted_as_the_agent_is(alike):
     assert seeds == {envs.episode_seed(0, 'eval', 160, n) for n in range(64)} and best > 0.67
 
 
-def test_a_random_player_s_episodes_are_cut_as_the_agent_s_are(made):
+@pytest.mark.parametrize('known', [False, True])
+def test_a_random_player_s_episodes_are_cut_as_the_agent_s_are(made, monkeypatch, known):
   """Where nobody knows that episodes end, both stop; a game takes 15 steps, the limit is 10."""
   agent = trained.Agent.load(made[0])
   changes = {'eval_share': 0.1, 'eval_every': 1, 'env.size': 16}
   agent.config, agent.ended = agent.config.replace(changes), agent.step
+  if not known:
+    game = catch.game(catch.Options(size=16))
+    unknown = dataclasses.replace(game.spec, episode_limit=0)
+    monkeypatch.setattr(catch, 'game', lambda _: dataclasses.replace(game, spec=unknown))
   for played in (agent.evaluate(4), agent.evaluate_random(4)):
-    assert {(each.cut, each.length) for each in played} == {(True, 10)}
+    assert {(each.cut, each.length) for each in played} == {(False, 15) if known else (True, 10)}
 
 
 def test_what_was_changed_is_refused(made, tmp_path):

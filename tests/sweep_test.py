@@ -174,7 +174,9 @@ def test_suites_are_the_modules_of_configs(tmp_path):
     assert set(module.HOURS) == {'paper', 'cpu', 'debug', 'tiny'}
     assert all(hours is None or hours > 0 for hours in module.HOURS.values())
   for suite, number in {'atari100k': 26, 'catch': 1, 'crafter': 1, 'metaworld': 50}.items():
-    assert len(planned(tmp_path, f'--suite={suite}')[1]) == number
+    runs, jobs = planned(tmp_path, f'--suite={suite}')
+    own = 'dreamerv2' if suite == 'metaworld' else 'dreamerv3'  # as the suite's own command
+    assert len(jobs) == number and {run.run.method for run in runs} == {own}
   _, (only,) = planned(tmp_path, '--suite=gym', '--tasks=cartpole')
   assert only.name.startswith('CartPole-v1 ')
 

@@ -131,6 +131,7 @@ class Atari:
       discrete=True,
       num_actions=int(actions.n),
       action_repeat=4,
+      episode_limit=-(-self.frame_cap // 4),
     )
     self.lives = np.zeros(num_envs, int)
     self.frames = np.zeros(num_envs, int)

@@ -137,6 +137,7 @@ def game(options: Options = Options()) -> pure.Game:
     discrete=True,
     num_actions=3,
     action_repeat=1,
+    episode_limit=size - 1,
   )
   scene = options.distractors, options.drift, options.contrast
 

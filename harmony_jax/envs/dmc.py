@@ -99,6 +99,7 @@ class DMC:
       discrete=False,
       num_actions=len(self._center),
       action_repeat=chosen.action_repeat,
+      episode_limit=-(-self._time_limit // chosen.action_repeat),
     )
     self._last = base.empty_timestep(self.spec, num_envs)
 

@@ -232,21 +232,21 @@ def _choose(episode_seed, purpose, seed_range):
 def _protocol(config):
   facts, phrases = dmc.control(config)
   options = base.evaluation_options(config)
-  vary = options.get('vary', 'all')
-  looks = {
-    'training': _looks(config.get('env', {}).get('visual_seeds', 'train')),
-    'evaluation': _looks(options.get('visual_seeds', 'train')),
-  }
+  vary, seeds = options.get('vary', 'all'), options.get('visual_seeds', 'train')
+  trained = config.get('env', {}).get('visual_seeds', 'train')
+  looks = {'training': _looks(trained), 'evaluation': _looks(seeds)}
+  varied = _factors(vary) if {str(trained), str(seeds)} != {'0'} else ()
   pictures = 'photographs' if options.get('assets') else 'painted (not the original photographs)'
+  pictures = pictures if {'bg', 'floor'} & {*varied} else 'the plain ones'
   facts |= {
-    'camera': 'varies' if vary == 'all' or 'camera' in str(vary) else 0,
+    'camera': 'varies' if 'camera' in varied else 0,
     'vary': vary,
     'looks': looks,
     'pictures': pictures,
   }
   return facts, [
     *phrases,
-    f'a new look in every episode (varied: {vary})',
+    f'a new look in every episode (varied: {vary})' if varied else 'the plain look',
     f'floors and skies: {pictures}',
     f'looks of training: {looks["training"]}',
     f'looks of evaluation: {looks["evaluation"]}',

@@ -162,6 +162,7 @@ class MetaWorld:
       discrete=False,
       num_actions=4,
       action_repeat=action_repeat,
+      episode_limit=chosen.time_limit,
     )
     self.measures = {'success': np.zeros(num_envs, np.float32)}
     self._steps = np.zeros(num_envs, int)  # since the episode's begin

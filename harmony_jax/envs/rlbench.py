@@ -83,6 +83,7 @@ class RLBench:
       discrete=False,
       num_actions=8,
       action_repeat=action_repeat,
+      episode_limit=chosen.time_limit,
     )
     self.measures = {'success': np.zeros(num_envs, np.float32)}
     self._steps = 0  # since the episode's begin

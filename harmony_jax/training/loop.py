@@ -10,7 +10,8 @@ of each batch. All do the same number of updates between the same steps, for an 
 all.
 
 Counting: a step is one time step of one environment, the one that begins an episode included (as
-the authors count); a frame is `step × action_repeat`; an update is one call of `train_step`.
+in the authors' DreamerV3; their DreamerV2 leaves it out, 1 step of 501 on Meta-World); a frame is
+`step × action_repeat`; an update is one call of `train_step`.
 """
 
 import functools
