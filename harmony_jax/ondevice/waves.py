@@ -239,7 +239,7 @@ def representative(due: np.ndarray, first: int) -> tuple[int, int]:
   Args:
     due: updates of each iteration. first: the one in which the policy begins to act.
   """
-  *behind, end = (np.flatnonzero(due) + 1).tolist()
+  *behind, end = (np.flatnonzero(due) + 1).tolist() or [len(due)]
   enough = (at for at in behind if end - at >= MEASURED <= due[at:end].sum())
   return max(enough, default=first), end
 
