@@ -307,7 +307,7 @@ GOLDEN = {
   'reach tdmpc': '6e1c9eed8f 7d6bd830ea 67cd871166 6862833a36',
   'reach denoised_mdp': '661b6262d2 27b053d359 cb9c69ad1b 219f872ecb',
   'rlbench dreamerv3': 'c04e692b96 6082853365 13154a2f38 04c49744ef',
-  'rlbench dreamerv2': '93a421b94d 6a87325e0c a1b3821431 f12696daed',
+  'rlbench dreamerv2': 'e9bfa3693a 6a87325e0c a1b3821431 f12696daed',
   'rlbench dreamerpro': '65025c12f4 3b44e8183d 6535f53af5 e37968627d',
   'rlbench tdmpc': '21b216b64c 1bcfe2f6ba c367269df5 9bf48ccba4',
   'rlbench denoised_mdp': 'fef4414787 79941ca440 1dfc43f23b 12ec577d7d',

@@ -21,7 +21,6 @@ from harmony_jax.envs.processes import Processes
 from tests.trouble import (
   CRASH,
   DIE,
-  DOZE,
   GO,
   HALF,
   HANG,
@@ -164,13 +163,30 @@ def test_closing_waits_for_the_simulator_but_not_for_ever(factory, seconds, code
   assert [process.exitcode for process in ended] == [code, code]
 
 
-def test_workers_move_at_the_same_time():
-  env = Processes(Probe, 3)
+def test_workers_move_at_the_same_time(tmp_path):
+  """Each waits in its step for all others to be in theirs."""
+  env = Processes(functools.partial(Meeting, tmp_path), 3)
   begin(env)
-  started = time.monotonic()
-  act(env, DOZE, DOZE, DOZE)
-  assert 0.4 <= time.monotonic() - started < 1.1  # 1.2 one after the other
+  assert act(env, GO, GO, GO).reward.tolist() == [3, 3, 3]
   env.close()
+
+
+class Meeting(Reacher):
+  """Its reward is how many were in a step with it, within half a minute."""
+
+  def __init__(self, folder):
+    super().__init__()
+    self.folder = folder
+
+  def step(self, actions, restart, seeds, idle=None):
+    timestep = super().step(np.zeros(2), restart, seeds)
+    if not restart[0]:
+      (self.folder / str(os.getpid())).touch()
+      until = time.monotonic() + 30
+      while len([*self.folder.iterdir()]) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+      timestep.reward[:] = len([*self.folder.iterdir()])
+    return timestep
 
 
 def test_a_wrong_task_is_the_same_error():
