@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The study of README.md, one part at a time: results/harmony/run.sh
-#   cartpole|rates|tie|second|sizes|scales|walker|video|lever|catch|clip|bounds|free
+#   cartpole|rates|tie|second|sizes|scales|walker|video|walker_video|lever|catch|clip|bounds|free
 #   [more flags of `experiments.offline train`, such as --seeds=3]
-# The same command goes on where it was stopped; several at once share the runs. RULES=five, six, first or others does a part of the rules
-# (`second` does five without it), FIRST=1 the first buffer alone.
+# The same command goes on where it was stopped; several at once share the runs. RULES=five, six, seven, first or others does a part of the
+# rules (`second` does five without it, `scales` its own five), FIRST=1 the first buffer alone.
 set -euo pipefail
-part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, lever, catch, clip, bounds, free}
+part=${1:?one of cartpole, rates, tie, second, sizes, scales, walker, video, walker_video, lever, catch, clip, bounds, free}
 shift
 here=${STUDY:-runs/harmony}
 python=${PYTHON:-python}
@@ -44,9 +44,10 @@ others=(--weighting=harmony_unrectified,reciprocal,running,running_elbo,uncertai
 for rule in uncertainty_library dwa_epochs running_unrectified running_elbo_unrectified; do
   others+=("--variant=$rule: weighting.rule=$rule")
 done
-five=(--weighting=none,harmony,running_tied "$(fixed w100 1 100)"
-  "--variant=harmony_early: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8")
+early="--variant=harmony_early: weighting.rule=harmony weighting.rate=10 weighting.calibrate=8"
+five=(--weighting=none,harmony,running_tied "$(fixed w100 1 100)" "$early")
 six=(--weighting=uncertainty,dwa,nash_mtl "$(fixed w10 1 10)" "$(fixed w1000 1 1000)" "$(fixed reward_only 0 100)")
+seven=("${six[@]}" "$early")
 bounds=()
 for memory in 10:0.9 1000:0.999; do
   bounds+=("--variant=memory_${memory%:*}: weighting.rule=equilibrium weighting.decay=${memory#*:}")
@@ -67,10 +68,11 @@ case $part in
       record "walker$seed" --suite=dmc --task=walker_stand --config.env.render=fast --episodes=300 --seed=$seed
     done
     ;;
-  video)
+  video | walker_video)
+    task=cartpole_swingup episodes=400
+    [ "$part" = video ] || { task=walker_stand episodes=300; }
     for seed in 0 1; do
-      record "video$seed" --suite=dmc --task=cartpole_swingup --config.env.render=fast --config.env.background=video \
-        --episodes=400 --seed=$seed
+      record "$part$seed" --suite=dmc --task=$task --config.env.render=fast --config.env.background=video --episodes=$episodes --seed=$seed
     done
     ;;
   lever)
@@ -103,7 +105,7 @@ case $part in
   sizes) # a half and twice the width of everything; later flags count
     for width in half double; do
       sizes=(8 64 48) && [ $width = half ] || sizes=(32 256 192)
-      train "cartpole_$width" --buffer="$here/cartpole0.npz" --seeds=3 --weighting=none,harmony,running_tied "$(fixed w100 1 100)" \
+      train "cartpole_$width" --buffer="$(both cartpole)" --seeds=3 --weighting=none,harmony,running_tied "$(fixed w100 1 100)" \
         --config.encoder.depth=${sizes[0]} --config.decoder.depth=${sizes[0]} --config.rssm.deter=${sizes[1]} \
         --config.rssm.units=${sizes[2]} "$@"
     done
@@ -133,10 +135,11 @@ case $part in
     done
     ;;
   scales)
+    chosen="${RULES:-scaled}[@]"
     for scale in 0.1 10; do
-      train "cartpole_x$scale" --buffer="$(both cartpole)" --seeds=3 --reward_scale=$scale "${scaled[@]}" "$@"
+      train "cartpole_x$scale" --buffer="$(both cartpole)" --seeds=3 --reward_scale=$scale "${!chosen}" "$@"
     done
-    train rates --buffer="$(both cartpole)" --seeds=3 --weighting=running_tied_unrectified "$@"
+    [ -n "${RULES:-}" ] || train rates --buffer="$(both cartpole)" --seeds=3 --weighting=running_tied_unrectified "$@"
     ;;
   *) # the rules of RULES, or the first and then the others
     study=$part buffers=$part rules=${RULES:-first others} seeds=5
