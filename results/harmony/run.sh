@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The study of README.md, one part at a time: results/harmony/run.sh
+# The study of PLAN.md, one part at a time: results/harmony/run.sh
 #   cartpole|rates|tie|second|sizes|scales|walker|video|walker_video|lever|catch|clip|bounds|free
 #   [more flags of `experiments.offline train`, such as --seeds=3]
 # The same command goes on where it was stopped; several at once share the runs. RULES=five, six, seven, first or others does a part of the
