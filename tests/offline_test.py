@@ -259,6 +259,10 @@ def test_a_recording_of_catch():
   assert short.starts.tolist() == [0, 4, 8, 12] and not short.rows['is_terminal'].any()
   assert short.rows['is_last'].sum() == 3  # cut, and no end that a model should foresee
   assert (short.state[:4, 1] == ball[0]).all()  # the same episode
+  own, known = np.zeros((1, 3), np.float32), env.state
+  env.state = lambda: np.add(known(), 0, out=own)  # as a simulator that has one array for it
+  again = record.record(env, record.trained(Left()), 6, 8, 3, {'suite': 'catch'})
+  assert (again.state == buffer.state).all()
 
 
 def test_a_run_stops_where_it_is_not_finite():

@@ -6,6 +6,7 @@ task, buffer, seed, measure, update, value).
 
 # pyright: reportArgumentType=false
 
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -68,9 +69,13 @@ def reward_errors(studies: Studies) -> Drawn:
 
 
 def _ends(study, by_label):
-  """{label: values after the last update} of those that have finite ones."""
-  found = {label: table.last(study.updates)(each) for label, each in by_label.items()}
-  return {label: [*each.values()] for label, each in found.items() if each}
+  """{label: the value of each finished run after the last update}; NaN where that is not finite, as
+  a mean of the others would be of other runs."""
+  found = {}
+  for run in filter(study.finished, study.runs()):
+    values = table.last(study.updates)(by_label.get(run.label, {}))
+    found.setdefault(run.label, []).append(values.get((run.buffer, run.seed), math.nan))
+  return found
 
 
 def _rows(task, measured):

@@ -121,10 +121,10 @@ def record(
     action = zero_actions(env.spec, 1)
     for step in range(length):
       timestep = env.step(action, restart, number)
-      states.append(state()[0])
+      states.append(np.array(state()[0]))  # it may be the simulator's own, as may an action be
       vector = policy(timestep, rng)
       action, restart = to_environment(vector, env.spec), np.zeros(1, bool)
-      actions.append(vector[0])
+      actions.append(np.array(vector[0]))
       timestep.is_last[0] |= step == length - 1
       seen.append(timestep)
       if timestep.is_last[0]:
