@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from harmony_jax import method, settings
+from harmony_jax import settings
 from harmony_jax.config import nearest, nested_flat
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
@@ -314,7 +314,7 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
   options, found, unlike, about = flags.FLAGS, [], {}, About([], [], [])
   seeds = launcher.parse_seeds(options.seeds)
   results = options.results or ()
-  given = [each for path in results for each in _printed(*records.collect(path))]
+  given = _printed(*records.every(results))  # variants of one rule have one place
   for command, tasks in chosen(figure).items():
     for label, words in figure.variants.items():
       rule = words[0].removeprefix('--weighting=')
@@ -325,22 +325,26 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
         if not results:
           folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
           folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
-          there = _printed(*records.collect([each for each in folders if each.exists()]))
+          there = _printed(*records.every([each for each in folders if each.exists()]))
         changes = [word.removeprefix('--config.') for word in words[1:]]
         apart = [(each, _apart(each, config, changes)) for each in there]
         unlike |= {_place(each): told for each, told in apart if told}
-        fitting = [each for each, told in apart if told == []]
-        own = {each.seed: each for each in reversed(fitting)}
-        for each in [each for each in fitting if not each.is_same_run(own[each.seed])]:
-          also = f'{own[each.seed].source} is another run of {label}, {task}, seed {each.seed}'
-          print(f'note: {each.source} is left out: {also}', file=sys.stderr)
-        own = [own[seed] for seed in seeds if seed in own]
+        fitting = [
+          dataclasses.replace(each, method=label)
+          for each, told in apart
+          if told == [] and each.seed in seeds
+        ]
+        own = sorted(_printed(*records.settled(fitting)), key=lambda each: seeds.index(each.seed))
         about.lines.extend(launcher.idle(config.override(changes), []) if own else [])
-        found += [dataclasses.replace(each, method=label) for each in own]
+        found += own
         preset: Any = records.without_paths(plain.override(changes).to_json())
         for each in own:
           about.there.append(((label, each.suite, each.task), each.complete))
-          about.other.extend(records.apart(preset, each.config).values())
+          about.other.extend(records.apart(*_by_one_rule(preset, each.config)).values())
+        scale = getattr(getattr(config.agent, 'losses', None), 'scale', 1.0)
+        if label == 'harmony_w_d1' and scale != 1:
+          told = f'{options.method} has w_d = {scale:g} of its own, as harmony_w_d1 has it here'
+          about.lines.append(told)
   for place in sorted(unlike.keys() - set(map(_place, found))):  # else it is another variant's
     print(f'note: {place[0]} is left out, a run with {", ".join(unlike[place])}', file=sys.stderr)
   if not found:
@@ -369,7 +373,7 @@ def _apart(record, config, changes):
   from harmony_jax.reporting import records, schema
 
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  wanted, own = config.override(changes).to_json(), record.config
+  wanted, own = _by_one_rule(config.override(changes).to_json(), record.config)
   if kind(own) != kind(wanted):
     return None
   flat, own_flat = nested_flat(wanted), nested_flat(own)
@@ -378,6 +382,14 @@ def _apart(record, config, changes):
     return None
   apart = records.apart(wanted, own)
   return [text for name, text in apart.items() if name.startswith('weighting.')]
+
+
+def _by_one_rule(*configs):
+  """Two configurations; where one has the rule `none` and one `fixed`, both as the latter."""
+  from harmony_jax import weighting
+
+  rules = {(each.get('weighting') or {}).get('rule') for each in configs}
+  return [*map(weighting.spelled_out, configs)] if rules == {'none', 'fixed'} else configs
 
 
 def draw_offline(name: str, figure: Offline, output: pathlib.Path) -> list[pathlib.Path]:
@@ -483,9 +495,6 @@ def describe(
     )
   if fewest < 5:
     lines.append(f'{fewest} of the five seeds that a mean needs at least.')
-  losses = getattr(method.entry(options.method).settings, 'losses', None)
-  if 'harmony_w_d1' in labels and (own := getattr(losses, 'scale', 1.0)) != 1:
-    lines.append(f'{options.method} has w_d = {own:g} of its own, as harmony_w_d1 has it here.')
   lines += [f'{line}.' for line in dict.fromkeys(about.lines)]
   path = output / f'{name}.md'
   with run_folder.atomic_write(path) as file:

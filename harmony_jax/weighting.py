@@ -131,6 +131,17 @@ def idle(rule: str) -> set[str]:
   return {name for name, hyper in _BECOMES.items() if hyper not in taken}
 
 
+def spelled_out(config: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Return a run's configuration, a tree; of a Dreamer with rule `none` with what that is: `fixed`,
+  with weights of 1, and of the dynamics that of its losses."""
+  section, losses = config.get('weighting') or {}, config.get('losses') or {}
+  if section.get('rule') != 'none' or 'w_r' not in section or 'dyn' not in losses:
+    return config
+  scale = LossSettings(dyn=losses['dyn'], rep=losses['rep']).scale
+  weights = {'w_o': 1.0, 'w_r': 1.0, 'w_d': scale, 'tasks': [*WeightingSettings().tasks]}
+  return {**config, 'weighting': {**section, **weights, 'rule': 'fixed'}}
+
+
 def rest(config: Mapping[str, Any]) -> Callable[[Any, str], Any]:
   """Return (loss, task) -> log σ at which the harmonizer of a task comes to rest.
 

@@ -97,7 +97,7 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
   other = f'--results={tmp_path}/w10,{again},{tmp_path}/w10/'
   done = commands.run('analysis', '--figure=18', *where[:-1], other)
   assert done.stderr == (
-    f'note: {again} is left out: {tmp_path}/w10 is another run of w_r10, hammer, seed 0\n'
+    f'note: {again} is left out: {tmp_path}/w10 is another run of hammer, w_r10, seed 0\n'
   )
   where = where[:-1] + (f'--results={tmp_path}/w_d1',)
   done = commands.run('analysis', '--figure=17', *where)
@@ -107,7 +107,7 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
 
 
 def test_a_variant_without_changes_is_no_run_with_another_s(tmp_path):
-  """Both runs of figure 17 are called harmony; one of them has no σ of the dynamics."""
+  """Both runs of figure 17 are called harmony, in one folder; one has no σ of the dynamics."""
   suites = configs()
   made = suites.make(suites.suite('metaworld'), 'dreamerv2', 'cpu', 'hammer')
   of = {'suite': 'metaworld', 'task': 'hammer', 'method': 'dreamerv2'}
@@ -119,24 +119,45 @@ def test_a_variant_without_changes_is_no_run_with_another_s(tmp_path):
     reports.write_run(folder, 0, first=first, **of)
     reports.change(folder, weighting=made.override(changes).to_json()['weighting'])
   words = '--figure=17', '--tasks=hammer', f'--output={tmp_path}/drawn'
-  done = commands.run('analysis', *words, f'--results={tmp_path}/9,{tmp_path}/1')
-  assert done.returncode == 0, done.stderr
+  done = commands.run('analysis', *words, f'--results={tmp_path}')
+  assert done.returncode == 0 and not done.stderr, done.stderr
   rows = rows_of(tmp_path / 'drawn' / 'figure_17.csv')
   found = [(row['label'], float(row['value'])) for row in rows]
   assert found == [('harmony', 1), ('harmony', 2), ('harmony_w_d1', 9), ('harmony_w_d1', 10)]
 
 
-@pytest.mark.parametrize('method, told', [('dreamerv2', False), ('dreamerv3', True)])
-def test_a_figure_says_which_weight_the_dynamics_has_without_its_harmonizer(method, told, tmp_path):
-  """It is called w_d = 1, which it is with DreamerV2 alone."""
+def test_no_rule_is_weights_of_1_where_the_dynamics_has_that_too(tmp_path):
+  """With DreamerV2 `none` is figure 22's w_r1, with DreamerV3 another run: w_d is 0.6 there."""
+  suites = configs()
+  for name, told in (('dreamerv2', ''), ('dreamerv3', 'with weighting.w_d (0.6 for 1.0)\n')):
+    made = suites.make(suites.suite('metaworld'), name, 'cpu', 'hammer')
+    tree = made.override(['weighting.rule=none', 'weighting.w_r=7']).to_json()  # w_r is idle
+    reports.write_run(tmp_path / name, 0, suite='metaworld', task='hammer', method=name)
+    reports.change(tmp_path / name, **{part: tree[part] for part in ('weighting', 'losses')})
+    where = f'--method={name}', f'--results={tmp_path}', f'--output={tmp_path}/drawn'
+    done = commands.run('analysis', '--figure=22', *where)
+    assert (done.returncode == 0) == (not told) and told in done.stderr, done.stderr
+  rows = rows_of(tmp_path / 'drawn' / 'figure_22.csv')
+  assert [(row['label'], float(row['value'])) for row in rows] == [('w_r1', 1), ('w_r1', 2)]
+  assert 'weighting.rule' not in (tmp_path / 'drawn' / 'figure_22.md').read_text()
+
+
+@pytest.mark.parametrize(
+  'method, words, scale',
+  [('dreamerv2', (), 1), ('dreamerv3', (), 0.6), ('dreamerv2', ('--config.losses.dyn=0.2',), 0.4)],
+)
+def test_a_figure_says_which_weight_the_dynamics_has_without_its_harmonizer(
+  method, words, scale, tmp_path
+):
+  """It is called w_d = 1, which it is with DreamerV2's own losses alone."""
   folder = tmp_path / 'runs' / 'catch' / 'catch' / f'{method}-none-cpu' / 'seed0'
   reports.write_run(folder, 0, suite='catch', task='catch', method=method)
   reports.change(folder, weighting={'rule': 'none'})
-  words = '--figure=17', '--suite=catch', f'--method={method}', '--draw_only'
-  done = commands.run('analysis', *words, f'--root={tmp_path}/runs', f'--output={tmp_path}')
+  where = f'--root={tmp_path}/runs', f'--output={tmp_path}', f'--method={method}', '--draw_only'
+  done = commands.run('analysis', '--figure=17', '--suite=catch', *where, *words)
   assert done.returncode == 0, done.stderr
-  text = (tmp_path / 'figure_17.md').read_text()
-  assert ('dreamerv3 has w_d = 0.6 of its own, as harmony_w_d1 has it here.' in text) == told
+  told = f'{method} has w_d = {scale:g} of its own, as harmony_w_d1 has it here.'
+  assert (told in (tmp_path / 'figure_17.md').read_text()) == (scale != 1)
 
 
 def test_a_figure_says_of_which_runs_it_is(tmp_path):
@@ -172,6 +193,20 @@ def test_a_mean_over_updates_is_of_all_runs():
   *runs, mean = [line.get_ydata() for line in axis.lines]
   np.testing.assert_equal(np.array(runs), [[1, np.nan, 1], [3, np.nan, np.nan]])
   np.testing.assert_equal(mean, [2, np.nan, np.nan])
+
+
+def test_a_bar_is_the_mean_of_all_runs(tmp_path):
+  """As over updates: of two runs of which one has no number there are a dot and no bar."""
+  plan = {'updates': 2, 'variants': {'a': {}, 'b': {}}, 'seeds': [0, 1], 'buffers': [{'sha256': 1}]}
+  opened = study.open_study(tmp_path, plan)
+  for run, value in zip(opened.runs(), (1.0, 2.0, None, 4.0)):
+    line = {'update': 2, 'measures': {'reward/mse_open_15': value}}
+    (tmp_path / f'{run.name}.jsonl').write_text(json.dumps(line))
+  axis = Figure().add_subplot()
+  (panel,), _, rows = figures.reward_errors({'x': opened})
+  panel.draw(axis)
+  np.testing.assert_equal([bar.get_height() for bar in axis.patches], [np.nan, 3])
+  assert [row[-1] for row in rows] == [1, 2, 4] and axis.get_ylim()[1] > 4
 
 
 def test_a_run_that_has_just_begun_does_not_end_a_metric_s_mean():

@@ -74,6 +74,17 @@ def collect(
     different run in the place of another), seeds and tasks of a method whose settings differ, and
     scores of episodes that did not end.
   """
+  found, unread = every(paths, metrics, skip)
+  found, problems = settled(found)
+  return found, unread + problems
+
+
+def every(
+  paths: str | os.PathLike | Iterable[str | os.PathLike],
+  metrics: Sequence[str] = (),
+  skip: Sequence[str | os.PathLike] = (),
+) -> tuple[list[Record], list[str]]:
+  """As `collect`, but for runs that have one place: all of them, and no word about that."""
   found, problems, seen = [], [], set(map(os.path.realpath, skip))
   for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
     given = local_path(given)
@@ -84,9 +95,13 @@ def collect(
         problems += [str(error)] if path == given else []  # other JSON files may lie in folders
       except UserError as error:
         problems.append(str(error))
-  found, doubled = _one_per_place(found)
-  problems += doubled + _unlike(found) + _cut(found)
   return found, [one_line(text) for text in problems]
+
+
+def settled(found: Sequence[Record]) -> tuple[list[Record], list[str]]:
+  """Return the records that a place keeps, and what `collect` tells of them."""
+  kept, doubled = _one_per_place(found)
+  return kept, [one_line(text) for text in doubled + _unlike(kept) + _cut(kept)]
 
 
 def stamps(
