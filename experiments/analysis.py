@@ -327,7 +327,7 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
           folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
           there = _printed(*records.every([each for each in folders if each.exists()]))
         changes = [word.removeprefix('--config.') for word in words[1:]]
-        apart = [(each, _apart(each, config, changes)) for each in there]
+        apart = [(each, _apart(each, config, changes, texts)) for each in there]
         unlike |= {_place(each): told for each, told in apart if told}
         fitting = [
           dataclasses.replace(each, method=label)
@@ -345,8 +345,9 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
         if label == 'harmony_w_d1' and scale != 1:
           told = f'{options.method} has w_d = {scale:g} of its own, as harmony_w_d1 has it here'
           about.lines.append(told)
-  for place in sorted(unlike.keys() - set(map(_place, found))):  # else it is another variant's
-    print(f'note: {place[0]} is left out, a run with {", ".join(unlike[place])}', file=sys.stderr)
+  others = sorted(unlike.keys() - set(map(_place, found)))  # else it is another variant's
+  told = [f'{place[0]} is left out, a run with {", ".join(unlike[place])}' for place in others]
+  launcher.note(dict.fromkeys(told))
   if not found:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
     raise UserError(f'no run of this figure is {where}')
@@ -364,9 +365,10 @@ def _printed(found, problems):
   return found
 
 
-def _apart(record, config, changes):
-  """['weighting.rate (0.5 for 1.0)']: how a record weighs otherwise than a configuration to which a
-  variant makes these changes; None for a run of another kind or variant.
+def _apart(record, config, changes, texts):
+  """['weighting.rate (0.5 for 1.0)']: how a record weighs otherwise than a configuration with the
+  settings `texts`, to which a variant makes these changes, or is not as `texts` say; None for a run
+  of another kind or variant.
 
   A rule's name does not say how it weighs, and no more does a run's label.
   """
@@ -381,7 +383,8 @@ def _apart(record, config, changes):
   if any(own_flat.get(name) != flat[name] for name in (text.partition('=')[0] for text in changes)):
     return None
   apart = records.apart(wanted, own)
-  return [text for name, text in apart.items() if name.startswith('weighting.')]
+  asked = {text.partition('=')[0] for text in texts}
+  return [text for name, text in apart.items() if name in asked or name.startswith('weighting.')]
 
 
 def _by_one_rule(*configs):

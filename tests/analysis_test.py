@@ -92,6 +92,8 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
     assert {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_18.csv')} == labels
     told = 'half is left out, a run with weighting.rate (0.5 for 1.0)\n'
     assert (told in done.stderr) == (not words), done.stderr
+  done = commands.run('analysis', '--figure=18', *where, '--config.steps=50')
+  assert done.returncode == 2 and 'w10 is left out, a run with steps (100 for 50)' in done.stderr
   again = reports.write_run(tmp_path / 'again', 0, first=7.0)
   shutil.copy(tmp_path / 'w10' / 'config.json', again)
   other = f'--results={tmp_path}/w10,{again},{tmp_path}/w10/'
