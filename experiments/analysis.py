@@ -312,7 +312,7 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
   from harmony_jax.reporting import records
 
   options, found, unlike, about = flags.FLAGS, [], {}, About([], [], [])
-  seeds = launcher.parse_seeds(options.seeds)
+  seeds, beyond = launcher.parse_seeds(options.seeds), set()
   results = options.results or ()
   given = _printed(*records.every(results))  # variants of one rule have one place
   for command, tasks in chosen(figure).items():
@@ -329,11 +329,9 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
         changes = [word.removeprefix('--config.') for word in words[1:]]
         apart = [(each, _apart(each, config, changes, texts)) for each in there]
         unlike |= {_place(each): told for each, told in apart if told}
-        fitting = [
-          dataclasses.replace(each, method=label)
-          for each, told in apart
-          if told == [] and each.seed in seeds
-        ]
+        fitting = [dataclasses.replace(each, method=label) for each, told in apart if told == []]
+        beyond |= {each.source for each in fitting if each.seed not in seeds}
+        fitting = [each for each in fitting if each.seed in seeds]
         own = sorted(_printed(*records.settled(fitting)), key=lambda each: seeds.index(each.seed))
         about.lines.extend(launcher.idle(config.override(changes), []) if own else [])
         found += own
@@ -347,6 +345,7 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
           about.lines.append(told)
   others = sorted(unlike.keys() - set(map(_place, found)))  # else it is another variant's
   told = [f'{place[0]} is left out, a run with {", ".join(unlike[place])}' for place in others]
+  told += [f'{each} has seeds beyond --seeds={options.seeds}' for each in sorted(beyond)]
   launcher.note(dict.fromkeys(told))
   if not found:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'

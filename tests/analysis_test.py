@@ -142,6 +142,10 @@ def test_no_rule_is_weights_of_1_where_the_dynamics_has_that_too(tmp_path):
   rows = rows_of(tmp_path / 'drawn' / 'figure_22.csv')
   assert [(row['label'], float(row['value'])) for row in rows] == [('w_r1', 1), ('w_r1', 2)]
   assert 'weighting.rule' not in (tmp_path / 'drawn' / 'figure_22.md').read_text()
+  reports.change(tmp_path / 'dreamerv2', seed=1)
+  where = f'--results={tmp_path}/dreamerv2', f'--output={tmp_path}/drawn'
+  done = commands.run('analysis', '--figure=22', *where)
+  assert done.returncode == 2 and 'dreamerv2 has seeds beyond --seeds=1\n' in done.stderr
 
 
 @pytest.mark.parametrize(
