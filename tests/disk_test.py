@@ -9,6 +9,7 @@ import pytest
 from experiments import folders
 from harmony_jax import config as config_
 from harmony_jax import disk
+from harmony_jax.errors import UserError
 from harmony_jax.processes import ALONE
 from harmony_jax.training import run_folder
 from tests.runs import From, config_of, dreamer_of, train
@@ -34,6 +35,15 @@ def test_the_replay_goes_at_the_end(tmp_path, capsys):
   train(tmp_path / 'kept', config_of(keep_replay=True))
   assert (tmp_path / 'kept' / 'replay' / 'manifest.json').exists()
   assert 'dropped' not in capsys.readouterr().out
+
+
+def test_a_folder_with_a_replay_of_somebody_else_is_refused(tmp_path):
+  """It would go with the run's own."""
+  (tmp_path / 'replay').mkdir()
+  (tmp_path / 'replay' / 'buffer.py').touch()
+  with pytest.raises(UserError, match='holds replay/buffer.py, which is of no run'):
+    run_folder.prepare(tmp_path, config_of(), {})
+  assert not (tmp_path / 'config.json').exists()
 
 
 @pytest.mark.parametrize('keep', [False, True])

@@ -251,6 +251,10 @@ def test_entries_of_a_dict_keep_their_values():
       "observation 'state' .* would be a vector of 282240 numbers; a picture has numbers in",
     ),
     (
+      spaces.Box(0, 255, (84, 84, 3), np.int32),
+      'would be a vector of 21168 numbers; config.env.read=NAME:picture reads it as one',
+    ),
+    (
       spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)), a_b=spaces.Discrete(2)),
       'would have one name of a_b',
     ),

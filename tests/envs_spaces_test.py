@@ -1,6 +1,8 @@
 """How observation spaces are read, and that nothing which does not fit its space is misread."""
 
 import importlib
+import itertools
+import sys
 import warnings
 
 import gymnasium
@@ -130,6 +132,21 @@ def test_entries_are_chosen_left_out_and_read_as_told():
       readings.entries(NESTED, 64, **how)
 
 
+def test_no_observation_takes_the_place_of_another():
+  names = {'action': box(-1, 1, (2,)), 'action_observed': box(-1, 1, (2,))}
+  with pytest.raises(ValueError, match='would have one name of action_observed, action_observed'):
+    read(spaces.Dict(names))
+
+
+def test_what_has_no_numbers_is_left_out():
+  assert read(spaces.Dict(a=box(-1, 1, (2,)), b=box(-1, 1, (0,))))[1] == ['b (Box of [0])']
+
+
+def test_few_bits_hold_what_was_given():
+  (entry,), _ = readings.entries(box(-np.inf, np.inf, (2,), np.float16), 64)
+  np.testing.assert_array_equal(entry.read(np.array([70_000.0, 1 / 3])), np.float32([7e4, 1 / 3]))
+
+
 def test_what_cannot_be_pixels_is_no_picture():
   """Numbers below 0 would wrap around, and whole ones from 0 to 1 would be black."""
   told = {'read': ('state:picture',)}
@@ -218,6 +235,11 @@ def no_seed(self):
   return Honest.reset(self)
 
 
+def other_actions(self, **how):
+  self.action_space = spaces.Discrete(3)
+  return Honest.reset(self, **how)
+
+
 def raises(self, *args, **kwargs):
   raise ConnectionError('simulator not started\non port 1234')
 
@@ -245,7 +267,20 @@ BROKEN = {
   'step raises': ({'step': raises}, 'its step raised ConnectionError: .* in step 1 of an episode$'),
   'old step': (
     {'step': stepping(lambda *x: (*x[:3], x[4]))},
-    'its step returned tuple of 4: .* in step 3 of an episode',
+    r'its step returned \(float32 \[1\], float, bool, dict\): .* in step 3 of an episode',
+  ),
+  'no info': (
+    {'reset': lambda self, **how: (Honest.reset(self, **how)[0], None)},
+    r'its reset returned \(float32 \[1\], NoneType\): reset',
+  ),
+  'exits': ({'step': stepping(lambda *x: sys.exit(0))}, 'its step raised SystemExit: 0, in step 3'),
+  'other actions': (
+    {'reset': other_actions},
+    r'its action_space is Discrete\(3\), before its reset it had Discrete\(2\): an agent has one',
+  ),
+  'complex reward': (
+    {'step': stepping(lambda o, r, *x: (o, 1j, *x))},
+    'its reward is complex, not',
   ),
   'two rewards': (
     {'step': stepping(lambda o, r, *x: (o, np.array([r, r]), *x))},
@@ -300,6 +335,26 @@ def test_its_faults_are_its_own(name, register):
   assert (caught.value.__cause__ is not None) == (
     'raise' in str(caught.value) or name == 'constructor'
   )
+
+
+def test_an_end_that_raises_changes_nothing(register):
+  register(type('Odd', (Honest,), {'close': raises}))
+  with pytest.warns(UserWarning, match='^Odd-v0: its close raised ConnectionError: simulator not'):
+    Gym('Odd-v0', 1).close()
+
+
+def test_actions_are_the_same_in_all_of_them(register):
+  bounds = itertools.count(1)
+  init = lambda self: setattr(self, 'action_space', box(-1, next(bounds), (1,)))
+  register(type('Odd', (Honest,), {'__init__': init}))
+  with pytest.raises(EnvironmentFault, match=r'action_space is Box\(-1.0, 2.0, .* another one of'):
+    Gym('Odd-v0', 2)
+
+
+def test_one_limit_of_steps_is_said_once(register):
+  register(Honest)
+  with pytest.raises(ValueError, match='time_limit and config.env.max_episode_steps are one'):
+    Gym('Odd-v0', 1, time_limit=3, max_episode_steps=5)
 
 
 def test_a_success_that_is_never_told_is_a_warning(register):

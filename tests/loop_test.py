@@ -88,6 +88,28 @@ def test_as_many_environments_evaluate_as_the_first_evaluation_has_episodes(chan
   assert evaluation.at_a_time(config) == count
 
 
+def test_an_evaluation_that_the_agent_does_not_fit_is_told_before_training(tmp_path):
+  config = dataclasses.replace(config_of(), eval_env={'distractors': 1})
+  other = lambda trainer: dataclasses.replace(trainer.env.spec, num_actions=4)
+  with pytest.raises(
+    UserError, match='^config.eval_env makes environments .* there are image .* 3'
+  ):
+    train(tmp_path, config, prepare=lambda trainer: setattr(trainer.env, 'spec', other(trainer)))
+  assert not (tmp_path / 'metrics.jsonl').exists()
+
+
+def test_what_fails_as_it_ends_keeps_nothing_else_open(tmp_path):
+  found = []
+
+  def prepare(trainer):
+    found.append(trainer)
+    trainer.env.close = lambda: 1 / 0
+
+  with pytest.raises(ZeroDivisionError):
+    train(tmp_path, config_of(steps=80), prepare=prepare)
+  assert found[0].evaluation._closed
+
+
 def test_what_tensorboard_shows(whole):
   """Metrics and scores as recorded, settings, a video, and each episode at a step of its own."""
   folder, _ = whole

@@ -31,6 +31,7 @@ OBSERVE = ('auto', 'render', 'both')
 SIDE = 64  # height and width that pictures are resized to, by area
 STILL = 100  # steps in which a picture should have changed
 MOST_WRAPPERS = 99
+FAULTS = (Exception, SystemExit)  # some close their window and exit
 # What registers ids that begin so, and what pip calls it; others are named as 'package:Name-v0'.
 PACKAGES = {
   'ALE/': ('ale_py', 'ale-py'),
@@ -119,6 +120,10 @@ class Gym:
     _check_options(self.task, options)
     if observe != 'auto':
       options['render_mode'] = 'rgb_array'
+    if chosen.time_limit and 'max_episode_steps' in options:
+      raise ValueError(
+        'config.env.time_limit and config.env.max_episode_steps are one: say it once'
+      )
     if chosen.time_limit:
       options['max_episode_steps'] = chosen.time_limit * action_repeat
     self.num_envs, self.action_repeat = num_envs, action_repeat
@@ -129,6 +134,8 @@ class Gym:
     # OpenGL contexts must be freed before Python takes their library away, so also at exit.
     self._free = weakref.finalize(self, _close_all, self._simulators)
     first = self._simulators[0]
+    for other in self._simulators[1:]:  # observations are held against the first's as they come
+      other.require_actions(first.action_space, 'another one of it has')
     self._drawn = observe != 'auto'
     self._entries, left = [], []
     if observe != 'render':
@@ -314,7 +321,15 @@ class _Simulator:
     result = self.call('reset', seed=seed)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
       raise self.fault(f'its reset returned {_kind(result)}: {CONVENTION["reset"]}')
+    self.require_actions(self.action_space, 'before its reset it had')
     return result
+
+  def require_actions(self, space, which):
+    """Refuse actions of another space than the agent's."""
+    now = self._env.action_space
+    if now is not space and now != space:
+      told = f'its action_space is {now}, {which} {space}'
+      raise self.fault(f'{one_line(told)}: an agent has one for all episodes')
 
   def step(self, action):
     """(observation, reward, terminated, truncated, info)."""
@@ -330,7 +345,7 @@ class _Simulator:
 
   def _reward(self, reward):
     array = np.asarray(reward)
-    if array.size != 1 or not (array.dtype == bool or np.issubdtype(array.dtype, np.number)):
+    if array.size != 1 or array.dtype.kind not in 'biuf':
       raise self.fault(
         f'its reward is {_kind(reward)}, not one number: put a wrapper around it that makes one, '
         '--config.env.wrappers=my_package:MyWrapper'
@@ -357,14 +372,17 @@ class _Simulator:
     return image
 
   def close(self):
-    """Free what it holds."""
-    self._env.close()
+    """Free what it holds; what went wrong or right before is not for its end to change."""
+    try:
+      self._env.close()
+    except FAULTS as error:
+      warnings.warn(f'{self.task}: its close raised {_raised(error)}', stacklevel=2)
 
   def call(self, name, *args, **how):
     """What a method returns; what it raises is the environment's fault."""
     try:
       return getattr(self._env, name)(*args, **how)
-    except Exception as error:
+    except FAULTS as error:
       told = isinstance(error, (TypeError, ValueError)) and name in CONVENTION
       hint = f' ({CONVENTION[name]})' if told else ''
       raise self.fault(f'its {name} raised {_raised(error)}{hint}') from error
@@ -381,7 +399,7 @@ def _import(task, module, pip=''):
     raise ValueError(
       f'{task!r} asks for the package {module!r}, which cannot be imported: {_one_line(error)}'
     ) from None
-  except Exception as error:
+  except FAULTS as error:
     raise EnvironmentFault(f'{task}: to import {module} raised {_raised(error)}') from error
 
 
@@ -435,7 +453,7 @@ def _make(task, options, num_envs=0):
         f'{task} does not take {options}: {_one_line(error)}; it takes {taken}'
       ) from None
     raise EnvironmentFault(f'{task} cannot be made: {_raised(error)}') from error
-  except Exception as error:
+  except FAULTS as error:
     text = f'does gymnasium.make({task!r}) work by itself?'
     raise EnvironmentFault(f'{task} cannot be made: {_raised(error)} ({text})') from error
 
@@ -497,6 +515,8 @@ def _kind(value):
   """What something is, in a few words."""
   if isinstance(value, np.ndarray):
     return f'{value.dtype} {list(value.shape)}'
+  if isinstance(value, tuple) and len(value) <= 5:  # as of a step
+    return f'({", ".join(map(_kind, value))})'
   count = f' of {len(value)}' if isinstance(value, (tuple, list)) else ''
   return f'{type(value).__name__}{count}'
 

@@ -77,7 +77,7 @@ def entries(
     if not _numbers(leaf):
       if name in how or any(name == pattern for pattern in keys):
         raise ValueError(f'the observation {name!r} is {_a(leaf)}, which holds no numbers')
-      left.append(f'{name} ({type(leaf).__name__})')
+      left.append(f'{name} ({type(leaf).__name__}{f" of {[*leaf.shape]}" if leaf.shape else ""})')
       continue
     try:
       found[name] = path, *_reading(leaf, size, how.get(name, ''))
@@ -137,16 +137,20 @@ def _names(found, drawn):
   pictures = [name for name, (_, spec, *_) in found.items() if len(spec.shape) == 3]
   only = pictures[0] if len(pictures) == 1 and not drawn and 'image' not in found else None
   taken = {*RESERVED, *(['image'] if drawn else [])}
-  return {
+  names = {
     name: 'image' if name == only else f'{name}_observed' if name in taken else name
     for name in found
   }
+  if len({*names.values()}) < len(names):
+    raise ValueError(f'two of its observations would have one name of {", ".join(names.values())}')
+  return names
 
 
 def _numbers(space):
   from gymnasium import spaces
 
-  return isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+  kinds = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+  return isinstance(space, kinds) and 0 not in (space.shape or ())
 
 
 def _reading(space, size, how):
@@ -279,14 +283,17 @@ def _vector(space):
 
   length = spaces.flatdim(space)
   if length > LONGEST_VECTOR:
-    raise ValueError(
-      f'{space.shape} {space.dtype} would be a vector of {length} numbers; a picture has {PICTURES}'
-    )
+    told = f'a picture has {PICTURES}'
+    if _layout(space.shape or ()) and _holds_pixels(space):
+      told = 'config.env.read=NAME:picture reads it as one'
+    raise ValueError(f'{space.shape} {space.dtype} would be a vector of {length} numbers; {told}')
   shape = tuple(space.shape or ())
   of = f' of {"×".join(map(str, shape))}' if len(shape) > 1 else ''
   one = isinstance(space, spaces.Discrete)
   words = f'one-hot of {length}' if one else f'vector of {length}{of}'
-  convert = lambda value: np.asarray(spaces.flatten(space, value), np.float32)
+  # `flatten` would have numbers of a Box in its own few bits, which may not hold what was given.
+  flat = np.ravel if isinstance(space, spaces.Box) else functools.partial(spaces.flatten, space)
+  convert = lambda value: np.asarray(flat(value), np.float32)
   return base.ArraySpec((length,), np.float32), words, convert
 
 
@@ -335,8 +342,7 @@ def _fit_box(space, told, value):
   except ValueError:  # ragged
     raise ValueError(f'is declared {_a(space)} but is {type(value).__name__}') from None
   declared, actual = space.dtype, array.dtype
-  number = actual.kind == 'b' or np.issubdtype(actual, np.number)
-  if array.shape != space.shape or not number:
+  if array.shape != space.shape or actual.kind not in 'biuf':
     raise ValueError(f'is declared {_a(space)} but is {_actual(array)}')
   floats = np.issubdtype(declared, np.floating)
   if np.issubdtype(actual, np.floating):
@@ -363,7 +369,7 @@ def _fit_box(space, told, value):
 
 def _a(space) -> str:
   """A space in a few words."""
-  if hasattr(space, 'low') and hasattr(space, 'high'):
+  if hasattr(space, 'low') and hasattr(space, 'high') and space.low.size:
     shape = '×'.join(map(str, space.shape)) or 'one number'
     return f'{shape} {space.dtype} in [{space.low.min():g}, {space.high.max():g}]'
   return f'a {type(space).__name__}'

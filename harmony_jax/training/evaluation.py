@@ -266,11 +266,13 @@ class Evaluation:
     """Evaluate before the first step, where that is wanted, or again where it was interrupted.
 
     Raises:
-      UserError: in the background, of several processes.
+      UserError: in the background, of several processes; environments that the agent does not fit.
     """
     state = trainer.state
     if self.in_background and trainer.group.count > 1:
       raise UserError('config.eval_in_background is for one process: several evaluate together')
+    if trainer.config.eval_env:  # what does not fit is told before the training, not after it
+      self._thread.submit(self._make, trainer).result()
     if state.step:
       crossed = trainer.schedule.crossed(state.step, self.every)
       wanted = crossed and state.evaluated != state.step
@@ -335,14 +337,24 @@ class Evaluation:
     budget = run.eval_share * (run.steps if last else run.eval_every)
     return min(wanted, max(1, round(budget / typical))), longest(run, step, ended)
 
+  def _make(self, trainer):
+    config = trainer.config
+    for size in group_sizes(max(1, at_a_time(config) // trainer.group.count)):
+      self._envs.append(setup.make_env(config, size, **config.eval_env))
+    require_score(config, self._envs[0])
+    learned, here = trainer.env.spec.spaces, self._envs[0].spec.spaces
+    if learned != here:
+      raise UserError(
+        'config.eval_env makes environments that the agent does not fit: it learns with '
+        f'{learned}, there are {here}'
+      )
+
   def _play(self, trainer, variables, step, episodes, limit):
     """(The results of this process, the seconds that they took)."""
     config, began, calls = trainer.config, time.monotonic(), 0
     told = began
     if not self._envs:
-      for size in group_sizes(max(1, at_a_time(config) // trainer.group.count)):
-        self._envs.append(setup.make_env(config, size, **config.eval_env))
-      require_score(config, self._envs[0])
+      self._make(trainer)
     limit = 0 if self._envs[0].spec.episode_limit else limit
 
     def act(*args, **kwargs):

@@ -14,6 +14,7 @@ in the authors' DreamerV3; their DreamerV2 leaves it out, 1 step of 501 on Meta-
 `step × action_repeat`; an update is one call of `train_step`.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -285,11 +286,10 @@ class Trainer:
   # ------------------------------------------------------------------------------------------------
 
   def _close(self):
-    if self.progress:
-      self.progress.close()
-    parts = self.updates, self.checkpoints, self.env, self.evaluation, self.order, self.trackers
-    for part in parts:
-      part.close()
+    parts = [self.updates, self.checkpoints, self.env, self.evaluation, self.order, self.trackers]
+    with contextlib.ExitStack() as stack:  # all of them, whatever one raises
+      for part in reversed([self.progress, *parts] if self.progress else parts):
+        stack.callback(part.close)
 
 
 def _row(now, vector):

@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shlex
 import shutil
 import socket
@@ -41,6 +42,8 @@ _OF_SOURCE = [f'identity.from.{name}' for name in ('task', 'method', 'step', 'ch
 # never before config.json
 _LINES = ('environment.txt', 'metrics.jsonl', 'scores.jsonl')
 _LATER = (*_LINES, 'checkpoints', '.complete')
+# in the folder replay
+_OURS = re.compile(r'manifest\.json|(steps|priorities)-.*|\d+-of-\d+|.*\.tmp').fullmatch
 
 
 class AnotherRun(UserError):
@@ -266,6 +269,11 @@ def _settle_config(path, config, identity):
     if orphans and is_recorded(path.parent):
       raise UserError(
         f'{path.parent} holds {orphans[0]} of a run, but not its config.json; choose another folder'
+      )
+    if others := sorted(x.name for x in (path.parent / 'replay').glob('*') if not _OURS(x.name)):
+      raise UserError(
+        f'{path.parent} holds replay/{others[0]}, which is of no run: where a run ends, its replay '
+        'goes; choose another folder'
       )
     with atomic_write(path) as file:
       json.dump(settings.plain(wanted), file, indent=2, allow_nan=False)
