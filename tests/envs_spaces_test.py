@@ -171,6 +171,13 @@ def test_codes_are_one_hot():
 # What does not fit
 
 
+class Elsewhere:
+  """A tensor on a device."""
+
+  def __array__(self, *unused, **unknown):
+    raise TypeError('cannot convert cuda:0 to numpy')
+
+
 @pytest.mark.parametrize(
   'space, value, words',
   [
@@ -178,6 +185,9 @@ def test_codes_are_one_hot():
     (box(-1, 1, (3,)), [1, 'x', 2], 'but is <U'),
     (box(-1, 1, (3,)), None, 'but is NoneType'),
     (box(-1, 1, (3,)), [[1, 2], [3]], 'but is list'),
+    (box(-1, 1, (3,)), Elsewhere(), 'but is Elsewhere: cannot convert cuda:0 to numpy'),
+    (spaces.Discrete(3), Elsewhere(), 'but is Elsewhere: cannot convert'),
+    (box(-1, 1, (3,)), np.array(['2020'] * 3, 'M8[Y]'), 'but is datetime64'),
     (box(-1, 1, (3,)), np.array([1, np.nan, 0]), 'has nan in it'),
     (box(0, 255, (16, 16, 3), U8), np.zeros((16, 16, 3)), 'uint8 .* but is 16×16×3 float64'),
     (box(0, 255, (16, 16, 3), U8), np.full((16, 16, 3), 300), r'int64 in \[300, 300\]'),
@@ -277,6 +287,14 @@ BROKEN = {
   'other actions': (
     {'reset': other_actions},
     r'its action_space is Discrete\(3\), before its reset it had Discrete\(2\): an agent has one',
+  ),
+  'reward elsewhere': (
+    {'step': stepping(lambda o, r, *x: (o, Elsewhere(), *x))},
+    'its reward is Elsewhere, not one number',
+  ),
+  'end elsewhere': (
+    {'step': stepping(lambda o, r, t, *x: (o, r, Elsewhere(), *x))},
+    'its end is Elsewhere, not true or false',
   ),
   'complex reward': (
     {'step': stepping(lambda o, r, *x: (o, 1j, *x))},

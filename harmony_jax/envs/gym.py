@@ -289,12 +289,13 @@ class _Success:
     value = info.get(self._key)
     if value is None:
       return False
-    if np.size(value) != 1 or np.asarray(value).item() not in (0, 1):  # a share, a text, a NaN
+    array = _array(value)
+    if not _is_number(array) or array.item() not in (0, 1):  # a share, a text, a NaN
       raise EnvironmentFault(
         f'{self._task}: its info has {self._key!r} {value!r}, which does not say success: expected '
         'true or false'
       )
-    return bool(np.asarray(value).item())
+    return bool(array.item())
 
 
 class _Simulator:
@@ -344,8 +345,8 @@ class _Simulator:
     return observation, self._reward(reward), terminated, truncated, info
 
   def _reward(self, reward):
-    array = np.asarray(reward)
-    if array.size != 1 or array.dtype.kind not in 'biuf':
+    array = _array(reward)
+    if not _is_number(array):
       raise self.fault(
         f'its reward is {_kind(reward)}, not one number: put a wrapper around it that makes one, '
         '--config.env.wrappers=my_package:MyWrapper'
@@ -356,9 +357,10 @@ class _Simulator:
     return float(array.item())
 
   def _flag(self, value):
-    if np.size(value) != 1:
+    array = _array(False if value is None else value)
+    if not _is_number(array):
       raise self.fault(f'its end is {_kind(value)}, not true or false: {CONVENTION["step"]}')
-    return bool(np.asarray(value).item())
+    return bool(array.item())
 
   def draw(self):
     """Its picture."""
@@ -509,6 +511,18 @@ def _raised(error):
   """An exception in one line."""
   text = _one_line(error)
   return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def _array(value):
+  """A value as NumPy has it; an object where it cannot, as a tensor that is on a device."""
+  try:
+    return np.asarray(value)
+  except Exception:
+    return np.array(None)
+
+
+def _is_number(array):
+  return array.size == 1 and array.dtype.kind in 'biuf'
 
 
 def _kind(value):

@@ -20,6 +20,7 @@ import numpy as np
 
 from harmony_jax.envs import base
 from harmony_jax.envs.check import RESERVED
+from harmony_jax.errors import one_line
 
 LONGEST_VECTOR = 4096  # longer ones are pictures in disguise, or need an encoder that is not here
 SMALLEST_SIDE = 12  # of a picture: boards and other codes are smaller
@@ -325,7 +326,7 @@ def _fitting(space):
     low, high, shape = 0, 1, space.shape
 
   def fit(value):
-    array = np.asarray(value)
+    array = _array(space, value)
     if isinstance(space, spaces.Discrete) and array.shape == (1,):
       array = array[0]
     whole = np.issubdtype(array.dtype, np.integer) or array.dtype == bool
@@ -336,11 +337,16 @@ def _fitting(space):
   return fit
 
 
-def _fit_box(space, told, value):
+def _array(space, value):
   try:
-    array = np.asarray(value)
-  except ValueError:  # ragged
-    raise ValueError(f'is declared {_a(space)} but is {type(value).__name__}') from None
+    return np.asarray(value)
+  except Exception as error:  # ragged, or a tensor that is on a device or has a gradient
+    told = f'is declared {_a(space)} but is {type(value).__name__}: {one_line(str(error))}'
+    raise ValueError(told) from None
+
+
+def _fit_box(space, told, value):
+  array = _array(space, value)
   declared, actual = space.dtype, array.dtype
   if array.shape != space.shape or actual.kind not in 'biuf':
     raise ValueError(f'is declared {_a(space)} but is {_actual(array)}')
@@ -376,7 +382,7 @@ def _a(space) -> str:
 
 
 def _actual(array):
-  if array.dtype == object or array.dtype.kind in 'SU':
+  if array.dtype.kind not in 'biufc':
     return f'{type(array.item()).__name__ if array.ndim == 0 else array.dtype}'
   shape = '×'.join(map(str, array.shape)) or 'one number'
   span = f' in [{array.min():g}, {array.max():g}]' if array.size else ''
