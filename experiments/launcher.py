@@ -471,5 +471,7 @@ def _fail(error: BaseException) -> int:
     while trace and trace.tb_frame.f_code.co_filename.startswith(ours):
       trace = trace.tb_next
     traceback.print_exception(type(own), own, trace)  # the environment's lines alone
+  if isinstance(error, EnvironmentFault):  # of another process, which has written them down
+    print(*getattr(error, '__notes__', ()), sep='\n', end='', file=sys.stderr)
   print(f'error: {line}', file=sys.stderr)
   return code

@@ -14,6 +14,7 @@ import ast
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import re
 import typing
@@ -240,8 +241,11 @@ def parse(name: str, kind: Any, text: str) -> Any:
 def literal(text: str) -> Any:
   """Read a text as Python would (numbers, True, None, lists, quoted texts), or else as itself."""
   try:
-    return ast.literal_eval({'true': 'True', 'false': 'False'}.get(text.lower(), text))
-  except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply
+    value = ast.literal_eval({'true': 'True', 'false': 'False'}.get(text.lower(), text))
+    json.dumps(value)  # a run's configuration is kept so: no sets, no bytes
+    return value
+  # the last two: nested too deeply
+  except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
     return text
 
 

@@ -328,6 +328,7 @@ def test_options_that_only_the_simulator_knows():
   assert config.from_json(saved).to_json() == chosen.to_json()
   # the type is that of what is said last, whatever was said before
   before = make('gym').override(['env.sizes=[1,2]', 'env.goal=None', 'env.g=5', 'env.mode=a'])
+  assert before.override(['env.mode={1,2}']).env['mode'] == '{1,2}'  # JSON has no sets
   again = before.override(['env.sizes=[3,4]', 'env.goal=x', 'env.g=2.5', 'env.mode=1']).env
   assert [again[k] for k in ('sizes', 'goal', 'g', 'mode')] == [[3, 4], 'x', 2.5, 1]
   with pytest.raises(UserError, match='unknown key config.env.g'):

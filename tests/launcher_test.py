@@ -6,6 +6,7 @@ import json
 import pytest
 
 from experiments import launcher
+from harmony_jax.envs.worker import Failure
 from tests import small
 from tests.commands import run
 
@@ -47,6 +48,14 @@ def test_bad_input_is_one_line(case, tmp_path):
   assert len(lines) == 1 and expected in lines[0], result.stderr
   assert 'Traceback' not in result.stderr
   assert not (tmp_path / 'run').exists()  # the folder belongs to nobody
+
+
+def test_a_fault_in_another_process_is_told_with_its_lines(capsys):
+  failure = Failure('ValueError', 'no floor', 'File "my_env.py", line 7, in step\n')
+  assert launcher._fail(failure.error(2)) == 2
+  told = capsys.readouterr().err
+  assert 'File "my_env.py", line 7, in step' in told
+  assert told.endswith('\nerror: environment 2: ValueError: no floor\n')
 
 
 def test_a_flag_that_is_missing_or_of_another_command_is_told_with_the_right_one():

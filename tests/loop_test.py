@@ -414,6 +414,7 @@ def test_until_the_first_update_it_says_what_it_does(tmp_path, capsys, monkeypat
   begins = config_of().begins
   assert f'collects experience: 4 of at least {begins} steps' in first
   assert f'first update after {begins + 4} steps: compiling' in first
+  assert 'goes on updating' not in first
   assert 'float32 products' not in second
   assert 'goes on updating after' in second and 'left' not in second.partition('compiling')[0]
 

@@ -18,7 +18,7 @@ import pytest
 from experiments import folders, launcher
 from harmony_jax import parallel, processes
 from harmony_jax.envs import catch
-from harmony_jax.errors import UserError
+from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.training import loop, run_folder, seeds
 from harmony_jax.training.interruption import Interrupted, Interruption
 from harmony_jax.training.run_state import RunState
@@ -368,22 +368,23 @@ def of_one(seed, do):
 
 
 @pytest.mark.parametrize('together', [False, True])
-@pytest.mark.parametrize(
-  'error', [UserError('the simulator is gone'), RuntimeError('the simulator is gone')]
-)
-def test_the_first_error_names_its_seed(together, error, endless, tmp_path):
+@pytest.mark.parametrize('kind', [EnvironmentFault, RuntimeError])
+def test_the_first_error_names_its_seed(together, kind, endless, tmp_path):
   """One seed fails while the others wait for it or train on: nothing stays locked or open."""
   settings, closed = endless
+  error = kind('the simulator is gone')
 
   def fail(trainer):
-    raise error
+    raise error from own
 
-  with pytest.raises(type(error), match='the simulator is gone') as caught:
+  own = KeyError('its own')
+  with pytest.raises(kind, match='the simulator is gone') as caught:
     train(tmp_path, together=together, more=[From(40, of_one(4, fail))], **settings)
-  if isinstance(error, UserError):
-    assert str(caught.value) == 'seed 4: the simulator is gone'
+  assert caught.value is error and error.__cause__ is own
+  if kind is EnvironmentFault:
+    assert str(error) == 'seed 4: the simulator is gone'
   else:
-    assert caught.value is error and 'In the run of seed 4.' in error.__notes__
+    assert 'In the run of seed 4.' in error.__notes__
   assert len(closed) == len(SEEDS)
   run_folder.prepare(tmp_path / 'seed3', tiny(3, **settings), {}).close()
 

@@ -96,7 +96,7 @@ class Trainer:
     self.episodes = envs.Episodes(self.env, seed, 'train', self.envs.start)
     self.timestep: Any = None  # an `envs.TimeStep`, from `run` on
     self.state = RunState(np.zeros(num_envs), sharing=sharing)
-    self._warned: set[str] = set()  # of what a method does not learn as it is
+    self._warned: set[str] = set()  # what was said once
     self._open_files(trackers)
     self._make_hooks(more)
 
@@ -230,7 +230,8 @@ class Trainer:
       return 0
     step = self.state.step + self.config.run.num_envs
     due = self.schedule.due(self.state, step)
-    if due and not self.updates.done:
+    if due and 'update' not in self._warned:
+      self._warned.add('update')
       what = 'goes on updating' if self.state.update else 'first update'
       self.progress.line(f'{what} after {step:,} steps: compiling')
       self.progress.prepare('compiling')

@@ -70,8 +70,9 @@ def train(
   if meeting.failure:
     seed, error = meeting.failure
     if isinstance(error, UserError):
-      raise UserError(f'seed {seed}: {error}') from None
-    error.add_note(f'In the run of seed {seed}.')
+      error.args = (f'seed {seed}: {error}',)  # what else it says, as of an environment, stays
+    else:
+      error.add_note(f'In the run of seed {seed}.')
     raise error
   if meeting.interrupted:
     told = [f'seed {seed}: {text}' for seed, text in sorted(meeting.interrupted.items())]
