@@ -90,7 +90,8 @@ class Talkative(SyncVectorEnv):
 
   def step(self, actions):
     *result, infos = super().step(actions)
-    return *result, infos | {'bright': True, 'name': 'walk'}
+    of_all = {'bright': True, 'name': 'walk', 'names': ['walk'], 'ragged': [[1], [2, 3], 4]}
+    return *result, infos | of_all
 
 
 def test_an_info_without_rows_is_that_of_all():

@@ -15,7 +15,7 @@ import pytest
 from harmony_jax import envs, settings, surroundings, trained
 from harmony_jax.config import Config, RunSettings
 from harmony_jax.envs import base
-from harmony_jax.errors import UserError
+from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.methods import dreamer
 from harmony_jax.methods.tdmpc_replay import PriorityReplay
 from harmony_jax.processes import ALONE
@@ -96,6 +96,21 @@ def test_an_evaluation_that_the_agent_does_not_fit_is_told_before_training(tmp_p
   ):
     train(tmp_path, config, prepare=lambda trainer: setattr(trainer.env, 'spec', other(trainer)))
   assert not (tmp_path / 'metrics.jsonl').exists()
+
+
+def test_an_evaluation_that_fails_costs_no_training(tmp_path, monkeypatch):
+  def fail(*unused):
+    raise EnvironmentFault('no floor')
+
+  config = config_of(checkpoint_every=1000)
+  train(tmp_path / 'whole', config)
+  with pytest.raises(EnvironmentFault), monkeypatch.context() as patch:
+    patch.setattr(evaluation, 'evaluate', fail)
+    train(tmp_path / 'one', config)
+  assert (tmp_path / 'one' / 'checkpoints' / '80').is_dir()
+  train(tmp_path / 'one', config)
+  for name in ('scores.jsonl', 'metrics.jsonl'):
+    assert lines(tmp_path / 'one', name) == lines(tmp_path / 'whole', name)
 
 
 def test_what_fails_as_it_ends_keeps_nothing_else_open(tmp_path):

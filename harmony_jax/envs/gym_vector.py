@@ -88,7 +88,7 @@ class Vector:
     # A reset may write into the same arrays, over the last observation of an episode.
     observations = self._split(copy.deepcopy(whole) if renewed else whole)
     for index in np.flatnonzero(steps):
-      observation, info = observations[index], _row(infos, index)
+      observation, info = observations[index], _row(infos, index, count)
       if self._ended[index] and self.mode == self._modes.SAME_STEP:
         observation, info = info['final_obs'], info.get('final_info', {})
       elif self._ended[index] and 'final_obs' in info:
@@ -96,7 +96,7 @@ class Vector:
       ends = terminated[index], truncated[index]
       self.results[index] = observation, rewards[index], *ends, info
     for index in np.flatnonzero(begins):
-      self.results[index] = observations[index], _row(infos, index)
+      self.results[index] = observations[index], _row(infos, index, count)
     if renewed:
       self._reset(np.zeros(count, int), self._ended)  # so that the others can step
 
@@ -106,7 +106,7 @@ class Vector:
     )
     for index, observation in enumerate(self._split(whole)):
       if mask[index]:
-        self.results[index] = observation, _row(infos, index)
+        self.results[index] = observation, _row(infos, index, self.count)
     self._ended &= ~mask & self.masked
 
   def _reset(self, seeds, mask):
@@ -175,17 +175,18 @@ class Row:
       self._vector.env.close()
 
 
-def _row(infos, index):
-  """The info of one row: what its mask '_name' leaves out is not there."""
+def _row(infos, index, count):
+  """The info of one row of so many: what its mask '_name' leaves out is not there."""
   found = {}
   for name, value in infos.items():
     there = infos.get(f'_{name}')
     if name.startswith('_') or (there is not None and not there[index]):
       continue
     if isinstance(value, dict):
-      found[name] = _row(value, index)
-    else:  # what has no rows is said of all
-      found[name] = value[index] if np.ndim(value) else value
+      found[name] = _row(value, index, count)
+    else:  # what has no rows, or others, is said of all
+      rows = isinstance(value, list | tuple) or getattr(value, 'ndim', 0)
+      found[name] = value[index] if rows and len(value) == count else value
   return found
 
 

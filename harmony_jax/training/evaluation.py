@@ -14,7 +14,7 @@ from harmony_jax import envs
 from harmony_jax.config import Config, RunSettings, nearest
 from harmony_jax.envs import Environment, EpisodeResult, TimeStep, episode_seed, play
 from harmony_jax.envs.base import Spec, random_vectors, to_environment
-from harmony_jax.errors import UserError
+from harmony_jax.errors import EnvironmentFault, UserError
 from harmony_jax.method import Method, Variables
 from harmony_jax.parallel import Compiled
 from harmony_jax.processes import ALONE, ProcessGroup
@@ -292,7 +292,12 @@ class Evaluation:
     variables = updates.variables
     if self.in_background:  # the next update takes them
       variables = jax.device_put(variables, may_alias=False)
-    played = self._thread.submit(self._play, trainer, variables, state.step, episodes, limit)
+    try:
+      played = self._thread.submit(self._play, trainer, variables, state.step, episodes, limit)
+    except EnvironmentFault:  # once that is mended, the run goes on with this evaluation
+      if trainer.group.count == 1:  # others would not come
+        trainer.saver(trainer)
+      raise
     frame = state.step * trainer.env.spec.action_repeat
     counts = {'step': state.step, 'frame': frame, 'update': state.update}
     self._pending, state.recent = (counts, state.recent, played), []
