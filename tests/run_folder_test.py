@@ -46,6 +46,15 @@ def test_the_same_run_goes_on_in_its_folder(tmp_path):
   assert (tmp_path / 'environment.txt').read_text().count('command: ') == 2  # a section a start
 
 
+def test_a_folder_stays_where_it_is(tmp_path, monkeypatch):
+  """Some environments change the working directory."""
+  monkeypatch.chdir(tmp_path)
+  with run_folder.prepare('run', CONFIG, IDENTITY) as folder:
+    monkeypatch.chdir('/')
+    folder.mark_complete({})
+  assert run_folder.is_complete(tmp_path / 'run')
+
+
 def test_another_run_is_refused_with_each_key_that_differs(tmp_path):
   begun(tmp_path)
   before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file() and p.name != '.lock'}
@@ -148,9 +157,10 @@ def test_a_folder_in_which_nothing_is_saved_belongs_to_nobody(left, tmp_path):
 
 def test_what_a_start_may_leave_keeps_nobody_out(tmp_path):
   run_folder.prepare(tmp_path, CONFIG, IDENTITY).close()
-  for name in ('replay', 'videos', 'tensorboard', 'checkpoints/10.orbax-checkpoint-tmp'):
-    (tmp_path / name).mkdir(parents=True)
-    (tmp_path / name / 'file').touch()
+  left = 'replay/manifest.json', 'videos/a', 'tensorboard/a', 'checkpoints/1.orbax-checkpoint-tmp/a'
+  for path in (tmp_path / name for name in left):
+    path.parent.mkdir(parents=True)
+    path.touch()
   other = CONFIG.replace({'seed': 1})
   run_folder.prepare(tmp_path, other, IDENTITY).close()
   (tmp_path / 'config.json').unlink()

@@ -429,7 +429,7 @@ def opened(seed, count, logdir=None):
   with contextlib.ExitStack() as stack:
     runs = folders.open_runs(stack, launcher._places(tiny(seed), options), processes.here())
     assert all(config == tiny(config.run.seed) for config, _ in runs)
-    return [str(folder.path) for _, folder in runs]
+    return [str(folder.path.relative_to(pathlib.Path.cwd())) for _, folder in runs]
 
 
 def test_folders_are_those_of_the_single_runs(tmp_path, monkeypatch, capsys):
@@ -444,4 +444,4 @@ def test_folders_are_those_of_the_single_runs(tmp_path, monkeypatch, capsys):
   for seed, left in ((8, ['mine/seed7']), (7, [])):
     (tmp_path / f'mine/seed{seed}/.complete').touch()
     assert opened(7, 2, 'mine') == left
-    assert f'this run is complete: mine/seed{seed}' in capsys.readouterr().out
+    assert f'this run is complete: {tmp_path}/mine/seed{seed}' in capsys.readouterr().out

@@ -72,7 +72,7 @@ def prepare(
       holds a run of another configuration (lists each differing key) or of one
       that cannot be told. Nothing is overwritten.
   """
-  path = local_path(logdir)
+  path = local_path(logdir).absolute()  # some environments go elsewhere
   try:
     path.mkdir(parents=True, exist_ok=True)
     lock = open(path / '.lock', 'a+', encoding='utf-8', errors='replace')
