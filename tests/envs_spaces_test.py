@@ -432,6 +432,17 @@ def test_a_float_picture_is_rounded_whatever_its_size():
     assert (entry.read(np.full((side, side), 254.9, np.float32)) == 255).all()
 
 
+def test_a_fault_of_a_constructor_is_not_taken_for_an_option_s(register):
+  class Level(Honest):
+    def __init__(self, level):
+      self.size = level + 'x'
+
+  register(Level)
+  with pytest.raises(EnvironmentFault, match='cannot be made: TypeError: unsupported') as caught:
+    Gym('Odd-v0', 1, level=3)
+  assert caught.value.__cause__
+
+
 def test_options_reach_the_environment_and_slips_are_told(register):
   class Leveled(Honest):
     def __init__(self, level=1, **others):

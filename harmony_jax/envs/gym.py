@@ -16,6 +16,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import re
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -449,7 +450,7 @@ def _make(task, options, num_envs=0):
   except (ImportError, gymnasium.error.Error) as error:
     raise RuntimeError(f'{task} cannot be made: {_one_line(error)}') from None
   except TypeError as error:
-    if options:
+    if options and re.search('(keyword|positional) argument', str(error)):
       taken = ', '.join(_parameters(task) or ['nothing that is known'])
       raise ValueError(
         f'{task} does not take {options}: {_one_line(error)}; it takes {taken}'
