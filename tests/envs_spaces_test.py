@@ -432,6 +432,15 @@ def test_a_float_picture_is_rounded_whatever_its_size():
     assert (entry.read(np.full((side, side), 254.9, np.float32)) == 255).all()
 
 
+def test_spaces_are_gymnasiums(register):
+  register(type('Odd', (Honest,), {'observation_space': {'a': box(-1, 1, (1,))}}))
+  with pytest.raises(EnvironmentFault, match='its observation_space is dict, not one of gymnasium'):
+    Gym('Odd-v0', 1)
+  register(type('Odd', (Honest,), {'action_space': None}))
+  with pytest.raises(EnvironmentFault, match='its action_space is NoneType, not one of gymnasium'):
+    Gym('Odd-v0', 1)
+
+
 def test_a_fault_of_a_constructor_is_not_taken_for_an_option_s(register):
   class Level(Honest):
     def __init__(self, level):
@@ -471,6 +480,8 @@ def test_wrappers_by_their_path(register):
   ):
     with pytest.raises(ValueError, match=words):
       Gym('Odd-v0', 1, wrappers=(path,))
+  with pytest.raises(EnvironmentFault, match='wrapper gymnasium.wrappers:TimeLimit raised TypeErr'):
+    Gym('Odd-v0', 1, wrappers=('gymnasium.wrappers:TimeLimit',))
 
 
 class Doubled(gymnasium.RewardWrapper):

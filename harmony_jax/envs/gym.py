@@ -306,11 +306,25 @@ class _Simulator:
     self.task, self._steps = task, 0
     self._env = row or _make(task, options)
     for path in wrappers:
-      self._env = _wrapper(path)(self._env)
+      wrap = _wrapper(path)
+      try:
+        self._env = wrap(self._env)
+      except FAULTS as error:
+        raise EnvironmentFault(f'{task}: its wrapper {path} raised {_raised(error)}') from error
     _refuse_running(task, row.unwrapped if row else self._env)
-    self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+    self.observation_space = self._space('observation_space')
+    self.action_space = self._space('action_space')
     self.metadata, self.limit = self._env.metadata, getattr(self._env.spec, 'max_episode_steps', 0)
     self.unwrapped = self._env.unwrapped
+
+  def _space(self, name):
+    from gymnasium import Space
+
+    found = getattr(self._env, name, None)
+    if not isinstance(found, Space):
+      kind = f'{type(found).__module__}.{type(found).__name__}'.removeprefix('builtins.')
+      raise EnvironmentFault(f'{self.task}: its {name} is {kind}, not one of gymnasium.spaces')
+    return found
 
   def fault(self, text):
     """The error that says what it did in which step."""

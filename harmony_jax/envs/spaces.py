@@ -78,7 +78,8 @@ def entries(
     if not _numbers(leaf):
       if name in how or any(name == pattern for pattern in keys):
         raise ValueError(f'the observation {name!r} is {_a(leaf)}, which holds no numbers')
-      left.append(f'{name} ({type(leaf).__name__}{f" of {[*leaf.shape]}" if leaf.shape else ""})')
+      empty = f' of {[*leaf.shape]}' if leaf.shape else ''
+      left.append(f'{name} ({type(leaf).__name__}{empty})')
       continue
     try:
       found[name] = path, *_reading(leaf, size, how.get(name, ''))
