@@ -374,7 +374,8 @@ def _apart(record, config, changes, texts):
   from harmony_jax.reporting import records, schema
 
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  wanted, own = _by_one_rule(config.override(changes).to_json(), record.config)
+  plain = config.override(changes).to_json()
+  wanted, own = _by_one_rule(plain, record.config)
   if kind(own) != kind(wanted):
     return None
   flat, own_flat = nested_flat(wanted), nested_flat(own)
@@ -383,7 +384,8 @@ def _apart(record, config, changes, texts):
     return None
   apart = records.apart(wanted, own)
   asked = {text.partition('=')[0] for text in texts}
-  return [text for name, text in apart.items() if name in asked or name.startswith('weighting.')]
+  told = [text for name, text in apart.items() if name in asked or name.startswith('weighting.')]
+  return None if told and wanted is not plain else told  # other weights are no variant of `none`
 
 
 def _by_one_rule(*configs):

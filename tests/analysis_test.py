@@ -134,8 +134,9 @@ def test_no_rule_is_weights_of_1_where_the_dynamics_has_that_too(tmp_path):
   for name, told in (('dreamerv2', ''), ('dreamerv3', 'with weighting.w_d (0.6 for 1.0)\n')):
     made = suites.make(suites.suite('metaworld'), name, 'cpu', 'hammer')
     tree = made.override(['weighting.rule=none', 'weighting.w_r=7']).to_json()  # w_r is idle
+    idle = tree['weighting']
     reports.write_run(tmp_path / name, 0, suite='metaworld', task='hammer', method=name)
-    reports.change(tmp_path / name, **{part: tree[part] for part in ('weighting', 'losses')})
+    reports.change(tmp_path / name, weighting=idle, losses=tree['losses'])
     where = f'--method={name}', f'--results={tmp_path}', f'--output={tmp_path}/drawn'
     done = commands.run('analysis', '--figure=22', *where)
     assert (done.returncode == 0) == (not told) and told in done.stderr, done.stderr
@@ -146,6 +147,9 @@ def test_no_rule_is_weights_of_1_where_the_dynamics_has_that_too(tmp_path):
   where = f'--results={tmp_path}/dreamerv2', f'--output={tmp_path}/drawn'
   done = commands.run('analysis', '--figure=22', *where)
   assert done.returncode == 2 and 'dreamerv2 has seeds beyond --seeds=1\n' in done.stderr
+  reports.change(tmp_path / 'dreamerv2', seed=0, weighting={**idle, 'rule': 'fixed'})
+  done = commands.run('analysis', '--figure=15', '--suite=metaworld', '--tasks=hammer', *where)
+  assert done.returncode == 2 and 'left out' not in done.stderr  # other weights, another rule
 
 
 @pytest.mark.parametrize(
