@@ -134,7 +134,7 @@ FIGURES: dict[str, Online | Offline | None] = {
   ),
   '9b': Online(
     'Rules for several tasks',
-    THREE,
+    {'metaworld': ('lever_pull',), 'dmcr': ('cheetah_run',)},  # and RLBench's push_button
     {r: (f'--weighting={r}',) for r in ('none', 'harmony', 'uncertainty', 'dwa', 'nash_mtl')},
   ),
   '15': Online(
