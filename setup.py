@@ -12,7 +12,7 @@ from setuptools import find_packages, setup
 REPORT = ['pandas>=2.3,<3', 'Jinja2>=3.1,<4']
 
 INSTALL_REQUIRES = [
-  # JAX 0.10 is the last for Python 3.11. Of 0.12 the quick part of the tests passes, the rest was not run.
+  # JAX 0.10 is the last for Python 3.11. With 0.12 only test-quick has been run (it passes).
   'jax>=0.10.2,<0.12',
   'flax>=0.12.8,<0.13',
   'optax>=0.2.8,<0.3',
