@@ -42,8 +42,8 @@ _OF_SOURCE = [f'identity.from.{name}' for name in ('task', 'method', 'step', 'ch
 # never before config.json
 _LINES = ('environment.txt', 'metrics.jsonl', 'scores.jsonl')
 _LATER = (*_LINES, 'checkpoints', '.complete')
-# in the folder replay
-_OURS = re.compile(r'manifest\.json|(steps|priorities)-.*|\d+-of-\d+|.*\.tmp').fullmatch
+# in the folder replay, whatever the method keeps there by step
+_OURS = re.compile(r'manifest\.json|[a-z]+-\d{12}\b.*|\d+-of-\d+|.*\.tmp').fullmatch
 
 
 class AnotherRun(UserError):
