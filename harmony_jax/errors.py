@@ -1,5 +1,7 @@
 """Errors that are the user's to fix, not the program's."""
 
+FAULTS = (Exception, SystemExit)  # of foreign code: some environments close their window and exit
+
 
 class UserError(Exception):
   """A mistake in a command, a configuration or a folder.
@@ -29,3 +31,9 @@ def one_line(text: str) -> str:
   print.
   """
   return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(text.split()))
+
+
+def raised(error: BaseException) -> str:
+  """An exception in one line, 'ValueError: its text'."""
+  text = one_line(str(error))
+  return f'{type(error).__name__}: {text}' if text else type(error).__name__

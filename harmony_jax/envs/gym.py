@@ -13,10 +13,6 @@ All environments step in this thread, one after the other.
 
 import dataclasses
 import difflib
-import functools
-import importlib
-import inspect
-import re
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -24,35 +20,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from harmony_jax.envs import base, gym_actions, gym_vector, rendering, spaces
+from harmony_jax.envs import base, gym_actions, gym_making, gym_vector, spaces
+from harmony_jax.envs.gym_simulator import Simulator, number
 from harmony_jax.errors import EnvironmentFault, one_line
 from harmony_jax.settings import setting
 
 OBSERVE = ('auto', 'render', 'both')
 SIDE = 64  # height and width that pictures are resized to, by area
 STILL = 100  # steps in which a picture should have changed
-MOST_WRAPPERS = 99
-FAULTS = (Exception, SystemExit)  # some close their window and exit
-# What registers ids that begin so, and what pip calls it; others are named as 'package:Name-v0'.
-PACKAGES = {
-  'ALE/': ('ale_py', 'ale-py'),
-  'MiniGrid-': ('minigrid', 'minigrid'),
-  'BabyAI-': ('minigrid', 'minigrid'),
-  'MiniWorld-': ('miniworld', 'miniworld'),
-  'Vizdoom': ('vizdoom.gymnasium_wrapper', 'vizdoom'),
-  'gym_pusht/': ('gym_pusht', 'gym-pusht'),
-  'highway-': ('highway_env', 'highway-env'),
-  'dm_control/': ('shimmy', 'shimmy'),
-  'PointMaze_': ('gymnasium_robotics', 'gymnasium-robotics'),
-  'AntMaze_': ('gymnasium_robotics', 'gymnasium-robotics'),
-  'Fetch': ('gymnasium_robotics', 'gymnasium-robotics'),
-  'HandManipulate': ('gymnasium_robotics', 'gymnasium-robotics'),
-  'Panda': ('panda_gym', 'panda-gym'),
-}
-CONVENTION = {
-  'reset': 'reset(seed=…, options=…) returns (observation, info)',
-  'step': 'step(action) returns (observation, reward, terminated, truncated, info)',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +105,9 @@ class Gym:
     self.num_envs, self.action_repeat = num_envs, action_repeat
     self._vector = _vector(self.task, num_envs, options, chosen)
     made = self._vector.rows if self._vector else [None] * num_envs
-    make = functools.partial(_Simulator, self.task, options, tuple(chosen.wrappers))
-    self._simulators = [make(each) for each in made]
+    make = lambda row: row or gym_making.make(self.task, options)
+    wrapped = lambda row: gym_making.wrapped(self.task, make(row), chosen.wrappers)
+    self._simulators = [Simulator(self.task, wrapped(row)) for row in made]
     # OpenGL contexts must be freed before Python takes their library away, so also at exit.
     self._free = weakref.finalize(self, _close_all, self._simulators)
     first = self._simulators[0]
@@ -178,9 +154,9 @@ class Gym:
     import gymnasium
 
     package, _, name = str(task).rpartition(':')
-    known = [each for beginning, each in PACKAGES.items() if name.startswith(beginning)]
+    known = [each for beginning, each in gym_making.PACKAGES.items() if name.startswith(beginning)]
     for module, pip in [(package, '')] if package else known:
-      _import(task, module, pip)
+      gym_making.import_package(task, module, pip)
     specs = sorted(gymnasium.registry.values(), key=lambda spec: -(spec.version or 0))
     for spec in specs:
       if name and name.lower() in (spec.id.lower(), spec.id.lower().rpartition('-v')[0]):
@@ -290,189 +266,13 @@ class _Success:
     value = info.get(self._key)
     if value is None:
       return False
-    array = _array(value)
-    if not _is_number(array) or array.item() not in (0, 1):  # a share, a text, a NaN
+    found = number(value)
+    if found is None or found.item() not in (0, 1):  # a share, a text, a NaN
       raise EnvironmentFault(
         f'{self._task}: its info has {self._key!r} {value!r}, which does not say success: expected '
         'true or false'
       )
-    return bool(array.item())
-
-
-class _Simulator:
-  """One environment of Gymnasium's, whose faults are its own."""
-
-  def __init__(self, task, options, wrappers, row=None):
-    self.task, self._steps = task, 0
-    self._env = row or _make(task, options)
-    for path in wrappers:
-      wrap = _wrapper(path)
-      try:
-        self._env = wrap(self._env)
-      except FAULTS as error:
-        raise EnvironmentFault(f'{task}: its wrapper {path} raised {_raised(error)}') from error
-    _refuse_running(task, row.unwrapped if row else self._env)
-    self.observation_space = self._space('observation_space')
-    self.action_space = self._space('action_space')
-    self.metadata, self.limit = self._env.metadata, getattr(self._env.spec, 'max_episode_steps', 0)
-    self.unwrapped = self._env.unwrapped
-
-  def _space(self, name):
-    from gymnasium import Space
-
-    found = getattr(self._env, name, None)
-    if not isinstance(found, Space):
-      kind = f'{type(found).__module__}.{type(found).__name__}'.removeprefix('builtins.')
-      raise EnvironmentFault(f'{self.task}: its {name} is {kind}, not one of gymnasium.spaces')
-    return found
-
-  def fault(self, text):
-    """The error that says what it did in which step."""
-    at = 'at its start' if not self._steps else f'in step {self._steps} of an episode'
-    return EnvironmentFault(f'{self.task}: {text}, {at}')
-
-  def reset(self, seed):
-    """(observation, info)."""
-    self._steps = 0
-    result = self.call('reset', seed=seed)
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-      raise self.fault(f'its reset returned {_kind(result)}: {CONVENTION["reset"]}')
-    self.require_actions(self.action_space, 'before its reset it had')
-    return result
-
-  def require_actions(self, space, which):
-    """Refuse actions of another space than the agent's."""
-    now = self._env.action_space
-    if now is not space and now != space:
-      told = f'its action_space is {now}, {which} {space}'
-      raise self.fault(f'{one_line(told)}: an agent has one for all episodes')
-
-  def step(self, action):
-    """(observation, reward, terminated, truncated, info)."""
-    self._steps += 1
-    result = self.call('step', action)
-    if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
-      raise self.fault(f'its step returned {_kind(result)}: {CONVENTION["step"]}')
-    observation, reward, terminated, truncated, info = result
-    terminated, truncated = self._flag(terminated), self._flag(truncated)
-    if terminated and np.all(info.get('TimeLimit.truncated', False)):  # as Gym before 0.26 said it
-      terminated, truncated = False, True
-    return observation, self._reward(reward), terminated, truncated, info
-
-  def _reward(self, reward):
-    array = _array(reward)
-    if not _is_number(array):
-      raise self.fault(
-        f'its reward is {_kind(reward)}, not one number: put a wrapper around it that makes one, '
-        '--config.env.wrappers=my_package:MyWrapper'
-      )
-    with np.errstate(over='ignore'):
-      if not np.isfinite(array.astype(np.float32)).all():
-        raise self.fault(f'its reward is {array.item()}, which float32 does not hold')
-    return float(array.item())
-
-  def _flag(self, value):
-    array = _array(False if value is None else value)
-    if not _is_number(array):
-      raise self.fault(f'its end is {_kind(value)}, not true or false: {CONVENTION["step"]}')
-    return bool(array.item())
-
-  def draw(self):
-    """Its picture."""
-    viewer = getattr(getattr(self.unwrapped, 'mujoco_renderer', None), 'viewer', None)
-    if viewer is not None:
-      # Gymnasium would draw with whichever environment's context came last
-      viewer.make_context_current()
-    image = self.call('render')
-    if getattr(image, 'dtype', None) != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-      raise self.fault(f'its render returned {_kind(image)}, not a picture uint8 [H, W, 3]')
-    return image
-
-  def close(self):
-    """Free what it holds; what went wrong or right before is not for its end to change."""
-    try:
-      self._env.close()
-    except FAULTS as error:
-      warnings.warn(f'{self.task}: its close raised {_raised(error)}', stacklevel=2)
-
-  def call(self, name, *args, **how):
-    """What a method returns; what it raises is the environment's fault."""
-    try:
-      return getattr(self._env, name)(*args, **how)
-    except FAULTS as error:
-      told = isinstance(error, (TypeError, ValueError)) and name in CONVENTION
-      hint = f' ({CONVENTION[name]})' if told else ''
-      raise self.fault(f'its {name} raised {_raised(error)}{hint}') from error
-
-
-def _import(task, module, pip=''):
-  try:
-    importlib.import_module(module)
-  except ImportError as error:
-    if pip and error.name == module.partition('.')[0]:
-      raise ValueError(
-        f'{task} is of the package {pip}, which is not installed: pip install {pip}'
-      ) from None
-    raise ValueError(
-      f'{task!r} asks for the package {module!r}, which cannot be imported: {_one_line(error)}'
-    ) from None
-  except FAULTS as error:
-    raise EnvironmentFault(f'{task}: to import {module} raised {_raised(error)}') from error
-
-
-def _wrapper(path):
-  module, _, name = path.partition(':')
-  if not name:
-    raise ValueError(f'config.env.wrappers has {path!r}: expected my_package:MyWrapper')
-  _import(path, module)
-  try:
-    return getattr(importlib.import_module(module), name)
-  except AttributeError:
-    raise ValueError(f'config.env.wrappers has {path!r}: {module} has no {name!r}') from None
-
-
-def _refuse_running(task, env):
-  """Refuse a wrapper that normalises by what its own environment has seen: an evaluation's begins
-  from nothing, so that the policy sees, and the score is of, other numbers than in training.
-  """
-  for _ in range(MOST_WRAPPERS):
-    inside = getattr(env, '__dict__', {})
-    if inside.keys() & {'obs_rms', 'return_rms'}:  # as Gymnasium's, and copies of it
-      raise ValueError(
-        f'{task}: its wrapper {type(env).__name__} normalises by running statistics, which each '
-        'environment has of its own, those of evaluation too: take one that is the same function '
-        'in every step'
-      )
-    env = inside.get('env')
-
-
-def _make(task, options, num_envs=0):
-  import gymnasium
-
-  if 'mujoco' in str(gymnasium.spec(task.rpartition(':')[2]).entry_point):
-    try:
-      rendering.choose_backend()  # in any case: MuJoCo settles on one when it is imported
-    except RuntimeError:
-      if 'render_mode' in options:
-        raise
-  how = {'disable_env_checker': True}
-  if num_envs:
-    how = {'num_envs': num_envs, 'vectorization_mode': 'vector_entry_point'}
-  make = gymnasium.make_vec if num_envs else gymnasium.make
-  try:
-    return make(task, **how, **options)
-  except (ImportError, gymnasium.error.Error) as error:
-    raise RuntimeError(f'{task} cannot be made: {_one_line(error)}') from None
-  except TypeError as error:
-    if options and re.search('(keyword|positional) argument', str(error)):
-      taken = ', '.join(_parameters(task) or ['nothing that is known'])
-      raise ValueError(
-        f'{task} does not take {options}: {_one_line(error)}; it takes {taken}'
-      ) from None
-    raise EnvironmentFault(f'{task} cannot be made: {_raised(error)}') from error
-  except FAULTS as error:
-    text = f'does gymnasium.make({task!r}) work by itself?'
-    raise EnvironmentFault(f'{task} cannot be made: {_raised(error)} ({text})') from error
+    return bool(found.item())
 
 
 def _vector(task, num_envs, options, chosen):
@@ -488,66 +288,21 @@ def _vector(task, num_envs, options, chosen):
   for name, usual in of_each.items():
     if getattr(chosen, name) != usual:
       raise ValueError(f'{task} is made as one VectorEnv, which has no config.env.{name}')
-  env = _make(task, options, num_envs)
+  env = gym_making.make(task, options, num_envs)
   try:
     return gym_vector.Vector(env)
   except ValueError as error:
     raise ValueError(f'{task}: {error}') from None
 
 
-def _parameters(task):
-  """The names that its constructor takes, without those of `**…`; None where it cannot be known."""
-  import gymnasium
-  from gymnasium.envs.registration import load_env_creator
-
-  entry = gymnasium.spec(task.rpartition(':')[2]).entry_point
-  try:
-    made = load_env_creator(entry) if isinstance(entry, str) else entry
-    return [
-      each.name
-      for each in inspect.signature(made).parameters.values()  # pyright: ignore[reportArgumentType]
-      if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-    ]
-  except Exception:
-    return None
-
-
 def _check_options(task, options):
   """Refuse a slip of one of our options, which an environment with `**kwargs` would take."""
   own = [field.name for field in dataclasses.fields(Options)]
-  taken = _parameters(task) or []
+  taken = gym_making.parameters(task) or []
   for name in options:
     near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
     if near and name not in taken:
       raise ValueError(f'{task} has no option {name!r}: did you mean config.env.{near[0]}?')
-
-
-def _raised(error):
-  """An exception in one line."""
-  text = _one_line(error)
-  return f'{type(error).__name__}: {text}' if text else type(error).__name__
-
-
-def _array(value):
-  """A value as NumPy has it; an object where it cannot, as a tensor that is on a device."""
-  try:
-    return np.asarray(value)
-  except Exception:
-    return np.array(None)
-
-
-def _is_number(array):
-  return array.size == 1 and array.dtype.kind in 'biuf'
-
-
-def _kind(value):
-  """What something is, in a few words."""
-  if isinstance(value, np.ndarray):
-    return f'{value.dtype} {list(value.shape)}'
-  if isinstance(value, tuple) and len(value) <= 5:  # as of a step
-    return f'({", ".join(map(_kind, value))})'
-  count = f' of {len(value)}' if isinstance(value, (tuple, list)) else ''
-  return f'{type(value).__name__}{count}'
 
 
 def _try_to_draw(simulator):
@@ -563,17 +318,15 @@ def _try_to_draw(simulator):
     return simulator.draw().shape
   except EnvironmentFault as fault:
     if isinstance(fault.__cause__, (ImportError, gymnasium.error.Error)):
-      raise RuntimeError(f'{simulator.task} cannot draw: {_one_line(fault.__cause__)}') from None
+      raise RuntimeError(
+        f'{simulator.task} cannot draw: {one_line(str(fault.__cause__))}'
+      ) from None
     raise
 
 
 def _close_all(simulators):
   while simulators:
     simulators.pop().close()
-
-
-def _one_line(error):
-  return one_line(str(error))
 
 
 def _protocol(config):
