@@ -130,55 +130,38 @@ def flatten(settings: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def replace(settings: T, changes: Mapping[str, Any]) -> T:
-  """Return the settings with {dotted name: value} changed.
+  """Return the settings with {dotted name: value} changed; an int that stands for a float becomes
+  one, and a list a tuple.
 
   Raises:
     UserError: an unknown name, or a value that the setting cannot have.
   """
   known = {each.name: each for each in describe(settings)} if changes else {}
+  converted = {}
   for name, value in changes.items():
     if name not in known:
       raise UserError(unknown(name, known))
-    check(known[name], value)
-  return _replace(settings, changes)
+    if wanted := _wanted(known[name], value):
+      raise UserError(f'config.{name} is {repr(value)[:_LONGEST]}: it must be {wanted}')
+    if known[name].type is float:
+      value = float(value)
+    elif typing.get_origin(known[name].type) is tuple:
+      value = tuple(value)
+    converted[name] = value
+  return swap(settings, converted)
 
 
-def swap(settings: T, numbers: Mapping[str, Any]) -> T:
-  """Return the settings with numbers by dotted name that may be traced, and are not checked."""
-  for name, value in numbers.items():
-    first, _, rest = name.partition('.')
-    inner = swap(getattr(settings, first), {rest: value}) if rest else value
-    settings = dataclasses.replace(settings, **{first: inner})  # pyright: ignore
-  return settings
-
-
-def _replace(settings: Any, changes: Mapping[str, Any]) -> Any:
-  inner: dict[str, dict] = {}
-  here = {}
-  for name, value in changes.items():
+def swap(settings: T, values: Mapping[str, Any]) -> T:
+  """Return the settings with values by dotted name that may be traced, and are not checked."""
+  here, inner = {}, {}
+  for name, value in values.items():
     first, _, rest = name.partition('.')
     if rest:
       inner.setdefault(first, {})[rest] = value
     else:
-      here[first] = _converted(settings, first, value)
-  nested = {name: _replace(getattr(settings, name), some) for name, some in inner.items()}
-  return dataclasses.replace(settings, **here, **nested)
-
-
-def _converted(settings: Any, name: str, value: Any) -> Any:
-  """Return an int as a float, and a list as a tuple, where the setting is one."""
-  kind, _ = _fields(type(settings))[name]
-  if kind is float:
-    return float(value)
-  return tuple(value) if typing.get_origin(kind) is tuple else value
-
-
-def check(known: Setting, value: Any) -> None:
-  """Raise UserError unless the setting can have the value."""
-  wanted = _wanted(known, value)
-  if wanted:
-    shown = repr(value)[:_LONGEST]
-    raise UserError(f'config.{known.name} is {shown}: it must be {wanted}')
+      here[first] = value
+  nested = {name: swap(getattr(settings, name), some) for name, some in inner.items()}
+  return dataclasses.replace(settings, **here, **nested)  # pyright: ignore
 
 
 def _wanted(known: Setting, value: Any) -> str:
