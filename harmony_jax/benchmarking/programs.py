@@ -76,7 +76,7 @@ def programs(subject: Subject, devices: list[Any], memory: float) -> dict[str, C
   found['act_100'] = acting(100, config.agent.eval_policy == 'mode')
   if 'report' in method.capabilities:
     rows, context = _REPORT
-    few = jax.tree.map(lambda x: _first(x, rows), plain)
+    few = jax.eval_shape(lambda batch: jax.tree.map(lambda x: x[:rows], batch), plain)
     how = {'context': min(context, host.length - 1), 'key': place(key)}
     found['report'] = make(compiled.look('report'), variables, few, **how)
   if fits:
@@ -134,7 +134,3 @@ def _placed(devices, tree):
   keys = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
   dtype = lambda x: x.dtype if keys(x) else jax.dtypes.canonicalize_dtype(x.dtype)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype(x), sharding=where), tree)
-
-
-def _first(x, rows):
-  return jax.ShapeDtypeStruct((min(rows, x.shape[0]), *x.shape[1:]), x.dtype)

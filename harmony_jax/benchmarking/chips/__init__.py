@@ -17,13 +17,12 @@ class Chip:
   """A chip: peak rates of its data sheet, and what a kernel costs at least, which is assumed.
 
   Attributes:
-    platform, backend: as programs are lowered for it, and as `jax.default_backend()` calls it.
+    backend: what `jax.default_backend()` calls it.
     memory: bytes. bandwidth: bytes per second. rates: FLOP per second by what is multiplied:
       'bf16', 'f32' at the default precision (TF32 on a GPU, bfloat16 on a TPU), and at the highest.
     latency: seconds from one kernel to the next.
   """
 
-  platform: str
   backend: str
   memory: float
   bandwidth: float
@@ -47,13 +46,13 @@ class Chip:
 
 
 def _gpu(memory, bandwidth, **rates):
-  return Chip('cuda', 'gpu', memory, bandwidth, rates, 2e-6)
+  return Chip('gpu', memory, bandwidth, rates, 2e-6)
 
 
 def _tpu(memory, bandwidth, rate):
   # At the highest precision a product is six passes of bfloat16.
   rates = {'f32': rate, 'bf16': rate, 'highest': rate / 6}
-  return Chip('tpu', 'tpu', memory, bandwidth, rates, 1e-6)
+  return Chip('tpu', memory, bandwidth, rates, 1e-6)
 
 
 CHIPS = {
@@ -74,7 +73,7 @@ _LIBTPU = {  # it asks for no machine's name, and several may compile side by si
 
 def missing(name: str) -> str:
   """Return what has to be installed before XLA can compile for a chip, or ''."""
-  if CHIPS[name].platform == 'tpu':
+  if CHIPS[name].backend == 'tpu':
     return '' if importlib.util.find_spec('libtpu') else "pip install 'harmony-jax[aot-tpu]'"
   found = importlib.util.find_spec('jax_plugins')
   places = found.submodule_search_locations if found else ()
@@ -84,7 +83,7 @@ def missing(name: str) -> str:
 
 def devices(name: str, count: int) -> list[Any]:
   """Return so many chips of one host, to compile for; none of them is asked."""
-  if CHIPS[name].platform == 'tpu':
+  if CHIPS[name].backend == 'tpu':
     os.environ.update({k: os.environ.get(k, v) for k, v in _LIBTPU.items()})
     # Its smallest host has four.
     shape = f'{name}:{"2x2" if count <= 4 else "2x4"}'
