@@ -73,12 +73,7 @@ def over_updates(
   low: float | None = None,
 ) -> Panel:
   """Return lines over updates, {label: {update: {run: value}}}: thin the runs, thick their mean at
-  the updates that all of them have.
-
-  Args:
-    low: what lies below it is cut off.
-  """
-
+  the updates that all of them have; what lies below `low` is cut off."""
   lines = []
   for label, by_update in curves.items():
     color, style = looks[label]

@@ -18,11 +18,11 @@ RULES = {
 }
 
 
-def harmonious_losses(points: int = 241) -> dict[str, Any]:
+def harmonious_losses() -> dict[str, Any]:
   """Return what the figure shows, as `draw` takes it, computed by the rules themselves."""
   from harmony_jax import harmony  # JAX, which nothing else here needs
 
-  sigma, loss = np.logspace(-2.5, 4, points), np.logspace(-3, 4, points)
+  sigma, loss = np.logspace(-2.5, 4, 241), np.logspace(-3, 4, 241)
   found: dict[str, Any] = {'sigma': sigma, 'loss': loss}
   for name in RULES:
     rule = getattr(harmony, name)()

@@ -196,8 +196,7 @@ def _format(axis, y=tick):
   axis.xaxis.set_major_formatter(tick)
   axis.yaxis.set_major_formatter(y)
   axis.xaxis.set_major_locator(MaxNLocator(5))
-  if axis.get_yscale() == 'linear':
-    axis.yaxis.set_major_locator(MaxNLocator(5))
+  axis.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def reference_lines(axis: Axes, lines: Mapping[str, float]) -> None:

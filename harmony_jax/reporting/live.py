@@ -10,7 +10,6 @@ disk, and nothing is made while nobody looks. That takes at most a fifth of one 
 import contextlib
 import html
 import http.server
-import itertools
 import mimetypes
 import pathlib
 import re
@@ -51,7 +50,6 @@ class Live:
 
   def __init__(self, make: Callable[[str], tuple[Report, str]], stamp: Callable[[], Any]):
     self._make, self._stamp, self._last, self._due = make, stamp, None, 0.0
-    self._states = (f'{time.time_ns():x}-{number}' for number in itertools.count())
     self._report: Report | None = None
     self._html, self._state, self._made, self._error = '', '', '', ''
     self._lock = threading.Lock()  # Matplotlib's settings are the process's
@@ -91,7 +89,7 @@ class Live:
     try:
       stamp = self._stamp()
       if stamp != self._last:
-        state = next(self._states)
+        state = f'{time.time_ns():x}'
         self._report, self._html = self._make(state)
         self._last, self._state, self._made, self._error = stamp, state, time.strftime('%X'), ''
     except Exception as error:  # tried again at the next look

@@ -20,10 +20,9 @@ from harmony_jax.reporting.schema import COUNTS, DAMAGES, NUMBERS, Record, is_co
 # human scores with the decimals with which Atari 100K papers use them (Wang et al. 2016, arXiv
 # 1511.06581). The first four columns after these are what the methods' own papers report; the
 # last two are the authors' runs, 5 seeds.
-_TABLE = pandas.read_csv(pathlib.Path(__file__).with_suffix('.csv'), index_col='game').to_dict()
-_RANDOM, _HUMAN = _TABLE.pop('random'), _TABLE.pop('human')
+TABLE_2 = pandas.read_csv(pathlib.Path(__file__).with_suffix('.csv'), index_col='game').to_dict()
+_RANDOM, _HUMAN = TABLE_2.pop('random'), TABLE_2.pop('human')
 RANDOM_AND_HUMAN = {game: (_RANDOM[game], _HUMAN[game]) for game in _RANDOM}
-TABLE_2 = _TABLE
 # The authors' files of single runs: (what they are called in reports, weighting).
 FILES = {
   'harmony_dreamerv3.json': ('Harmony DreamerV3 (authors)', 'harmony'),
