@@ -12,7 +12,7 @@ import numpy as np
 
 from harmony_jax.config import nested_flat
 from harmony_jax.errors import UserError
-from harmony_jax.reporting import protocol, records
+from harmony_jax.reporting import protocol, records, results_files
 from harmony_jax.reporting.figures import number as long_number
 from harmony_jax.reporting.schema import Record
 from harmony_jax.training.run_folder import FREE, atomic_write
@@ -156,7 +156,7 @@ def write(words: Sequence[str], path: pathlib.Path) -> tuple[dict[str, Any], lis
   if not table:
     raise UserError('; '.join(['none of these holds a complete run', *problems[:1]]))
   with atomic_write(path) as file:
-    file.write(json.dumps(table, indent=1) + '\n')
+    file.write(results_files.dumps(table) + '\n')
   return table, problems
 
 

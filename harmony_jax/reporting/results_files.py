@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas
 from flax import traverse_util
@@ -187,7 +188,7 @@ def to_text(records: Sequence[Record]) -> str:
     'config': _nested({key: configs[0][key] for key in shared}),
     'runs': runs,
   }
-  return _dumps(content) + '\n'
+  return dumps(content) + '\n'
 
 
 def _flat(config):
@@ -234,14 +235,14 @@ def _there(folder, suite, paths):
   return found, unread
 
 
-def _dumps(entry, indent='\n'):
-  """JSON with a line for each entry of a dict and each dict of a list, but lists of numbers on one
-  line."""
+def dumps(entry: Any, indent: str = '\n') -> str:
+  """Return JSON with a line for each entry of a dict and each dict of a list, but lists of numbers
+  on one line; `indent` is what a line begins with."""
   deeper = indent + '  '
   if isinstance(entry, dict) and entry:
-    pairs = (f'{_dumps(str(key))}: {_dumps(inner, deeper)}' for key, inner in entry.items())
+    pairs = (f'{dumps(str(key))}: {dumps(inner, deeper)}' for key, inner in entry.items())
     return '{' + deeper + f',{deeper}'.join(pairs) + indent + '}'
   if isinstance(entry, list) and any(isinstance(each, dict) for each in entry):
-    return '[' + deeper + f',{deeper}'.join(_dumps(each, deeper) for each in entry) + indent + ']'
+    return '[' + deeper + f',{deeper}'.join(dumps(each, deeper) for each in entry) + indent + ']'
   text = json.dumps(entry, allow_nan=False, ensure_ascii=False)
   return text if text.isprintable() else json.dumps(entry, allow_nan=False)
