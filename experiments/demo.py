@@ -10,6 +10,7 @@ if not __package__:
   import as_file  # noqa: F401
 
 import contextlib
+import functools
 import gc
 import io
 import itertools
@@ -106,15 +107,11 @@ def main(words: list[str], texts: list[str]) -> int:
       return 0
     console.print(Text(OPENING), Text(f'run folder: {place}'), sep='\n', end='\n\n')
     random, run = play_random(config), config.run
-    made: list[Screen] = []
-
-    def screen(*args, **how):
-      columns = run.steps // run.eval_every + 1
-      made.append(Screen(*args, random=random, columns=columns, **how))
-      return made[0]
-
-    Trainer(*runs[0], [], interruption, more=[Shown(run.eval_every)], screen=screen).run()
-    final = Group(chart(made[0].points, random, 0), Text(), *closing(made[0], place))
+    screen = functools.partial(Screen, random=random, columns=run.steps // run.eval_every + 1)
+    trainer = Trainer(*runs[0], [], interruption, more=[Shown(run.eval_every)], screen=screen)
+    trainer.run()
+    shown = trainer.progress
+    final = Group(chart(shown.points, random, 0), Text(), *closing(shown, place))
   if not console.is_terminal:
     console.print(final)
   else:
