@@ -35,18 +35,18 @@ _PLATFORMS = ('cuda', 'tpu', 'rocm')
 
 
 def measure(
-  config: Config, target: str, count: int = 1, names: Sequence[str] = (), lower: bool = False
+  config: Config, target: str, count: int = 1, names: Sequence[str] = ()
 ) -> dict[str, Any]:
   """Return the record of a configuration's programs, in a process that has done nothing else.
 
   Args:
     target: a name in `CHIPS`. count: devices, for the program of several. names: of programs; all
-      by default. lower: do not ask the compiler, even if it is there.
+      by default.
 
   Raises:
     UserError: an unknown program.
   """
-  chip, lacks, found = CHIPS[target], 'not asked for' if lower else missing(target), {}
+  chip, lacks, found = CHIPS[target], missing(target), {}
   with as_if_on(chip):
     there = _programs(config, target, 0 if lacks else count)
     if unknown := set(names) - there.keys():
