@@ -6,7 +6,6 @@ its ratio to that of `none`. DreamerV2, Walker Stand at `cpu`; arguments are fur
 as `batch_size=8`. Compiling takes minutes the first time.
 """
 
-import os
 import pathlib
 import sys
 import time
@@ -43,7 +42,7 @@ def main(texts):
       jax.block_until_ready(call())
       seconds[rule].append(time.process_time() - began)
   about = machine.describe_machine()
-  print(f'{about["processor"]}, {len(os.sched_getaffinity(0))} cores, commit {about["commit"]}')
+  print(f'{about["processor"]}, {about["cores"]} cores, commit {about["commit"]}')
   for rule, own in seconds.items():
     ratio = np.divide(own, seconds['none'])  # of the same round
     best, median = 1e3 * np.min(own), 1e3 * np.median(own)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pathlib
 import platform
-import resource
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmony_jax import parallel
+from harmony_jax import host, parallel
 from harmony_jax.errors import UserError
 from harmony_jax.training.run_folder import git_commit
 
@@ -30,7 +29,7 @@ def describe_machine() -> dict[str, Any]:
   models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
   return {
     'processor': models[0] if models else platform.processor(),
-    'cores': len(os.sched_getaffinity(0)),
+    'cores': len(host.cores()),
     'load': os.getloadavg()[0],
     'device_kind': jax.devices()[0].device_kind,
     'platform': jax.default_backend(),
@@ -79,8 +78,7 @@ def peak_memory() -> dict[str, Any]:
   """Return the most bytes in use since this process began, of the device or of the process."""
   if parallel.has_accelerator() and (stats := jax.devices()[0].memory_stats()):
     return {'peak_memory_bytes': stats['peak_bytes_in_use'], 'peak_memory_by': 'device'}
-  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return {'peak_memory_bytes': peak, 'peak_memory_by': 'ru_maxrss'}
+  return {'peak_memory_bytes': host.peak_memory(), 'peak_memory_by': 'ru_maxrss'}
 
 
 def in_fresh_process(function: Callable, *arguments: Any) -> Any:

@@ -8,10 +8,10 @@ timestep = episodes.step(actions)         # ended ones begin again by themselves
 
 import functools
 import importlib
-import os
 import pkgutil
 from typing import Any
 
+from harmony_jax import host
 from harmony_jax.envs.base import ArraySpec, Environment, Options, Spec, Suite, TimeStep, unknown
 from harmony_jax.envs.episodes import (
   EpisodeResult,
@@ -71,7 +71,7 @@ def make(
     ValueError: an unknown suite or task; the text names the nearest known one.
   """
   if processes == 'auto':
-    processes = 1 < num_envs <= len(os.sched_getaffinity(0)) and _suite(suite).slow
+    processes = 1 < num_envs <= len(host.cores()) and _suite(suite).slow
   if processes:
     return Processes(functools.partial(make, suite, task, 1, **options), num_envs)
   return _class(suite)(task, num_envs, **options)

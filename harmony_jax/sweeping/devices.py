@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from harmony_jax import host
 from harmony_jax.errors import UserError
 
 SHARED = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # a process takes a GPU's memory as it needs it
@@ -41,7 +42,7 @@ def share(backend: str, devices: int, workers: int = 0) -> list[Place]:
     UserError: there are fewer cores than workers, on a CPU.
   """
   if backend == 'cpu':
-    cores, workers = sorted(os.sched_getaffinity(0)), workers or 1
+    cores, workers = host.cores(), workers or 1
     if not (each := len(cores) // workers):
       raise UserError(f'--workers={workers}: there are {len(cores)} cores, and a worker needs one')
     return [Place(cores=tuple(cores[index * each :][:each])) for index in range(workers)]

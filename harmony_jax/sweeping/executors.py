@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import submitit
 from submitit.core.utils import FailedJobError
 
+from harmony_jax import host
 from harmony_jax.errors import UserError
 from harmony_jax.sweeping.devices import SHARED, Place
 from harmony_jax.sweeping.job import SAVED, WARNING, Attempt, Job
@@ -179,9 +180,7 @@ class Ray(Executor):
       import ray
 
       # Ray would count all cores, and start a dashboard for a sweep that has a table of its own.
-      own = (
-        {} if address else {'num_cpus': len(os.sched_getaffinity(0)), 'include_dashboard': False}
-      )
+      own = {} if address else {'num_cpus': len(host.cores()), 'include_dashboard': False}
       ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except ImportError:
       raise UserError("Ray is not installed: pip install 'harmony-jax[ray]'") from None

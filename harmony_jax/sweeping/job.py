@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harmony_jax import host
 from harmony_jax.errors import InUse
 from harmony_jax.sweeping.devices import Place
 
@@ -78,7 +79,7 @@ class Attempt:
     """Return the command's exit code."""
     for number in self.signals:
       signal.signal(number, self.stop)
-    os.sched_setaffinity(0, self.place.cores or os.sched_getaffinity(0))
+    host.keep_to(self.place.cores or host.cores())
     end = time.monotonic() + PATIENCE
     while (code := self._run()) == InUse.exit_code and time.monotonic() < end and not self.stopping:
       time.sleep(AGAIN)

@@ -10,13 +10,12 @@ import json
 import os
 import pathlib
 import platform
-import resource
 import time
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from harmony_jax import disk, envs
+from harmony_jax import disk, envs, host
 from harmony_jax.config import Config
 from harmony_jax.training.progress import format_seconds
 from harmony_jax.training.run_folder import atomic_write
@@ -86,7 +85,7 @@ class Measurement:
 
   def _tell(self, trainer, speed):
     state, run, replay = trainer.state, trainer.config.run, trainer.replay
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = host.peak_memory()
     # Pages of the replay are taken as steps come.
     later = max(0, min(run.steps, run.replay_capacity) - state.step) / run.replay_capacity
     most = used + int(later * getattr(replay, 'nbytes', 0))
@@ -98,7 +97,7 @@ class Measurement:
       f'{disk.text(most)} with a full replay{there}'
     )
     if trainer.group.count == 1 and not trainer.name:
-      facts = {'steps_per_second': speed, 'memory': most, 'cores': len(os.sched_getaffinity(0))}
+      facts = {'steps_per_second': speed, 'memory': most, 'cores': len(host.cores())}
       path = place(trainer.config, jax.default_backend())
       try:
         path.parent.mkdir(parents=True, exist_ok=True)
