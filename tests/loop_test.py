@@ -355,11 +355,24 @@ def test_the_papers_updates():
   """`pretrain` at first, then one for each step; a batch may wait for the next step only."""
   schedule = Schedule(Config(RunSettings(), dreamer.DreamerSettings()))
   state = RunState(np.zeros(1), step=1101)
-  assert schedule.updates_per_step == 1.0 and schedule.due(state, 1101) == 1
+  assert schedule.ratio == 1 and schedule.due(state, 1101) == 1
   state.step, state.update = 1102, 1
   assert schedule.due(state, 1102) == 1 and state.trained_at == 1102 and schedule.runs_ahead(256)
   slow = settings.replace(dreamer.DreamerSettings(), {'train_ratio': 1.0})
   assert not Schedule(Config(RunSettings(), slow)).runs_ahead(256)
+
+
+@pytest.mark.parametrize('ratio', [0.3, 0.59, 16 / 3, 1e-9, 1e9])
+def test_as_many_updates_as_were_announced(ratio):
+  """Whatever the ratio; sums of floats were one update short with 0.3."""
+  changes = {'train_ratio': ratio * 1024, 'prefill': 0}
+  run, agent = RunSettings(steps=3_001), settings.replace(dreamer.DreamerSettings(), changes)
+  schedule = Schedule(Config(run, agent))
+  state = RunState(np.zeros(1), schedule.config.begins, trained_at=0.0)
+  while state.step < run.steps:
+    state.update += schedule.due(state, state.step + 1)
+    state.step += 1
+  assert state.update == schedule.updates
 
 
 def test_what_is_crossed():

@@ -1,6 +1,8 @@
 """Where a run is, apart from what it has learned: counts, scores, and when it learns."""
 
 import dataclasses
+import fractions
+import functools
 import time
 from typing import Any
 
@@ -119,11 +121,13 @@ class Schedule:
 
   config: Config
 
-  @property
-  def updates_per_step(self) -> float:
+  @functools.cached_property
+  def ratio(self) -> fractions.Fraction:
     """Updates per step of one environment: `train_ratio` steps are replayed for each."""
     agent = self.config.agent
-    return agent.train_ratio / (agent.batch_size * agent.batch_length)
+    given = fractions.Fraction(agent.train_ratio)
+    meant = given.limit_denominator(10**6) or given  # 0.3 is 3/10
+    return meant / (agent.batch_size * agent.batch_length)
 
   @property
   def updates(self) -> int:
@@ -133,7 +137,7 @@ class Schedule:
     run = self.config.run
     last = -(-run.steps // run.num_envs) * run.num_envs
     paid = last - self.config.begins - run.num_envs
-    return self.config.agent.pretrain + int(paid * self.updates_per_step)
+    return self.config.agent.pretrain + int(paid * self.ratio)
 
   def crossed(self, step: int, every: int) -> bool:
     """Return whether the step of N environments to `step` passed a multiple of `every`, or the end.
@@ -148,8 +152,11 @@ class Schedule:
     if state.update == 0 or state.trained_at is None:
       state.trained_at = float(step)
       return self.config.agent.pretrain
-    due = int((step - state.trained_at) * self.updates_per_step)
-    state.trained_at += due / self.updates_per_step
+    # in whole parts of a step: after sums of floats an update may come a step late
+    parts, each = self.ratio.as_integer_ratio()
+    paid = round(state.trained_at * parts)
+    due = (step * parts - paid) // each
+    state.trained_at = (paid + due * each) / parts
     return due
 
   def runs_ahead(self, margin: int) -> bool:
@@ -159,5 +166,5 @@ class Schedule:
     """
     return (
       self.config.agent.update_at == 'steps'
-      and 1 / (self.updates_per_step * self.config.run.num_envs) < margin / 2
+      and 1 / (self.ratio * self.config.run.num_envs) < margin / 2
     )
