@@ -91,13 +91,22 @@ class Config:
 
   Attributes:
     run: its own settings. agent: of its method, an instance of the method's class.
-    env: options of the environment. eval_env: of those, what is different in evaluation.
+    env: options of the environment, as config.json gives them back: see `settings.kept`.
+    eval_env: of those, what is different in evaluation.
+
+  Raises:
+    UserError: an option that config.json would not give back.
   """
 
   run: RunSettings
   agent: method.MethodSettings
   env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   eval_env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    for part in _OPTIONS:
+      kept = {k: settings.kept(f'{part}.{k}', v) for k, v in getattr(self, part).items()}
+      object.__setattr__(self, part, kept)
 
   def flat(self) -> dict[str, Any]:
     """Return {dotted name: value} of everything."""

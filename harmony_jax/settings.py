@@ -264,6 +264,27 @@ def plain(value: Any) -> Any:
   return getattr(value, 'item', lambda: value)()  # a NumPy scalar
 
 
+def kept(name: str, value: Any) -> Any:
+  """Return an option as JSON gives it back, in which a tuple is a list.
+
+  Raises:
+    UserError: it would come back as something else, as infinity or keys that are no texts.
+  """
+  if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+    return {key: kept(name, each) for key, each in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [kept(name, each) for each in value]
+  if getattr(value, 'ndim', None) == 0:  # a NumPy scalar
+    value = plain(value)
+  finite = not isinstance(value, float) or math.isfinite(value)
+  if finite and isinstance(value, (str, int, float, type(None))):
+    return value
+  raise UserError(
+    f'config.{name} has {repr(value)[:_LONGEST]}, which config.json does not keep: it takes texts, '
+    'finite numbers, true, false, None, lists, and groups of them by name'
+  )
+
+
 def _article(kind: Any) -> str:
   names = {
     bool: 'true or false',

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 
+import numpy as np
 import pytest
 
 from configs import common
@@ -165,7 +166,7 @@ def test_a_file_says_what_flags_would(tmp_path):
   made = make('gym').override(texts)
   assert (made.agent.rssm.deter, made.agent.rssm.stoch, made.run.steps) == (8, 4, 1000)
   assert (made.run.label, made.agent.reward_head.layers, made.agent.batch_size) == ('no', 1, 7)
-  assert made.env['wrappers'] == ('some_module:A', 'b:C')
+  assert made.env['wrappers'] == ['some_module:A', 'b:C']
   assert (made.env['frameskip'], made.env['mode']) == ([2, 5], True)
 
 
@@ -322,10 +323,17 @@ def test_options_that_only_the_simulator_knows():
     'continuous': True,
     'g': 5.0,
     'map_name': '8x8',
-    'keys': ('arm_*', 'image'),
+    'keys': ['arm_*', 'image'],
   }
   saved = {'format': config.FORMAT, 'config': json.loads(json.dumps(chosen.to_json()))}
   assert config.from_json(saved).to_json() == chosen.to_json()
+  given = make('gym').replace({'env.goal': (1, (2, np.int64(3)))}).override(['env.map=(1,)'])
+  saved['config'] = json.loads(json.dumps(given.to_json()))
+  assert config.from_json(saved).env == given.env  # a tuple is no list, and JSON has lists
+  assert given.env['goal'] == [1, [2, 3]] and given.env['map'] == [1]
+  for text in ('1e999', '{1: 2}', '[1e999]'):
+    with pytest.raises(UserError, match='^config.env.g has .* config.json does not keep'):
+      make('gym').override([f'env.g={text}'])
   # the type is that of what is said last, whatever was said before
   before = make('gym').override(['env.sizes=[1,2]', 'env.goal=None', 'env.g=5', 'env.mode=a'])
   assert before.override(['env.mode={1,2}']).env['mode'] == '{1,2}'  # JSON has no sets

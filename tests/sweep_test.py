@@ -145,11 +145,11 @@ def test_a_grid_is_every_combination(tmp_path):
 
 
 def test_a_job_gives_a_grid_s_values_their_types(tmp_path):
-  """Of options that only the simulator knows: '1' in quotes is a text, (1,2) no list of names."""
+  """Of options that only the simulator knows: '1' in quotes is a text, (1,2) is of numbers."""
   words = ['--suite=gym', '--tasks=cartpole', "--grid=env.level='1',2", '--grid=env.map=(1,2),a']
   configs, jobs = planned(tmp_path, *words)
   assert [each.env['level'] for each in configs] == ['1', '1', 2, 2]
-  assert [each.env['map'] for each in configs] == [(1, 2), 'a'] * 2
+  assert [each.env['map'] for each in configs] == [[1, 2], 'a'] * 2
   for planned_, made in zip(configs, jobs):
     texts = config_.split_flags(list(made.command))[1]
     again = planned(tmp_path, *words[:2], overrides=texts)[0][0]

@@ -68,4 +68,4 @@ def text_of(config: Config, name: str, texts: Sequence[str]) -> str:
 
 def _shown(value: Any) -> str:
   """A value in a label."""
-  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+  return ','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
