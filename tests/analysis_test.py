@@ -321,6 +321,19 @@ def test_a_figure_of_pictures(root, tmp_path):
   assert (tmp_path / 'figure_3_catch.png').stat().st_size > 5_000
 
 
+def test_no_figure_of_runs_that_are_not_finished(root, tmp_path):
+  """Pictures are written before the line that ends a run, and a run may be killed between."""
+  shutil.copytree(root / 'offline', tmp_path / 'offline')
+  where = f'--root={tmp_path}', f'--output={tmp_path}', '--suite=catch', '--preset=tiny'
+  folder = tmp_path / 'offline' / 'catch-catch-tiny-dreamerv2-15+35'
+  for label in ('w_r100', 'w_r1'):
+    path = folder / f'{label}-s0.jsonl'
+    path.write_text(path.read_text().splitlines()[0] + '\n')
+    done = commands.run('analysis', '--figure=3', '--draw_only', *where)
+    told = f'error: {folder} has not finished the runs of seed 0, which figure 3 shows\n'
+    assert done.returncode == 2 and done.stderr == told, done.stderr
+
+
 def test_no_figure_of_pictures_of_another_buffer(root, tmp_path):
   """Recorded anew under the same name, its rows are others than those that were predicted."""
   folder = tmp_path / 'study'

@@ -94,6 +94,10 @@ def strips(studies: Studies, output: pathlib.Path, name: str) -> list[pathlib.Pa
   paths = []
   for task, study in studies.items():
     runs = [run for run in study.runs() if (run.buffer, run.seed) == (0, study.seeds[0])]
+    if not runs or not all(map(study.finished, runs)):
+      raise UserError(
+        f'{study.path} has not finished the runs of seed {study.seeds[0]}, which figure 3 shows'
+      )
     found = {}
     for run in runs:
       path = study.path / f'{run.name}.npz'
