@@ -369,13 +369,15 @@ def _apart(record, config, changes, texts):
   settings `texts`, to which a variant makes these changes, or is not as `texts` say; None for a run
   of another kind or variant.
 
-  A rule's name does not say how it weighs, and no more does a run's label.
+  A rule's name does not say how it weighs, and no more does a run's label. What a study calls a
+  variant does not say what is special in it, so that each setting must be as here.
   """
   from harmony_jax.reporting import records, schema
 
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
   plain = config.override(changes).to_json()
-  wanted, own = _by_one_rule(plain, record.config)
+  made = {name: value for name, value in record.config.items() if name != 'variant'}
+  wanted, own = _by_one_rule(plain, made)
   if kind(own) != kind(wanted):
     return None
   flat, own_flat = nested_flat(wanted), nested_flat(own)
@@ -384,6 +386,7 @@ def _apart(record, config, changes, texts):
     return None
   apart = records.apart(wanted, own)
   asked = {text.partition('=')[0] for text in texts}
+  asked |= apart.keys() if made.keys() != record.config.keys() else set()
   told = [text for name, text in apart.items() if name in asked or name.startswith('weighting.')]
   return None if told and wanted is not plain else told  # other weights are no variant of `none`
 

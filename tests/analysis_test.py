@@ -108,6 +108,24 @@ def test_runs_of_one_rule_are_told_apart_by_its_weights(tmp_path):
   assert labels == {'harmony_w_d1'}
 
 
+def test_a_run_of_a_study_is_known_by_its_settings(tmp_path):
+  """Its label is none of a figure's, such as fixed10; what is as no variant of it is told."""
+  suites = configs()
+  made = suites.make(suites.suite('catch'), 'dreamerv2', 'cpu', 'catch').replace({'steps': 100})
+  for label, *changes in (
+    ('fixed10', 'weighting.rule=fixed', 'weighting.w_r=10'),
+    ('slow', 'weighting.rule=fixed', 'weighting.w_r=100', 'critic_opt.lr=1e-5'),
+  ):
+    folder = reports.write_run(tmp_path / label, 0)
+    tree = {'config': made.override(changes).to_json(), 'identity': {'variant': label}}
+    (folder / 'config.json').write_text(json.dumps(tree))
+  words = '--figure=18', '--suite=catch', '--config.steps=100', f'--output={tmp_path}/drawn'
+  done = commands.run('analysis', *words, f'--results={tmp_path}')
+  told = 'slow is left out, a run with critic_opt.lr (1e-05 for 0.001)\n'
+  assert done.returncode == 0 and done.stderr.endswith(told), done.stderr
+  assert {row['label'] for row in rows_of(tmp_path / 'drawn' / 'figure_18.csv')} == {'w_r10'}
+
+
 def test_a_variant_without_changes_is_no_run_with_another_s(tmp_path):
   """Both runs of figure 17 are called harmony, in one folder; one has no σ of the dynamics."""
   suites = configs()
