@@ -76,12 +76,19 @@ def quick(short: Changes, tiny: int, family: Mapping[str, Changes] | None = None
 
 
 def suites() -> dict[str, ModuleType]:
-  """Return {command: suite} of every suite in this folder."""
+  """Return {command: suite} of every suite in this folder.
+
+  Raises:
+    UserError: one calls `sys.exit` where it is imported, which would end any command at once.
+  """
   package = __name__.rpartition('.')[0]
-  paths = importlib.import_module(package).__path__
-  found = (
-    importlib.import_module(f'{package}.{each.name}') for each in pkgutil.iter_modules(paths)
-  )
+  paths, found = importlib.import_module(package).__path__, []
+  for each in pkgutil.iter_modules(paths):
+    try:
+      found.append(importlib.import_module(f'{package}.{each.name}'))
+    except SystemExit as error:
+      told = f'{package}.{each.name} calls sys.exit({error.code!r}) where it is imported'
+      raise UserError(told) from error
   return {each.__name__.rpartition('.')[2]: each for each in found if hasattr(each, 'SUITE')}
 
 

@@ -11,6 +11,8 @@ import pathlib
 import runpy
 import sys
 
+from harmony_jax.errors import UserError
+
 from . import configs, streams
 
 _HERE = pathlib.Path(__file__).parent
@@ -35,9 +37,14 @@ def main() -> int:
     print('\n'.join(f'  {name:14} {text}' for name, text in known.items()))
     return 0
   name = sys.argv[1]
-  if name not in known and name not in configs().suites():
-    near = configs().nearest(name, known)
-    print(f'error: unknown command {name!r}: did you mean {near!r}?', file=sys.stderr)
+  wrong = ''
+  try:
+    if name not in known and name not in configs().suites():
+      wrong = f'unknown command {name!r}: did you mean {configs().nearest(name, known)!r}?'
+  except UserError as error:
+    wrong = str(error)
+  if wrong:
+    print(f'error: {wrong}', file=sys.stderr)
     return 2
   if name in known:
     del sys.argv[1]

@@ -14,6 +14,7 @@ if not __package__:
   import as_file  # noqa: F401
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -86,9 +87,10 @@ def ask(code: str, *arguments: str, timeout: float = 120, **environment: str) ->
   except subprocess.TimeoutExpired:
     return Probe(None, f'no answer within {timeout:.0f} s')
   if child.returncode == 0:
-    return Probe(json.loads(child.stdout.splitlines()[-1]))
+    with contextlib.suppress(IndexError, ValueError):  # what it tried has called sys.exit(0)
+      return Probe(json.loads(child.stdout.splitlines()[-1]))
   lines = child.stderr.strip().splitlines()
-  if child.returncode < 0 or not lines:
+  if child.returncode <= 0 or not lines:
     return Probe(None, f'the process ended with code {child.returncode}')
   return Probe(None, lines[-1])
 

@@ -70,7 +70,7 @@ def command(main: Callable[..., int | None], configurable: bool = False) -> None
   def guarded(words):
     try:
       return main(words[1:], *more)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
       return _fail(error)
 
   app.run(guarded, argv=argv, flags_parser=parse_flags)
@@ -460,6 +460,10 @@ def _fail(error: BaseException) -> int:
   code, line = getattr(error, 'exit_code', UserError.exit_code), str(error)
   if isinstance(error, KeyboardInterrupt):
     code, line = 130, 'interrupted; the same command continues from the last checkpoint'
+  elif isinstance(error, SystemExit):  # called by an environment or a method, never by us
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    line = f'sys.exit({error.code!r}) was called in {frame.filename}, line {frame.lineno}'
+    line = errors.one_line(f'{line}, where an exception would say what is wrong')
   elif not isinstance(error, UserError):
     from harmony_jax.training import faults
 

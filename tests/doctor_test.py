@@ -63,6 +63,7 @@ def test_folder(tmp_path):
 def test_ask_reports_what_went_wrong():
   assert doctor.ask('print("noise"); print("[1]")') == Probe([1])
   assert doctor.ask('raise ValueError("why")') == Probe(None, 'ValueError: why')
+  assert 'code 0' in doctor.ask('import sys; sys.exit()').error
   assert 'code -6' in doctor.ask('import os; os.abort()').error
   assert 'no answer' in doctor.ask('import time; time.sleep(60)', timeout=0.5).error
 

@@ -1,13 +1,15 @@
 """The commands as users type them: complete tiny runs, going on, and bad input."""
 
 import functools
+import importlib
 import json
 
 import pytest
 
-from experiments import launcher
+from experiments import configs, launcher
 from harmony_jax.envs.worker import Failure
-from tests import small
+from harmony_jax.errors import UserError
+from tests import commands, small
 from tests.commands import run
 
 BAD = {
@@ -56,6 +58,20 @@ def test_a_fault_in_another_process_is_told_with_its_lines(capsys):
   told = capsys.readouterr().err
   assert 'File "my_env.py", line 7, in step' in told
   assert told.endswith('\nerror: environment 2: ValueError: no floor\n')
+
+
+def test_what_calls_sys_exit_is_told(tmp_path, monkeypatch):
+  """An environment, or a suite's file; it ended the program with exit code 0 and no word."""
+  code = 'import sys; from experiments import launcher; launcher.command(lambda words: sys.exit(0))'
+  done = commands.Command('-c', code).end()
+  told = 'error: sys.exit(0) was called in <string>, line 1, where an exception would say what is'
+  assert done.returncode == 2 and done.stderr.startswith(told), done.stderr
+  assert done.stderr.count('\n') == 1
+  (tmp_path / 'leaving.py').write_text('import sys; sys.exit()')
+  suites = configs()
+  monkeypatch.setattr(importlib.import_module(suites.__package__), '__path__', [str(tmp_path)])
+  with pytest.raises(UserError, match=r'^configs.leaving calls sys.exit\(None\) where it is impo'):
+    suites.suites()
 
 
 def test_a_flag_that_is_missing_or_of_another_command_is_told_with_the_right_one():
