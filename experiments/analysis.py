@@ -17,7 +17,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -306,6 +306,38 @@ def draw_online(
   return _written(name, figure, output, panels, legend, columns, rows, about)
 
 
+class Wanted(NamedTuple):
+  """The runs of a variant on a task: its label, the preset, what the variant changes in it, what
+  flags change in it besides, and the folders that its runs have below --root."""
+
+  label: str
+  preset: Any
+  changes: Sequence[str]
+  texts: Sequence[str]
+  folders: Sequence[pathlib.Path]
+
+  @property
+  def config(self):
+    """The configuration by which a run is known."""
+    return self.preset.override(self.texts)
+
+
+def wanted(figure: Online, texts: Sequence[str]) -> Iterator[Wanted]:
+  """Yield what a figure is drawn of, by tasks within variants within suites."""
+  options = flags.FLAGS
+  seeds = launcher.parse_seeds(options.seeds)
+  for command, tasks in chosen(figure).items():
+    for label, words in figure.variants.items():
+      rule = {'weighting.rule': words[0].removeprefix('--weighting=')}
+      changes = [word.removeprefix('--config.') for word in words[1:]]
+      for task in tasks:
+        made = configs().make(configs().suite(command), options.method, options.preset, task)
+        own = Wanted(label, made.replace(rule), changes, texts, [])
+        folder = pathlib.Path(launcher.default_logdir(own.config)).relative_to('runs').parent
+        places = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
+        yield own._replace(folders=places)
+
+
 def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
   """Return (the records of a figure's runs, their method being the variant's label; what is to be
   said of them). `texts` may name the runs, by `label`."""
@@ -313,36 +345,21 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
 
   options, found, unlike, about = flags.FLAGS, [], {}, About([], [], [])
   seeds, beyond = launcher.parse_seeds(options.seeds), set()
-  results = options.results or ()
-  given = _printed(*records.every(results))  # variants of one rule have one place
-  for command, tasks in chosen(figure).items():
-    for label, words in figure.variants.items():
-      rule = words[0].removeprefix('--weighting=')
-      for task in tasks:
-        config = configs().make(configs().suite(command), options.method, options.preset, task)
-        plain = config.replace({'weighting.rule': rule})
-        config, there = plain.override(texts), given
-        if not results:
-          folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
-          folders = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
-          there = _printed(*records.every([each for each in folders if each.exists()]))
-        changes = [word.removeprefix('--config.') for word in words[1:]]
-        apart = [(each, _apart(each, config, changes, texts)) for each in there]
-        unlike |= {_place(each): told for each, told in apart if told}
-        fitting = [dataclasses.replace(each, method=label) for each, told in apart if told == []]
-        beyond |= {each.source for each in fitting if each.seed not in seeds}
-        fitting = [each for each in fitting if each.seed in seeds]
-        own = sorted(_printed(*records.settled(fitting)), key=lambda each: seeds.index(each.seed))
-        about.lines.extend(launcher.idle(config.override(changes), []) if own else [])
-        found += own
-        preset: Any = records.without_paths(plain.override(changes).to_json())
-        for each in own:
-          about.there.append(((label, each.suite, each.task), each.complete))
-          about.other.extend(records.apart(*_by_one_rule(preset, each.config)).values())
-        scale = getattr(getattr(config.agent, 'losses', None), 'scale', 1.0)
-        if label == 'harmony_w_d1' and scale != 1:
-          told = f'{options.method} has w_d = {scale:g} of its own, as harmony_w_d1 has it here'
-          about.lines.append(told)
+  given = _printed(*records.every(options.results or ()))  # variants of one rule have one place
+  for each in wanted(figure, texts):
+    there = given
+    if not options.results:
+      there = _printed(*records.every([path for path in each.folders if path.exists()]))
+    apart = [(record, _apart(record, each)) for record in there]
+    unlike |= {_place(record): told for record, told in apart if told}
+    fitting = [
+      dataclasses.replace(record, method=each.label) for record, told in apart if told == []
+    ]
+    beyond |= {record.source for record in fitting if record.seed not in seeds}
+    fitting = [record for record in fitting if record.seed in seeds]
+    own = sorted(_printed(*records.settled(fitting)), key=lambda record: seeds.index(record.seed))
+    found += own
+    _tell_runs(about, each, own)
   others = sorted(unlike.keys() - set(map(_place, found)))  # else it is another variant's
   told = [f'{place[0]} is left out, a run with {", ".join(unlike[place])}' for place in others]
   told += [f'{each} has seeds beyond --seeds={options.seeds}' for each in sorted(beyond)]
@@ -351,6 +368,23 @@ def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
     where = f'in {", ".join(options.results)}' if options.results else f'below {options.root}'
     raise UserError(f'no run of this figure is {where}')
   return found, about
+
+
+def _tell_runs(about, wanted, own):
+  """Add what is to be said of a variant on a task, and of the records of its runs."""
+  from harmony_jax.reporting import records
+
+  if own:
+    about.lines.extend(launcher.idle(wanted.config.override(wanted.changes), []))
+  preset = records.without_paths(wanted.preset.override(wanted.changes).to_json())
+  for record in own:
+    about.there.append(((wanted.label, record.suite, record.task), record.complete))
+    about.other.extend(records.apart(*_by_one_rule(preset, record.config)).values())
+  scale = getattr(getattr(wanted.config.agent, 'losses', None), 'scale', 1.0)
+  if wanted.label == 'harmony_w_d1' and scale != 1:
+    method = flags.FLAGS.method
+    told = f'{method} has w_d = {scale:g} of its own, as harmony_w_d1 has it here'
+    about.lines.append(told)
 
 
 def _place(record):
@@ -364,10 +398,9 @@ def _printed(found, problems):
   return found
 
 
-def _apart(record, config, changes, texts):
-  """['weighting.rate (0.5 for 1.0)']: how a record weighs otherwise than a configuration with the
-  settings `texts`, to which a variant makes these changes, or is not as `texts` say; None for a run
-  of another kind or variant.
+def _apart(record, variant):
+  """['weighting.rate (0.5 for 1.0)']: how a record weighs otherwise than the runs of a variant that
+  are `Wanted`, or is not as the flags say; None for a run of another kind or variant.
 
   A rule's name does not say how it weighs, and no more does a run's label. What a study calls a
   variant does not say what is special in it, so that each setting must be as here.
@@ -375,17 +408,18 @@ def _apart(record, config, changes, texts):
   from harmony_jax.reporting import records, schema
 
   kind = lambda of: (of['suite'], of['task'], schema.label(of))
-  plain = config.override(changes).to_json()
+  plain = variant.config.override(variant.changes).to_json()
   made = {name: value for name, value in record.config.items() if name != 'variant'}
   wanted, own = _by_one_rule(plain, made)
   if kind(own) != kind(wanted):
     return None
   flat, own_flat = nested_flat(wanted), nested_flat(own)
+  names = lambda texts: {text.partition('=')[0] for text in texts}
+  special, asked = names(variant.changes), names(variant.texts)
   # an older run may lack a setting, but none of those by which variants differ
-  if any(own_flat.get(name) != flat[name] for name in (text.partition('=')[0] for text in changes)):
+  if any(own_flat.get(name) != flat[name] for name in special):
     return None
   apart = records.apart(wanted, own)
-  asked = {text.partition('=')[0] for text in texts}
   asked |= apart.keys() if made.keys() != record.config.keys() else set()
   told = [text for name, text in apart.items() if name in asked or name.startswith('weighting.')]
   return None if told and wanted is not plain else told  # other weights are no variant of `none`
