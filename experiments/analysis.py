@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from harmony_jax import settings
-from harmony_jax.config import nearest, nested_flat
+from harmony_jax.config import Config, nearest, nested_flat
 from harmony_jax.errors import UserError
 from harmony_jax.paths import joined
 from harmony_jax.training import recording, run_folder
@@ -311,13 +311,13 @@ class Wanted(NamedTuple):
   flags change in it besides, and the folders that its runs have below --root."""
 
   label: str
-  preset: Any
+  preset: Config
   changes: Sequence[str]
   texts: Sequence[str]
   folders: Sequence[pathlib.Path]
 
   @property
-  def config(self):
+  def config(self) -> Config:
     """The configuration by which a run is known."""
     return self.preset.override(self.texts)
 
