@@ -334,6 +334,8 @@ def test_options_that_only_the_simulator_knows():
   for text in ('1e999', '{1: 2}', '[1e999]'):
     with pytest.raises(UserError, match='^config.env.g has .* config.json does not keep'):
       make('gym').override([f'env.g={text}'])
+  with pytest.raises(UserError, match='^config.env.g has inf, which'):
+    make('gym').replace({'env.g': np.float64('inf')})  # a float, and NumPy's
   # the type is that of what is said last, whatever was said before
   before = make('gym').override(['env.sizes=[1,2]', 'env.goal=None', 'env.g=5', 'env.mode=a'])
   assert before.override(['env.mode={1,2}']).env['mode'] == '{1,2}'  # JSON has no sets

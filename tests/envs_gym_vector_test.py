@@ -103,6 +103,14 @@ def test_an_info_without_rows_is_that_of_all():
   del gymnasium.registry['Talk-v0']
 
 
+def test_running_statistics_around_all_rows_are_refused():
+  made = lambda num_envs: gymnasium.wrappers.vector.NormalizeReward(many(num_envs))
+  gymnasium.register('Scaled-v0', vector_entry_point=made)
+  with pytest.raises(ValueError, match='^Scaled-v0: its wrapper NormalizeReward normalises by'):
+    Gym('Scaled-v0', 2)
+  del gymnasium.registry['Scaled-v0']
+
+
 class Other(SyncVectorEnv):
   """Resets in the step of an end, and says that it does so later, or nothing."""
 

@@ -159,7 +159,7 @@ class Row:
       env.single_action_space,
     )
     self.metadata, self.spec, self.unwrapped = env.metadata, env.spec, env
-    self.move = vector.move
+    self.env, self.move = env, vector.move  # `env` as a wrapper has it: what is around all rows
 
   def reset(self, seed: int) -> Any:
     """Return what `Vector.move` has begun."""
