@@ -190,7 +190,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    of_tasks = {suite.TASK_FLAG for suite in configs().suites().values()}
+    try:
+      of_tasks = {suite.TASK_FLAG for suite in configs().suites().values()}
+    except UserError as worse:
+      sys.exit(_fail(worse))
     here = [f'--{name}' for name in (*sorted(of_tasks), 'tasks') if name in flags.FLAGS]
     other = getattr(error, 'flagname', None) in of_tasks and here
     told = f'; what to train on is {here[0]} here' if other else ''

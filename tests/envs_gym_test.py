@@ -325,6 +325,17 @@ def test_options_of_the_environment_may_have_any_name():
   assert taken == [options]
 
 
+def test_an_environment_may_write_into_its_options():
+  goals = [1, 2]
+  made = []
+  gymnasium.register('Own-v0', lambda goals: made.append(goals.pop()) or Probe())
+  try:
+    envs.make('gym', 'Own-v0', 2, goals=goals)
+  finally:
+    del gymnasium.registry['Own-v0']
+  assert made == [2, 2] and goals == [1, 2]
+
+
 # Pictures.
 
 

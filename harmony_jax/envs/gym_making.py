@@ -1,5 +1,6 @@
 """How an environment of Gymnasium's is made: its package, its options, the wrappers around it."""
 
+import copy
 import importlib
 import inspect
 import re
@@ -45,9 +46,11 @@ def import_package(task: str, module: str, pip: str = '') -> None:
 
 
 def make(task: str, options: Mapping[str, Any], num_envs: int = 0) -> Any:
-  """Make one environment, or with `num_envs` the id's own `VectorEnv`."""
+  """Make one environment, or with `num_envs` the id's own `VectorEnv`; each has options of its own,
+  as it may write into them."""
   import gymnasium
 
+  options = copy.deepcopy(options)
   if 'mujoco' in str(gymnasium.spec(task.rpartition(':')[2]).entry_point):
     try:
       rendering.choose_backend()  # in any case: MuJoCo settles on one when it is imported
