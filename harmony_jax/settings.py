@@ -275,7 +275,7 @@ def kept(name: str, value: Any) -> Any:
   if isinstance(value, (list, tuple)):
     return [kept(name, each) for each in value]
   if getattr(value, 'ndim', None) == 0:  # a NumPy scalar
-    value = value.item()
+    value = float(value) if isinstance(value, float) else plain(value)
   finite = not isinstance(value, float) or math.isfinite(value)
   if finite and isinstance(value, (str, int, float, type(None))):
     return value
