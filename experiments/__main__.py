@@ -37,14 +37,12 @@ def main() -> int:
     print('\n'.join(f'  {name:14} {text}' for name, text in known.items()))
     return 0
   name = sys.argv[1]
-  wrong = ''
   try:
     if name not in known and name not in configs().suites():
-      wrong = f'unknown command {name!r}: did you mean {configs().nearest(name, known)!r}?'
+      near = configs().nearest(name, known)
+      raise UserError(f'unknown command {name!r}: did you mean {near!r}?')
   except UserError as error:
-    wrong = str(error)
-  if wrong:
-    print(f'error: {wrong}', file=sys.stderr)
+    print(f'error: {error}', file=sys.stderr)
     return 2
   if name in known:
     del sys.argv[1]

@@ -307,19 +307,15 @@ def draw_online(
 
 
 class Wanted(NamedTuple):
-  """The runs of a variant on a task: its label, the preset, what the variant changes in it, what
-  flags change in it besides, and the folders that its runs have below --root."""
+  """The runs of a variant on a task: its label, the preset, that with what flags change in it,
+  which are `texts`, what the variant changes, and the folders that its runs have below --root."""
 
   label: str
   preset: Config
-  changes: Sequence[str]
+  config: Config
   texts: Sequence[str]
+  changes: Sequence[str]
   folders: Sequence[pathlib.Path]
-
-  @property
-  def config(self) -> Config:
-    """The configuration by which a run is known."""
-    return self.preset.override(self.texts)
 
 
 def wanted(figure: Online, texts: Sequence[str]) -> Iterator[Wanted]:
@@ -332,10 +328,11 @@ def wanted(figure: Online, texts: Sequence[str]) -> Iterator[Wanted]:
       changes = [word.removeprefix('--config.') for word in words[1:]]
       for task in tasks:
         made = configs().make(configs().suite(command), options.method, options.preset, task)
-        own = Wanted(label, made.replace(rule), changes, texts, [])
-        folder = pathlib.Path(launcher.default_logdir(own.config)).relative_to('runs').parent
+        preset = made.replace(rule)
+        config = preset.override(texts)
+        folder = pathlib.Path(launcher.default_logdir(config)).relative_to('runs').parent
         places = [pathlib.Path(root_of(label, words), folder, f'seed{seed}') for seed in seeds]
-        yield own._replace(folders=places)
+        yield Wanted(label, preset, config, texts, changes, places)
 
 
 def collected(figure: Online, texts: Sequence[str]) -> tuple[list[Any], About]:
