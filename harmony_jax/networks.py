@@ -8,6 +8,7 @@ NHWC, dense kernels [in, out].
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, Unpack
@@ -16,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from harmony_jax import convolution
 from harmony_jax import distributions as dists
@@ -90,6 +92,57 @@ def initializer(kind: str, scale: float = 1.0) -> Callable:
   return nn.initializers.variance_scaling(scale, 'fan_avg', distribution)
 
 
+def _centred(x):
+  """Return (x - its mean, 1 / its deviation) over the last axis, as Flax's `LayerNorm` has them."""
+  x = x.astype(jnp.float32)
+  mean, square = x.mean(-1, keepdims=True), (x * x).mean(-1, keepdims=True)
+  return x - mean, jax.lax.rsqrt(jnp.maximum(0.0, square - mean * mean) + EPSILON)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalized(
+  x: Float[Array, '*batch C'], scale: Float[Array, ' C'], bias: Float[Array, ' C'], activation: str
+) -> Float[Array, '*batch C']:
+  """Return act(scale (x - mean) / deviation + bias), the norm in float32.
+
+  The gradient is written down: JAX's own of the same norm has more kernels and keeps five arrays of
+  the size of x for it, this keeps x (benchmarks/NOTES.md).
+  """
+  centred, rate = _centred(x)
+  return ACTIVATIONS[activation]((centred * (rate * scale) + bias).astype(x.dtype))
+
+
+def _normalized_backward(activation, saved, gradient):
+  x, scale, bias = saved
+  centred, rate = _centred(x)
+  before = (centred * (rate * scale) + bias).astype(x.dtype)
+  (gradient,) = jax.vjp(ACTIVATIONS[activation], before)[1](gradient)
+  gradient, unit = gradient.astype(jnp.float32), centred * rate
+  rows = tuple(range(x.ndim - 1))
+  of_scale, of_bias = (gradient * unit).sum(rows), gradient.sum(rows)
+  gradient = gradient * scale
+  mean, along = (g.mean(-1, keepdims=True) for g in (gradient, gradient * unit))
+  return (rate * (gradient - mean - unit * along)).astype(x.dtype), of_scale, of_bias
+
+
+normalized.defvjp(
+  lambda x, scale, bias, activation: (normalized(x, scale, bias, activation), (x, scale, bias)),
+  _normalized_backward,
+)
+
+
+class _Norm(nn.Module):
+  """`normalized` with its parameters, which are those of Flax's `LayerNorm`."""
+
+  activation: str
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
+    bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
+    return normalized(x, scale, bias, self.activation)
+
+
 class _Layer(nn.Module):
   """A product, then what all layers have after it."""
 
@@ -105,7 +158,7 @@ class _Layer(nn.Module):
       init = draw if norm_bias == 'fan_in' else nn.initializers.zeros
       x = x + self.param('bias', init, (self.units,)).astype(x.dtype)
     if style.normalization != 'none':
-      x = nn.LayerNorm(epsilon=EPSILON, dtype=jnp.float32, name='norm')(x).astype(x.dtype)
+      return _Norm(style.activation, name='norm')(x)
     return ACTIVATIONS[style.activation](x)
 
 

@@ -3,6 +3,7 @@
 import re
 
 import chex
+import flax.linen as nn
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,15 @@ import pytest
 from harmony_jax import convolution
 from harmony_jax.encoders import Decoder, Encoder, ImageSettings
 from harmony_jax.networks import (
+  ACTIVATIONS,
+  EPSILON,
   Dense,
   Head,
   HeadSettings,
   Style,
   from_patches,
   initializer,
+  normalized,
   to_patches,
 )
 from harmony_jax.rssm import RSSM, RSSMSettings, State
@@ -125,6 +129,33 @@ def test_over_kernels_convolutions_are_done_in_turn(form, mapped):
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[i], found), alone, rtol=1e-4, atol=1e-4)
   groups = re.findall(r'(?:feature|batch)_group_count = (\d+)', together.lower(*inputs).as_text())
   assert groups and (set(groups) == {'1'} or None in mapped)
+
+
+@pytest.mark.parametrize('activation', sorted(ACTIVATIONS))
+@pytest.mark.parametrize('shape, dtype', [((3, 5, 37), 'float32'), ((2, 7), 'bfloat16')])
+def test_a_norm_and_its_gradient_are_those_of_flax(shape, dtype, activation):
+  x, of_out = (normal(*shape, seed=seed).astype(dtype) for seed in (1, 2))
+  scale, bias = normal(shape[-1], seed=3), normal(shape[-1], seed=4)
+
+  def plain(x, scale, bias):
+    norm = nn.LayerNorm(epsilon=EPSILON, dtype=jnp.float32)
+    x = norm.apply({'params': {'scale': scale, 'bias': bias}}, x)
+    return ACTIVATIONS[activation](x.astype(dtype))
+
+  expected, back = jax.vjp(plain, x, scale, bias)
+  found, back_here = jax.vjp(lambda *args: normalized(*args, activation), x, scale, bias)
+  chex.assert_trees_all_equal(found, expected)
+  tolerance = {'float32': 1e-5, 'bfloat16': 2e-2}[dtype]
+  for a, b in zip(back_here(of_out), back(of_out), strict=True):
+    assert a.dtype == b.dtype
+    a, b = (np.float32(y) for y in (a, b))
+    np.testing.assert_allclose(a, b, tolerance, tolerance * np.abs(b).max())
+
+
+def test_a_norm_keeps_what_goes_in_alone():
+  x, one = normal(64, 8), jnp.ones(8)
+  kept = jax.vjp(lambda *args: normalized(*args, 'silu'), x, one, one)[1]
+  assert sum(leaf.size for leaf in jax.tree.leaves(kept)) == 64 * 8 + 2 * 8
 
 
 def test_dense_is_haikus_linear_and_norm():
