@@ -219,6 +219,7 @@ def _shares(body):
   Different pieces of an array add up; of all else that needs it, what needs most counts.
   """
   pieces, most, shares = dict.fromkeys(body, 0.0), dict.fromkeys(body, 0.0), {}
+  rows = dict.fromkeys(body, True)  # whether what is needed are whole rows, of the first axis
   for it in reversed(body.values()):
     size = _count(it)
     needed = size if it.root else min(max(pieces[it.name], most[it.name]), size)
@@ -226,14 +227,27 @@ def _shares(body):
     for at, name in enumerate(it.operands):
       if not at and it.opcode in _WINDOWS:
         pieces[name] += needed
+        rows[name] &= dims(it.shape)[1:] == dims(body[name].shape)[1:]
       elif name in body and (at or it.opcode not in _INSERTS):
-        most[name] = max(most[name], _asked(it, _count(body[name]), needed))
+        by_row = rows[it.name] and _keeps_rows(it, body[name])
+        most[name] = max(most[name], _asked(it, _count(body[name]), needed, by_row))
+        rows[name] &= by_row
   return shares
 
 
-def _asked(it, size, needed):
+def _keeps_rows(it, operand):
+  """Whether each row of a result is made of that row of an operand alone."""
+  kept = dims(it.shape)[:1] == dims(operand.shape)[:1] != []
+  if it.opcode == 'broadcast':
+    return kept and it.attribute(r'dimensions=\{([\d,]*)\}').split(',')[0] == '0'
+  if it.opcode == 'reduce':
+    return kept and '0' not in it.attribute(r'dimensions=\{([\d,]*)\}').split(',')
+  return kept and dims(it.shape) == dims(operand.shape) and it.opcode not in _WHOLE
+
+
+def _asked(it, size, needed, by_row):
   """The numbers of an operand of so many that an instruction reads for so many of its own."""
-  if it.opcode == 'concatenate':
+  if it.opcode == 'concatenate' or by_row:
     return size * needed / max(_count(it), 1)
   inside = 'output_to_operand_aliasing' in it.rest  # a TPU's fusion in a fusion, in place
   return size if it.opcode in {'tuple', *_WHOLE} and not inside else min(size, needed)
