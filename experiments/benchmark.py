@@ -4,7 +4,8 @@ python -m experiments.benchmark --what=train_step --preset=paper --output=benchm
 python -m experiments.benchmark --what=eval --suite=metaworld --config.eval_envs=2
 
 train_step  one update: time, floor (its products at the measured rate of products, and the
-            ratio to it), compilation without any cache, peak memory
+            ratio to it), compilation without any cache, the memory that its compiler planned,
+            peak memory of the process, compiling included
 policy      one step of acting from host to host, batches of 1 and 64
 loop        a run at one update per step against the update alone
 eval        complete evaluation episodes, `eval_envs` environments against one

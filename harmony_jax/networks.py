@@ -92,43 +92,42 @@ def initializer(kind: str, scale: float = 1.0) -> Callable:
   return nn.initializers.variance_scaling(scale, 'fan_avg', distribution)
 
 
-def _centred(x):
-  """Return (x - its mean, 1 / its deviation) over the last axis, as Flax's `LayerNorm` has them."""
-  x = x.astype(jnp.float32)
-  mean, square = x.mean(-1, keepdims=True), (x * x).mean(-1, keepdims=True)
-  return x - mean, jax.lax.rsqrt(jnp.maximum(0.0, square - mean * mean) + EPSILON)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalized(
   x: Float[Array, '*batch C'], scale: Float[Array, ' C'], bias: Float[Array, ' C'], activation: str
 ) -> Float[Array, '*batch C']:
-  """Return act(scale (x - mean) / deviation + bias), the norm in float32.
+  """Return act(scale (x - mean) / deviation + bias), the norm in float32, as Flax's `LayerNorm`.
 
   The gradient is written down: JAX's own of the same norm has more kernels and keeps five arrays of
   the size of x for it, this keeps x (benchmarks/NOTES.md).
   """
-  centred, rate = _centred(x)
-  return ACTIVATIONS[activation]((centred * (rate * scale) + bias).astype(x.dtype))
+  return _normalized_forward(x, scale, bias, activation)[0]
+
+
+def _normalized_forward(x, scale, bias, activation):
+  wide = x.astype(jnp.float32)
+  mean, square = (y.mean(-1, keepdims=True) for y in (wide, wide * wide))
+  rate = jax.lax.rsqrt(jnp.maximum(0.0, square - mean * mean) + EPSILON)
+  out = ((wide - mean) * (rate * scale) + bias).astype(x.dtype)
+  return ACTIVATIONS[activation](out), (x, mean, rate, scale, bias)
 
 
 def _normalized_backward(activation, saved, gradient):
-  x, scale, bias = saved
-  centred, rate = _centred(x)
-  before = (centred * (rate * scale) + bias).astype(x.dtype)
-  (gradient,) = jax.vjp(ACTIVATIONS[activation], before)[1](gradient)
+  x, mean, rate, scale, bias = saved
+  if jax.default_backend() == 'cpu':  # whose compiler else keeps what was made on the way forward
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+  centred = x.astype(jnp.float32) - mean
+  out = (centred * (rate * scale) + bias).astype(x.dtype)
+  (gradient,) = jax.vjp(ACTIVATIONS[activation], out)[1](gradient)
   gradient, unit = gradient.astype(jnp.float32), centred * rate
   rows = tuple(range(x.ndim - 1))
   of_scale, of_bias = (gradient * unit).sum(rows), gradient.sum(rows)
   gradient = gradient * scale
-  mean, along = (g.mean(-1, keepdims=True) for g in (gradient, gradient * unit))
-  return (rate * (gradient - mean - unit * along)).astype(x.dtype), of_scale, of_bias
+  level, along = (g.mean(-1, keepdims=True) for g in (gradient, gradient * unit))
+  return (rate * (gradient - level - unit * along)).astype(x.dtype), of_scale, of_bias
 
 
-normalized.defvjp(
-  lambda x, scale, bias, activation: (normalized(x, scale, bias, activation), (x, scale, bias)),
-  _normalized_backward,
-)
+normalized.defvjp(_normalized_forward, _normalized_backward)
 
 
 class _Norm(nn.Module):

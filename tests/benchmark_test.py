@@ -119,6 +119,7 @@ def test_update_from_the_command_line(tmp_path):
   record = json.loads(file.read_text())
   names = 'gflops_achieved', 'memory_gbytes_per_second', 'peak_memory_bytes', 'cpu_seconds'
   assert all(math.isfinite(record[name]) and record[name] > 0 for name in names), record
+  assert 0 < record['planned']['temp_bytes'] < record['peak_memory_bytes']
   floor = 1e-9 * record['flops'] / record['matmul_gflops']
   assert record['floor_ratio'] == pytest.approx(record['seconds_median'] / floor)
   assert (record['batch_size'], record['repeats']) == (2, 2) and 'jax' in record['versions']

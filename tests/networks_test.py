@@ -152,10 +152,10 @@ def test_a_norm_and_its_gradient_are_those_of_flax(shape, dtype, activation):
     np.testing.assert_allclose(a, b, tolerance, tolerance * np.abs(b).max())
 
 
-def test_a_norm_keeps_what_goes_in_alone():
+def test_a_norm_keeps_one_array():
   x, one = normal(64, 8), jnp.ones(8)
   kept = jax.vjp(lambda *args: normalized(*args, 'silu'), x, one, one)[1]
-  assert sum(leaf.size for leaf in jax.tree.leaves(kept)) == 64 * 8 + 2 * 8
+  assert sum(leaf.size for leaf in jax.tree.leaves(kept)) == 64 * 8 + 2 * 64 + 2 * 8
 
 
 def test_dense_is_haikus_linear_and_norm():

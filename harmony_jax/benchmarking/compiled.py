@@ -113,16 +113,10 @@ def compiled(program: Program, chip: Chip) -> dict[str, Any]:
   except Exception as error:  # whatever it says is the finding
     return {'compiles': False, 'error': ' '.join(str(error).split())[:500]}
   seconds = round(time.perf_counter() - began, 1)
-  memory: Any = made.memory_analysis()
-  names = {'arguments': 'argument', 'output': 'output', 'alias': 'alias', 'temp': 'temp'}
-  sizes = {f'{k}_bytes': getattr(memory, f'{v}_size_in_bytes') for k, v in names.items()}
-  # Not every compiler says it.
-  peak = getattr(memory, 'peak_memory_in_bytes', 0) or (
-    sizes['arguments_bytes'] + sizes['output_bytes'] - sizes['alias_bytes'] + sizes['temp_bytes']
-  )
-  of_memory = {**sizes, 'peak_bytes': peak, 'peak_share': round(peak / chip.memory, 5)}
+  sizes = machine.planned_memory(made)
+  share = {'peak_share': round(sizes['peak_bytes'] / chip.memory, 5)}
   how = {'compiles': True, 'seconds': seconds, 'options': options}
-  return {**how, **figures(made.as_text(), chip), **of_memory}
+  return {**how, **figures(made.as_text(), chip), **sizes, **share}
 
 
 def figures(text: str, chip: Chip) -> dict[str, Any]:
