@@ -99,14 +99,16 @@ def normalized(
   """Return act(scale (x - mean) / deviation + bias), the norm in float32, as Flax's `LayerNorm`.
 
   The gradient is written down: JAX's own of the same norm has more kernels and keeps five arrays of
-  the size of x for it, this keeps x (benchmarks/NOTES.md).
+  the size of x for it, this keeps x (benchmarks/NOTES.md). With the unit-scale u = (x - mean) /
+  deviation and g, the gradient of the norm times scale, that of x is (g - mean g - u mean(g u)) /
+  deviation.
   """
   return _normalized_forward(x, scale, bias, activation)[0]
 
 
 def _normalized_forward(x, scale, bias, activation):
   wide = x.astype(jnp.float32)
-  mean, square = (y.mean(-1, keepdims=True) for y in (wide, wide * wide))
+  mean, square = (each.mean(-1, keepdims=True) for each in (wide, wide * wide))
   rate = jax.lax.rsqrt(jnp.maximum(0.0, square - mean * mean) + EPSILON)
   out = ((wide - mean) * (rate * scale) + bias).astype(x.dtype)
   return ACTIVATIONS[activation](out), (x, mean, rate, scale, bias)
@@ -123,7 +125,7 @@ def _normalized_backward(activation, saved, gradient):
   rows = tuple(range(x.ndim - 1))
   of_scale, of_bias = (gradient * unit).sum(rows), gradient.sum(rows)
   gradient = gradient * scale
-  level, along = (g.mean(-1, keepdims=True) for g in (gradient, gradient * unit))
+  level, along = (each.mean(-1, keepdims=True) for each in (gradient, gradient * unit))
   return (rate * (gradient - level - unit * along)).astype(x.dtype), of_scale, of_bias
 
 
