@@ -99,9 +99,8 @@ def normalized(
   """Return act(scale (x - mean) / deviation + bias), the norm in float32, as Flax's `LayerNorm`.
 
   The gradient is written down: JAX's own of the same norm has more kernels and keeps five arrays of
-  the size of x for it, this keeps x (benchmarks/NOTES.md). With the unit-scale u = (x - mean) /
-  deviation and g, the gradient of the norm times scale, that of x is (g - mean g - u mean(g u)) /
-  deviation.
+  the size of x for it, this keeps x (benchmarks/NOTES.md). With u = (x - mean) / deviation, and g
+  the gradient of act's argument times scale, that of x is (g - mean(g) - u mean(g u)) / deviation.
   """
   return _normalized_forward(x, scale, bias, activation)[0]
 

@@ -113,10 +113,14 @@ def compiled(program: Program, chip: Chip) -> dict[str, Any]:
   except Exception as error:  # whatever it says is the finding
     return {'compiles': False, 'error': ' '.join(str(error).split())[:500]}
   seconds = round(time.perf_counter() - began, 1)
-  sizes = machine.planned_memory(made)
-  share = {'peak_share': round(sizes['peak_bytes'] / chip.memory, 5)}
+  sizes, memory = machine.planned_memory(made), made.memory_analysis()
+  # Not every compiler says it.
+  peak = getattr(memory, 'peak_memory_in_bytes', 0) or (
+    sizes['arguments_bytes'] + sizes['output_bytes'] - sizes['alias_bytes'] + sizes['temp_bytes']
+  )
+  of_memory = {**sizes, 'peak_bytes': peak, 'peak_share': round(peak / chip.memory, 5)}
   how = {'compiles': True, 'seconds': seconds, 'options': options}
-  return {**how, **figures(made.as_text(), chip), **sizes, **share}
+  return {**how, **figures(made.as_text(), chip), **of_memory}
 
 
 def figures(text: str, chip: Chip) -> dict[str, Any]:

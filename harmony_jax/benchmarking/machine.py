@@ -82,15 +82,11 @@ def peak_memory() -> dict[str, Any]:
 
 
 def planned_memory(program: Any) -> dict[str, int]:
-  """Return the bytes that a compiler has planned for a program, by kind, and their peak."""
+  """Return the bytes that a compiler has planned for a program, by kind; {} if it does not say."""
   memory = program.memory_analysis()
   names = {'arguments': 'argument', 'output': 'output', 'alias': 'alias', 'temp': 'temp'}
-  sizes = {f'{k}_bytes': getattr(memory, f'{v}_size_in_bytes') for k, v in names.items()}
-  # Not every compiler says it.
-  peak = getattr(memory, 'peak_memory_in_bytes', 0) or (
-    sizes['arguments_bytes'] + sizes['output_bytes'] - sizes['alias_bytes'] + sizes['temp_bytes']
-  )
-  return {**sizes, 'peak_bytes': peak}
+  sizes = {f'{k}_bytes': f'{v}_size_in_bytes' for k, v in names.items()}
+  return {k: getattr(memory, v) for k, v in sizes.items()} if memory else {}
 
 
 def in_fresh_process(function: Callable, *arguments: Any) -> Any:
