@@ -113,7 +113,8 @@ def compiled(program: Program, chip: Chip) -> dict[str, Any]:
   except Exception as error:  # whatever it says is the finding
     return {'compiles': False, 'error': ' '.join(str(error).split())[:500]}
   seconds = round(time.perf_counter() - began, 1)
-  sizes, memory = machine.planned_memory(made), made.memory_analysis()
+  memory = made.memory_analysis()
+  sizes = machine.planned_memory(memory)
   # Not every compiler says it.
   peak = getattr(memory, 'peak_memory_in_bytes', 0) or (
     sizes['arguments_bytes'] + sizes['output_bytes'] - sizes['alias_bytes'] + sizes['temp_bytes']

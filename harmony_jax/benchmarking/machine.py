@@ -81,9 +81,8 @@ def peak_memory() -> dict[str, Any]:
   return {'peak_memory_bytes': host.peak_memory(), 'peak_memory_by': 'ru_maxrss'}
 
 
-def planned_memory(program: Any) -> dict[str, int]:
-  """Return the bytes that a compiler has planned for a program, by kind; {} if it does not say."""
-  memory = program.memory_analysis()
+def planned_memory(memory: Any) -> dict[str, int]:
+  """Return bytes by kind of a program's `memory_analysis()`; {} where its compiler gives none."""
   names = {'arguments': 'argument', 'output': 'output', 'alias': 'alias', 'temp': 'temp'}
   sizes = {f'{k}_bytes': f'{v}_size_in_bytes' for k, v in names.items()}
   return {k: getattr(memory, v) for k, v in sizes.items()} if memory else {}

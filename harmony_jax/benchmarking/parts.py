@@ -86,7 +86,8 @@ def train_step(subject: Subject, repeats: int) -> dict[str, Any]:
   cpu = time.process_time()
   times = repeat(update, repeats, warm_up=0)
   found['cpu_seconds'] = (time.process_time() - cpu) / len(times)
-  found |= spread(times) | machine.peak_memory() | {'planned': machine.planned_memory(program)}
+  found |= spread(times) | machine.peak_memory()
+  found['planned'] = machine.planned_memory(program.memory_analysis())
   state = jax.eval_shape(subject.method.init, jax.random.key(0))
   found['parameters'] = parameter_count(state.params)
   found['actions'] = subject.spec.num_actions
